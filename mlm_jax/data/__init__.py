@@ -1,0 +1,1 @@
+"""From text to batches: corpus → tokenizer → shards → batches. Nothing here imports jax."""
