@@ -1,0 +1,349 @@
+"""Everything a run can set, as frozen dataclasses. Nothing here imports jax.
+
+Each class checks its own fields when it is made and raises InputError (a ValueError) that names the field, the
+value and what is allowed. `dataclasses.replace` derives one config from another; `to_json` and `from_json` are
+exact inverses.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlm_jax.errors import InputError
+
+Activation = Literal["gelu", "gelu_tanh"]
+Selection = Literal["ceil", "bernoulli", "bert"]
+RandomPool = Literal["no_special", "full"]
+MaskingUnit = Literal["token"]
+Packing = Literal["packed", "document"]
+Schedule = Literal["linear", "cosine", "trapezoidal"]
+
+ConfigT = typing.TypeVar("ConfigT")
+
+
+def _require(config: object, name: str, holds: bool, allowed: str) -> None:
+    if not holds:
+        value = getattr(config, name)
+        raise InputError(f"{type(config).__name__}.{name} = {value!r}: must be {allowed}")
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        _require(config, name, getattr(config, name) >= 1, "at least 1")
+
+
+def _require_rate(config: object, *names: str) -> None:
+    for name in names:
+        _require(config, name, 0.0 <= getattr(config, name) <= 1.0, "in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """The shape and the numerical conventions of a BERT encoder with its MLM head (Devlin et al. 2018).
+
+    Whatever published checkpoints differ in is a field: `"gelu"` is the exact (erf) GELU of Google and Hugging
+    Face, `"gelu_tanh"` its approximation; KerasHub uses tanh in the encoder and exact with epsilon 1e-5 in the
+    head. `vocabulary_multiple` pads the embedding table with rows that no id reaches, so that a tensor axis
+    divides it; logits and parameter counts leave them out.
+    """
+
+    vocabulary_size: int = 30_522
+    num_layers: int = 12
+    hidden_dim: int = 768
+    num_heads: int = 12
+    intermediate_dim: int = 3072
+    max_sequence_length: int = 512
+    num_segments: int = 2
+    activation: Activation = "gelu"
+    layer_norm_epsilon: float = 1e-12
+    head_activation: Activation = "gelu"
+    head_layer_norm_epsilon: float = 1e-12
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    pooler: bool = True
+    tie_embeddings: bool = True
+    vocabulary_multiple: int = 1
+    initializer_stddev: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            *("vocabulary_size", "num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
+            *("max_sequence_length", "num_segments", "vocabulary_multiple"),
+        )
+        _require_rate(self, "dropout_rate", "attention_dropout_rate")
+        divides = self.hidden_dim % self.num_heads == 0
+        _require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def padded_vocabulary_size(self) -> int:
+        """Rows of the embedding table: the vocabulary rounded up to `vocabulary_multiple`."""
+        return -(-self.vocabulary_size // self.vocabulary_multiple) * self.vocabulary_multiple
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingRecipe:
+    """How a run masks, whatever its tokenizer. `mask_selection_length=None` derives it from rate and row length.
+
+    `selection` is the law of how many positions are chosen, see `mlm_jax.masking`; `random_pool` is what a
+    random replacement is drawn from.
+    """
+
+    mask_selection_rate: float = 0.15
+    mask_selection_length: int | None = None
+    mask_token_rate: float = 0.8
+    random_token_rate: float = 0.1
+    selection: Selection = "ceil"
+    random_pool: RandomPool = "no_special"
+    unit: MaskingUnit = "token"
+
+    def __post_init__(self) -> None:
+        _require_rate(self, "mask_selection_rate", "mask_token_rate", "random_token_rate")
+        # The slack is the rounding of two decimal fractions, as in 0.9 + 0.1.
+        fits = self.mask_token_rate + self.random_token_rate <= 1.0 + 1e-9
+        _require(self, "random_token_rate", fits, f"at most 1 - mask_token_rate = {1 - self.mask_token_rate:.6g}")
+        if self.mask_selection_length is not None:
+            _require_positive(self, "mask_selection_length")
+        for name, kind in (("selection", Selection), ("random_pool", RandomPool), ("unit", MaskingUnit)):
+            choices = typing.get_args(kind)
+            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(map(repr, choices))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig(MaskingRecipe):
+    """A recipe together with the vocabulary it is applied to: all that `mask_tokens` needs.
+
+    `unselectable_token_ids` are never chosen for prediction. With `random_pool="no_special"` neither they nor
+    `mask_token_id` are drawn as random replacements. `padding_token_id` matters to the law `"bert"` alone, which
+    counts every token that is not padding.
+    """
+
+    vocabulary_size: int
+    mask_token_id: int
+    mask_selection_length: int = field()
+    unselectable_token_ids: tuple[int, ...] = (0,)
+    padding_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self, "vocabulary_size", "mask_selection_length")
+        size = self.vocabulary_size
+        object.__setattr__(self, "unselectable_token_ids", tuple(self.unselectable_token_ids))
+        for name in ("mask_token_id", "padding_token_id"):
+            _require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")
+        in_vocabulary = all(0 <= i < size for i in self.unselectable_token_ids)
+        _require(self, "unselectable_token_ids", in_vocabulary, f"ids in [0, {size})")
+        drawable = self.random_token_rate == 0 or self.random_pool_size > 0
+        _require(self, "random_pool", drawable, "'full' where every id of the vocabulary is special")
+
+    @property
+    def special_token_ids(self) -> tuple[int, ...]:
+        """The ids that `random_pool="no_special"` never draws, ascending."""
+        return tuple(sorted({*self.unselectable_token_ids, self.mask_token_id}))
+
+    @property
+    def random_pool_size(self) -> int:
+        """How many ids a random replacement is drawn from."""
+        special = self.special_token_ids if self.random_pool == "no_special" else ()
+        return self.vocabulary_size - len(special)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the prepared shards lie and how their documents become rows of `sequence_length` tokens.
+
+    `"packed"` cuts the documents' stream into full rows; `"document"` starts each document in a row of its own
+    and splits long ones over several rows. `eval_path` names a second prepared folder.
+    """
+
+    path: str = ""
+    eval_path: str | None = None
+    sequence_length: int = 128
+    packing: Packing = "packed"
+    prefetch_batches: int = 4
+
+    def __post_init__(self) -> None:
+        _require(self, "sequence_length", self.sequence_length >= 3, "at least 3 ([CLS], a token, [SEP])")
+        _require_positive(self, "prefetch_batches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020) with a warmed-up learning-rate schedule.
+
+    Weight decay spares biases and LayerNorm. After `warmup_steps` of linear warm-up the rate goes to
+    `final_learning_rate_fraction` of its peak: linearly, along a cosine, or, `"trapezoidal"`, it stays at the
+    peak until `cooldown_steps` before the end. `freeze` lists patterns over parameter paths (`fnmatch`, as in
+    `encoder/*`); what they match keeps its values and costs no optimiser memory.
+    """
+
+    name: Literal["adamw", "lamb"] = "adamw"
+    learning_rate: float = 1e-4
+    schedule: Schedule = "linear"
+    warmup_steps: int = 0
+    cooldown_steps: int = 0
+    final_learning_rate_fraction: float = 0.0
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    max_grad_norm: float | None = 1.0
+    freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self, "learning_rate", self.learning_rate > 0, "above 0")
+        _require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
+        _require(self, "cooldown_steps", self.cooldown_steps >= 0, "at least 0")
+        _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        _require(self, "epsilon", self.epsilon > 0, "above 0")
+        _require_rate(self, "final_learning_rate_fraction", "beta1", "beta2")
+        if self.max_grad_norm is not None:
+            _require(self, "max_grad_norm", self.max_grad_norm > 0, "above 0, or None for no clipping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Sizes of the mesh axes: `data` replicates the model, `fsdp` shards it over the batch, `tensor` within layers.
+
+    One of them may be -1: whatever devices remain.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "tensor"):
+            _require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
+        _require(self, "data", (self.data, self.fsdp, self.tensor).count(-1) <= 1, "the only axis of size -1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How the same mathematics is computed; nothing here changes what is learned beyond rounding.
+
+    `remat`: what the backward pass recomputes instead of keeping: `"none"`, `"dots"` (all but matrix products) or
+    `"full"` (each layer). `scan_unroll`: layers a loop iteration. `loss_chunks`: the masked positions are put
+    through the output embedding in that many pieces, so that only a piece of the logits exists at a time.
+    `dropout_generator`: `"rbg"` is cheap on TPU, but its bits depend on the mesh.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "dots", "full"] = "none"
+    scan_unroll: int = 1
+    loss_chunks: int = 1
+    dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "scan_unroll", "loss_chunks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. `batch_size` is global: rows a step over all devices and all accumulated microbatches.
+
+    `accumulation_steps` splits a step's rows into that many microbatches. `eval_batches=None` evaluates the whole
+    evaluation set. `init_from` is a run folder whose parameters the run starts from. Steps with a non-finite loss
+    or gradient are skipped; `max_nonfinite_steps` of them in a row stop the run.
+    """
+
+    output_dir: str = "runs/bert"
+    model: BertConfig = BertConfig(pooler=False)
+    data: DataConfig = DataConfig()
+    masking: MaskingRecipe = MaskingRecipe()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    compute: ComputeConfig = ComputeConfig()
+    seed: int = 0
+    num_steps: int = 1000
+    batch_size: int = 32
+    accumulation_steps: int = 1
+    log_every: int = 10
+    eval_every: int = 500
+    eval_batches: int | None = None
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+    max_nonfinite_steps: int = 20
+    init_from: str | None = None
+    compilation_cache_dir: str | None = "~/.cache/mlm_jax/compilation"
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            *("num_steps", "batch_size", "accumulation_steps", "log_every", "eval_every"),
+            *("checkpoint_every", "keep_checkpoints", "max_nonfinite_steps"),
+        )
+        _require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
+        if self.eval_batches is not None:
+            _require_positive(self, "eval_batches")
+        divides = self.batch_size % self.accumulation_steps == 0
+        _require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
+        length, positions = self.data.sequence_length, self.model.max_sequence_length
+        if length > positions:
+            raise InputError(
+                f"data.sequence_length = {length}: must be at most model.max_sequence_length = {positions}"
+            )
+        cycle = self.optimizer.warmup_steps + self.optimizer.cooldown_steps
+        if cycle > self.num_steps:
+            raise InputError(
+                f"optimizer.warmup_steps + optimizer.cooldown_steps = {cycle}: "
+                f"must be at most num_steps = {self.num_steps}"
+            )
+
+
+def to_json(config: Any) -> str:
+    """The config as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
+    """The config that `to_json` wrote. InputError for JSON that does not parse and unknown or ill-typed fields."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{config_class.__name__}: not JSON: {error}") from error
+    built: ConfigT = _build(config_class, tree, "")
+    return built
+
+
+def nearest_name(name: str, names: typing.Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest of `names`, or nothing where none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value`, parsed from JSON, as an instance of the annotation `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{where or kind}: must be an object, not {value!r}")
+        kinds = typing.get_type_hints(kind)
+        for name in value:
+            if name not in kinds:
+                raise InputError(f"{where}{name}: no such setting{nearest_name(name, kinds)}")
+        return kind(**{name: _build(kinds[name], item, f"{where}{name}.") for name, item in value.items()})
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_build(arguments[0], item, where) for item in value)
+    if origin is Literal:
+        fits, wanted = value in arguments, f"one of {', '.join(map(repr, arguments))}"
+    elif kind is float:
+        fits, wanted = type(value) in (int, float), "a number"
+    else:
+        fits, wanted = type(value) is kind, f"of type {getattr(kind, '__name__', kind)}"
+    if not fits:
+        raise InputError(f"{where.rstrip('.')} = {value!r}: must be {wanted}")
+    return float(value) if kind is float else value

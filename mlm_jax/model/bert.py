@@ -1,0 +1,279 @@
+"""BERT (Devlin et al. 2018) in Flax NNX: embeddings, layers, encoder, pooler, and the weight-tied MLM head.
+
+B batch, L length, D hidden_dim, K masked positions, V vocabulary.
+
+The layers are stacked: each weight is one array with a leading axis `layers`, and a scan applies them, so compile
+time does not grow with depth. Keys of dropout are arguments; no module has a state that changes.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Bool, Float, Int, Key
+
+from mlm_jax.config import BertConfig, ComputeConfig
+from mlm_jax.model.attention import attend
+from mlm_jax.model.layers import LayerNorm, Linear, activate, dropout, parameter
+from mlm_jax.sharding import constrain
+
+_DEFAULT_COMPUTE = ComputeConfig()
+
+
+class Embeddings(nnx.Module):
+    """Token, position and segment embeddings, summed and normalised."""
+
+    def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
+        token_key, position_key, segment_key, norm_key = jax.random.split(key, 4)
+        width, stddev = config.hidden_dim, config.initializer_stddev
+        self.dropout_rate = config.dropout_rate
+        self.token = parameter(
+            token_key, (config.padded_vocabulary_size, width), ("vocabulary", "embed"), stddev=stddev
+        )
+        self.position = parameter(
+            position_key, (config.max_sequence_length, width), ("position", "embed"), stddev=stddev
+        )
+        self.segment = parameter(segment_key, (config.num_segments, width), ("segment", "embed"), stddev=stddev)
+        self.norm = LayerNorm(width, epsilon=config.layer_norm_epsilon, key=norm_key)
+
+    @jax.named_scope("embeddings")
+    def __call__(
+        self,
+        token_ids: Int[Array, "B L"],
+        segment_ids: Int[Array, "B L"],
+        dropout_key: Key[Array, ""] | None,
+        dtype: str,
+    ) -> Float[Array, "B L D"]:
+        x = self.token[...][token_ids] + self.segment[...][segment_ids]
+        x = x + self.position[...][None, : token_ids.shape[1]]
+        x = self.norm(x.astype(dtype))
+        return dropout(x, self.dropout_rate, dropout_key)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention with its output projection."""
+
+    def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
+        keys = jax.random.split(key, 4)
+        hidden, heads = (config.hidden_dim,), (config.num_heads, config.head_dim)
+        stddev = config.initializer_stddev
+        self.dropout_rate = config.attention_dropout_rate
+        self.query = Linear(hidden, heads, ("embed", "heads", "head_dim"), stddev=stddev, key=keys[0])
+        self.key = Linear(hidden, heads, ("embed", "heads", "head_dim"), stddev=stddev, key=keys[1])
+        self.value = Linear(hidden, heads, ("embed", "heads", "head_dim"), stddev=stddev, key=keys[2])
+        self.output = Linear(heads, hidden, ("heads", "head_dim", "embed"), stddev=stddev, key=keys[3])
+
+    def __call__(
+        self, x: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"], dropout_key: Key[Array, ""] | None
+    ) -> Float[Array, "B L D"]:
+        attended = attend(
+            self.query(x),
+            self.key(x),
+            self.value(x),
+            padding_mask,
+            dropout_rate=self.dropout_rate,
+            dropout_key=dropout_key,
+        )
+        return self.output(attended)
+
+
+class FeedForward(nnx.Module):
+    """Two linear maps with the activation between them."""
+
+    def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
+        up_key, down_key = jax.random.split(key)
+        hidden, inner = (config.hidden_dim,), (config.intermediate_dim,)
+        stddev = config.initializer_stddev
+        self.activation = config.activation
+        self.up = Linear(hidden, inner, ("embed", "intermediate"), stddev=stddev, key=up_key)
+        self.down = Linear(inner, hidden, ("intermediate", "embed"), stddev=stddev, key=down_key)
+
+    @jax.named_scope("feed_forward")
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        return self.down(activate(self.up(x), self.activation))
+
+
+class BertLayer(nnx.Module):
+    """Attention and feed-forward, each followed by dropout, a residual and LayerNorm (post-LN)."""
+
+    def __init__(self, config: BertConfig, key: Key[Array, ""]) -> None:
+        keys = jax.random.split(key, 4)
+        width, epsilon = config.hidden_dim, config.layer_norm_epsilon
+        self.dropout_rate = config.dropout_rate
+        self.attention = SelfAttention(config, key=keys[0])
+        self.attention_norm = LayerNorm(width, epsilon=epsilon, key=keys[1])
+        self.feed_forward = FeedForward(config, key=keys[2])
+        self.feed_forward_norm = LayerNorm(width, epsilon=epsilon, key=keys[3])
+
+    def __call__(
+        self, x: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"], dropout_key: Key[Array, ""] | None
+    ) -> Float[Array, "B L D"]:
+        keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        attended = self.attention(x, padding_mask, keys[0])
+        x = self.attention_norm(x + dropout(attended, self.dropout_rate, keys[1]))
+        transformed = self.feed_forward(x)
+        return self.feed_forward_norm(x + dropout(transformed, self.dropout_rate, keys[2]))
+
+
+class BertEncoder(nnx.Module):
+    """The backbone: embeddings, `num_layers` layers, and the pooler where the config has one."""
+
+    def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
+        embeddings_key, layers_key, pooler_key = jax.random.split(key, 3)
+        self.num_layers = config.num_layers
+        self.embeddings = Embeddings(config, key=embeddings_key)
+        make_layers = nnx.vmap(
+            BertLayer, in_axes=(None, 0), transform_metadata={nnx.PARTITION_NAME: "layers"}
+        )
+        self.layers = make_layers(config, jax.random.split(layers_key, config.num_layers))
+        if config.pooler:
+            width, stddev = (config.hidden_dim,), config.initializer_stddev
+            self.pooler = Linear(width, width, ("embed", "pooled"), stddev=stddev, key=pooler_key)
+
+    def __call__(
+        self,
+        token_ids: Int[Array, "B L"],
+        padding_mask: Bool[Array, "B L"],
+        segment_ids: Int[Array, "B L"] | None = None,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+        compute: ComputeConfig = _DEFAULT_COMPUTE,
+    ) -> Float[Array, "B L D"]:
+        """The last hidden states, in `compute.dtype`.
+
+        `padding_mask` is True at real tokens. Without `segment_ids` every token is of segment 0; without a
+        `dropout_key` nothing is dropped.
+        """
+        if segment_ids is None:
+            segment_ids = jnp.zeros_like(token_ids)
+        embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        x = self.embeddings(token_ids, segment_ids, embeddings_key, compute.dtype)
+        graph, stacked = nnx.split(self.layers)
+
+        def apply_layer(x: Array, inputs: tuple[Any, Array]) -> tuple[Array, None]:
+            weights, index = inputs
+            key = None if layers_key is None else jax.random.fold_in(layers_key, index)
+            with jax.named_scope("layer"):
+                x = nnx.merge(graph, weights)(x, padding_mask, key)
+            return constrain(x, "batch", "length", "hidden"), None
+
+        x = constrain(x, "batch", "length", "hidden")
+        inputs = (stacked, jnp.arange(self.num_layers))
+        x, _ = jax.lax.scan(rematerialise(apply_layer, compute), x, inputs, unroll=compute.scan_unroll)
+        return x
+
+    def pool(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B D"]:
+        """tanh of a linear map of the first position: BERT's sentence vector."""
+        return jnp.tanh(self.pooler(hidden[:, 0]))
+
+
+def rematerialise(function: Any, compute: ComputeConfig) -> Any:
+    """`function` under `jax.checkpoint` with the config's policy."""
+    if compute.remat == "none":
+        return function
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = dots if compute.remat == "dots" else jax.checkpoint_policies.nothing_saveable
+    # Inside a scan the loop itself keeps XLA from undoing the recomputation.
+    return jax.checkpoint(function, policy=policy, prevent_cse=False)
+
+
+class MaskedLMHead(nnx.Module):
+    """Dense, activation, LayerNorm; then the output embedding, which is the input embedding where tied."""
+
+    def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
+        dense_key, norm_key, output_key = jax.random.split(key, 3)
+        width, stddev = config.hidden_dim, config.initializer_stddev
+        self.activation = config.head_activation
+        self.dense = Linear((width,), (width,), ("embed", "pooled"), stddev=stddev, key=dense_key)
+        self.norm = LayerNorm(width, epsilon=config.head_layer_norm_epsilon, key=norm_key)
+        rows = config.padded_vocabulary_size
+        self.bias = parameter(output_key, (rows,), ("vocabulary",))
+        if not config.tie_embeddings:
+            self.output = parameter(output_key, (rows, width), ("vocabulary", "embed"), stddev=stddev)
+
+    @jax.named_scope("mlm_head")
+    def __call__(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """What is compared with the output embedding."""
+        return self.norm(activate(self.dense(hidden), self.activation))
+
+
+class BertMaskedLM(nnx.Module):
+    """Encoder and MLM head; the head runs at the masked positions alone."""
+
+    def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
+        encoder_key, head_key = jax.random.split(key)
+        self.vocabulary_size = config.vocabulary_size
+        self.encoder = BertEncoder(config, key=encoder_key)
+        self.head = MaskedLMHead(config, key=head_key)
+
+    def predictions(
+        self,
+        token_ids: Int[Array, "B L"],
+        padding_mask: Bool[Array, "B L"],
+        mask_positions: Int[Array, "B K"],
+        segment_ids: Int[Array, "B L"] | None = None,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+        compute: ComputeConfig = _DEFAULT_COMPUTE,
+    ) -> Float[Array, "B K D"]:
+        """The head's vectors at the masked positions, which the output embedding turns into logits."""
+        hidden = self.encoder(token_ids, padding_mask, segment_ids, dropout_key=dropout_key, compute=compute)
+        at_masks = jnp.take_along_axis(hidden, mask_positions[..., None], axis=1)
+        return constrain(self.head(at_masks), "batch", "masked", "hidden")
+
+    def output_embedding(self) -> tuple[Float[Array, "rows D"], Float[Array, " rows"]]:
+        """The table, tied or not, and the bias per vocabulary entry; `rows` is the padded vocabulary."""
+        table = self.head.output if hasattr(self.head, "output") else self.encoder.embeddings.token
+        return table[...], self.head.bias[...]
+
+    def __call__(
+        self,
+        token_ids: Int[Array, "B L"],
+        padding_mask: Bool[Array, "B L"],
+        mask_positions: Int[Array, "B K"],
+        segment_ids: Int[Array, "B L"] | None = None,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+        compute: ComputeConfig = _DEFAULT_COMPUTE,
+    ) -> Float[Array, "B K V"]:
+        """Logits at the masked positions, float32 (float64 where the compute dtype is).
+
+        Training never calls this: `mlm_jax.model.loss` works from `predictions` without holding all logits.
+        """
+        x = self.predictions(
+            token_ids, padding_mask, mask_positions, segment_ids, dropout_key=dropout_key, compute=compute
+        )
+        return vocabulary_logits(x, *self.output_embedding(), self.vocabulary_size)[..., : self.vocabulary_size]
+
+
+def vocabulary_logits(
+    predictions: Float[Array, "B K D"],
+    table: Float[Array, "rows D"],
+    bias: Float[Array, " rows"],
+    vocabulary_size: int,
+) -> Float[Array, "B K rows"]:
+    """Logits in at least float32; rows that only pad the table get the most negative finite number."""
+    wide = jnp.promote_types(predictions.dtype, jnp.float32)
+    logits = jnp.einsum(
+        "bkd,vd->bkv", predictions, table.astype(predictions.dtype), preferred_element_type=wide
+    )
+    logits = constrain(logits + bias[None, None], "batch", "masked", "vocabulary")
+    if table.shape[0] == vocabulary_size:
+        return logits
+    real = jnp.arange(table.shape[0]) < vocabulary_size
+    return jnp.where(real[None, None], logits, jnp.finfo(logits.dtype).min)
+
+
+def count_parameters(config: BertConfig, *, pooler: bool = True, mlm_head: bool = False) -> int:
+    """The exact number of parameters, without allocating any.
+
+    `pooler` and `mlm_head` say what to count beside the backbone, whatever `config.pooler` is; rows that only pad
+    the embedding table are not counted, and a tied output embedding is counted once.
+    """
+    config = dataclasses.replace(config, pooler=pooler, vocabulary_multiple=1)
+    model = BertMaskedLM if mlm_head else BertEncoder
+    abstract = nnx.eval_shape(lambda: model(config, key=jax.random.key(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Param)))

@@ -1,0 +1,86 @@
+"""The parts a BERT layer is made of. One declaration a weight: shape, logical axes and initialiser together.
+
+Modules hold parameters and a forward computation, nothing that changes: dropout keys are arguments. Parameters are
+float32; a module computes in the dtype of its input, LayerNorm inside in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Key
+
+from mlm_jax.config import Activation
+
+
+def parameter(
+    key: Key[Array, ""], shape: tuple[int, ...], axes: tuple[str, ...], *, stddev: float = 0.0, mean: float = 0.0
+) -> nnx.Param:
+    """A float32 weight with one logical axis a dimension, drawn from a normal distribution truncated at 2 stddev.
+
+    The truncated normal is google-research/bert's initialiser; a stddev of 0 gives the constant `mean`.
+    """
+    value = jnp.full(shape, mean, jnp.float32)
+    if stddev:
+        # nn.initializers would rescale to the stddev after truncation; BERT's stddev is before it.
+        value += stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+    # The mesh is applied to whole parameter trees, so no variable may shard itself when it is made.
+    return nnx.Param(value, out_sharding=axes, eager_sharding=False)
+
+
+def activate(x: Array, kind: Activation) -> Array:
+    """GELU (Hendrycks & Gimpel 2016): exact, by erf, or its tanh approximation."""
+    return jax.nn.gelu(x, approximate=kind == "gelu_tanh")
+
+
+def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
+    """Zero a share `rate` of `x` and scale the rest by 1 / (1 - rate); without a key, `x` itself."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+class Linear(nnx.Module):
+    """`y = x · kernel + bias`, contracting the last dimensions of x (`inputs`) and giving `outputs` in their place.
+
+    `axes` names the logical axes of the kernel, inputs first; the bias has the outputs' axes.
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        axes: tuple[str, ...],
+        *,
+        stddev: float,
+        key: Key[Array, ""],
+    ) -> None:
+        self.num_contracted = len(inputs)
+        self.kernel = parameter(key, inputs + outputs, axes, stddev=stddev)
+        self.bias = parameter(key, outputs, axes[len(inputs) :])
+
+    def __call__(self, x: Array) -> Array:
+        """[..., *inputs] to [..., *outputs], in the dtype of `x`."""
+        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_contracted)
+        bias = self.bias[...].astype(x.dtype)
+        return y + jnp.expand_dims(bias, range(y.ndim - bias.ndim))
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last dimension (Ba et al. 2016), with mean and variance in float32."""
+
+    def __init__(self, hidden_dim: int, *, epsilon: float, key: Key[Array, ""]) -> None:
+        self.epsilon = epsilon
+        self.scale = parameter(key, (hidden_dim,), ("embed",), mean=1.0)
+        self.bias = parameter(key, (hidden_dim,), ("embed",))
+
+    def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        """Same shape and dtype as `x`."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
+        leading = range(x.ndim - 1)
+        scale, bias = (jnp.expand_dims(p[...], leading) for p in (self.scale, self.bias))
+        return (normal * scale + bias).astype(x.dtype)

@@ -1,0 +1,116 @@
+"""The mesh, the rules from logical axes to mesh axes, and the checks that the rules cover every parameter.
+
+A weight names its dimensions by logical axes where it is declared; this file alone says what a mesh does with them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mlm_jax.config import MeshConfig
+from mlm_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+RULES: Mapping[str, tuple[str, ...]] = {
+    # Activations.
+    "batch": BATCH_AXES,
+    "length": (),
+    "masked": (),
+    "hidden": (),
+    # Weights. Tensor parallelism splits heads, the inner feed-forward width and the vocabulary (Shoeybi et al.
+    # 2019); fsdp splits what is left, the model width (Rajbhandari et al. 2020, ZeRO-3).
+    "layers": (),
+    "vocabulary": ("tensor",),
+    "position": (),
+    "segment": (),
+    "embed": ("fsdp",),
+    "pooled": ("tensor",),
+    "heads": ("tensor",),
+    "head_dim": (),
+    "intermediate": ("tensor",),
+}
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """A (data, fsdp, tensor) mesh over `devices`, by default all there are. One device is a mesh of ones.
+
+    Raises:
+        InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    if -1 in sizes:
+        known = math.prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = max(1, len(devices) // known)
+    if math.prod(sizes) != len(devices):
+        shape = " × ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+        raise InputError(f"mesh: {shape} is {math.prod(sizes)} devices: must be the {len(devices)} that there are")
+    # Named because jax.make_mesh defaults to Explicit, under which custom-partitioned kernels misbehave.
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def partition_spec(axes: tuple[str, ...]) -> PartitionSpec:
+    """Where the rules put an array with those logical axes.
+
+    Raises:
+        ValueError: a logical axis has no rule, or two axes of one array want the same mesh axis.
+    """
+    entries: list[tuple[str, ...] | str | None] = []
+    used: set[str] = set()
+    for axis in axes:
+        if axis not in RULES:
+            raise ValueError(f"logical axis {axis!r} has no rule: add it to mlm_jax.sharding.RULES")
+        mesh_axes = RULES[axis]
+        if used & set(mesh_axes):
+            raise ValueError(f"logical axes {axes}: two dimensions want mesh axis {used & set(mesh_axes)}")
+        used |= set(mesh_axes)
+        entries.append(mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None)
+    return PartitionSpec(*entries)
+
+
+def constrain(x: Array, *axes: str) -> Array:
+    """Pin an activation to what the rules say, where a mesh is in use; elsewhere `x` itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+
+
+def parameter_shardings(mesh: Mesh, abstract_model: nnx.Module) -> dict[str, Any]:
+    """A NamedSharding for every parameter, as the nested dict that the parameters are.
+
+    Raises:
+        InputError: a mesh axis does not divide the dimension it splits; names the parameter and the axis.
+        ValueError: a parameter was declared without one logical axis a dimension.
+    """
+    shardings = {}
+    for path, variable in nnx.to_flat_state(nnx.state(abstract_model, nnx.Param)):
+        name = "/".join(map(str, path))
+        axes = variable.get_metadata().get("out_sharding")
+        if axes is None or len(axes) != len(variable.shape):
+            raise ValueError(f"{name}: shape {variable.shape} needs as many logical axes, not {axes}")
+        for size, axis in zip(variable.shape, axes, strict=True):
+            split = math.prod(mesh.shape[mesh_axis] for mesh_axis in RULES.get(axis, ()))
+            if size % split:
+                remedy = "; model.vocabulary_multiple pads it" if axis == "vocabulary" else ""
+                raise InputError(
+                    f"mesh.{'.'.join(RULES[axis])} = {split}: must divide {name}'s {axis} dimension, {size}{remedy}"
+                )
+        shardings[path] = NamedSharding(mesh, partition_spec(axes))
+    return nnx.traversals.unflatten_mapping(shardings)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array whose first dimension is the batch."""
+    return NamedSharding(mesh, partition_spec(("batch",)))
