@@ -1,0 +1,382 @@
+"""Checkpoints: asynchronous Orbax saves, and a restore that never hands out a wrong or foreign state.
+
+The restore policy, in the order in which it is applied to the newest checkpoint, then the one before it, …:
+
+1. No checkpoint in the folder: `None`, the run starts at step 0.
+2. The manifest cannot be read or its checksum is off: damaged. One warning line on stderr, on to the next older.
+3. The manifest is whole and describes other data, another tokenizer, model or batching, or other array names,
+   shapes or types: refused with `InputError`. Older checkpoints of the same folder belong to the same thing.
+4. The arrays cannot be read, or the digest of what was read differs from the one of what was saved: damaged, as 2.
+5. None is whole: `InputError`. Starting anew by itself would throw the run away.
+
+A checkpoint is the folder `STEP/` with `state/` (the arrays, one entry a leaf) and `manifest/` (JSON). Orbax
+writes it under a temporary name and renames it when all is written, so that `STEP/` is whole or absent,
+whenever the process is killed.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
+
+from mlm_jax.errors import InputError
+
+PyTree = Any
+
+_DELETED = "deleted"  # where Orbax moves what it no longer keeps: a rename is whole, a recursive delete is not
+_DIFFERENCES_SHOWN = 8
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written. One line: the step, the folder, the reason, what is left."""
+
+
+class Checkpointer:
+    """Saves and restores a pytree of `jax.Array` under `directory`, one folder a step.
+
+    Use it as a context manager, or call `close`: a save that is under way when the program ends could not
+    report its failure. One writer a folder; any number of processes may `restore` from it meanwhile. Under
+    `jax.distributed`, every process makes every call.
+
+    Nothing on disk is touched before the first `save`. Then what a killed process left half-written is removed.
+
+    Args:
+        directory: made by the first `save` where it is missing.
+        keep_newest: how many of the newest checkpoints are kept, at least 1; the one with the lowest
+            evaluation loss is kept besides.
+    """
+
+    def __init__(self, directory: Path, *, keep_newest: int = 3) -> None:
+        if keep_newest < 1:
+            raise InputError(f"keep_newest: {keep_newest} is not a number of checkpoints, expected 1 or more")
+        self.directory = Path(directory).absolute()
+        self._eval_losses: dict[int, float | None] = {}
+        self._damaged: set[int] = set()
+        self._saving: int | None = None
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                lightweight_initialize=True,
+                save_root_metadata=False,
+                todelete_subdir=_DELETED,
+                preservation_policy=_NewestAndBest(keep_newest, self._eval_loss),
+            ),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are on disk now, ascending. A save under way does not count."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+    def save(
+        self, step: int, state: PyTree, description: dict[str, Any], *, eval_loss: float | None = None
+    ) -> None:
+        """Start to write a checkpoint; return as soon as the arrays were copied off the device.
+
+        The caller may donate the buffers of `state` to its next step at once. A save that is still under way
+        is waited for first. A step that is already there is left as it is. One that the last `restore` found
+        damaged is moved aside to `STEP.damaged` by the first save after it, whatever its step.
+
+        Args:
+            step: the number of steps taken to reach `state`.
+            state: pytree of `jax.Array`, on any mesh.
+            description: nested dict of JSON values, what the checkpoint belongs to; `restore` compares it.
+            eval_loss: the evaluation loss of `state` in nats. The lowest is kept; None and NaN never are best.
+
+        Raises:
+            CheckpointError: this save could not be begun, or the one before it failed.
+        """
+        self.wait()
+        leaves, _ = _name_leaves(state)
+        manifest = {
+            "description": description,
+            "eval_loss": eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None,
+            "arrays": _describe(leaves),
+            "digests": _digests(leaves),
+        }
+        self._saving = step
+        try:
+            self._clear_the_way()
+            if step in self.steps():
+                self._saving = None
+                return
+            self._eval_losses[step] = manifest["eval_loss"]
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(leaves),
+                    manifest=ocp.args.JsonSave(_sealed(manifest)),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def restore(self, abstract_state: PyTree, description: dict[str, Any]) -> tuple[int, PyTree] | None:
+        """The newest whole checkpoint as (step, state), or None where there is none. Changes nothing on disk.
+
+        Args:
+            abstract_state: the tree of `save` with a `jax.ShapeDtypeStruct` at every leaf, each with the
+                sharding that it is to have now; the mesh of the save does not matter.
+            description: what the caller would write now.
+
+        Raises:
+            InputError: the checkpoint belongs to something else (the message lists every difference), or
+                every checkpoint is damaged.
+        """
+        self.wait()
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return step, self._load(step, abstract_state, description)
+            except _DamagedError as damage:
+                self._damaged.add(step)
+                if jax.process_index() == 0:
+                    print(f"warning: checkpoint {self.directory / str(step)} is damaged: {damage}", file=sys.stderr)
+        if not steps:
+            return None
+        raise InputError(
+            f"{self.directory}: every checkpoint is damaged ({_join(steps)}); name another output folder, "
+            "or delete this one to start from step 0"
+        )
+
+    def wait(self) -> None:
+        """Return when no save is under way and what is no longer kept is gone.
+
+        Raises:
+            CheckpointError: the save failed. Nothing of it is left on disk; the caller may save again.
+        """
+        if self._saving is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._saving = None
+        self._remove_leftovers()
+
+    def close(self) -> None:
+        """`wait`, then stop the threads. Raises what `wait` raises."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _load(self, step: int, abstract_state: PyTree, description: dict[str, Any]) -> PyTree:
+        manifest = self._manifest(step)
+        abstract_leaves, treedef = _name_leaves(abstract_state)
+        for stored, now, remedy in (
+            (manifest["description"], description, "continue with the same settings"),
+            (manifest["arrays"], _describe(abstract_leaves), "restore into the model it was saved from"),
+        ):
+            if differences := _differences(_flatten(stored), _flatten(_as_json(now))):
+                raise InputError(
+                    f"checkpoint {self.directory / str(step)} belongs to something else: {differences}; "
+                    f"{remedy}, or name another output folder"
+                )
+        try:
+            leaves = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_leaves))
+            ).state
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # the machine's trouble, not the file's
+        except Exception as error:
+            raise _DamagedError(_reason(error)) from error
+        digests = _digests(leaves)
+        if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
+            raise _DamagedError(f"the values of {_join(changed)} are not those that were saved")
+        return treedef.unflatten([leaves[name] for name in abstract_leaves])
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        try:
+            sealed = self._manager.restore(
+                step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
+            ).manifest
+            whole = sealed == _sealed(sealed["manifest"])
+        except Exception as error:
+            raise _DamagedError(f"manifest: {_reason(error)}") from error
+        if not whole:
+            raise _DamagedError("manifest: the checksum does not match")
+        return sealed["manifest"]
+
+    def _eval_loss(self, step: int) -> float | None:
+        if step not in self._eval_losses:
+            try:
+                self._eval_losses[step] = self._manifest(step)["eval_loss"]
+            except _DamagedError:
+                self._eval_losses[step] = None
+        return self._eval_losses[step]
+
+    def _clear_the_way(self) -> None:
+        """Make the folder, remove what was left half-written, move damaged checkpoints aside."""
+        if jax.process_index() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            for step in self._damaged.intersection(self.steps()):
+                aside = self.directory / f"{step}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(step)).rename(aside)
+        if self._damaged:
+            ocp.multihost.sync_global_processes("mlm_jax.checkpoint.moved_aside")
+            self._damaged.clear()
+            self._manager.reload()
+
+    def _remove_leftovers(self) -> None:
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for path in self.directory.iterdir():
+                if path.name == _DELETED or ocp.path.atomicity.TMP_DIR_SUFFIX in path.name:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        step, self._saving = self._saving, None
+        self._remove_leftovers()
+        self._manager.reload()
+        left = _join(self.steps()) or "none"
+        return CheckpointError(
+            f"the checkpoint of step {step} could not be written to {self.directory}: {_reason(error)}; "
+            f"older checkpoints left as they were: {left}"
+        )
+
+
+class _NewestAndBest:
+    """Orbax preservation policy: the newest n and, besides, the one of the lowest evaluation loss.
+
+    Orbax's own `BestN` reads losses from a file that crashes its constructor when it is damaged.
+    """
+
+    def __init__(self, keep_newest: int, eval_loss: Callable[[int], float | None]) -> None:
+        self._keep_newest = keep_newest
+        self._eval_loss = eval_loss
+
+    def should_preserve(
+        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
+    ) -> Sequence[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        losses = {step: loss for step in steps if (loss := self._eval_loss(step)) is not None}
+        kept = {*steps[-self._keep_newest :], *sorted(losses, key=lambda step: (losses[step], -step))[:1]}
+        return [step in kept for step in steps]
+
+
+class _DamagedError(Exception):
+    """A checkpoint is not what was saved; the message says in what."""
+
+
+def _name_leaves(tree: PyTree) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
+    """Leaves by dotted path, so that what is stored does not depend on the classes of the tree's nodes."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    if len(leaves) != len(paths):
+        raise ValueError("two leaves of the state have the same dotted path")
+    return leaves, treedef
+
+
+def _describe(leaves: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in leaves.items()}
+
+
+def _digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
+    """One 32-bit number a leaf, computed where the leaf lives, the same on every mesh."""
+    return dict(zip(leaves, jax.device_get(_digest_all(list(leaves.values()))).tolist(), strict=True))
+
+
+@jax.jit
+def _digest_all(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_digest(array) for array in arrays])
+
+
+def _digest(array: jax.Array) -> jax.Array:
+    """Sum modulo 2^32 of a hash of (position, bits) of every element: uint32 scalar.
+
+    Integer addition commutes exactly, so the sharding cannot show. For a fixed position the hash is a
+    bijection of the bits, so a change within one element (one 32-bit half of a 64-bit one) always shows; any
+    other change is missed once in 2^32. The mixing is what a sum of `bits * odd` lacks: there, the sign bits
+    of any two elements may flip unseen. Constants: lowbias32 of hash-prospector, and 2^32 / golden ratio.
+    """
+    if array.dtype == jnp.bool_:
+        words = array.astype(jnp.uint32)
+    else:
+        words_dtype = f"uint{8 * min(array.dtype.itemsize, 4)}"
+        words = jax.lax.bitcast_convert_type(array, words_dtype).astype(jnp.uint32)
+    position = jnp.zeros(words.shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(words.ndim)):
+        iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        position += iota * np.uint32(stride % 2**32)
+        stride *= words.shape[axis]
+    mixed = words ^ (position * np.uint32(0x9E3779B9))
+    mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x21F0AAAD)
+    mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x735A2D97)
+    return jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(manifest, sort_keys=True)
+    return {"manifest": json.loads(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        path: leaf
+        for key, value in tree.items()
+        for path, leaf in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def _differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
+    """`field: a in the checkpoint, b now; …`, empty where the two are equal."""
+    absent = object()
+
+    def show(value: Any) -> str:
+        text = "absent" if value is absent else json.dumps(value)
+        return text if len(text) <= 40 else f"{text[:16]}…{text[-8:]}"
+
+    pairs = {name: (stored.get(name, absent), now.get(name, absent)) for name in stored | now}
+    return _join(
+        [f"{name}: {show(a)} in the checkpoint, {show(b)} now" for name, (a, b) in pairs.items() if a != b], "; "
+    )
+
+
+def _join(items: Sequence[object], separator: str = ", ") -> str:
+    shown = separator.join(map(str, items[:_DIFFERENCES_SHOWN]))
+    more = len(items) - _DIFFERENCES_SHOWN
+    return f"{shown}{separator}and {more} more" if more > 0 else shown
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one line of bearable length; Orbax and TensorStore append pages."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _drop_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname
+
+
+# Orbax logs every failure with a traceback from a background thread. Here each surfaces as one exception.
+logging.getLogger("absl").addFilter(_drop_orbax)
