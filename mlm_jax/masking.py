@@ -56,9 +56,12 @@ def example_keys(
     Raises:
         ValueError: an id on the host, in a NumPy array, lies outside that range.
     """
-    if isinstance(example_ids, np.ndarray) and example_ids.size and not 0 <= example_ids.min() <= example_ids.max() < 2**32:
-        raise ValueError(f"example_ids: must be in [0, 2**32), not [{example_ids.min()}, {example_ids.max()}]")
-    ids = jnp.asarray(np.uint32(example_ids) if isinstance(example_ids, np.ndarray) else example_ids, jnp.uint32)
+    if isinstance(example_ids, np.ndarray):
+        outside = (example_ids < 0) | (example_ids >= 2**32)
+        if outside.any():
+            raise ValueError(f"example_ids: {example_ids[outside][0]} is not in [0, 2**32)")
+        example_ids = example_ids.astype(np.uint32)
+    ids = jnp.asarray(example_ids).astype(jnp.uint32)
     epochs = jnp.broadcast_to(jnp.asarray(epoch, jnp.uint32), ids.shape)
     stream = purpose_key(seed, Purpose.MASKING)
     return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(stream, e), i))(epochs, ids)
@@ -105,6 +108,20 @@ def selectable_positions(token_ids: Int[Array, "*batch length"], config: Masking
     return jnp.all(token_ids[..., None] != jnp.expand_dims(unselectable, range(token_ids.ndim)), axis=-1)
 
 
+def wanted_selections(
+    keys: Key[Array, " batch"], token_ids: Int[Array, "batch length"], config: MaskingConfig
+) -> Int[Array, " batch"]:
+    """How many positions of each row the law asks for, before `mask_selection_length` limits them.
+
+    Under one jit with `mask_tokens` and the same keys it costs next to nothing: the words are the same.
+    """
+
+    def wanted(key: Key[Array, ""], row: Int[Array, " length"]) -> Int[Array, ""]:
+        return _wanted(_words(jax.random.split(key, 3)[0], row.shape[0]), row, config)
+
+    return jax.vmap(wanted)(keys, token_ids.astype(jnp.int32))
+
+
 @jax.named_scope("mask_tokens")
 def _mask_row(key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig) -> MaskedTokens:
     select_key, decide_key, draw_key = jax.random.split(key, 3)
@@ -131,31 +148,35 @@ def _select_tokens(
 ) -> Int[Array, " K"]:
     """Selected positions, ascending; the slots left over hold `length`, which no position has."""
     length, slots = token_ids.shape[0], config.mask_selection_length
-    selectable = selectable_positions(token_ids, config)
-    words = jax.random.bits(key, (length,), jnp.uint32) >> (32 - _WORD_BITS)
-    count = _selection_count(words, selectable, token_ids != config.padding_token_id, config)
-    _, order = jax.lax.sort(
-        (jnp.where(selectable, words, _NEVER), jnp.arange(length, dtype=jnp.int32)), num_keys=1
-    )
+    words = _words(key, length)
+    count = jnp.minimum(_wanted(words, token_ids, config), slots)
+    words = jnp.where(selectable_positions(token_ids, config), words, _NEVER)
+    _, order = jax.lax.sort((words, jnp.arange(length, dtype=jnp.int32)), num_keys=1)
     order = jnp.pad(order[:slots], (0, max(0, slots - length)))
     return jnp.sort(jnp.where(jnp.arange(slots) < count, order, length))
 
 
-def _selection_count(
-    words: UInt32[Array, " length"], selectable: Array, real: Array, config: MaskingConfig
+def _words(key: Key[Array, ""], length: int) -> UInt32[Array, " length"]:
+    return jax.random.bits(key, (length,), jnp.uint32) >> (32 - _WORD_BITS)
+
+
+def _wanted(
+    words: UInt32[Array, " length"], token_ids: Int[Array, " length"], config: MaskingConfig
 ) -> Int[Array, ""]:
-    """How many positions of a row are selected, the k of the module's table."""
-    rate, slots, length = config.mask_selection_rate, config.mask_selection_length, words.shape[0]
+    """How many positions of a row the law asks for: the k of the module's table before K limits it."""
+    rate, length = config.mask_selection_rate, token_ids.shape[0]
+    selectable = selectable_positions(token_ids, config)
     if config.selection == "bernoulli":
-        chosen = selectable & (words < np.uint32(round(rate * 2**_WORD_BITS)))
-        return jnp.minimum(jnp.sum(chosen), slots)
+        return jnp.sum(selectable & (words < np.uint32(round(rate * 2**_WORD_BITS))))
     # A table over all counts, made on the host: no backend gets to round the product its own way.
     counts = np.arange(length + 1)
     if config.selection == "ceil":
         table = np.ceil(counts.astype(np.float32) * np.float32(rate)).astype(np.int32)
-        return jnp.minimum(jnp.asarray(table)[jnp.sum(selectable)], slots)
+        return jnp.asarray(table)[jnp.sum(selectable)]
+    # Python's round, half to even, of a double, as create_pretraining_data.py has it.
     table = np.array([max(1, round(int(count) * rate)) for count in counts], np.int32)
-    return jnp.minimum(jnp.minimum(jnp.asarray(table)[jnp.sum(real)], slots), jnp.sum(selectable))
+    real = jnp.sum(token_ids != config.padding_token_id)
+    return jnp.minimum(jnp.asarray(table)[real], jnp.sum(selectable))
 
 
 def _draw_token_ids(key: Key[Array, ""], count: int, config: MaskingConfig) -> Int[Array, " count"]:

@@ -1,0 +1,215 @@
+"""One training step and one evaluation step: pure functions over plain pytrees.
+
+The loss is the sum of weighted cross-entropies over the sum of weights, both over the whole global batch: devices
+and microbatches add sums, and the division happens once. Masks come from (seed, epoch, example id), dropout from
+(seed, step, microbatch).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int, UInt32
+
+from mlm_jax.config import ComputeConfig, MaskingConfig, TrainConfig
+from mlm_jax.keys import Purpose, purpose_key
+from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.model.bert import BertMaskedLM
+from mlm_jax.model.loss import MaskedLMSums, masked_lm_sums
+from mlm_jax.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
+
+# Evaluation masks are the same in every run, whatever its seed, so that runs can be compared.
+_EVALUATION_SEED = 0
+_EVALUATION_EPOCH = 2**32 - 1
+
+
+class Batch(NamedTuple):
+    """What the host ships each step: token ids and where the masks' randomness comes from."""
+
+    token_ids: Int[Array, "batch length"]
+    """int32."""
+    example_ids: UInt32[Array, " batch"]
+    epochs: UInt32[Array, " batch"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that changes during training, and so all that a checkpoint holds."""
+
+    step: Int[Array, ""]
+    """Steps taken, int32."""
+    params: Any
+    opt_state: Any
+    nonfinite_steps: Int[Array, ""]
+    """How many of the last steps in a row were skipped for a non-finite loss or gradient, int32."""
+
+
+class StepMetrics(NamedTuple):
+    """Float32 scalars of one step, still on the device."""
+
+    loss: Array
+    mlm_accuracy: Array
+    masked_tokens: Array
+    real_tokens: Array
+    selectable_tokens: Array
+    clipped_rows: Array
+    """Rows in which the selection law asked for more positions than mask_selection_length."""
+    grad_norm: Array
+    learning_rate: Array
+    nonfinite_steps: Array
+
+
+@dataclass(frozen=True)
+class StepSetup:
+    """The static half of a step: everything that does not change while a run trains."""
+
+    graph: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    frozen: Any
+    masking: MaskingConfig
+    compute: ComputeConfig
+    seed: int
+    accumulation_steps: int
+
+
+def make_setup(config: TrainConfig, masking: MaskingConfig) -> StepSetup:
+    """The setup of a run, without allocating a parameter."""
+    abstract = nnx.eval_shape(lambda: BertMaskedLM(config.model, key=jax.random.key(0)))
+    graph, params = split_model(abstract)
+    return StepSetup(
+        graph=graph,
+        optimizer=make_optimizer(config.optimizer, config.num_steps, params),
+        schedule=learning_rate_schedule(config.optimizer, config.num_steps),
+        frozen=frozen_mask(config.optimizer, params),
+        masking=masking,
+        compute=config.compute,
+        seed=config.seed,
+        accumulation_steps=config.accumulation_steps,
+    )
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
+    """A model as its static graph and its parameters, a plain nested dict."""
+    graph, state = nnx.split(model, nnx.Param)
+    return graph, nnx.to_pure_dict(state)
+
+
+def initial_state(config: TrainConfig, setup: StepSetup) -> TrainState:
+    """Freshly drawn parameters, zero moments, step 0. Pure: jit it with the shardings the state is to have."""
+    key = purpose_key(config.seed, Purpose.PARAMETERS)
+    params = split_model(BertMaskedLM(config.model, key=key))[1]
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(step=zero, params=params, opt_state=setup.optimizer.init(params), nonfinite_steps=zero)
+
+
+def train_step(setup: StepSetup, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    """Mask, forward, backward, update.
+
+    A step whose loss or gradient is not finite changes neither parameters nor moments; it counts in
+    `nonfinite_steps`, and the step number goes on.
+    """
+    keys = example_keys(setup.seed, batch.epochs, batch.example_ids)
+    masked = mask_tokens(keys, batch.token_ids, setup.masking)
+    sums, grads = _accumulate(setup, state, masked)
+    weight = jnp.maximum(sums.weight, 1.0)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    loss, grad_norm = sums.loss / weight, optax.global_norm(grads)
+
+    updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    params, opt_state = jax.tree.map(
+        partial(jnp.where, finite), (params, opt_state), (state.params, state.opt_state)
+    )
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        nonfinite_steps=jnp.where(finite, 0, state.nonfinite_steps + 1),
+    )
+    wanted = wanted_selections(keys, batch.token_ids, setup.masking)
+    metrics = StepMetrics(
+        loss=loss,
+        mlm_accuracy=sums.correct / weight,
+        masked_tokens=sums.weight,
+        real_tokens=jnp.sum(batch.token_ids != setup.masking.padding_token_id),
+        selectable_tokens=jnp.sum(selectable_positions(batch.token_ids, setup.masking)),
+        clipped_rows=jnp.sum(wanted > setup.masking.mask_selection_length),
+        grad_norm=grad_norm,
+        learning_rate=setup.schedule(state.step),
+        nonfinite_steps=new_state.nonfinite_steps,
+    )
+    return new_state, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
+
+
+def eval_step(setup: StepSetup, params: Any, batch: Batch) -> MaskedLMSums:
+    """Sums of loss, correct predictions and weights over a batch, without dropout and with fixed masks."""
+    epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
+    keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
+    return _masked_lm_sums(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), None)
+
+
+def _accumulate(setup: StepSetup, state: TrainState, masked: MaskedTokens) -> tuple[MaskedLMSums, Any]:
+    """Sums over the global batch, and the gradient of the summed loss."""
+    step_key = jax.random.fold_in(
+        purpose_key(setup.seed, Purpose.DROPOUT, setup.compute.dropout_generator), state.step
+    )
+
+    def summed_loss(params: Any, masked: MaskedTokens, microbatch: Array) -> tuple[Array, MaskedLMSums]:
+        # Without this the frozen weights' gradients would be computed, and count in the norm.
+        params = jax.tree.map(
+            lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, setup.frozen
+        )
+        sums = _masked_lm_sums(setup, params, masked, jax.random.fold_in(step_key, microbatch))
+        return sums.loss, sums
+
+    def sums_and_grads(masked: MaskedTokens, microbatch: Array) -> tuple[MaskedLMSums, Any]:
+        grads, sums = jax.grad(summed_loss, has_aux=True)(state.params, masked, microbatch)
+        return sums, grads
+
+    if setup.accumulation_steps == 1:
+        return sums_and_grads(masked, jnp.zeros((), jnp.int32))
+
+    def split(x: Array) -> Array:
+        """[B, …] to [steps, B / steps, …], every device giving each microbatch an equal share of its own rows."""
+        return jnp.moveaxis(x.reshape(-1, setup.accumulation_steps, *x.shape[1:]), 1, 0)
+
+    def add(total: Any, inputs: tuple[MaskedTokens, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, sums_and_grads(*inputs)), None
+
+    inputs = (jax.tree.map(split, masked), jnp.arange(setup.accumulation_steps))
+    shapes = jax.eval_shape(sums_and_grads, *jax.tree.map(lambda x: x[0], inputs))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, inputs)[0]
+
+
+def _masked_lm_sums(
+    setup: StepSetup, params: Any, masked: MaskedTokens, dropout_key: Array | None
+) -> MaskedLMSums:
+    model = nnx.merge(setup.graph, params)
+    # Replacement never turns a token into padding or padding into a token: padding cannot be selected.
+    padding_mask = masked.token_ids != setup.masking.padding_token_id
+    predictions = model.predictions(
+        masked.token_ids,
+        padding_mask,
+        masked.mask_positions,
+        dropout_key=dropout_key,
+        compute=setup.compute,
+    )
+    table, bias = model.output_embedding()
+    return masked_lm_sums(
+        predictions,
+        table,
+        bias,
+        masked.mask_ids,
+        masked.mask_weights,
+        vocabulary_size=model.vocabulary_size,
+        chunks=setup.compute.loss_chunks,
+    )
