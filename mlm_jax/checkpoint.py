@@ -3,11 +3,11 @@
 The restore policy, in the order in which it is applied to the newest checkpoint, then the one before it, …:
 
 1. No checkpoint in the folder: `None`, the run starts at step 0.
-2. The manifest cannot be read or its checksum is off: damaged. One warning line on stderr, on to the next older.
-3. The manifest is whole and describes other data, another tokenizer, model or batching, or other array names,
-   shapes or types: refused with `InputError`. Older checkpoints of the same folder belong to the same thing.
-4. The arrays cannot be read, or the digest of what was read differs from the one of what was saved: damaged, as 2.
-5. None is whole: `InputError`. Starting anew by itself would throw the run away.
+2. Its manifest cannot be read, or the checksum is off: damaged. One warning line on stderr, on to the next.
+3. It describes other data, another tokenizer, model or batching, or other array names, shapes or types:
+   refused with `InputError`. The older ones in the folder belong to the same run, so none of them is tried.
+4. Its arrays cannot be read, or have not the digests they were saved with: damaged, as in 2.
+5. None is whole: `InputError`. To start anew by itself would throw the run away.
 
 A checkpoint is the folder `STEP/` with `state/` (the arrays, one entry a leaf) and `manifest/` (JSON). Orbax
 writes it under a temporary name and renames it when all is written, so that `STEP/` is whole or absent,
@@ -18,8 +18,11 @@ import hashlib
 import json
 import logging
 import math
+import os
+import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -34,8 +37,9 @@ from mlm_jax.errors import InputError
 
 PyTree = Any
 
-_DELETED = "deleted"  # where Orbax moves what it no longer keeps: a rename is whole, a recursive delete is not
-_DIFFERENCES_SHOWN = 8
+# Orbax moves here what is no longer kept: a rename is done or not, a recursive delete can be half done.
+_DELETED = "deleted"
+_ITEMS_SHOWN = 8
 
 
 class CheckpointError(RuntimeError):
@@ -49,7 +53,7 @@ class Checkpointer:
     report its failure. One writer a folder; any number of processes may `restore` from it meanwhile. Under
     `jax.distributed`, every process makes every call.
 
-    Nothing on disk is touched before the first `save`. Then what a killed process left half-written is removed.
+    Nothing on disk changes before the first `save`, which removes what a killed process left half-written.
 
     Args:
         directory: made by the first `save` where it is missing.
@@ -58,6 +62,7 @@ class Checkpointer:
     """
 
     def __init__(self, directory: Path, *, keep_newest: int = 3) -> None:
+        """Open the folder, which need not exist; see the class."""
         if keep_newest < 1:
             raise InputError(f"keep_newest: {keep_newest} is not a number of checkpoints, expected 1 or more")
         self.directory = Path(directory).absolute()
@@ -76,9 +81,11 @@ class Checkpointer:
         )
 
     def __enter__(self) -> Self:
+        """The checkpointer itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """`close`."""
         self.close()
 
     def steps(self) -> list[int]:
@@ -100,34 +107,17 @@ class Checkpointer:
             step: the number of steps taken to reach `state`.
             state: pytree of `jax.Array`, on any mesh.
             description: nested dict of JSON values, what the checkpoint belongs to; `restore` compares it.
-            eval_loss: the evaluation loss of `state` in nats. The lowest is kept; None and NaN never are best.
+            eval_loss: the evaluation loss of `state` in nats; None and NaN are never the best.
 
         Raises:
             CheckpointError: this save could not be begun, or the one before it failed.
         """
         self.wait()
-        leaves, _ = _name_leaves(state)
-        manifest = {
-            "description": description,
-            "eval_loss": eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None,
-            "arrays": _describe(leaves),
-            "digests": _digests(leaves),
-        }
         self._saving = step
         try:
             self._clear_the_way()
-            if step in self.steps():
-                self._saving = None
-                return
-            self._eval_losses[step] = manifest["eval_loss"]
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(leaves),
-                    manifest=ocp.args.JsonSave(_sealed(manifest)),
-                ),
-                force=True,
-            )
+            if step not in self.steps():
+                self._begin(step, state, description, eval_loss)
         except Exception as error:
             raise self._failed(error) from error
 
@@ -151,7 +141,8 @@ class Checkpointer:
             except _DamagedError as damage:
                 self._damaged.add(step)
                 if jax.process_index() == 0:
-                    print(f"warning: checkpoint {self.directory / str(step)} is damaged: {damage}", file=sys.stderr)
+                    folder = self.directory / str(step)
+                    print(f"warning: checkpoint {folder} is damaged: {damage}", file=sys.stderr)
         if not steps:
             return None
         raise InputError(
@@ -180,6 +171,24 @@ class Checkpointer:
             self.wait()
         finally:
             self._manager.close()
+
+    def _begin(self, step: int, state: PyTree, description: dict[str, Any], eval_loss: float | None) -> None:
+        leaves, _ = _name_leaves(state)
+        loss = eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None
+        manifest = {
+            "description": description,
+            "eval_loss": loss,
+            "arrays": _describe(leaves),
+            "digests": _digests(leaves),
+        }
+        self._eval_losses[step] = loss
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(leaves), manifest=ocp.args.JsonSave(_sealed(manifest))
+            ),
+            force=True,
+        )
 
     def _load(self, step: int, abstract_state: PyTree, description: dict[str, Any]) -> PyTree:
         manifest = self._manifest(step)
@@ -240,15 +249,31 @@ class Checkpointer:
             self._damaged.clear()
             self._manager.reload()
 
+    def _leftovers(self) -> list[Path]:
+        if jax.process_index() != 0 or not self.directory.is_dir():
+            return []
+        return [
+            path
+            for path in self.directory.iterdir()
+            if path.name == _DELETED or ocp.path.atomicity.TMP_DIR_SUFFIX in path.name
+        ]
+
     def _remove_leftovers(self) -> None:
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in self.directory.iterdir():
-                if path.name == _DELETED or ocp.path.atomicity.TMP_DIR_SUFFIX in path.name:
-                    shutil.rmtree(path, ignore_errors=True)
+        for path in self._leftovers():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _settle(self) -> None:
+        """Remove what a failed save left, until TensorStore no longer makes it again for its other writes."""
+        last_seen = time.monotonic()
+        while time.monotonic() < last_seen + 0.3:
+            if self._leftovers():
+                self._remove_leftovers()
+                last_seen = time.monotonic()
+            time.sleep(0.05)
 
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None
-        self._remove_leftovers()
+        self._settle()
         self._manager.reload()
         left = _join(self.steps()) or "none"
         return CheckpointError(
@@ -333,8 +358,9 @@ def _as_json(value: Any) -> Any:
 
 
 def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    manifest = _as_json(manifest)
     text = json.dumps(manifest, sort_keys=True)
-    return {"manifest": json.loads(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {"manifest": manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -356,27 +382,47 @@ def _differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
         text = "absent" if value is absent else json.dumps(value)
         return text if len(text) <= 40 else f"{text[:16]}…{text[-8:]}"
 
-    pairs = {name: (stored.get(name, absent), now.get(name, absent)) for name in stored | now}
-    return _join(
-        [f"{name}: {show(a)} in the checkpoint, {show(b)} now" for name, (a, b) in pairs.items() if a != b], "; "
-    )
+    pairs = [(name, stored.get(name, absent), now.get(name, absent)) for name in stored | now]
+    lines = [f"{name}: {show(a)} in the checkpoint, {show(b)} now" for name, a, b in pairs if a != b]
+    return _join(lines, "; ")
 
 
 def _join(items: Sequence[object], separator: str = ", ") -> str:
-    shown = separator.join(map(str, items[:_DIFFERENCES_SHOWN]))
-    more = len(items) - _DIFFERENCES_SHOWN
+    shown = separator.join(map(str, items[:_ITEMS_SHOWN]))
+    more = len(items) - _ITEMS_SHOWN
     return f"{shown}{separator}and {more} more" if more > 0 else shown
 
 
 def _reason(error: BaseException) -> str:
-    """The error in one line of bearable length; Orbax and TensorStore append pages."""
+    """The error in one line of bearable length; TensorStore hides the system's own words in a paragraph."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__
+    if code := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(code[1]))
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _drop_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname
+def _silence_orbax() -> None:
+    """Keep Orbax's tracebacks off stderr: what fails here surfaces as one exception, in the caller's thread.
+
+    Orbax logs failures from its background threads, through absl. Where one of many writes fails, it drops
+    the others: asyncio then logs exceptions that nobody fetched, or, where they finish after their event loop
+    was closed, each complains to `sys.unraisablehook`.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname + record.getMessage()
+
+    report = sys.unraisablehook
+
+    def report_other(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    logging.getLogger("absl").addFilter(is_other)
+    logging.getLogger("asyncio").addFilter(is_other)
+    sys.unraisablehook = report_other
 
 
-# Orbax logs every failure with a traceback from a background thread. Here each surfaces as one exception.
-logging.getLogger("absl").addFilter(_drop_orbax)
+_silence_orbax()
