@@ -80,7 +80,8 @@ def hugging_face_state_dict(config: dict) -> dict[str, np.ndarray]:
 
     Each array comes from its own generator, seeded by its name and the config's seed: the order in which a
     reader asks for them does not matter. All biases and LayerNorm gains are unequal and none is at its
-    customary 0 or 1, so that swapping, dropping or transposing any one of them changes the logits.
+    customary 0 or 1, so that swapping, dropping or transposing any one of them changes the logits; only the
+    key biases cannot show, since they add the same number to every score of a query and softmax removes it.
     """
     state = {}
     for name, shape in parameter_shapes(config).items():
