@@ -1,0 +1,348 @@
+"""What a run reports about itself: metrics that never block the device, throughput, FLOPs and MFU."""
+
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+from tensorboardX import SummaryWriter
+
+from mlm_jax.config import MaskingConfig
+
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "eval.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+_CLIPPED_ROWS_ALLOWED = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One line of metrics.jsonl; the fields are its keys, in this order."""
+
+    step: int
+    epoch: float
+    loss: float
+    """Mean cross-entropy of the masked tokens of the global batch, in nats."""
+    mlm_accuracy: float
+    masked_tokens: int
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    learning_rate: float
+    tokens_per_second: float
+    """Positions of all rows, padding too, over the steps since the last line."""
+    real_tokens_per_second: float
+    sequences_per_second: float
+    step_seconds: float
+    mfu: float | None
+    """Model FLOPs utilisation in [0, 1]; None where the chip's peak is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """One line of eval.jsonl; the fields are its keys, in this order."""
+
+    step: int
+    epoch: float
+    mlm_loss: float
+    """Mean cross-entropy of all masked tokens of the evaluation rows, in nats."""
+    mlm_accuracy: float
+    perplexity: float
+    masked_tokens: int
+
+
+class MetricsLog:
+    """Appends records to `metrics.jsonl` and `eval.jsonl` in a run folder, and scalars to `tensorboard/`.
+
+    A line is written by one system call: it is there or not, whenever the process is killed, and can be read
+    at once. JSON has no NaN and no infinity: they are written as null, and left out of TensorBoard. TensorBoard
+    tags are the keys of the lines, for evaluations with `eval/` before. Under `jax.distributed`, process 0
+    alone makes a log.
+
+    Args:
+        run_folder: made where it is missing.
+        resume_step: the step of the checkpoint that the run goes on from, 0 for a new run. Records of later
+            steps are dropped from both files, a torn last line too; TensorBoard is told to purge them.
+
+    Raises:
+        OSError: a line could not be written, for instance because the disk is full; nothing of it is left.
+    """
+
+    def __init__(self, run_folder: Path, *, resume_step: int = 0) -> None:
+        """Open the files of a run; see the class."""
+        run_folder.mkdir(parents=True, exist_ok=True)
+        for name in (METRICS_FILE, EVALUATIONS_FILE):
+            _drop_records_after(run_folder / name, resume_step)
+        self._steps = (run_folder / METRICS_FILE).open("ab", buffering=0)
+        self._evaluations = (run_folder / EVALUATIONS_FILE).open("ab", buffering=0)
+        self._tensorboard = SummaryWriter(
+            str(run_folder / TENSORBOARD_FOLDER), purge_step=resume_step + 1, flush_secs=10
+        )
+
+    def __enter__(self) -> Self:
+        """The log itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """`close`."""
+        self.close()
+
+    def log_step(self, record: StepRecord) -> None:
+        """Append one line to metrics.jsonl."""
+        self._append(self._steps, record, prefix="")
+
+    def log_evaluation(self, record: EvaluationRecord) -> None:
+        """Append one line to eval.jsonl."""
+        self._append(self._evaluations, record, prefix="eval/")
+
+    def close(self) -> None:
+        """Flush TensorBoard's events and close the files."""
+        self._steps.close()
+        self._evaluations.close()
+        self._tensorboard.close()
+
+    def _append(self, file: Any, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
+        values = {key: _finite(value) for key, value in asdict(record).items()}
+        line = json.dumps(values, allow_nan=False).encode() + b"\n"
+        end = os.fstat(file.fileno()).st_size
+        if file.write(line) != len(line):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+        for key, value in values.items():
+            if key != "step" and value is not None:
+                self._tensorboard.add_scalar(prefix + key, value, record.step)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl or eval.jsonl, oldest first; none where the file is missing."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_bytes().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # the torn last line of a process that was killed
+            continue
+    return records
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = [record for record in read_records(path) if record["step"] <= step]
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class OneBehind:
+    """Reads a step's device metrics after the next step was dispatched, so that the host never waits.
+
+    JAX dispatches asynchronously: `push` returns while the device still computes what it was given, and what
+    it returns was ready as soon as the device took up the step after it. See nanodo's `train.py`.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is held yet."""
+        self._held: tuple[int, Any] | None = None
+
+    def push(self, step: int, metrics: Any) -> tuple[int, Any] | None:
+        """Hold a pytree of device arrays; return what was held before as (step, numpy arrays), if anything.
+
+        The transfer is one explicit `jax.device_get`: `jax_transfer_guard="disallow"` permits it.
+        """
+        held, self._held = self._held, (step, metrics)
+        return None if held is None else (held[0], jax.device_get(held[1]))
+
+    def flush(self) -> tuple[int, Any] | None:
+        """What is still held, waiting for the device; nothing is held afterwards.
+
+        At the end, and before a checkpoint: a run that goes on from there never writes the lines before it.
+        """
+        held, self._held = self._held, None
+        return None if held is None else (held[0], jax.device_get(held[1]))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Rates over a window of steps; NaN where it holds none."""
+
+    tokens_per_second: float
+    real_tokens_per_second: float
+    sequences_per_second: float
+    step_seconds: float
+
+
+class ThroughputMeter:
+    """Counts steps against a clock. Make it when the step is compiled, or the first window holds that too."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Start the first window now. `clock` gives seconds."""
+        self._clock = clock
+        self._start_window()
+
+    def add_step(self, *, sequences: int, tokens: int, real_tokens: float) -> None:
+        """Count one finished step: rows, positions of the rows, and those of them that are not padding."""
+        self._steps += 1
+        self._sequences += sequences
+        self._tokens += tokens
+        self._real_tokens += real_tokens
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The clock stands still inside, for evaluations and checkpoints."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._start += self._clock() - start
+
+    def read(self) -> Throughput:
+        """The rates since the last `read`; a new window starts."""
+        seconds = self._clock() - self._start if self._steps else math.nan
+        throughput = Throughput(
+            tokens_per_second=self._tokens / seconds,
+            real_tokens_per_second=self._real_tokens / seconds,
+            sequences_per_second=self._sequences / seconds,
+            step_seconds=seconds / max(self._steps, 1),
+        )
+        self._start_window()
+        return throughput
+
+    def _start_window(self) -> None:
+        self._steps = self._sequences = self._tokens = 0
+        self._real_tokens = 0.0
+        self._start = self._clock()
+
+
+def train_flops_per_sequence(
+    *, num_layers: int, hidden_dim: int, intermediate_dim: int, length: int, masked: int, vocabulary_size: int
+) -> int:
+    """Model FLOPs of one training step on one row: matrix products only, forward once and backward twice.
+
+    Multiply-adds, each two FLOPs, are per layer and position: 4h² for the query, key, value and output
+    projections, 2hf for the feed-forward layers, 2·length·h for attention's scores and weighted sum; and per
+    masked position: h² for the MLM head's dense layer, hV for the output embedding. Padding counts, work done
+    again for rematerialisation does not (Chowdhery et al. 2022, PaLM, appendix B).
+    """
+    h, f = hidden_dim, intermediate_dim
+    encoder = num_layers * length * (2 * (4 * h * h + 2 * h * f) + 4 * length * h)
+    head = masked * (2 * h * h + 2 * h * vocabulary_size)
+    return 3 * (encoder + head)
+
+
+# Dense bfloat16 FLOP/s of one JAX device, by the first words of `device.device_kind`. TPU: Google Cloud's page
+# of each generation, "Peak compute per chip"; a v3 chip, 123e12, is two devices. NVIDIA: the product's data
+# sheet, half the figure given for sparse matrices.
+_PEAK_BFLOAT16 = {
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA GH200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA A10": 125e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+}
+
+
+def peak_flops(device_kind: str, compute_dtype: str) -> float | None:
+    """Peak FLOP/s of one device for matrix products in `compute_dtype`, or None where it is not known.
+
+    Args:
+        device_kind: `jax.Device.device_kind`, for instance "TPU v5 lite" or "NVIDIA H100 80GB HBM3".
+        compute_dtype: name of a dtype. Only "bfloat16" is known: what float32 products cost depends on
+            `jax_default_matmul_precision`.
+    """
+    if compute_dtype != "bfloat16":
+        return None
+    words = device_kind.replace("-", " ").split()
+    for count in range(len(words), 0, -1):  # the longest name that fits: "TPU v5 lite" is not a "TPU v5"
+        if (peak := _PEAK_BFLOAT16.get(" ".join(words[:count]))) is not None:
+            return peak
+    return None
+
+
+def mfu(
+    *, flops_per_sequence: float, sequences_per_second: float, num_devices: int, peak: float | None
+) -> float | None:
+    """Achieved over peak FLOP/s of all devices (PaLM, appendix B), in [0, 1]; None without a peak.
+
+    Args:
+        flops_per_sequence: of `train_flops_per_sequence`.
+        sequences_per_second: over all devices.
+        num_devices: in the mesh.
+        peak: FLOP/s of one device, of `peak_flops`.
+    """
+    return None if peak is None else flops_per_sequence * sequences_per_second / (num_devices * peak)
+
+
+def masking_warnings(
+    masking: MaskingConfig,
+    *,
+    rows: int,
+    real_tokens: int,
+    selectable_tokens: int,
+    masked_tokens: int,
+    clipped_rows: int,
+) -> list[str]:
+    """What is wrong with the masks of some batches, one line each; empty where they are as configured.
+
+    The rate is off where so many masked tokens cannot come from the selection law: `"ceil"` adds up to one a
+    row, `"bert"` rounds by a half and takes at least one, `"bernoulli"` may stray by five standard deviations.
+    On top comes 1 %, for the rows that may be clipped without a warning.
+
+    Args:
+        masking: the configuration in force.
+        rows: number of rows.
+        real_tokens: tokens that are not padding.
+        selectable_tokens: tokens that may be chosen.
+        masked_tokens: tokens that were chosen.
+        clipped_rows: rows in which the law asked for more than `mask_selection_length`.
+    """
+    warnings = []
+    rate = masking.mask_selection_rate
+    if clipped_rows > _CLIPPED_ROWS_ALLOWED * rows:
+        warnings.append(
+            f"mask_selection_length = {masking.mask_selection_length} clips {clipped_rows / rows:.1%} "
+            "of the rows; a larger one, or none, which derives it from rate and row length, clips fewer"
+        )
+    below, above = {
+        "ceil": (0.0, rows),
+        "bert": (0.5 * rows, rows),
+        "bernoulli": (5 * math.sqrt(selectable_tokens * rate * (1 - rate)),) * 2,
+    }[masking.selection]
+    expected = rate * (real_tokens if masking.selection == "bert" else selectable_tokens)
+    slack = _CLIPPED_ROWS_ALLOWED * expected
+    if not expected - below - slack <= masked_tokens <= expected + above + slack:
+        realised = masked_tokens / max(selectable_tokens, 1)
+        warnings.append(
+            f"{masked_tokens} of {selectable_tokens} selectable tokens are masked, a rate of {realised:.4f}; "
+            f"mask_selection_rate = {rate} asks for {expected:.0f}"
+        )
+    return warnings
