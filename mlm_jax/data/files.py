@@ -1,0 +1,37 @@
+"""Files that are there whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+# A file under such a name is still being written; a killed process leaves nothing else behind.
+PARTIAL_SUFFIX = ".partial"
+
+
+def partial_path(path: Path) -> Path:
+    """Return the name under which `path` is written before it is complete, in the same folder."""
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+def commit(file: BinaryIO, path: Path) -> None:
+    """Close `file`, open for writing at `partial_path(path)`, and give it its name once its bytes are on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    partial_path(path).replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader, after a crash too, finds all of it or the file as it was before."""
+    try:
+        with partial_path(path).open("wb") as file:
+            file.write(content)
+            commit(file, path)
+    except BaseException:
+        partial_path(path).unlink(missing_ok=True)
+        raise

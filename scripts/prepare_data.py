@@ -1,0 +1,57 @@
+"""Tokenise text into the shards that training reads."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from mlm_jax import cli
+from mlm_jax.data.corpus import DocumentBoundary, ErrorPolicy
+from mlm_jax.data.encode import Separator
+from mlm_jax.data.prepare import prepare
+from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
+from mlm_jax.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Tokenise text into the shards that training reads. A killed run continues when started again."""
+
+    input: tuple[str, ...]
+    """.txt, .jsonl or .parquet files, the first two also .gz, .zst, .xz or .bz2; globs and fsspec URLs."""
+    tokenizer: str
+    """vocab.txt, tokenizer.json, or a folder that holds one."""
+    output: str
+    """Folder for the shards and their manifest."""
+    text_field: str = "text"
+    """JSON field or Parquet column that holds the text."""
+    document_boundary: DocumentBoundary = "line"
+    """In .txt files: a document a line, or documents separated by blank lines."""
+    errors: ErrorPolicy = "strict"
+    """At broken UTF-8: stop, or put U+FFFD in its place and count."""
+    separator: Separator = "sep"
+    """What ends each document: the token [SEP], or nothing."""
+    shard_tokens: int = DEFAULT_SHARD_TOKENS
+    """A shard ends with the document that brings it to this many tokens; a killed run repeats at most one shard."""
+    workers: int | None = None
+    """Threads; one a core by default. The output does not depend on it."""
+
+
+def main() -> None:
+    """Read the arguments, prepare, say what came out."""
+    arguments = tyro.cli(Arguments)
+    preparation = prepare(
+        arguments.input,
+        Tokenizer.load(arguments.tokenizer),
+        arguments.output,
+        text_field=arguments.text_field,
+        errors=arguments.errors,
+        document_boundary=arguments.document_boundary,
+        separator=arguments.separator,
+        shard_tokens=arguments.shard_tokens,
+        workers=arguments.workers,
+    )
+    print(f"{arguments.output}: {preparation.summary()}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
