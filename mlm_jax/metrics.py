@@ -62,7 +62,7 @@ class MetricsLog:
     """Appends records to `metrics.jsonl` and `eval.jsonl` in a run folder, and scalars to `tensorboard/`.
 
     A line is written by one system call: it is there or not, whenever the process is killed, and can be read
-    at once. JSON has no NaN and no infinity: they are written as null, and left out of TensorBoard. TensorBoard
+    at once. JSON has no NaN and no infinity: they are null there, and left out of TensorBoard. TensorBoard
     tags are the keys of the lines, for evaluations with `eval/` before. Under `jax.distributed`, process 0
     alone makes a log.
 
@@ -245,7 +245,7 @@ def train_flops_per_sequence(
     return 3 * (encoder + head)
 
 
-# Dense bfloat16 FLOP/s of one JAX device, by the first words of `device.device_kind`. TPU: Google Cloud's page
+# Dense bfloat16 FLOP/s of one JAX device, by the first words of its `device_kind`. TPU: Google Cloud's page
 # of each generation, "Peak compute per chip"; a v3 chip, 123e12, is two devices. NVIDIA: the product's data
 # sheet, half the figure given for sparse matrices.
 _PEAK_BFLOAT16 = {
@@ -314,7 +314,7 @@ def masking_warnings(
     """What is wrong with the masks of some batches, one line each; empty where they are as configured.
 
     The rate is off where so many masked tokens cannot come from the selection law: `"ceil"` adds up to one a
-    row, `"bert"` rounds by a half and takes at least one, `"bernoulli"` may stray by five standard deviations.
+    row, `"bert"` rounds by a half and takes at least one, `"bernoulli"` strays by five standard deviations.
     On top comes 1 %, for the rows that may be clipped without a warning.
 
     Args:

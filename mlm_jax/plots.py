@@ -1,10 +1,12 @@
-"""The loss picture of a run. Imports matplotlib, which takes a second: import this module where it is used."""
+"""The loss picture of a run. matplotlib takes a second to import: import this module where it is used."""
 
 import os
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mlm_jax.metrics import EVALUATIONS_FILE, METRICS_FILE, read_records
 
@@ -12,14 +14,15 @@ LOSS_PICTURE = "loss.png"
 
 _TRAINING_COLOUR = "tab:blue"
 _EVALUATION_COLOUR = "tab:orange"
+_FEW_POINTS = 50
 
 
 def plot_losses(run_folder: Path) -> Path | None:
     """Draw `loss.png` from metrics.jsonl and eval.jsonl: loss in nats over steps.
 
-    The training loss is drawn as it was logged, pale, and smoothed, bold; the evaluation loss with a marker at
-    each evaluation. The y axis covers what was learned: spikes beyond it are cut. The picture is replaced
-    atomically. Returns its path, or None where there is no finite loss yet and nothing was drawn.
+    The training loss is drawn pale as it was logged, and bold as the median of a hundred stretches; the
+    evaluation loss with a marker an evaluation. The y axis covers what was learned: spikes above it are cut.
+    The picture is replaced atomically. Returns its path, or None where there is no finite loss to draw.
     """
     training = _curve(run_folder / METRICS_FILE, "loss")
     evaluation = _curve(run_folder / EVALUATIONS_FILE, "mlm_loss")
@@ -28,20 +31,12 @@ def plot_losses(run_folder: Path) -> Path | None:
     # A figure of its own, not pyplot: the caller's backend and figures stay as they are.
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    if len(training):
-        window = max(1, len(training) // 50)
-        label = "training"
-        if window > 1:
-            axes.plot(*training.T, color=_TRAINING_COLOUR, alpha=0.25, linewidth=0.8)
-            label = f"training, mean of {window} points"
-        axes.plot(*_smooth(training, window).T, color=_TRAINING_COLOUR, linewidth=1.8, label=label)
-    if len(evaluation):
-        marker = "o" if len(evaluation) <= 60 else None
-        axes.plot(
-            *evaluation.T, color=_EVALUATION_COLOUR, marker=marker, markersize=5, linewidth=1.5, label="evaluation"
-        )
+    _draw(axes, training, _TRAINING_COLOUR, "training")
+    _draw(axes, evaluation, _EVALUATION_COLOUR, "evaluation")
     axes.set(xlabel="step", ylabel="masked-LM loss (nats per token)", title=run_folder.resolve().name)
     axes.set_ylim(*_loss_range(training, evaluation))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend()
     return _write(figure, run_folder / LOSS_PICTURE)
@@ -53,18 +48,26 @@ def _curve(path: Path, key: str) -> np.ndarray:
     return np.array(points, dtype=float).reshape(-1, 2)
 
 
-def _smooth(curve: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` points; over those that there are, at the start."""
-    sums = np.cumsum(np.pad(curve[:, 1], (1, 0)))
-    end = np.arange(1, len(curve) + 1)
-    start = np.maximum(end - window, 0)
-    return np.stack([curve[:, 0], (sums[end] - sums[start]) / (end - start)], axis=1)
+def _draw(axes: Axes, curve: np.ndarray, colour: str, label: str) -> None:
+    if not len(curve):
+        return
+    if (stretch := len(curve) // 100) > 1:
+        axes.plot(*curve.T, color=colour, alpha=0.25, linewidth=0.8)
+        curve, label = _medians(curve, stretch), f"{label}, median of {stretch} points"
+    marker = "o" if len(curve) <= _FEW_POINTS else None
+    axes.plot(*curve.T, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+
+
+def _medians(curve: np.ndarray, stretch: int) -> np.ndarray:
+    """[points // stretch, 2]: the median of every `stretch` points; a mean would follow late, or jump."""
+    whole = curve[len(curve) % stretch :]
+    return np.median(whole.reshape(-1, stretch, 2), axis=1)
 
 
 def _loss_range(training: np.ndarray, evaluation: np.ndarray) -> tuple[float, float]:
+    """From the lowest loss to the highest that is no spike; the first loss of all is never one."""
     losses = np.concatenate([training[:, 1], evaluation[:, 1]])
-    low, high = losses.min(), np.percentile(losses, 99.5)
-    high = max(high, losses[0], evaluation[:, 1].max(initial=low))
+    low, high = losses.min(), max(np.percentile(losses, 99.5), losses[0], evaluation[:, 1].max(initial=0.0))
     margin = 0.05 * (high - low) or 0.5
     return max(0.0, low - margin), high + margin
 
