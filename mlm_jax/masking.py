@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float32, Int, Integer, Key, UInt32
+from jaxtyping import Bool, Float32, Int, Integer, Key, UInt32
 
 from mlm_jax.config import MaskingConfig
 from mlm_jax.keys import Purpose, purpose_key
+
+HostOrDevice = Array | np.ndarray
 
 _WORD_BITS = 31
 # Larger than every word, so that a sort puts what cannot be selected last.
@@ -44,7 +46,7 @@ class MaskedTokens(NamedTuple):
 
 
 def example_keys(
-    seed: int, epoch: int | Integer[Array, "*batch"], example_ids: Integer[Array, " batch"]
+    seed: int, epoch: int | Integer[HostOrDevice, " batch"], example_ids: Integer[HostOrDevice, " batch"]
 ) -> Key[Array, " batch"]:
     """One masking key an example, a function of (seed, epoch, example id) alone.
 
@@ -68,7 +70,7 @@ def example_keys(
 
 
 def mask_tokens(
-    key: Key[Array, "*rows"], token_ids: Integer[Array, "*batch length"], config: MaskingConfig
+    key: Key[Array, "..."], token_ids: Integer[HostOrDevice, "*batch length"], config: MaskingConfig
 ) -> MaskedTokens:
     """Select positions by the config's law and replace them by BERT's 80/10/10 rule (Devlin et al. 2018).
 
@@ -102,14 +104,16 @@ def mask_tokens(
     return jax.vmap(_mask_row, in_axes=(0, 0, None))(key, token_ids, config)
 
 
-def selectable_positions(token_ids: Int[Array, "*batch length"], config: MaskingConfig) -> Array:
+def selectable_positions(
+    token_ids: Int[HostOrDevice, "*batch length"], config: MaskingConfig
+) -> Bool[Array, "*batch length"]:
     """True where a position may be selected; bool, shaped as `token_ids`."""
     unselectable = jnp.asarray(config.unselectable_token_ids, jnp.int32)
-    return jnp.all(token_ids[..., None] != jnp.expand_dims(unselectable, range(token_ids.ndim)), axis=-1)
+    return jnp.all(jnp.asarray(token_ids)[..., None] != jnp.expand_dims(unselectable, range(token_ids.ndim)), axis=-1)
 
 
 def wanted_selections(
-    keys: Key[Array, " batch"], token_ids: Int[Array, "batch length"], config: MaskingConfig
+    keys: Key[Array, " batch"], token_ids: Integer[HostOrDevice, "batch length"], config: MaskingConfig
 ) -> Int[Array, " batch"]:
     """How many positions of each row the law asks for, before `mask_selection_length` limits them.
 
@@ -119,7 +123,7 @@ def wanted_selections(
     def wanted(key: Key[Array, ""], row: Int[Array, " length"]) -> Int[Array, ""]:
         return _wanted(_words(jax.random.split(key, 3)[0], row.shape[0]), row, config)
 
-    return jax.vmap(wanted)(keys, token_ids.astype(jnp.int32))
+    return jax.vmap(wanted)(keys, jnp.asarray(token_ids, jnp.int32))
 
 
 @jax.named_scope("mask_tokens")

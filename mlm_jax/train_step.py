@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Int
 
 from mlm_jax.config import ComputeConfig, MaskingConfig, TrainConfig
+from mlm_jax.data.batches import Batch
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens, selectable_positions, wanted_selections
 from mlm_jax.model.bert import BertMaskedLM
@@ -26,15 +27,6 @@ from mlm_jax.optimizer import frozen_mask, learning_rate_schedule, make_optimize
 # Evaluation masks are the same in every run, whatever its seed, so that runs can be compared.
 _EVALUATION_SEED = 0
 _EVALUATION_EPOCH = 2**32 - 1
-
-
-class Batch(NamedTuple):
-    """What the host ships each step: token ids and where the masks' randomness comes from."""
-
-    token_ids: Int[Array, "batch length"]
-    """int32."""
-    example_ids: UInt32[Array, " batch"]
-    epochs: UInt32[Array, " batch"]
 
 
 @jax.tree_util.register_dataclass

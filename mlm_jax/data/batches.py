@@ -1,0 +1,178 @@
+"""A step number in, this process's rows out: which documents make a row, in which order, read ahead.
+
+The data of a step is a pure function of (shards, seed, step). Training reads an endless stream of positions; a
+position's epoch is its quotient by the number of rows, and its row the value of that epoch's keyed permutation. So
+a batch may cross the end of an epoch, nothing is dropped there, and a checkpoint holds no iterator state.
+
+    packed     [CLS] … a document … [SEP] … the next … [SEP]     rows cut from the shard's stream of documents
+    document   [CLS] … one document … [SEP] [PAD] …              a long document goes on in a row of its own
+
+Both keep every token of every document. Only the last row of a shard, and of a document, is padded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+
+from mlm_jax.config import DataConfig
+from mlm_jax.data.permutation import permute
+from mlm_jax.data.shards import Shard, TokenStore
+from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.errors import InputError
+
+_MAX_ROWS = 2**32
+
+
+class Batch(NamedTuple):
+    """Rows of one step, on the host (NumPy) or on the devices (JAX).
+
+    The padding mask is `token_ids != padding id`, made on the device; all tokens of a row are of segment 0.
+    """
+
+    token_ids: Any
+    """int32 [batch, length], with [CLS], [SEP] and padding."""
+    example_ids: Any
+    """uint32 [batch]: the row's number in the data, whatever the order."""
+    epochs: Any
+    """uint32 [batch]."""
+
+
+@dataclass(frozen=True)
+class _ShardRows:
+    """Where the rows of one shard lie: row number to (start, length) in the shard's tokens."""
+
+    shard: Shard
+    num_rows: int
+    body_length: int
+    first_rows: np.ndarray | None = None
+    """A document a row: the number of the first row of each document, int64 [num_documents]."""
+    separator_length: int = 0
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.first_rows is None:
+            starts = rows * self.body_length
+            ends = np.full_like(starts, len(self.shard.tokens))
+        else:
+            documents = np.searchsorted(self.first_rows, rows, side="right") - 1
+            offsets = self.shard.document_offsets
+            parts = (rows - self.first_rows[documents]) * self.body_length
+            starts = offsets[documents].astype(np.int64) + parts
+            ends = offsets[documents + 1].astype(np.int64) - self.separator_length
+        return starts, np.minimum(ends - starts, self.body_length)
+
+
+class Rows:
+    """All rows of a token store, in the order of its documents; any of them can be read at once.
+
+    Raises:
+        InputError: the tokenizer is not the one the store was made with, or the store holds more than 2**32 rows.
+    """
+
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: DataConfig) -> None:
+        if tokenizer.fingerprint != store.tokenizer_fingerprint:
+            raise InputError(
+                f"tokenizer {tokenizer.fingerprint[:12]}: the data were prepared with {store.tokenizer_fingerprint[:12]}"
+            )
+        self._length = config.sequence_length
+        self._tokenizer = tokenizer
+        self._shards = [_shard_rows(shard, store.separator, config) for shard in store.shards]
+        self._first_rows = np.cumsum([0] + [shard.num_rows for shard in self._shards])
+        self.num_rows = int(self._first_rows[-1])
+        if not 0 < self.num_rows <= _MAX_ROWS:
+            raise InputError(f"data: {self.num_rows:,} rows of {self._length} tokens: must be in [1, 2**32]")
+
+    def read(self, row_numbers: np.ndarray) -> np.ndarray:
+        """Rows as int32 [n, sequence_length]; `row_numbers` int [n] in [0, num_rows)."""
+        token_ids = np.empty((len(row_numbers), self._length), np.int32)
+        owners = np.searchsorted(self._first_rows, row_numbers, side="right") - 1
+        for number in np.unique(owners):
+            own = owners == number
+            located = self._shards[number].locate(row_numbers[own] - self._first_rows[number])
+            token_ids[own] = self._assemble(self._shards[number].shard.tokens, *located)
+        return token_ids
+
+    def _assemble(self, tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """[CLS] body [SEP] and padding. A body that ends in its document's [SEP] is not closed by a second one."""
+        tokenizer, width = self._tokenizer, self._length - 2
+        rows = np.empty((len(starts), self._length), np.int32)
+        rows[:, 0] = tokenizer.cls_token_id
+        inside = starts + width <= len(tokens)
+        if inside.all():
+            rows[:, 1:-1] = np.lib.stride_tricks.sliding_window_view(tokens, width)[starts]
+        else:
+            last = len(tokens) - 1
+            rows[:, 1:-1] = tokens[np.minimum(starts[:, None] + np.arange(width)[None], last)]
+        rows[:, -1] = tokenizer.pad_token_id
+        short = np.flatnonzero(lengths < width)
+        if short.size:
+            columns = np.arange(1, self._length)[None]
+            rows[short, 1:] = np.where(
+                columns <= lengths[short, None], rows[short, 1:], tokenizer.pad_token_id
+            )
+        every = np.arange(len(starts))
+        unclosed = rows[every, lengths] != tokenizer.sep_token_id
+        rows[every[unclosed], lengths[unclosed] + 1] = tokenizer.sep_token_id
+        return rows
+
+
+def _shard_rows(shard: Shard, separator: str, config: DataConfig) -> _ShardRows:
+    body_length = config.sequence_length - 2
+    if config.packing == "packed":
+        return _ShardRows(shard, -(-len(shard.tokens) // body_length), body_length)
+    separator_length = 1 if separator == "sep" else 0
+    lengths = np.diff(shard.document_offsets.astype(np.int64)) - separator_length
+    ends = np.cumsum(-(-lengths // body_length))
+    first_rows = np.concatenate([[0], ends[:-1]])
+    return _ShardRows(shard, int(ends[-1]), body_length, first_rows, separator_length)
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """The batches of a run: `batch(step)` for any step, `from_step(step)` to read on from there.
+
+    `process_index` of `process_count` processes each get an equal, contiguous part of every batch.
+    """
+
+    rows: Rows
+    batch_size: int
+    seed: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data made before `step`."""
+        return step * self.batch_size / self.rows.num_rows
+
+    def batch(self, step: int) -> Batch:
+        """This process's rows of step `step`."""
+        share = self.batch_size // self.process_count
+        first = step * self.batch_size + self.process_index * share
+        positions = np.arange(first, first + share)
+        epochs, places = np.divmod(positions, self.rows.num_rows)
+        row_numbers = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            within = epochs == epoch
+            row_numbers[within] = permute(places[within], self.rows.num_rows, self.seed, int(epoch))
+        return Batch(self.rows.read(row_numbers), row_numbers.astype(np.uint32), epochs.astype(np.uint32))
+
+    def from_step(self, first: int, last: int, prefetch: int) -> Iterator[Batch]:
+        """The batches of steps first … last - 1, `prefetch` of them read ahead by Grain's threads."""
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+        return iter(grain.MapDataset.range(first, last).map(self.batch).to_iter_dataset(options))
+
+
+def evaluation_batches(rows: Rows, batch_size: int, limit: int | None, padding_id: int) -> Iterator[Batch]:
+    """Every row once, in order, in batches of `batch_size`; rows of nothing but padding fill the last one.
+
+    `limit` batches at most; where it leaves rows out, those taken are spread evenly over the data.
+    """
+    total = rows.num_rows if limit is None else min(rows.num_rows, limit * batch_size)
+    row_numbers = np.arange(total) * rows.num_rows // total
+    for first in range(0, total, batch_size):
+        chosen = row_numbers[first : first + batch_size]
+        spare = batch_size - len(chosen)
+        token_ids = np.pad(rows.read(chosen), ((0, spare), (0, 0)), constant_values=padding_id)
+        yield Batch(token_ids, np.pad(chosen, (0, spare)).astype(np.uint32), np.zeros(batch_size, np.uint32))

@@ -1,0 +1,30 @@
+"""Eight simulated devices, no silent rank promotion, and array annotations checked as the code runs."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+install_import_hook(["mlm_jax.masking", "mlm_jax.model", "mlm_jax.train_step"], "beartype.beartype")
+
+SHARED_DATA = Path(os.environ.get("MLM_JAX_SHARED_DATA", "../shared/data"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SHARED_DATA.is_dir():
+        return
+    absent = pytest.mark.skip(reason=f"{SHARED_DATA} is absent; MLM_JAX_SHARED_DATA names another folder")
+    for item in items:
+        if "shared_data" in item.keywords:
+            item.add_marker(absent)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    return SHARED_DATA.resolve()
