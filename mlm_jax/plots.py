@@ -34,6 +34,7 @@ def plot_losses(run_folder: Path) -> Path | None:
     _draw(axes, training, _TRAINING_COLOUR, "training")
     _draw(axes, evaluation, _EVALUATION_COLOUR, "evaluation")
     axes.set(xlabel="step", ylabel="masked-LM loss (nats per token)", title=run_folder.resolve().name)
+    axes.set_xlim(left=0)
     axes.set_ylim(*_loss_range(training, evaluation))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
