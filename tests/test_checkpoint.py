@@ -86,7 +86,7 @@ def test_no_checkpoint_is_none_and_makes_no_folder(tmp_path: Path) -> None:
 
 
 def test_keeps_the_newest_and_the_best_across_runs(tmp_path: Path) -> None:
-    losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: float("nan"), 5: None, 6: 1.5}
+    losses = {1: float("nan"), 2: 1.0, 3: 2.0, 4: 3.0, 5: None, 6: 1.5}
     for run in ((1, 2, 3), (4, 5, 6)):
         with Checkpointer(tmp_path, keep_newest=2) as checkpointer:
             for step in run:
@@ -265,6 +265,12 @@ def test_the_digest_sees_every_flipped_bit_and_exchange(seed: int, dtype: str, d
     exchanged[[first, second]] = exchanged[[second, first]]
     if (exchanged != values.reshape(60, size)).any():
         assert digest(jnp.asarray(exchanged.reshape(-1).view(dtype)).reshape(5, 12)) != original
+
+
+def test_the_digest_sees_two_flipped_signs() -> None:
+    """Where bits are only multiplied by odd numbers and added, the top bits of two elements cancel."""
+    array = jax.random.normal(jax.random.key(0), (64,))
+    assert len({digest(array), *(digest(array.at[jnp.array([0, i])].mul(-1)) for i in range(1, 64))}) == 64
 
 
 def test_the_digest_does_not_depend_on_the_mesh() -> None:
