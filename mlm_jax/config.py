@@ -8,6 +8,7 @@ exact inverses.
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -116,6 +117,25 @@ class MaskingRecipe:
         for name, kind in (("selection", Selection), ("random_pool", RandomPool), ("unit", MaskingUnit)):
             choices = typing.get_args(kind)
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(map(repr, choices))}")
+
+
+    def selection_length(self, sequence_length: int) -> int:
+        """`mask_selection_length`, or where it is None what hardly a row of that length is clipped by.
+
+        A row has at most `sequence_length` - 2 selectable tokens. `"ceil"` and `"bert"` never select more than
+        the result; `"bernoulli"` does so in a row of 30,000 (four standard deviations).
+        """
+        if self.mask_selection_length is not None:
+            return self.mask_selection_length
+        n, rate = sequence_length - 2, self.mask_selection_rate
+        if self.selection == "ceil":
+            # One more than the product in exact arithmetic can need covers its rounding to float32.
+            wanted = math.ceil(n * rate + 1e-4)
+        elif self.selection == "bert":
+            wanted = round(sequence_length * rate)
+        else:
+            wanted = math.ceil(n * rate + 4 * math.sqrt(n * rate * (1 - rate)))
+        return max(1, min(n, wanted))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,9 @@
-"""What a user can cause: one class, so that the command line knows what to print without a traceback."""
+"""What a user can cause or has to hear: two classes, so that the command line knows what to print in one line."""
 
 
 class InputError(ValueError):
     """Bad input: a file, a line, a field or a setting. The message is one line: what, where, what would be right."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, through no fault of its input. The message is one line: what, where, what is left."""

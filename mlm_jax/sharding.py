@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import optax
 from flax import nnx
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -104,6 +105,22 @@ def parameter_shardings(mesh: Mesh, abstract_model: nnx.Module) -> dict[str, Any
                 )
         shardings[path] = NamedSharding(mesh, partition_spec(axes))
     return nnx.traversals.unflatten_mapping(shardings)
+
+
+def optimizer_shardings(
+    mesh: Mesh, optimizer: optax.GradientTransformation, abstract_opt_state: Any, params: dict[str, Any]
+) -> Any:
+    """Each moment where its parameter lies (`params`: the parameters' shardings), everything else replicated.
+
+    Left to itself, `jax.jit(optimizer.init)` returns replicated moments on a mesh of Auto axes.
+    """
+    return optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract_opt_state,
+        params,
+        transform_non_params=lambda _: replicated(mesh),
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -54,7 +54,7 @@ class _ShardRows:
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.first_rows is None:
             starts = rows * self.body_length
-            ends = np.full_like(starts, len(self.shard.tokens))
+            ends = np.full_like(starts, self.shard.num_tokens)
         else:
             documents = np.searchsorted(self.first_rows, rows, side="right") - 1
             offsets = self.shard.document_offsets
@@ -121,7 +121,7 @@ class Rows:
 def _shard_rows(shard: Shard, separator: str, config: DataConfig) -> _ShardRows:
     body_length = config.sequence_length - 2
     if config.packing == "packed":
-        return _ShardRows(shard, -(-len(shard.tokens) // body_length), body_length)
+        return _ShardRows(shard, -(-shard.num_tokens // body_length), body_length)
     separator_length = 1 if separator == "sep" else 0
     lengths = np.diff(shard.document_offsets.astype(np.int64)) - separator_length
     ends = np.cumsum(-(-lengths // body_length))

@@ -1,0 +1,80 @@
+"""What a run reads: rows to train on, rows to evaluate on, and the one tokenizer of both."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import DataConfig, MaskingConfig, MaskingRecipe
+from mlm_jax.data.batches import Rows
+from mlm_jax.data.shards import TOKENIZER_FOLDER, TokenStore, open_shards
+from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Opened data. `fingerprint` is the training data's, tokens and order of documents."""
+
+    tokenizer: Tokenizer
+    train: Rows
+    evaluation: Rows | None
+    fingerprint: str
+
+    def description(self, config: DataConfig) -> dict[str, Any]:
+        """What a checkpoint has to be continued with: data, tokenizer and how documents become rows."""
+        return {
+            "data": {
+                "fingerprint": self.fingerprint,
+                "sequence_length": config.sequence_length,
+                "packing": config.packing,
+            },
+            "tokenizer": {"fingerprint": self.tokenizer.fingerprint},
+        }
+
+
+def open_sources(config: DataConfig) -> Sources:
+    """The prepared folders that the config names.
+
+    Raises:
+        InputError: a folder is missing, incomplete or damaged, or the two were made with different tokenizers.
+    """
+    if not config.path:
+        raise InputError("data.path: must name a folder that scripts/prepare_data.py made")
+    tokenizer = Tokenizer.load(Path(config.path) / TOKENIZER_FOLDER)
+    evaluation = open_shards(config.eval_path) if config.eval_path else None
+    return _sources(open_shards(config.path), evaluation, tokenizer, config)
+
+
+def tokenise_sources(
+    documents: Iterable[str], eval_documents: Iterable[str] | None, tokenizer: Tokenizer, config: DataConfig
+) -> Sources:
+    """Strings, tokenised in memory."""
+    evaluation = None if eval_documents is None else TokenStore.from_documents(eval_documents, tokenizer)
+    return _sources(TokenStore.from_documents(documents, tokenizer), evaluation, tokenizer, config)
+
+
+def _sources(train: TokenStore, evaluation: TokenStore | None, tokenizer: Tokenizer, config: DataConfig) -> Sources:
+    return Sources(
+        tokenizer=tokenizer,
+        train=Rows(train, tokenizer, config),
+        evaluation=None if evaluation is None else Rows(evaluation, tokenizer, config),
+        fingerprint=train.fingerprint,
+    )
+
+
+def resolve_masking(recipe: MaskingRecipe, tokenizer: Tokenizer, sequence_length: int) -> MaskingConfig:
+    """The recipe with the tokenizer's ids: no special token is selected, and [MASK] is what replaces."""
+    return MaskingConfig(
+        mask_selection_rate=recipe.mask_selection_rate,
+        mask_selection_length=recipe.selection_length(sequence_length),
+        mask_token_rate=recipe.mask_token_rate,
+        random_token_rate=recipe.random_token_rate,
+        selection=recipe.selection,
+        random_pool=recipe.random_pool,
+        unit=recipe.unit,
+        vocabulary_size=tokenizer.vocabulary_size,
+        mask_token_id=tokenizer.mask_token_id,
+        unselectable_token_ids=tokenizer.special_token_ids,
+        padding_token_id=tokenizer.pad_token_id,
+    )

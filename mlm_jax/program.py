@@ -1,0 +1,131 @@
+"""A config on a mesh, compiled: the shardings of everything a step touches, and the executables."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from mlm_jax.config import MaskingConfig, TrainConfig
+from mlm_jax.data.batches import Batch
+from mlm_jax.errors import InputError
+from mlm_jax.model.bert import BertMaskedLM
+from mlm_jax.sharding import (
+    BATCH_AXES,
+    batch_sharding,
+    optimizer_shardings,
+    parameter_shardings,
+    replicated,
+)
+from mlm_jax.train_step import StepSetup, TrainState, eval_step, initial_state, make_setup, train_step
+
+
+@dataclass(frozen=True)
+class Program:
+    """The executables of a run. A second program of the same config comes from the compilation cache."""
+
+    config: TrainConfig
+    mesh: Mesh
+    setup: StepSetup
+    abstract_state: TrainState
+    """Shape, dtype and sharding of every array of the state."""
+    train: jax.stages.Compiled
+    """(state, batch) to (state, metrics); takes over the buffers of the state it is given."""
+    evaluate: jax.stages.Compiled
+    """(params, batch of `evaluation_batch_size` rows) to MaskedLMSums."""
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Rows of an evaluation batch: those of a microbatch, so that evaluation needs no more memory."""
+        return self.config.batch_size // self.config.accumulation_steps
+
+    def initial_state(self) -> TrainState:
+        """Freshly drawn parameters, each shard made where it stays; the same on every mesh."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        with jax.set_mesh(self.mesh):
+            return jax.jit(partial(initial_state, self.config, self.setup), out_shardings=shardings)()
+
+    def put(self, batch: Batch) -> Batch:
+        """This process's rows as arrays over the mesh, their first dimension split over the batch axes."""
+        sharding = batch_sharding(self.mesh)
+        return Batch(*(jax.make_array_from_process_local_data(sharding, part) for part in batch))
+
+    def memory_report(self) -> str:
+        """Bytes a device, as XLA planned them."""
+        plan = self.train.memory_analysis()
+        peak = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+        peak -= plan.alias_size_in_bytes
+        parts = {
+            "parameters": device_bytes(self.abstract_state.params),
+            "optimiser": device_bytes(self.abstract_state.opt_state),
+            "temporary": plan.temp_size_in_bytes,
+            "in all": peak,
+        }
+        return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())
+
+
+def build_program(config: TrainConfig, masking: MaskingConfig, mesh: Mesh) -> Program:
+    """Trace and compile the steps of `config` for `mesh`; no parameter is allocated.
+
+    Raises:
+        InputError: the mesh divides neither the rows of a microbatch nor a dimension that it splits.
+    """
+    microbatch = config.batch_size // config.accumulation_steps
+    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    if microbatch % ways:
+        raise InputError(
+            f"batch_size / accumulation_steps = {microbatch}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
+        )
+    setup = make_setup(config, masking)
+    state = abstract_state(config, setup, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    with jax.set_mesh(mesh):
+        train = jax.jit(
+            partial(train_step, setup),
+            out_shardings=(shardings, replicated(mesh)),
+            donate_argnums=0,
+        ).lower(state, abstract_batch(config, mesh, config.batch_size))
+        evaluate = jax.jit(partial(eval_step, setup), out_shardings=replicated(mesh)).lower(
+            state.params, abstract_batch(config, mesh, microbatch)
+        )
+    return Program(config, mesh, setup, state, train.compile(), evaluate.compile())
+
+
+def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:
+    """Shape, dtype and sharding of every array of the state: parameters by the rules, moments beside them."""
+    shapes = jax.eval_shape(partial(initial_state, config, setup))
+    model = nnx.eval_shape(lambda: BertMaskedLM(config.model, key=jax.random.key(0)))
+    params = parameter_shardings(mesh, model)
+    shardings = TrainState(
+        step=replicated(mesh),
+        params=params,
+        opt_state=optimizer_shardings(mesh, setup.optimizer, shapes.opt_state, params),
+        nonfinite_steps=replicated(mesh),
+    )
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def abstract_batch(config: TrainConfig, mesh: Mesh, rows: int) -> Batch:
+    """Shape, dtype and sharding of a batch of `rows` rows."""
+    sharding = batch_sharding(mesh)
+    return Batch(
+        token_ids=jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32, sharding=sharding),
+        example_ids=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
+        epochs=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
+    )
+
+
+def device_bytes(abstract: Any) -> int:
+    """Bytes that one device holds of a tree of abstract, sharded arrays."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(abstract)
+    )

@@ -1,0 +1,213 @@
+"""What a run tells while it trains: progress, metrics lines, warnings, and when to give up."""
+
+import math
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from mlm_jax.config import TrainConfig
+from mlm_jax.data.batches import Rows, TrainingBatches
+from mlm_jax.errors import RunError
+from mlm_jax.metrics import (
+    EvaluationRecord,
+    MetricsLog,
+    OneBehind,
+    StepRecord,
+    ThroughputMeter,
+    masking_warnings,
+    mfu,
+    peak_flops,
+    train_flops_per_sequence,
+)
+from mlm_jax.model.loss import MaskedLMSums
+from mlm_jax.program import Program
+from mlm_jax.train_step import StepMetrics
+
+
+def say(message: str) -> None:
+    """One line on stderr, above the progress bar where there is one."""
+    tqdm.write(message, file=sys.stderr)
+
+
+class Reporter:
+    """Turns device metrics, one step late, into the bar, the files and the warnings.
+
+    On a terminal a bar shows loss, tokens/s and the time left; elsewhere each logged step is a line.
+    """
+
+    def __init__(self, folder: Path, program: Program, batches: TrainingBatches, start: int) -> None:
+        """Open the files of the run; records after step `start` are dropped."""
+        self._program, self._config, self._batches = program, program.config, batches
+        self._log = MetricsLog(folder, resume_step=start)
+        self._behind = OneBehind()
+        self._meter = ThroughputMeter()
+        self._warned: set[str] = set()
+        self._window = _MaskCounts()
+        self._first_step = start + 1
+        self._interactive = sys.stderr.isatty()
+        self._bar = tqdm(
+            initial=start,
+            total=self._config.num_steps,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self._interactive,
+        )
+
+    def __enter__(self) -> "Reporter":
+        """The reporter itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the bar and the files."""
+        self._bar.close()
+        self._log.close()
+
+    def step(self, step: int, metrics: StepMetrics) -> None:
+        """Take the device metrics of `step` (from 1); report those of the step before.
+
+        Raises:
+            RunError: too many steps in a row were not finite.
+        """
+        self._report(self._behind.push(step, metrics))
+
+    def flush(self) -> None:
+        """Report what is still held, waiting for the device."""
+        self._report(self._behind.flush())
+
+    def paused(self) -> AbstractContextManager[None]:
+        """A context whose time is not counted as training."""
+        return self._meter.paused()
+
+    def evaluation(self, step: int, sums: MaskedLMSums) -> float:
+        """Log an evaluation's sums (numbers on the host); returns the loss in nats."""
+        weight = max(float(sums.weight), 1.0)
+        loss = float(sums.loss) / weight
+        record = EvaluationRecord(
+            step=step,
+            epoch=self._batches.epoch(step),
+            mlm_loss=loss,
+            mlm_accuracy=float(sums.correct) / weight,
+            perplexity=perplexity(loss),
+            masked_tokens=round(float(sums.weight)),
+        )
+        self._log.log_evaluation(record)
+        say(f"step {step:,}: evaluation loss {loss:.4f}, accuracy {record.mlm_accuracy:.1%}")
+        return loss
+
+    def _report(self, held: tuple[int, Any] | None) -> None:
+        if held is None:
+            return
+        step, metrics = held
+        rows, length = self._config.batch_size, self._config.data.sequence_length
+        self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
+        self._window.add(rows, metrics)
+        self._bar.update()
+        if metrics.nonfinite_steps:
+            self._warn_of_nonfinite(step, metrics)
+        if step == self._first_step:
+            rate = float(metrics.masked_tokens) / max(float(metrics.selectable_tokens), 1.0)
+            say(f"step {step:,}: loss {metrics.loss:.4f}, {rate:.2%} of the selectable tokens masked")
+            self._warn_of_masking()
+        if step % self._config.log_every == 0 or step == self._config.num_steps:
+            self._log_step(step, metrics)
+            self._warn_of_masking()
+
+    def _log_step(self, step: int, metrics: StepMetrics) -> None:
+        rates = self._meter.read()
+        record = StepRecord(
+            step=step,
+            epoch=self._batches.epoch(step),
+            loss=float(metrics.loss),
+            mlm_accuracy=float(metrics.mlm_accuracy),
+            masked_tokens=round(float(metrics.masked_tokens)),
+            grad_norm=float(metrics.grad_norm),
+            learning_rate=float(metrics.learning_rate),
+            tokens_per_second=rates.tokens_per_second,
+            real_tokens_per_second=rates.real_tokens_per_second,
+            sequences_per_second=rates.sequences_per_second,
+            step_seconds=rates.step_seconds,
+            mfu=self._mfu(rates.sequences_per_second),
+        )
+        self._log.log_step(record)
+        self._bar.set_postfix_str(f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s")
+        if not self._interactive:
+            left = (self._config.num_steps - step) * record.step_seconds
+            say(
+                f"step {step:,}/{self._config.num_steps:,}: loss {record.loss:.4f}, "
+                f"{record.tokens_per_second:,.0f} tokens/s, {tqdm.format_interval(left)} left"
+            )
+
+    def _mfu(self, sequences_per_second: float) -> float | None:
+        config, mesh = self._config, self._program.mesh
+        flops = train_flops_per_sequence(
+            num_layers=config.model.num_layers,
+            hidden_dim=config.model.hidden_dim,
+            intermediate_dim=config.model.intermediate_dim,
+            length=config.data.sequence_length,
+            masked=self._program.setup.masking.mask_selection_length,
+            vocabulary_size=config.model.vocabulary_size,
+        )
+        return mfu(
+            flops_per_sequence=flops,
+            sequences_per_second=sequences_per_second,
+            num_devices=mesh.size,
+            peak=peak_flops(mesh.devices.flat[0].device_kind, config.compute.dtype),
+        )
+
+    def _warn_of_masking(self) -> None:
+        for warning in masking_warnings(self._program.setup.masking, **self._window.take()):
+            kind = warning.split()[0]
+            if kind not in self._warned:
+                self._warned.add(kind)
+                say(f"warning: {warning}")
+
+    def _warn_of_nonfinite(self, step: int, metrics: StepMetrics) -> None:
+        in_a_row, limit = int(metrics.nonfinite_steps), self._config.max_nonfinite_steps
+        say(f"warning: step {step:,} was skipped: loss {metrics.loss}, gradient norm {metrics.grad_norm}")
+        if in_a_row >= limit:
+            raise RunError(
+                f"step {step:,}: {in_a_row} steps in a row had a non-finite loss or gradient "
+                "(max_nonfinite_steps); a lower optimizer.learning_rate or a longer warm-up would be the first try"
+            )
+
+
+class _MaskCounts:
+    """What the masks of the steps since the last check add up to."""
+
+    def __init__(self) -> None:
+        self.take()
+
+    def add(self, rows: int, metrics: StepMetrics) -> None:
+        self._counts["rows"] += rows
+        for name in ("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows"):
+            self._counts[name] += round(float(getattr(metrics, name)))
+
+    def take(self) -> dict[str, int]:
+        counts = getattr(self, "_counts", {})
+        names = ("rows", "real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows")
+        self._counts = dict.fromkeys(names, 0)
+        return counts
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
+    """What is about to be trained and what it takes, before step 0."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(program.abstract_state.params))
+    shape = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
+    device = program.mesh.devices.flat[0].device_kind
+    steps = rows.num_rows / config.batch_size
+    say(f"model: {count:,} parameters; mesh: {shape} of {device}; compute: {config.compute.dtype}")
+    say(f"data: {rows.num_rows:,} rows of {config.data.sequence_length} tokens, {steps:,.1f} steps an epoch")
+    say(
+        f"masking: {config.masking.mask_selection_rate:.0%} of the tokens, at most "
+        f"{program.setup.masking.mask_selection_length} a row"
+    )
+    say(f"memory a device: {program.memory_report()}")

@@ -1,0 +1,50 @@
+"""What lies where in a run folder, and how a run is read back from it.
+
+    RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import BertConfig, TrainConfig, from_json, to_json
+from mlm_jax.data.files import write_atomically
+from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.errors import InputError
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FOLDER = "tokenizer"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
+    """Write config.json and tokenizer/, each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_atomically(folder / CONFIG_FILE, to_json(config).encode())
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The config of a run. InputError where the folder is none or its config does not parse."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; scripts/train.py makes one")
+    return from_json(TrainConfig, file.read_text())
+
+
+def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
+    """`optimizer.learning_rate: 0.001 → 0.0005` for every setting that differs."""
+    old, new = flatten(asdict(before)), flatten(asdict(now))
+    return [f"{name}: {old[name]} → {new[name]}" for name in new if old[name] != new[name]]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict with its keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def load_params(folder: Path, model: BertConfig, abstract_params: Any) -> Any:
+    raise NotImplementedError

@@ -1,0 +1,19 @@
+"""Train a masked language model, or go on with a run that was stopped: train.py CONFIG.py [--setting value …]."""
+
+import sys
+
+from mlm_jax import cli
+from mlm_jax.config_files import parse_config
+
+
+def main() -> int:
+    """Read the config, train; 75 where a signal stopped the run and the same command goes on."""
+    config = parse_config(sys.argv[1:], prog="train.py")
+    # Late, so that a mistyped setting is told before jax starts.
+    from mlm_jax.trainer import train
+
+    return 0 if train(config).finished else cli.EXIT_STOPPED
+
+
+if __name__ == "__main__":
+    cli.run(main)
