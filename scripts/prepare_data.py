@@ -31,7 +31,8 @@ class Arguments:
     separator: Separator = "sep"
     """What ends each document: the token [SEP], or nothing."""
     shard_tokens: int = DEFAULT_SHARD_TOKENS
-    """A shard ends with the document that brings it to this many tokens; a killed run repeats at most one shard."""
+    """A shard ends with the document that brings it to this many tokens; a killed run repeats at most one
+    shard."""
     workers: int | None = None
     """Threads; one a core by default. The output does not depend on it."""
 

@@ -1,7 +1,7 @@
 """Files and lists of strings → documents.
 
-A document is one non-empty string. Files are read as streams, one line or one record batch at a time, so memory
-does not grow with a corpus; a single document has to fit in memory.
+A document is one non-empty string. Files are read as streams, one line or one record batch at a time, so
+memory does not grow with a corpus; a single document has to fit in memory.
 """
 
 import bz2
@@ -28,7 +28,7 @@ TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
 _READ_BYTES = 1 << 16
-# zstandard hands back all that a piece decompresses to; zstd's best ratio, near 32,000, keeps this under 150 MB.
+# zstandard hands back all that a piece decompresses to, at most some 32,000 times as much: 130 MB.
 _ZSTD_PIECE_BYTES = 1 << 12
 _PARQUET_BATCH_ROWS = 256
 _BYTE_ORDER_MARK = "\ufeff"
@@ -38,8 +38,8 @@ _BYTE_ORDER_MARK = "\ufeff"
 class CorpusCounts:
     """What a reader has met so far; it grows while the documents are consumed.
 
-    documents: given to the caller. skipped: whitespace-only, empty or null. replaced: documents in which broken
-    UTF-8 or a lone surrogate was replaced by U+FFFD (only with `errors="replace"`).
+    documents: given to the caller. skipped: whitespace-only, empty or null. replaced: documents in which
+    broken UTF-8 or a lone surrogate was replaced by U+FFFD (only with `errors="replace"`).
     """
 
     documents: int = 0
@@ -57,15 +57,16 @@ def read_documents(
 ) -> Iterator[str]:
     """Stream the documents of `paths`, in the order of the paths and of the text inside each.
 
-    paths: `.txt`, `.jsonl` or `.parquet`; the first two also with `.gz`, `.zst`, `.xz` or `.bz2` behind; local paths,
-        glob patterns (sorted) and fsspec URLs. A file that several patterns match is read once.
+    paths: `.txt`, `.jsonl` or `.parquet`; the first two also with `.gz`, `.zst`, `.xz` or `.bz2` behind;
+        local paths, glob patterns (sorted) and fsspec URLs. A file that several patterns match is read once.
     text_field: the field of a JSON object, or the Parquet column, that holds the text.
     errors: "strict" stops at broken UTF-8; "replace" puts U+FFFD in its place and counts the document.
-    document_boundary: in `.txt`, a document is a line ("line") or what stands between blank lines ("blank_line").
+    document_boundary: in `.txt`, a document is a line ("line") or what stands between blank lines.
     counts: filled while the documents are consumed.
 
-    Raises InputError at the call for paths that cannot be read at all, and during iteration, naming the file and the
-    line, row or byte offset (in the decompressed text), for damaged content or when no document is found.
+    Raises InputError at the call for paths that cannot be read at all, and during iteration, naming the file
+    and the line, row or byte offset (in the decompressed text), for damaged content or when no document is
+    found.
     """
     files = expand_paths(paths)
     return _read_files(files, text_field, errors, document_boundary, counts or CorpusCounts())
@@ -261,23 +262,19 @@ def _decode(data: bytes, errors: ErrorPolicy, where: str, start: int) -> tuple[s
         return data.decode("utf-8"), False
     except UnicodeDecodeError as error:
         if errors == "strict":
-            raise InputError(
-                f"{where}: broken UTF-8 at byte {start + error.start} (0x{data[error.start]:02x}, {error.reason}); "
-                'errors="replace" continues and counts'
-            ) from error
+            what = f"broken UTF-8 at byte {start + error.start} (0x{data[error.start]:02x}, {error.reason})"
+            raise InputError(f"{where}: {what}; errors=replace continues and counts") from error
         return data.decode("utf-8", "replace"), True
 
 
 def _without_surrogates(text: str, errors: ErrorPolicy, where: str) -> tuple[str, bool]:
-    r"""Refuse or replace halves of surrogate pairs, which JSON can write (`"\ud800"`) and Unicode text cannot hold."""
+    r"""Refuse or replace lone surrogates: JSON can write them (`"\ud800"`), Unicode text has none."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         if errors == "strict":
-            raise InputError(
-                f"{where} holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}; "
-                'errors="replace" continues and counts'
-            ) from error
+            what = f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
+            raise InputError(f"{where}: {what}; errors=replace continues and counts") from error
         return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"), True
     return text, False
 
@@ -287,16 +284,9 @@ def _lines(file: str, raw: BinaryIO, compression: str) -> Iterator[bytes]:
 
     Raises InputError where the compressed data are damaged or cut off.
     """
-    stream: Iterable[bytes] = {
-        "": lambda: raw,
-        ".gz": lambda: gzip.GzipFile(fileobj=raw),
-        ".xz": lambda: lzma.LZMAFile(raw),
-        ".bz2": lambda: bz2.BZ2File(raw),
-        ".zst": lambda: io.BufferedReader(_ZstdFile(raw), _READ_BYTES),
-    }[compression]()
     empty = True
     try:
-        for line in stream:
+        for line in _decompressed(raw, compression):
             empty = False
             yield line
     except EOFError as error:
@@ -308,6 +298,20 @@ def _lines(file: str, raw: BinaryIO, compression: str) -> Iterator[bytes]:
         raise
     if empty:
         raise InputError(f"{file}: file is empty")
+
+
+def _decompressed(raw: BinaryIO, compression: str) -> Iterable[bytes]:
+    match compression:
+        case ".gz":
+            return gzip.GzipFile(fileobj=raw)
+        case ".xz":
+            return lzma.open(raw)
+        case ".bz2":
+            return bz2.open(raw)
+        case ".zst":
+            return io.BufferedReader(_ZstdFile(raw), _READ_BYTES)
+        case _:
+            return raw
 
 
 class _ZstdFile(io.RawIOBase):
@@ -344,7 +348,7 @@ class _ZstdFile(io.RawIOBase):
 
 
 def _refuse_damage(file: str, error: OSError) -> None:
-    # gzip, bz2 and pyarrow report damaged content as an OSError without a number; a failing disk or network has one.
+    # gzip, bz2 and pyarrow report damaged content as an OSError without a number; a failing disk has one.
     if error.errno is None:
         raise InputError(f"{file}: damaged: {_one_line(error)}") from error
 

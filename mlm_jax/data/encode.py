@@ -1,7 +1,7 @@
 """Documents → blocks of token ids, by several threads, in the order of the documents."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -21,8 +21,9 @@ _BLOCK_DOCUMENTS = 1 << 14
 class EncodedBlock:
     """Consecutive documents as token ids.
 
-    tokens: `[num_tokens]`, each document followed by its separator. document_lengths: int64 `[num_documents]`, in
-    tokens, the separator included; 0 for a document without tokens, such as one of control characters only.
+    tokens: `[num_tokens]`, uint16 or uint32, each document followed by its separator.
+    document_lengths: int64 `[num_documents]`, in tokens, the separator included; 0 for a document without
+        tokens, such as one of control characters only.
     document_characters: int64 `[num_documents]`.
     """
 
@@ -38,10 +39,10 @@ def token_dtype(vocabulary_size: int) -> np.dtype:
 
 def encode_documents(
     documents: Iterable[str], tokenizer: Tokenizer, separator: Separator = "sep", *, workers: int = 1
-) -> Iterator[EncodedBlock]:
+) -> Generator[EncodedBlock]:
     """Encode `documents` with `workers` threads and yield them in order, a few blocks ahead of the consumer.
 
-    The library lets go of Python's lock while it encodes, so threads run in parallel and share one vocabulary.
+    The library lets go of Python's lock while it encodes, so threads run in parallel.
     """
 
     def encode(block: Sequence[str]) -> EncodedBlock:

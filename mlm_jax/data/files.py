@@ -14,7 +14,7 @@ def partial_path(path: Path) -> Path:
 
 
 def commit(file: BinaryIO, path: Path) -> None:
-    """Close `file`, open for writing at `partial_path(path)`, and give it its name once its bytes are on the disk."""
+    """Close `file`, written at `partial_path(path)`, and give it its name once its bytes are on the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
@@ -27,7 +27,7 @@ def commit(file: BinaryIO, path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, after a crash too, finds all of it or the file as it was before."""
+    """Write `content` to `path`: a reader, after a crash too, finds all of it or what was there before."""
     try:
         with partial_path(path).open("wb") as file:
             file.write(content)

@@ -1,7 +1,7 @@
 """Files → tokenised shards: in parallel, in bounded memory, and from where it stopped after a kill.
 
-`progress.json` holds the settings and the shards that are complete; it is replaced after each shard and removed once
-the manifest stands. A shard has its name only when all its bytes are on the disk.
+`progress.json` holds the settings and the shards that are complete; it is replaced after each shard and
+removed once the manifest stands. A shard has its name only when all its bytes are on the disk.
 """
 
 import json
@@ -46,7 +46,11 @@ from mlm_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Totals:
-    """What a preparation holds. characters: of the documents kept. skipped: documents without text or tokens."""
+    """What a preparation holds.
+
+    characters: of the documents kept. skipped: documents without text or without tokens. replaced: documents
+    in which broken text was replaced.
+    """
 
     documents: int
     tokens: int
@@ -57,7 +61,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Preparation:
-    """The outcome of `prepare`. seconds and text_bytes (UTF-8) are those of this call; both 0 if nothing was left."""
+    """The outcome of `prepare`; seconds and text_bytes (UTF-8) of this call, 0 where all was done before."""
 
     totals: Totals
     seconds: float
@@ -99,13 +103,14 @@ def prepare(
 ) -> Preparation:
     """Tokenise the documents of `paths` into the folder `output`.
 
-    The first five settings are those of `read_documents` and `encode_documents`. A shard ends with the document that
-    brings it to `shard_tokens` tokens. workers: threads, one a core by default. The files are the same, byte for byte,
-    whatever the number of workers and however often the work was killed and called again. Calling it on a complete
-    folder of the same settings does nothing.
+    The first five settings are those of `read_documents` and `encode_documents`. A shard ends with the
+    document that brings it to `shard_tokens` tokens. workers: threads, one a core by default. The files are
+    the same, byte for byte, whatever the number of workers and however often the work was killed and called
+    again. Calling it on a complete folder of the same settings does nothing.
 
-    Raises InputError for bad input and then leaves nothing behind; for a folder that holds something else or was made
-    with other settings; and where the output cannot be written, which keeps the finished shards for another call.
+    Raises InputError for bad input and then leaves nothing behind; for a folder that holds something else or
+    was made with other settings; and where the output cannot be written, which keeps the finished shards for
+    another call.
     """
     if shard_tokens < 1:
         raise InputError(f"shard_tokens {shard_tokens}: expected at least 1")
@@ -240,21 +245,17 @@ def _finish(folder: Path, progress: _Progress, counts: CorpusCounts) -> Totals:
 
 
 def _check_settings(folder: Path, made_with: dict[str, Any], settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        found = made_with.get(name)
-        if found == value:
-            continue
-        if name == "inputs":
-            found, value = _first_difference(found or [], value)
-        raise InputError(
-            f"{folder}: made with other settings: {name} {found!r} there, {value!r} now; "
-            "choose another folder or remove this one"
-        )
-
-
-def _first_difference(found: list[Any], wanted: list[Any]) -> tuple[object, object]:
-    pairs = zip_longest(found, wanted, fillvalue="nothing")
-    return next((pair for pair in pairs if pair[0] != pair[1]), (found, wanted))
+    name = next((name for name, value in settings.items() if made_with.get(name) != value), None)
+    if name is None:
+        return
+    then, now = made_with.get(name), settings[name]
+    if name == "inputs" and isinstance(then, list):
+        pairs = zip_longest(then, now, fillvalue="nothing")
+        then, now = next(pair for pair in pairs if pair[0] != pair[1])
+    raise InputError(
+        f"{folder}: made with other settings: {name} was {then!r}, is {now!r}; "
+        "choose another folder or remove this one"
+    )
 
 
 def _read_progress(file: Path) -> _Progress:

@@ -1,7 +1,7 @@
 """Tokenised documents on disk: format, checksums, memory-mapped reader.
 
     FOLDER/tokens-00000.bin      token ids, one document after the other; uint16 or uint32, little-endian
-           documents-00000.bin   uint64 [num_documents + 1], where each document of the shard starts, in tokens
+           documents-00000.bin   uint64 [num_documents + 1], where each document of the shard starts
            …
            tokenizer/            the tokenizer they were made with
            manifest.json         written last: its presence says that the preparation is complete
@@ -62,11 +62,11 @@ class Shard:
 
     @cached_property
     def document_offsets(self) -> np.ndarray:
-        """uint64 `[num_documents + 1]`: document i is `tokens[document_offsets[i] : document_offsets[i + 1]]`."""
+        """uint64 `[num_documents + 1]`: document i is `tokens[offsets[i] : offsets[i + 1]]`."""
         return _mapped(self.document_source, _OFFSET_DTYPE)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the cached maps: pickling a map would copy the whole file into the pickle.
+        """Leave the maps out: pickling one would copy the whole file into the pickle."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
@@ -74,8 +74,8 @@ class Shard:
 class TokenStore:
     """Tokenised documents, on disk or in memory.
 
-    fingerprint: sha256 over everything that determines the tokens and their division into shards; it is the same for
-    documents in memory and for the same documents prepared on disk with as many tokens a shard.
+    fingerprint: sha256 over everything that determines the tokens and their division into shards; it is the
+    same for documents in memory and for the same documents prepared on disk with as many tokens a shard.
     """
 
     shards: tuple[Shard, ...]
@@ -140,8 +140,8 @@ class TokenStore:
 def open_shards(path: str | Path) -> TokenStore:
     """Open a prepared folder: read its manifest, check that the files have their sizes, map nothing yet.
 
-    Raises InputError, naming the file, where the folder is not a complete preparation of a known version, or a shard
-    is missing or cut off. The checksums are left to `verify_shards`.
+    Raises InputError, naming the file, where the folder is not a complete preparation of a known version, or
+    a shard is missing or cut off. The checksums are left to `verify_shards`.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -238,9 +238,10 @@ def document_offsets(document_lengths: np.ndarray) -> np.ndarray:
 
 
 def shard_parts(blocks: Iterable[EncodedBlock], shard_tokens: int) -> Iterator[tuple[EncodedBlock, bool]]:
-    """Divide `blocks` into shards; each part comes with whether a shard ends with it, and the last part's shard ends.
+    """Divide `blocks` into shards: yield parts of them, each with whether a shard ends with it.
 
-    A shard ends with the document that brings it to `shard_tokens` tokens, so the division does not depend on blocks.
+    A shard ends with the document that brings it to `shard_tokens` tokens, and the last with the last
+    document, so the division does not depend on the blocks.
     """
     held = 0
     previous: EncodedBlock | None = None
@@ -270,7 +271,7 @@ def shard_parts(blocks: Iterable[EncodedBlock], shard_tokens: int) -> Iterator[t
 
 
 class ShardWriter:
-    """Writes shard `index` of `folder` under partial names; `close` makes it appear, `discard` makes it vanish."""
+    """Writes a shard under partial names; `close` makes it appear, `discard` makes it vanish."""
 
     def __init__(self, folder: Path, index: int) -> None:
         """Open the token file. Memory: the document offsets of the one shard."""
