@@ -1,7 +1,7 @@
 """A config on a mesh, compiled: the shardings of everything a step touches, and the executables."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -26,17 +26,38 @@ from mlm_jax.train_step import StepSetup, TrainState, eval_step, initial_state, 
 
 @dataclass(frozen=True)
 class Program:
-    """The executables of a run. A second program of the same config comes from the compilation cache."""
+    """The steps of a run, each compiled when it is first asked for."""
 
     config: TrainConfig
     mesh: Mesh
     setup: StepSetup
     abstract_state: TrainState
     """Shape, dtype and sharding of every array of the state."""
-    train: jax.stages.Compiled
-    """(state, batch) to (state, metrics); takes over the buffers of the state it is given."""
-    evaluate: jax.stages.Compiled
-    """(params, batch of `evaluation_batch_size` rows) to MaskedLMSums."""
+
+    @cached_property
+    def train(self) -> jax.stages.Compiled:
+        """(state, batch) to (state, metrics); takes over the buffers of the state it is given."""
+        return self.lowered_train.compile()
+
+    @cached_property
+    def lowered_train(self) -> jax.stages.Lowered:
+        """The train step before XLA compiles it."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        step = jax.jit(
+            partial(train_step, self.setup),
+            out_shardings=(shardings, replicated(self.mesh)),
+            donate_argnums=0,
+        )
+        with jax.set_mesh(self.mesh):
+            return step.lower(self.abstract_state, self._abstract_batch(self.config.batch_size))
+
+    @cached_property
+    def evaluate(self) -> jax.stages.Compiled:
+        """(params, batch of `evaluation_batch_size` rows) to MaskedLMSums."""
+        step = jax.jit(partial(eval_step, self.setup), out_shardings=replicated(self.mesh))
+        batch = self._abstract_batch(self.evaluation_batch_size)
+        with jax.set_mesh(self.mesh):
+            return step.lower(self.abstract_state.params, batch).compile()
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -54,6 +75,15 @@ class Program:
         sharding = batch_sharding(self.mesh)
         return Batch(*(jax.make_array_from_process_local_data(sharding, part) for part in batch))
 
+    def _abstract_batch(self, rows: int) -> Batch:
+        sharding = batch_sharding(self.mesh)
+        length = self.config.data.sequence_length
+        return Batch(
+            token_ids=jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=sharding),
+            example_ids=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
+            epochs=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
+        )
+
     def memory_report(self) -> str:
         """Bytes a device, as XLA planned them."""
         plan = self.train.memory_analysis()
@@ -69,7 +99,7 @@ class Program:
 
 
 def build_program(config: TrainConfig, masking: MaskingConfig, mesh: Mesh) -> Program:
-    """Trace and compile the steps of `config` for `mesh`; no parameter is allocated.
+    """The steps of `config` on `mesh`; nothing is compiled and no parameter allocated yet.
 
     Raises:
         InputError: the mesh divides neither the rows of a microbatch nor a dimension that it splits.
@@ -81,18 +111,7 @@ def build_program(config: TrainConfig, masking: MaskingConfig, mesh: Mesh) -> Pr
             f"batch_size / accumulation_steps = {microbatch}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
         )
     setup = make_setup(config, masking)
-    state = abstract_state(config, setup, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    with jax.set_mesh(mesh):
-        train = jax.jit(
-            partial(train_step, setup),
-            out_shardings=(shardings, replicated(mesh)),
-            donate_argnums=0,
-        ).lower(state, abstract_batch(config, mesh, config.batch_size))
-        evaluate = jax.jit(partial(eval_step, setup), out_shardings=replicated(mesh)).lower(
-            state.params, abstract_batch(config, mesh, microbatch)
-        )
-    return Program(config, mesh, setup, state, train.compile(), evaluate.compile())
+    return Program(config, mesh, setup, abstract_state(config, setup, mesh))
 
 
 def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:
@@ -110,16 +129,6 @@ def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainSt
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
         shardings,
-    )
-
-
-def abstract_batch(config: TrainConfig, mesh: Mesh, rows: int) -> Batch:
-    """Shape, dtype and sharding of a batch of `rows` rows."""
-    sharding = batch_sharding(mesh)
-    return Batch(
-        token_ids=jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32, sharding=sharding),
-        example_ids=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
-        epochs=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
     )
 
 

@@ -1,0 +1,31 @@
+"""Evaluate a run's newest checkpoint on prepared data: one JSON line."""
+
+import json
+from dataclasses import dataclass
+
+import tyro
+
+from mlm_jax import cli
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a run's newest checkpoint on prepared data, with the same masks every time: one JSON line."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder of scripts/train.py."""
+    data: str
+    """Folder of scripts/prepare_data.py."""
+
+
+def main() -> None:
+    """Read the arguments, evaluate, print."""
+    arguments = tyro.cli(Arguments)
+    # Late, so that a mistyped argument is told before jax starts.
+    from mlm_jax.pretrained import evaluate_run
+
+    print(json.dumps(evaluate_run(arguments.run, arguments.data)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
