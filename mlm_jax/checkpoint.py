@@ -23,7 +23,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,7 +76,7 @@ class Checkpointer:
                 lightweight_initialize=True,
                 save_root_metadata=False,
                 todelete_subdir=_DELETED,
-                preservation_policy=_NewestAndBest(keep_newest, self._eval_loss),
+                preservation_policy=_NewestAndBest(keep_newest, self._eval_losses),
             ),
         )
 
@@ -209,7 +209,7 @@ class Checkpointer:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # the machine's trouble, not the file's
         except Exception as error:
-            raise _DamagedError(_reason(error)) from error
+            raise _DamagedError(f"arrays: {_reason(error)}") from error
         digests = _digests(leaves)
         if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
             raise _DamagedError(f"the values of {_join(changed)} are not those that were saved")
@@ -227,16 +227,17 @@ class Checkpointer:
             raise _DamagedError("manifest: the checksum does not match")
         return sealed["manifest"]
 
-    def _eval_loss(self, step: int) -> float | None:
-        if step not in self._eval_losses:
-            try:
-                self._eval_losses[step] = self._manifest(step)["eval_loss"]
-            except _DamagedError:
-                self._eval_losses[step] = None
-        return self._eval_losses[step]
+    def _read_eval_losses(self) -> None:
+        """Once for each checkpoint of an earlier run, while no save is under way: Orbax would wait for it."""
+        for step in self.steps():
+            if step not in self._eval_losses:
+                try:
+                    self._eval_losses[step] = self._manifest(step)["eval_loss"]
+                except _DamagedError:
+                    self._eval_losses[step] = None
 
     def _clear_the_way(self) -> None:
-        """Make the folder, remove what was left half-written, move damaged checkpoints aside."""
+        """Before a save: make the folder, remove leftovers, move damaged checkpoints aside."""
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -248,6 +249,7 @@ class Checkpointer:
             ocp.multihost.sync_global_processes("mlm_jax.checkpoint.moved_aside")
             self._damaged.clear()
             self._manager.reload()
+        self._read_eval_losses()
 
     def _leftovers(self) -> list[Path]:
         if jax.process_index() != 0 or not self.directory.is_dir():
@@ -264,8 +266,8 @@ class Checkpointer:
 
     def _settle(self) -> None:
         """Remove what a failed save left, until TensorStore no longer makes it again for its other writes."""
-        last_seen = time.monotonic()
-        while time.monotonic() < last_seen + 0.3:
+        start = last_seen = time.monotonic()
+        while time.monotonic() < min(last_seen + 0.3, start + 10):
             if self._leftovers():
                 self._remove_leftovers()
                 last_seen = time.monotonic()
@@ -288,15 +290,15 @@ class _NewestAndBest:
     Orbax's own `BestN` reads losses from a file that crashes its constructor when it is damaged.
     """
 
-    def __init__(self, keep_newest: int, eval_loss: Callable[[int], float | None]) -> None:
+    def __init__(self, keep_newest: int, eval_losses: Mapping[int, float | None]) -> None:
         self._keep_newest = keep_newest
-        self._eval_loss = eval_loss
+        self._eval_losses = eval_losses
 
     def should_preserve(
         self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
     ) -> Sequence[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        losses = {step: loss for step in steps if (loss := self._eval_loss(step)) is not None}
+        losses = {step: loss for step in steps if (loss := self._eval_losses[step]) is not None}
         kept = {*steps[-self._keep_newest :], *sorted(losses, key=lambda step: (losses[step], -step))[:1]}
         return [step in kept for step in steps]
 
@@ -394,21 +396,22 @@ def _join(items: Sequence[object], separator: str = ", ") -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The error in one line of bearable length; TensorStore hides the system's own words in a paragraph."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The root of an error in one line: TensorStore packs the system's own words into a page."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
     if code := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(code[1]))
-    return text if len(text) <= 200 else f"{text[:200]}…"
+    text = re.sub(r"^([A-Z_]+: )?.*(local file .*?)( \[tensorstore_spec.*)?$", r"\1\2", text)[:300]
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
 def _silence_orbax() -> None:
     """Keep Orbax's tracebacks off stderr: what fails here surfaces as one exception, in the caller's thread.
 
-    Orbax logs failures from its background threads, through absl. Where one of many writes fails, it drops
-    the others: asyncio then logs exceptions that nobody fetched, or, where they finish after their event loop
-    was closed, each complains to `sys.unraisablehook`.
+    Orbax logs failures from its background threads, through absl. Where one of many reads or writes fails, it
+    drops the others: asyncio then logs exceptions that nobody fetched, and a coroutine that fails when it is
+    collected, or finishes after its event loop was closed, complains to `sys.unraisablehook`.
     """
 
     def is_other(record: logging.LogRecord) -> bool:
@@ -417,7 +420,9 @@ def _silence_orbax() -> None:
     report = sys.unraisablehook
 
     def report_other(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        code = getattr(unraisable.object, "cr_code", None)
+        is_orbax = code is not None and "orbax" in code.co_filename
+        if not is_orbax and str(unraisable.exc_value) != "Event loop is closed":
             report(unraisable)
 
     logging.getLogger("absl").addFilter(is_other)

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import shutil
 import subprocess
@@ -96,6 +97,19 @@ def test_keeps_the_newest_and_the_best_across_runs(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6"]
 
 
+def test_what_is_no_longer_kept_leaves_at_once_and_whole(tmp_path: Path) -> None:
+    """A process killed while it deletes a checkpoint must not leave half of it among the others."""
+    with Checkpointer(tmp_path / "run", keep_newest=1) as checkpointer:
+        checkpointer.save(1, make_state(1), DESCRIPTION)
+        checkpointer.save(2, make_state(2), DESCRIPTION)
+        deadline = time.monotonic() + 30
+        while checkpointer.steps() != [2] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (tmp_path / "run" / "deleted").rename(tmp_path / "kept")
+    assert_bitwise_equal(restore(tmp_path / "kept")[1], make_state(1))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["2"]
+
+
 def test_a_step_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     save_steps(tmp_path, range(1, 2))
     with Checkpointer(tmp_path) as checkpointer:
@@ -134,7 +148,7 @@ def test_refuses_another_shape_and_another_tree(tmp_path: Path) -> None:
 
 
 def truncate(folder: Path) -> None:
-    largest = max(files_of(folder / "state"), key=lambda path: path.stat().st_size)
+    largest = max((folder / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
 
 
@@ -293,6 +307,7 @@ def test_the_buffers_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> N
     with Checkpointer(tmp_path) as checkpointer:
         with jax.transfer_guard("disallow"):
             checkpointer.save(1, state, {})
+            assert checkpointer.steps() == []
             for _ in range(20):
                 state = update(state)
             jax.block_until_ready(state)
@@ -300,6 +315,14 @@ def test_the_buffers_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> N
         assert_bitwise_equal(restored, make(jax.random.key(0)))
         jax.block_until_ready(update(update(restored)))
         assert_bitwise_equal(checkpointer.restore(target, {})[1], make(jax.random.key(0)))
+
+
+def test_the_first_save_of_a_resumed_run_does_not_wait_either(tmp_path: Path) -> None:
+    state = [jax.random.normal(jax.random.key(i), (1024, 512)) for i in range(8)]
+    for step in (1, 2):
+        with Checkpointer(tmp_path, keep_newest=1) as checkpointer:
+            checkpointer.save(step, state, {})
+            assert step not in checkpointer.steps()
 
 
 def test_the_description_may_change_as_soon_as_save_returns(tmp_path: Path) -> None:
@@ -434,7 +457,7 @@ def test_a_failed_write_is_one_line_and_leaves_the_older_ones(tmp_path: Path) ->
     child = run_child(FULL_DISK, tmp_path)
     out, err = child.communicate(timeout=120)
     assert (child.returncode, err) == (0, "")
-    reason = os.strerror(27)
+    reason = os.strerror(errno.EFBIG)
     failures = [
         f"the checkpoint of step {step} could not be written to {tmp_path}: {reason}; "
         "older checkpoints left as they were: 1, 2"
