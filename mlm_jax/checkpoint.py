@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
-from mlm_jax.errors import InputError
+from mlm_jax.digest import array_digests
+from mlm_jax.errors import InputError, RunError
 
 PyTree = Any
 
@@ -42,7 +41,7 @@ _DELETED = "deleted"
 _ITEMS_SHOWN = 8
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunError):
     """A checkpoint could not be written. One line: the step, the folder, the reason, what is left."""
 
 
@@ -133,11 +132,26 @@ class Checkpointer:
             InputError: the checkpoint belongs to something else (the message lists every difference), or
                 every checkpoint is damaged.
         """
+        return self._newest(abstract_state, description, part=None)
+
+    def restore_part(
+        self, part: str, abstract_part: PyTree, description: dict[str, Any]
+    ) -> tuple[int, PyTree] | None:
+        """As `restore`, for one attribute or key of the state, for instance "params"; the rest is not read.
+
+        Of the description, only the keys of the given one are compared: whoever wants the parameters does not
+        care which data made them.
+        """
+        return self._newest(abstract_part, description, part=part)
+
+    def _newest(
+        self, abstract: PyTree, description: dict[str, Any], *, part: str | None
+    ) -> tuple[int, PyTree] | None:
         self.wait()
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return step, self._load(step, abstract_state, description)
+                return step, self._load(step, abstract, description, part=part)
             except _DamagedError as damage:
                 self._damaged.add(step)
                 if jax.process_index() == 0:
@@ -179,38 +193,45 @@ class Checkpointer:
             "description": description,
             "eval_loss": loss,
             "arrays": _describe(leaves),
-            "digests": _digests(leaves),
+            "digests": array_digests(leaves),
         }
         self._eval_losses[step] = loss
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(leaves), manifest=ocp.args.JsonSave(_sealed(manifest))
+                state=ocp.args.PyTreeSave(leaves), manifest=ocp.args.JsonSave(_sealed(manifest))
             ),
             force=True,
         )
 
-    def _load(self, step: int, abstract_state: PyTree, description: dict[str, Any]) -> PyTree:
+    def _load(self, step: int, abstract: PyTree, description: dict[str, Any], *, part: str | None) -> PyTree:
         manifest = self._manifest(step)
-        abstract_leaves, treedef = _name_leaves(abstract_state)
+        abstract_leaves, treedef = _name_leaves(abstract, part)
+        belongs_to, arrays = manifest["description"], manifest["arrays"]
+        if part is not None:
+            belongs_to = {key: value for key, value in belongs_to.items() if key in description}
+            arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
-            (manifest["description"], description, "continue with the same settings"),
-            (manifest["arrays"], _describe(abstract_leaves), "restore into the model it was saved from"),
+            (belongs_to, description, "continue with the same settings"),
+            (arrays, _describe(abstract_leaves), "restore into the model it was saved from"),
         ):
             if differences := _differences(_flatten(stored), _flatten(_as_json(now))):
                 raise InputError(
                     f"checkpoint {self.directory / str(step)} belongs to something else: {differences}; "
                     f"{remedy}, or name another output folder"
                 )
+        target = ocp.args.PyTreeRestore(
+            abstract_leaves,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_leaves),
+            partial_restore=part is not None,
+        )
         try:
-            leaves = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_leaves))
-            ).state
+            leaves = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # the machine's trouble, not the file's
         except Exception as error:
             raise _DamagedError(f"arrays: {_reason(error)}") from error
-        digests = _digests(leaves)
+        digests = array_digests(leaves)
         if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
             raise _DamagedError(f"the values of {_join(changed)} are not those that were saved")
         return treedef.unflatten([leaves[name] for name in abstract_leaves])
@@ -307,10 +328,11 @@ class _DamagedError(Exception):
     """A checkpoint is not what was saved; the message says in what."""
 
 
-def _name_leaves(tree: PyTree) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
+def _name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
     """Leaves by dotted path, so that what is stored does not depend on the classes of the tree's nodes."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    prefix = "" if part is None else f"{part}."
+    leaves = {prefix + jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
     if len(leaves) != len(paths):
         raise ValueError("two leaves of the state have the same dotted path")
     return leaves, treedef
@@ -318,41 +340,6 @@ def _name_leaves(tree: PyTree) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]
 
 def _describe(leaves: dict[str, Any]) -> dict[str, str]:
     return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in leaves.items()}
-
-
-def _digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
-    """One 32-bit number a leaf, computed where the leaf lives, the same on every mesh."""
-    return dict(zip(leaves, jax.device_get(_digest_all(list(leaves.values()))).tolist(), strict=True))
-
-
-@jax.jit
-def _digest_all(arrays: list[jax.Array]) -> jax.Array:
-    return jnp.stack([_digest(array) for array in arrays])
-
-
-def _digest(array: jax.Array) -> jax.Array:
-    """Sum modulo 2^32 of a hash of (position, bits) of every element: uint32 scalar.
-
-    Integer addition commutes exactly, so the sharding cannot show. For a fixed position the hash is a
-    bijection of the bits, so a change within one element (one 32-bit half of a 64-bit one) always shows; any
-    other change is missed once in 2^32. The mixing is what a sum of `bits * odd` lacks: there, the sign bits
-    of any two elements may flip unseen. Constants: lowbias32 of hash-prospector, and 2^32 / golden ratio.
-    """
-    if array.dtype == jnp.bool_:
-        words = array.astype(jnp.uint32)
-    else:
-        words_dtype = f"uint{8 * min(array.dtype.itemsize, 4)}"
-        words = jax.lax.bitcast_convert_type(array, words_dtype).astype(jnp.uint32)
-    position = jnp.zeros(words.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(words.ndim)):
-        iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        position += iota * np.uint32(stride % 2**32)
-        stride *= words.shape[axis]
-    mixed = words ^ (position * np.uint32(0x9E3779B9))
-    mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x21F0AAAD)
-    mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x735A2D97)
-    return jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)
 
 
 def _as_json(value: Any) -> Any:
