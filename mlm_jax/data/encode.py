@@ -12,9 +12,9 @@ from mlm_jax.data.tokenizer import Tokenizer
 
 Separator = Literal["sep", "none"]
 
-# Small, since each thread holds the library's encodings of one block (about 30 bytes a character).
-_BLOCK_CHARACTERS = 1 << 18
-_BLOCK_DOCUMENTS = 1 << 14
+# Small: each thread holds the library's encodings of one block, and they take turns at Python's lock.
+_BLOCK_CHARACTERS = 1 << 16
+_BLOCK_DOCUMENTS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def encode_documents(
         try:
             for block in _blocks(documents):
                 pending.append(pool.submit(encode, block))
-                if len(pending) > workers + 1:
+                if len(pending) > 2 * workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -1,13 +1,7 @@
-"""WordPiece by the `tokenizers` library: load, train, encode; the special ids; which ids continue a word.
-
-The rules are BERT's (google-research/bert, `tokenization.py`): clean the text, put spaces around Chinese
-characters, lowercase and strip accents where the vocabulary is uncased, split at whitespace and punctuation,
-then take the longest matching piece from the left.
-"""
+"""Text to token ids and back: load, train, encode; the special ids; which ids continue a word."""
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -16,23 +10,21 @@ from typing import Self
 
 import numpy as np
 import tokenizers
-from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.trainers import WordPieceTrainer
 
 from mlm_jax.data.files import write_atomically
+from mlm_jax.data.wordpiece import (
+    CONTINUATION_PREFIX,
+    SPECIAL_TOKENS,
+    bert_backend,
+    check_text,
+    train_vocabulary,
+)
 from mlm_jax.errors import InputError
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CONTINUATION_PREFIX = "##"
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
-
-# A character rarer than this is left to [UNK]: in a web corpus thousands of foreign characters would
-# otherwise take the place of words. In a text of less than a million characters every character is kept.
-_RAREST_CHARACTER_RATE = 1e-6
 
 # The library takes about 130 bytes a character while it encodes; this bounds it.
 _BATCH_CHARACTERS = 1 << 16
@@ -98,7 +90,7 @@ class Tokenizer:
             lowercase = options.get("do_lower_case")
         if lowercase is None:
             lowercase = not any(_is_cased(token) for token in vocabulary)
-        backend = _bert_backend(
+        backend = bert_backend(
             vocabulary,
             lowercase=lowercase,
             strip_accents=options.get("strip_accents"),
@@ -114,7 +106,6 @@ class Tokenizer:
         *,
         lowercase: bool = True,
         sample_characters: int = 50_000_000,
-        show_progress: bool = False,
     ) -> Self:
         """Train WordPiece on `documents`; the same documents give the same vocabulary, whatever the machine.
 
@@ -126,35 +117,10 @@ class Tokenizer:
 
         Raises InputError for a vocabulary too small for any character and for documents without text.
         """
-        room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
-        if room < 1:
-            raise InputError(
-                f"vocabulary size {vocabulary_size}: expected at least {len(SPECIAL_TOKENS) + 2}"
-            )
-        sample = _sample(documents, sample_characters)
-        backend = _bert_backend([], lowercase=lowercase)
-        alphabet = _alphabet(sample, backend.normalizer, room)
-        if not alphabet:
-            raise InputError(
-                "no text to train a tokenizer on; expected at least one document with a visible character"
-            )
-        # The library numbers the continuation characters in the order of a randomly seeded hash map, and
-        # breaks ties between merges by these numbers: naming every initial symbol makes the result a
-        # function of the text.
-        continuations = [CONTINUATION_PREFIX + c for c in alphabet if not _stands_alone(c, backend)]
-        trainer = WordPieceTrainer(
-            vocab_size=vocabulary_size,
-            special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuations],
-            initial_alphabet=alphabet,
-            limit_alphabet=len(alphabet),
-            continuing_subword_prefix=CONTINUATION_PREFIX,
-            show_progress=show_progress,
+        vocabulary = train_vocabulary(
+            documents, vocabulary_size, lowercase=lowercase, sample_characters=sample_characters
         )
-        backend.train_from_iterator(sample, trainer=trainer)
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        return cls(
-            _bert_backend(sorted(vocabulary, key=vocabulary.__getitem__), lowercase=lowercase), "training"
-        )
+        return cls(bert_backend(vocabulary, lowercase=lowercase), "training")
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `vocab.txt` into `folder`, each whole or not at all."""
@@ -184,8 +150,10 @@ class Tokenizer:
                 return self._encode_by_words(texts)
             else:
                 encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        except TypeError as error:
-            raise InputError(_what_is_no_text(texts)) from error
+        except (TypeError, AttributeError):
+            for index, text in enumerate(texts):
+                check_text(text, f"text {index}")
+            raise
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -289,37 +257,6 @@ def _batches(words: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _what_is_no_text(texts: Sequence[object]) -> str:
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            return f"text {index}: expected a string, found {type(text).__name__}"
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return f"text {index}: lone surrogate at character {error.start}; expected Unicode text"
-    return "a text cannot be encoded"
-
-
-def _bert_backend(
-    vocabulary: Sequence[str],
-    *,
-    lowercase: bool,
-    strip_accents: bool | None = None,
-    chinese_characters: bool = True,
-) -> tokenizers.Tokenizer:
-    token_ids = {token: token_id for token_id, token in enumerate(vocabulary)}
-    backend = tokenizers.Tokenizer(
-        WordPiece(token_ids, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION_PREFIX)
-    )
-    backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in token_ids])
-    backend.normalizer = BertNormalizer(
-        lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_characters
-    )
-    backend.pre_tokenizer = BertPreTokenizer()
-    backend.decoder = WordPieceDecoder(prefix=CONTINUATION_PREFIX)
-    return backend
-
-
 def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -361,35 +298,3 @@ def _is_cased(token: str) -> bool:
     # Only words tell: uncased vocabularies too hold entries such as [MASK] and <S>.
     word = token.removeprefix(CONTINUATION_PREFIX)
     return word.isalpha() and word != word.lower()
-
-
-def _sample(documents: Iterable[str], characters: int) -> list[str]:
-    """Return documents evenly spread over the stream, at most `characters` in total (a single longer one is
-    cut)."""
-    sample: list[str] = []
-    total, stride = 0, 1
-    for index, document in enumerate(documents):
-        if index % stride:
-            continue
-        sample.append(document[:characters])
-        total += len(sample[-1])
-        while total > characters:
-            sample, stride = sample[::2], stride * 2
-            total = sum(map(len, sample))
-    return sample
-
-
-def _alphabet(documents: Iterable[str], normalizer: BertNormalizer, limit: int) -> list[str]:
-    """Return the `limit` most frequent characters, without those that are very rare, in code point order."""
-    counts: Counter[str] = Counter()
-    for document in documents:
-        counts.update(normalizer.normalize_str(document))
-    floor = counts.total() * _RAREST_CHARACTER_RATE
-    common = [character for character in counts if not character.isspace() and counts[character] >= floor]
-    return sorted(sorted(common, key=lambda character: (-counts[character], character))[:limit])
-
-
-def _stands_alone(character: str, backend: tokenizers.Tokenizer) -> bool:
-    """Say whether words are split around `character`, as around punctuation and Chinese characters."""
-    text = backend.normalizer.normalize_str(f"a{character}")
-    return len(backend.pre_tokenizer.pre_tokenize_str(text)) > 1
