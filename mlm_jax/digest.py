@@ -21,7 +21,7 @@ def _digest(array: jax.Array) -> jax.Array:
     Integer addition commutes exactly, so the sharding cannot show. For a fixed position the hash is a
     bijection of the bits, so a change within one element (one 32-bit half of a 64-bit one) always shows; any
     other change is missed once in 2^32. The mixing is what a sum of `bits * odd` lacks: there, the sign bits
-    of any two elements may flip unseen. Constants: lowbias32 of hash-prospector, and 2^32 / golden ratio.
+    of any two elements may flip unseen. Constants: hash-prospector (C. Wellons), and 2^32 / golden ratio.
     """
     if array.dtype == jnp.bool_:
         words = array.astype(jnp.uint32)

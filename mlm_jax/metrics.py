@@ -245,7 +245,7 @@ def train_flops_per_sequence(
     return 3 * (encoder + head)
 
 
-# Dense bfloat16 FLOP/s of one JAX device, by the first words of its `device_kind`. TPU: Google Cloud's page
+# Dense bfloat16 FLOP/s of one JAX device, by its `device_kind`. TPU: Google Cloud's page
 # of each generation, "Peak compute per chip"; a v3 chip, 123e12, is two devices. NVIDIA: the product's data
 # sheet, half the figure given for sparse matrices.
 _PEAK_BFLOAT16 = {
@@ -281,11 +281,12 @@ def peak_flops(device_kind: str, compute_dtype: str) -> float | None:
     """
     if compute_dtype != "bfloat16":
         return None
+    if not device_kind.startswith("NVIDIA"):
+        return _PEAK_BFLOAT16.get(device_kind)
+    # NVIDIA adds form factor and memory size: the longest name that fits, "H100 PCIe" before "H100".
     words = device_kind.replace("-", " ").split()
-    for count in range(len(words), 0, -1):  # the longest name that fits: "TPU v5 lite" is not a "TPU v5"
-        if (peak := _PEAK_BFLOAT16.get(" ".join(words[:count]))) is not None:
-            return peak
-    return None
+    names = [" ".join(words[:count]) for count in range(len(words), 0, -1)]
+    return next((_PEAK_BFLOAT16[name] for name in names if name in _PEAK_BFLOAT16), None)
 
 
 def mfu(

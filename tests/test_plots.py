@@ -1,0 +1,64 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mlm_jax.plots import plot_losses
+
+TRAINING = (0x1F, 0x77, 0xB4)  # tab:blue
+EVALUATION = (0xFF, 0x7F, 0x0E)  # tab:orange
+
+
+def write_run(folder: Path, losses: list[float | None], evaluations: dict[int, float | None]) -> None:
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, start=1)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    lines = [json.dumps({"step": step, "mlm_loss": loss}) for step, loss in evaluations.items()]
+    (folder / "eval.jsonl").write_text("\n".join(lines))
+
+
+def pixels(picture: Path, colour: tuple[int, int, int]) -> np.ndarray:
+    """[pixels, 2] of (row, column) drawn in exactly this colour, outside the legend."""
+    image = np.rint(imread(picture)[..., :3] * 255).astype(int)
+    rows, columns = np.nonzero((image == colour).all(axis=-1))
+    return np.stack([rows, columns], axis=1)[(columns < 640) | (rows > 100)]
+
+
+@pytest.mark.parametrize("points", [1, 30, 1_000, 20_000])
+def test_draws_both_curves_falling(tmp_path: Path, points: int) -> None:
+    losses = [2 + 8 * 0.01 ** (i / points) for i in range(points)]
+    write_run(tmp_path, losses, {points // 2 + 1: 3.0, points: 2.5})
+    picture = plot_losses(tmp_path)
+    assert picture == tmp_path / "loss.png"
+    training = pixels(picture, TRAINING)
+    assert len(training) > 20
+    assert len(pixels(picture, EVALUATION)) > 20
+    if points > 1:
+        left, right = training[training[:, 1].argmin()], training[training[:, 1].argmax()]
+        assert left[0] < right[0] - 200
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_spike_does_not_flatten_the_curve(tmp_path: Path) -> None:
+    losses: list[float | None] = [10 - 8 * i / 2000 for i in range(2000)]
+    write_run(tmp_path, losses, {})
+    without = pixels(plot_losses(tmp_path), TRAINING)
+    losses[700], losses[701] = 1e6, None
+    write_run(tmp_path, losses, {})
+    with_spike = pixels(plot_losses(tmp_path), TRAINING)
+    assert np.ptp(with_spike[:, 0]) == pytest.approx(np.ptp(without[:, 0]), abs=5)
+
+
+def test_nothing_to_draw_is_no_picture(tmp_path: Path) -> None:
+    assert plot_losses(tmp_path) is None
+    write_run(tmp_path, [None], {1: None})
+    assert plot_losses(tmp_path) is None
+    assert not (tmp_path / "loss.png").exists()
+
+
+def test_importing_it_chooses_no_backend() -> None:
+    script = "import sys, mlm_jax.plots; print('matplotlib.pyplot' in sys.modules, 'jax' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).split()[0] == "False"
