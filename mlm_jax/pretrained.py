@@ -1,19 +1,17 @@
 """A trained masked language model as its user holds it: load it, fill masks, measure it."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
-from mlm_jax.config import BertConfig, MeshConfig, TrainConfig
+from mlm_jax.config import BertConfig, MeshConfig
 from mlm_jax.data.sources import open_sources, resolve_masking
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
@@ -58,7 +56,10 @@ class MaskedLM:
         """
         folder = Path(folder)
         config = read_config(folder).model
-        return cls(config, load_params(folder, config), Tokenizer.load(folder / TOKENIZER_FOLDER))
+        _, shapes = _abstract_model(config)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
+        return cls(config, load_params(folder, abstract), Tokenizer.load(folder / TOKENIZER_FOLDER))
 
     def fill_mask(self, text: str, *, top_k: int = 5) -> list[list[Candidate]]:
         """The `top_k` most probable tokens of each `[MASK]` in `text`, best first; a list a mask, left to right.
@@ -99,7 +100,7 @@ class MaskedLM:
 
     @cached_property
     def _logits(self) -> Any:
-        graph, _ = split_model(nnx.eval_shape(partial(BertMaskedLM, self.config, key=jax.random.key(0))))
+        graph, _ = _abstract_model(self.config)
 
         def logits(params: Any, token_ids: Array, padding_mask: Array, positions: Array) -> Array:
             return nnx.merge(graph, params)(token_ids, padding_mask, positions)
@@ -112,6 +113,10 @@ class MaskedLM:
         left, right = "[MASK]".join(parts[: place + 1]), "[MASK]".join(parts[place + 1 :])
         joined = left.rstrip() + entry.removeprefix("##") if entry.startswith("##") else left + entry
         return Candidate(score=float(score), token=int(token), token_str=entry, sequence=joined + right)
+
+
+def _abstract_model(config: BertConfig) -> tuple[nnx.GraphDef, Any]:
+    return split_model(nnx.eval_shape(partial(BertMaskedLM, config, key=jax.random.key(0))))
 
 
 def evaluate_run(folder: str | Path, data_path: str | Path) -> dict[str, float]:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.config import BertConfig, TrainConfig, from_json, to_json
+from mlm_jax.checkpoint import Checkpointer
+from mlm_jax.config import TrainConfig, from_json, to_json
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
@@ -46,5 +47,14 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def load_params(folder: Path, model: BertConfig, abstract_params: Any) -> Any:
-    raise NotImplementedError
+def load_params(folder: Path, abstract_params: Any) -> Any:
+    """The parameters of the newest whole checkpoint of a run, as the shapes and shardings of `abstract_params` ask.
+
+    Raises:
+        InputError: the run has no checkpoint, or its parameters have other names or shapes.
+    """
+    with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
+        restored = checkpointer.restore_part("params", abstract_params, {})
+    if restored is None:
+        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
+    return restored[1]

@@ -114,12 +114,17 @@ def optimizer_shardings(
 
     Left to itself, `jax.jit(optimizer.init)` returns replicated moments on a mesh of Auto axes.
     """
+
+    def is_masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)
+
     return optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        lambda leaf, sharding: leaf if is_masked(leaf) else sharding,
         abstract_opt_state,
         params,
         transform_non_params=lambda _: replicated(mesh),
+        is_leaf=is_masked,
     )
 
 

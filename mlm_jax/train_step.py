@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jaxtyping import Int
 
 from mlm_jax.config import ComputeConfig, MaskingConfig, TrainConfig
 from mlm_jax.data.batches import Batch
@@ -32,14 +31,18 @@ _EVALUATION_EPOCH = 2**32 - 1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that changes during training, and so all that a checkpoint holds."""
+    """All that changes during training, and so all that a checkpoint holds.
 
-    step: Int[Array, ""]
-    """Steps taken, int32."""
+    The leaves are arrays, or what stands for them: shapes, shardings.
+    """
+
+    step: Any
+    """Steps taken: int32 []."""
     params: Any
+    """Nested dict of float32 arrays."""
     opt_state: Any
-    nonfinite_steps: Int[Array, ""]
-    """How many of the last steps in a row were skipped for a non-finite loss or gradient, int32."""
+    nonfinite_steps: Any
+    """How many of the last steps in a row were skipped for a non-finite loss or gradient: int32 []."""
 
 
 class StepMetrics(NamedTuple):
@@ -112,7 +115,7 @@ def train_step(setup: StepSetup, state: TrainState, batch: Batch) -> tuple[Train
     sums, grads = _accumulate(setup, state, masked)
     weight = jnp.maximum(sums.weight, 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
-    loss, grad_norm = sums.loss / weight, optax.global_norm(grads)
+    loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
 
     updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

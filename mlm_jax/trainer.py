@@ -1,7 +1,7 @@
 """The loop, read from top to bottom: data, program, state, steps, end."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +170,7 @@ def _initial_state(config: TrainConfig, program: Program) -> TrainState:
     state = program.initial_state()
     if config.init_from is None:
         return state
-    params = load_params(Path(config.init_from), config.model, program.abstract_state.params)
-    return TrainState(
-        step=state.step, params=params, opt_state=state.opt_state, nonfinite_steps=state.nonfinite_steps
-    )
+    return replace(state, params=load_params(Path(config.init_from), program.abstract_state.params))
 
 
 def _use_compilation_cache(folder: str | None) -> None:

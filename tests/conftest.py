@@ -1,10 +1,19 @@
-"""Eight simulated devices, no silent rank promotion, and array annotations checked as the code runs."""
+"""Eight simulated devices, no silent rank promotion, and array annotations checked as the code runs.
+
+XLA compiles without optimising: the models are small, and compiling them is what the tests spend their time on.
+"""
 
 import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+    ]
+)
 
 import jax
 import pytest

@@ -47,8 +47,14 @@ class Embeddings(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         dtype: str,
     ) -> Float[Array, "B L D"]:
-        x = self.token[...][token_ids] + self.segment[...][segment_ids]
-        x = x + self.position[...][None, : token_ids.shape[1]]
+        # Each table is gathered over fsdp before it is looked up: left to itself the partitioner looks up slices of
+        # the width and then reshards whole activations.
+        token = constrain(self.token[...], "vocabulary", "hidden")
+        segment = constrain(self.segment[...], "segment", "hidden")
+        position = constrain(self.position[...], "position", "hidden")
+        x = constrain(token[token_ids], "batch", "length", "hidden")
+        x = x + constrain(segment[segment_ids], "batch", "length", "hidden")
+        x = x + position[None, : token_ids.shape[1]]
         x = self.norm(x.astype(dtype))
         return dropout(x, self.dropout_rate, dropout_key)
 
