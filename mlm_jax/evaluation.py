@@ -1,17 +1,30 @@
 """Loss and accuracy over all rows of a data set, with masks that are the same in every run."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from mlm_jax.data.batches import Rows, evaluation_batches
-from mlm_jax.model.loss import MaskedLMSums
 from mlm_jax.program import Program
 
 
-def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None = None) -> MaskedLMSums:
-    """Sums over the rows as float64 on the host; `limit` batches of rows at most, spread over the data.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of masked text."""
+
+    mlm_loss: float
+    """Mean cross-entropy of the masked tokens, in nats; 0 where none is masked."""
+    mlm_accuracy: float
+    perplexity: float
+    """exp(mlm_loss), infinite where that overflows."""
+    masked_tokens: int
+
+
+def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None = None) -> Evaluation:
+    """Evaluate `params` on the rows; on `limit` batches of them at most, spread over the data.
 
     The device adds up a batch in float32, the host the batches in float64: with millions of masked tokens a
     float32 total would round away the last ones.
@@ -20,4 +33,12 @@ def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None =
     batches = evaluation_batches(rows, program.evaluation_batch_size, limit, padding_id)
     with jax.set_mesh(program.mesh):
         sums = [program.evaluate(params, program.put(batch)) for batch in batches]
-    return MaskedLMSums(*np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0))
+    loss, correct, weight = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
+    mean = float(loss / max(weight, 1.0))
+    return Evaluation(
+        mlm_loss=mean,
+        mlm_accuracy=float(correct / max(weight, 1.0)),
+        # The largest double is exp(709.78).
+        perplexity=math.exp(mean) if mean < 709 else math.inf,
+        masked_tokens=round(weight),
+    )

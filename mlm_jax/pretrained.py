@@ -15,8 +15,7 @@ from mlm_jax.config import BertConfig, MeshConfig
 from mlm_jax.data.sources import open_sources, resolve_masking
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
-from mlm_jax.evaluation import evaluate_rows
-from mlm_jax.metrics import perplexity
+from mlm_jax.evaluation import Evaluation, evaluate_rows
 from mlm_jax.model.bert import BertMaskedLM
 from mlm_jax.program import build_program
 from mlm_jax.run_folder import TOKENIZER_FOLDER, load_params, read_config
@@ -119,8 +118,8 @@ def _abstract_model(config: BertConfig) -> tuple[nnx.GraphDef, Any]:
     return split_model(nnx.eval_shape(partial(BertMaskedLM, config, key=jax.random.key(0))))
 
 
-def evaluate_run(folder: str | Path, data_path: str | Path) -> dict[str, float]:
-    """mlm_loss (nats), mlm_accuracy, perplexity and masked_tokens of a run's newest checkpoint on prepared data.
+def evaluate_run(folder: str | Path, data_path: str | Path) -> Evaluation:
+    """Evaluate a run's newest checkpoint on prepared data.
 
     The rows are made and masked as the run itself evaluates, so the figures are those of its eval.jsonl.
 
@@ -141,11 +140,4 @@ def evaluate_run(folder: str | Path, data_path: str | Path) -> dict[str, float]:
         resolve_masking(run.masking, model.tokenizer, data.sequence_length),
         make_mesh(MeshConfig(data=1), jax.devices()[:1]),
     )
-    sums = evaluate_rows(program, model.params, sources.train)
-    loss = float(sums.loss / max(sums.weight, 1.0))
-    return {
-        "mlm_loss": loss,
-        "mlm_accuracy": float(sums.correct / max(sums.weight, 1.0)),
-        "perplexity": perplexity(loss),
-        "masked_tokens": round(float(sums.weight)),
-    }
+    return evaluate_rows(program, model.params, sources.train)

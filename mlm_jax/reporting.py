@@ -1,8 +1,8 @@
 """What a run tells while it trains: progress, metrics lines, warnings, and when to give up."""
 
-import math
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mlm_jax.config import TrainConfig
 from mlm_jax.data.batches import Rows, TrainingBatches
 from mlm_jax.errors import RunError
+from mlm_jax.evaluation import Evaluation
 from mlm_jax.metrics import (
     EvaluationRecord,
     MetricsLog,
@@ -23,7 +24,6 @@ from mlm_jax.metrics import (
     peak_flops,
     train_flops_per_sequence,
 )
-from mlm_jax.model.loss import MaskedLMSums
 from mlm_jax.program import Program
 from mlm_jax.train_step import StepMetrics
 
@@ -82,21 +82,14 @@ class Reporter:
         """A context whose time is not counted as training."""
         return self._meter.paused()
 
-    def evaluation(self, step: int, sums: MaskedLMSums) -> float:
-        """Log an evaluation's sums (numbers on the host); returns the loss in nats."""
-        weight = max(float(sums.weight), 1.0)
-        loss = float(sums.loss) / weight
-        record = EvaluationRecord(
-            step=step,
-            epoch=self._batches.epoch(step),
-            mlm_loss=loss,
-            mlm_accuracy=float(sums.correct) / weight,
-            perplexity=perplexity(loss),
-            masked_tokens=round(float(sums.weight)),
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Log an evaluation made after `step` steps."""
+        self._log.log_evaluation(
+            EvaluationRecord(step=step, epoch=self._batches.epoch(step), **asdict(evaluation))
         )
-        self._log.log_evaluation(record)
-        say(f"step {step:,}: evaluation loss {loss:.4f}, accuracy {record.mlm_accuracy:.1%}")
-        return loss
+        say(
+            f"step {step:,}: evaluation loss {evaluation.mlm_loss:.4f}, accuracy {evaluation.mlm_accuracy:.1%}"
+        )
 
     def _report(self, held: tuple[int, Any] | None) -> None:
         if held is None:
@@ -191,11 +184,6 @@ class _MaskCounts:
         names = ("rows", "real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows")
         self._counts = dict.fromkeys(names, 0)
         return counts
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:

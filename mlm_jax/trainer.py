@@ -160,8 +160,9 @@ class _Run:
         eval_loss = None
         with reporter.paused():
             if rows is not None and evaluates:
-                sums = evaluate_rows(self.program, state.params, rows, config.eval_batches)
-                eval_loss = reporter.evaluation(step, sums)
+                evaluation = evaluate_rows(self.program, state.params, rows, config.eval_batches)
+                reporter.evaluation(step, evaluation)
+                eval_loss = evaluation.mlm_loss
             if saves:
                 self.checkpointer.save(step, state, self.description, eval_loss=eval_loss)
 

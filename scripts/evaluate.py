@@ -1,7 +1,7 @@
 """Evaluate a run's newest checkpoint on prepared data: one JSON line."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import tyro
 
@@ -24,7 +24,7 @@ def main() -> None:
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.pretrained import evaluate_run
 
-    print(json.dumps(evaluate_run(arguments.run, arguments.data)))
+    print(json.dumps(asdict(evaluate_run(arguments.run, arguments.data))))
 
 
 if __name__ == "__main__":
