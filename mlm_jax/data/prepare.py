@@ -141,10 +141,10 @@ def prepare(
     )
     started = time.perf_counter()
     existed = folder.exists()
-    progress = _start_or_continue(folder, settings, tokenizer)
+    progress = _start_or_continue(folder, settings)
     try:
         text_bytes = _write_shards(folder, progress, documents, tokenizer, workers or os.cpu_count() or 1)
-        totals = _finish(folder, progress, counts)
+        totals = _finish(folder, progress, tokenizer, counts)
     except InputError:
         _remove(folder, keep_folder=existed)
         raise
@@ -153,7 +153,7 @@ def prepare(
     return Preparation(totals, time.perf_counter() - started, text_bytes)
 
 
-def _start_or_continue(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> _Progress:
+def _start_or_continue(folder: Path, settings: dict[str, Any]) -> _Progress:
     file = folder / PROGRESS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,13 +163,12 @@ def _start_or_continue(folder: Path, settings: dict[str, Any], tokenizer: Tokeni
             progress = _read_progress(file)
             _check_settings(folder, progress.settings, settings)
             for index, record in enumerate(progress.shards):
-                check_shard_files(folder, index, record, tokenizer.vocabulary_size)
+                check_shard_files(folder, index, record, settings["vocabulary_size"])
             return progress
         if any(folder.iterdir()):
             raise InputError(f"{folder}: not empty, and not a preparation to continue; choose another folder")
         progress = _Progress(settings)
         _save_progress(folder, progress)
-        tokenizer.save(folder / TOKENIZER_FOLDER)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error}") from error
     return progress
@@ -216,7 +215,7 @@ def _advance(progress: _Progress, part: EncodedBlock) -> None:
     progress.characters += int(part.document_characters[kept].sum())
 
 
-def _finish(folder: Path, progress: _Progress, counts: CorpusCounts) -> Totals:
+def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: CorpusCounts) -> Totals:
     if not progress.shards:
         raise InputError(f"none of the {counts.documents} documents holds a token; expected text")
     totals = Totals(
@@ -239,6 +238,7 @@ def _finish(folder: Path, progress: _Progress, counts: CorpusCounts) -> Totals:
         "settings": settings,
         "shards": [asdict(shard) for shard in progress.shards],
     }
+    tokenizer.save(folder / TOKENIZER_FOLDER)
     write_atomically(folder / MANIFEST_FILE, _json(manifest))
     (folder / PROGRESS_FILE).unlink()
     return totals

@@ -9,9 +9,10 @@
 With `separator="sep"` each document ends with the id of [SEP], which its offsets include.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from mlm_jax.data.encode import EncodedBlock, Separator, encode_documents, token_dtype
 from mlm_jax.data.files import commit, partial_path
 from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.data.wordpiece import check_text
 from mlm_jax.errors import InputError
 
 FORMAT_VERSION = 1
@@ -46,11 +48,11 @@ class ShardRecord:
 class Shard:
     """One shard; its arrays are mapped into memory when first used, and again after unpickling.
 
-    num_tokens and num_documents count it; the sources are files, or arrays for a shard in memory.
+    The sources are files, or arrays for a shard in memory.
     """
 
-    num_tokens: int
     num_documents: int
+    num_tokens: int
     token_source: Path | np.ndarray = field(repr=False)
     document_source: Path | np.ndarray = field(repr=False)
     dtype: np.dtype
@@ -113,28 +115,19 @@ class TokenStore:
         shards: list[Shard] = []
         records: list[ShardRecord] = []
         parts: list[EncodedBlock] = []
-        blocks = encode_documents(documents, tokenizer, separator, workers=workers)
+        blocks = encode_documents(_checked(documents), tokenizer, separator, workers=workers)
         for part, closes_shard in shard_parts(blocks, shard_tokens):
-            parts.append(part)
-            if closes_shard and any(part.tokens.size for part in parts):
-                tokens = np.concatenate([part.tokens for part in parts])
-                offsets = document_offsets(np.concatenate([part.document_lengths for part in parts]))
-                shards.append(Shard(len(tokens), len(offsets) - 1, tokens, offsets, tokens.dtype))
-                hashes = (hashlib.sha256(values.tobytes()).hexdigest() for values in (tokens, offsets))
-                records.append(ShardRecord(len(offsets) - 1, len(tokens), *hashes))
-            if closes_shard:
+            if part.tokens.size:
+                parts.append(part)
+            if closes_shard and parts:
+                shard, record = _shard_in_memory(parts)
+                shards.append(shard)
+                records.append(record)
                 parts = []
         if not shards:
             raise InputError("documents: none holds a token; expected at least one with text")
-        return cls(
-            shards=tuple(shards),
-            separator=separator,
-            vocabulary_size=tokenizer.vocabulary_size,
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            fingerprint=content_fingerprint(
-                separator, tokenizer.vocabulary_size, tokenizer.fingerprint, records
-            ),
-        )
+        identity = (separator, tokenizer.vocabulary_size, tokenizer.fingerprint)
+        return cls(tuple(shards), *identity, content_fingerprint(*identity, records))
 
 
 def open_shards(path: str | Path) -> TokenStore:
@@ -306,15 +299,31 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Remove what has been written; after `close` there is nothing to remove."""
-        self._file.close()
+        # On a full disk closing fails too, when it writes out what is still in memory.
+        with contextlib.suppress(OSError):
+            self._file.close()
         for path in (self._tokens_path, self._documents_path):
             partial_path(path).unlink(missing_ok=True)
+
+
+def _checked(documents: Iterable[str]) -> Iterator[str]:
+    for index, document in enumerate(documents):
+        check_text(document, f"document {index}")
+        yield document
+
+
+def _shard_in_memory(parts: Sequence[EncodedBlock]) -> tuple[Shard, ShardRecord]:
+    tokens = np.concatenate([part.tokens for part in parts])
+    offsets = document_offsets(np.concatenate([part.document_lengths for part in parts]))
+    hashes = (hashlib.sha256(values.tobytes()).hexdigest() for values in (tokens, offsets))
+    counts = (len(offsets) - 1, len(tokens))
+    return Shard(*counts, tokens, offsets, tokens.dtype), ShardRecord(*counts, *hashes)
 
 
 def _open_shard(folder: Path, index: int, record: ShardRecord, vocabulary_size: int) -> Shard:
     check_shard_files(folder, index, record, vocabulary_size)
     tokens, documents = shard_paths(folder, index)
-    return Shard(record.tokens, record.documents, tokens, documents, token_dtype(vocabulary_size))
+    return Shard(record.documents, record.tokens, tokens, documents, token_dtype(vocabulary_size))
 
 
 def _mapped(source: Path | np.ndarray, dtype: np.dtype) -> np.ndarray:

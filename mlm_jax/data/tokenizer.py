@@ -26,8 +26,8 @@ from mlm_jax.errors import InputError
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
 
-# The library takes about 130 bytes a character while it encodes; this bounds it.
-_BATCH_CHARACTERS = 1 << 16
+# The library takes about 130 bytes a character while it encodes, a list of words 15; this bounds both.
+_PIECE_CHARACTERS = 1 << 16
 # The table of words met before is begun anew at this size, in characters: about 120 MB, half a million
 # English words.
 _KNOWN_SIZE_LIMIT = 1 << 24
@@ -147,7 +147,7 @@ class Tokenizer:
             if parse_special_tokens:
                 encodings = self._prompt_backend.encode_batch(list(texts), add_special_tokens=False)
             elif self._splits_at_spaces:
-                return self._encode_by_words(texts)
+                return self._encode_in_pieces(texts)
             else:
                 encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         except (TypeError, AttributeError):
@@ -155,6 +155,13 @@ class Tokenizer:
                 check_text(text, f"text {index}")
             raise
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def _encode_in_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if all(len(text) <= _PIECE_CHARACTERS for text in texts):
+            return self._encode_by_words(texts)
+        return [
+            np.concatenate([self._encode_by_words([piece])[0] for piece in _pieces(text)]) for text in texts
+        ]
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode through a table of the words met before, which most of a text is: about twice as fast."""
@@ -167,7 +174,10 @@ class Tokenizer:
         new_words = set().union(*texts_words).difference(known)
         for batch in _batches(word for word in new_words if len(word) <= _LONG_WORD):
             known.update(zip(batch, self._encode_words(batch), strict=True))
-        known.update((word, self._encode_long_word(word)) for word in new_words if len(word) > _LONG_WORD)
+        for word in new_words:
+            if len(word) > _LONG_WORD:
+                (encoding,) = self._backend.encode_batch_fast([word], add_special_tokens=False)
+                known[word] = np.asarray(encoding.ids, dtype=np.int32).tobytes()
         self._known_size += sum(map(len, new_words)) + _KNOWN_WORD_OVERHEAD * len(new_words)
         return [
             np.frombuffer(bytearray().join(map(known.__getitem__, words)), dtype=np.int32)
@@ -182,15 +192,6 @@ class Tokenizer:
         lengths = np.bincount(np.asarray(encoding.word_ids, dtype=np.int64), minlength=len(words))
         ends = np.cumsum(lengths * np.dtype(np.int32).itemsize).tolist()
         return [data[start:end] for start, end in pairwise([0, *ends])]
-
-    def _encode_long_word(self, word: str) -> bytes:
-        """Return the ids of `word` as the bytes of int32; beyond `_BATCH_CHARACTERS` it is cut."""
-        ids = []
-        for start in range(0, len(word), _BATCH_CHARACTERS):
-            piece = word[start : start + _BATCH_CHARACTERS]
-            (encoding,) = self._backend.encode_batch_fast([piece], add_special_tokens=False)
-            ids.append(np.asarray(encoding.ids, dtype=np.int32).tobytes())
-        return b"".join(ids)
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of `token_ids`: pieces joined into words, special tokens written out."""
@@ -243,14 +244,27 @@ class Tokenizer:
         return backend
 
 
+def _pieces(text: str) -> Iterator[str]:
+    """Divide `text` into at most `_PIECE_CHARACTERS` each, at a space or a line's end where there is one."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        limit = start + _PIECE_CHARACTERS
+        # Without any for so long it is Chinese, whose characters are words, or nothing that has words.
+        space = max(text.rfind(" ", start + 1, limit), text.rfind("\n", start + 1, limit))
+        end = limit if space < 0 else space
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
 def _batches(words: Iterable[str]) -> Iterator[list[str]]:
-    """Divide `words` into lists of about `_BATCH_CHARACTERS`."""
+    """Divide `words` into lists of about `_PIECE_CHARACTERS`."""
     batch: list[str] = []
     characters = 0
     for word in words:
         batch.append(word)
         characters += len(word)
-        if characters > _BATCH_CHARACTERS:
+        if characters > _PIECE_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:

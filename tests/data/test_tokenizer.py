@@ -19,8 +19,8 @@ from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.data.wordpiece import SPECIAL_TOKENS
 from mlm_jax.errors import InputError
 
-PIECES = "hello world un ##aff ##able a b c ##a ##b ##c ##d e ##e uber resume i ##i s ##s".split()
-PIECES += ", . ! [ ] | - mask 中 国 ##国 1".split()
+PIECES = ["hello", "world", "un", "##aff", "##able", "uber", "resume", "mask", "中", "国", "##国"]
+PIECES += ["a", "b", "c", "e", "i", "s", "1", "##a", "##b", "##c", "##d", "##e", "##i", "##s", *",.![]|-"]
 VOCABULARY = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PIECES]
 # Every rule of the normalizer has something here: accents, kinds of space, control characters.
 ALPHABET = "abceisuABÉéüİß中国 ,.![]|-1\t\n\r\x0b\x00\x85\u00a0\u0301\u200d\u2028\u3000\ufffd"
@@ -128,7 +128,7 @@ def test_word_table_gives_the_ids_of_the_library(tokenizer, texts):
 
 def test_word_table_begun_anew_and_shared_by_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer_module, "_KNOWN_SIZE_LIMIT", 2000)
-    monkeypatch.setattr(tokenizer_module, "_BATCH_CHARACTERS", 64)
+    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 64)
     tokenizer = load(tmp_path)
     rng = np.random.default_rng(0)
     texts = [" ".join("".join(rng.choice(list("abce"), 4)) for _ in range(200)) for _ in range(50)]
@@ -148,7 +148,7 @@ def test_word_table_begun_anew_and_shared_by_threads(tmp_path, monkeypatch):
 
 
 def test_long_text_without_a_space(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "_BATCH_CHARACTERS", 64)
+    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 64)
     assert pieces(tokenizer, "中国," * 500) == ["中", "国", ","] * 500
 
 

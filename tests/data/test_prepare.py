@@ -1,0 +1,328 @@
+"""Preparation: the same bytes whatever happens on the way, and nothing that looks complete and is not."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from mlm_jax.data.prepare import Preparation, prepare
+from mlm_jax.data.shards import open_shards, verify_shards
+from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "."]
+NUM_DOCUMENTS = 400
+# Small shards and blocks, so that a small corpus meets every boundary.
+SMALL = "import mlm_jax.data.encode as encode; encode._BLOCK_CHARACTERS = 200\n"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    rng = np.random.default_rng(0)
+    documents = [" ".join(rng.choice(WORDS, rng.integers(1, 30))) + "." for _ in range(NUM_DOCUMENTS)]
+    documents[3] = "\u200b"
+    documents[7] = "  "
+    for part in range(2):
+        lines = "".join(json.dumps({"text": document}) + "\n" for document in documents[part::2])
+        (folder / f"part{part}.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines.encode()))
+    return folder
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("mlm_jax.data.encode._BLOCK_CHARACTERS", 200)
+
+
+def prepare_corpus(corpus: Path, output: Path, **settings) -> Preparation:
+    settings = {"shard_tokens": 500, **settings}
+    return prepare(
+        [str(corpus / "part*.jsonl.zst")], Tokenizer.load(corpus / "vocab.txt"), output, **settings
+    )
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run_prepare(corpus: Path, output: Path, before: str = "") -> subprocess.CompletedProcess:
+    script = (
+        f"{SMALL}{before}\n"
+        "from mlm_jax.data.prepare import prepare\n"
+        "from mlm_jax.data.tokenizer import Tokenizer\n"
+        f"prepare([{str(corpus / 'part*.jsonl.zst')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
+        f"        {str(output)!r}, shard_tokens=500)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "data"
+    prepare_corpus(corpus, folder, workers=1)
+    assert len(open_shards(folder).shards) > 5
+    return files_of(folder)
+
+
+def test_totals_and_manifest(corpus, tmp_path):
+    preparation = prepare_corpus(corpus, tmp_path / "data")
+    store = verify_shards(tmp_path / "data")
+    totals = preparation.totals
+    assert (totals.documents, totals.tokens) == (store.num_documents, store.num_tokens)
+    assert (totals.documents, totals.skipped, totals.replaced) == (NUM_DOCUMENTS - 2, 2, 0)
+    assert preparation.seconds > 0
+    assert preparation.text_bytes == totals.characters + len("\u200b".encode())
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["totals"]["characters"] == totals.characters
+    assert manifest["token_dtype"] == "uint16"
+    assert set(files_of(tmp_path / "data")) == {
+        "manifest.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/vocab.txt",
+        *(f"{kind}-{i:05d}.bin" for kind in ("tokens", "documents") for i in range(len(store.shards))),
+    }
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+@pytest.mark.usefixtures("small_blocks")
+def test_same_bytes_whatever_the_workers_and_blocks(corpus, uninterrupted, tmp_path, workers):
+    prepare_corpus(corpus, tmp_path / "data", workers=workers)
+    assert files_of(tmp_path / "data") == uninterrupted
+
+
+# Counts the calls that make something lasting, and kills the process before the given one.
+KILL_AT = """
+import os, signal
+import mlm_jax.data.files, mlm_jax.data.prepare
+calls = 0
+def killing(call):
+    def wrapped(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == {at}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+    return wrapped
+for name in ("fsync", "replace", "unlink", "mkdir"):
+    setattr(os, name, killing(getattr(os, name)))
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 6, 8, 11, 12, 13, 14, 15, 16, 17, 18, 19, 40, 61])
+def test_killed_before_any_lasting_step_and_run_again(corpus, uninterrupted, tmp_path, at):
+    output = tmp_path / "data"
+    killed = run_prepare(corpus, output, KILL_AT.format(at=at))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    if not (output / "manifest.json").exists():
+        with pytest.raises(InputError, match=r"incomplete|no prepared data"):
+            open_shards(output)
+    for name, content in (files_of(output) if output.exists() else {}).items():
+        assert name.endswith(".partial") or name == "progress.json" or content == uninterrupted[name]
+    prepare_corpus(corpus, output)
+    assert files_of(output) == uninterrupted
+
+
+def test_every_step_is_within_reach_of_the_kills(corpus, tmp_path):
+    count = KILL_AT.format(at=-1) + "\nimport atexit; atexit.register(lambda: print(calls))\n"
+    run = run_prepare(corpus, tmp_path / "data", count)
+    # The last two steps: the manifest's folder is synchronised, the progress record goes.
+    assert 61 <= int(run.stdout) <= 200
+
+
+def test_killed_from_outside_at_random(corpus, uninterrupted, tmp_path):
+    output = tmp_path / "data"
+    slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.02), fsync(fd))\n"
+    script = (
+        f"{SMALL}{slow}"
+        "from mlm_jax.data.prepare import prepare\n"
+        "from mlm_jax.data.tokenizer import Tokenizer\n"
+        f"prepare([{str(corpus / 'part*.jsonl.zst')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
+        f"        {str(output)!r}, shard_tokens=500)\n"
+    )
+    resumed_from = []
+    for shards in (1, 3, 6):
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+        deadline = time.monotonic() + 30
+        while not (output / f"tokens-{shards:05d}.bin").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        with pytest.raises(InputError, match="incomplete"):
+            open_shards(output)
+        resumed_from.append(len(json.loads((output / "progress.json").read_text())["shards"]))
+    assert resumed_from == sorted(resumed_from)
+    assert resumed_from[-1] >= 6
+    prepare_corpus(corpus, output)
+    assert files_of(output) == uninterrupted
+
+
+def test_continuing_does_not_encode_what_is_done(corpus, tmp_path, monkeypatch):
+    output = tmp_path / "data"
+    killed = run_prepare(corpus, output, KILL_AT.format(at=61))
+    assert killed.returncode == -signal.SIGKILL
+    done = json.loads((output / "progress.json").read_text())["documents_read"]
+    assert done > 100
+    encoded = []
+    encode_batch = Tokenizer.encode_batch
+    monkeypatch.setattr(
+        Tokenizer, "encode_batch", lambda self, texts: (encoded.extend(texts), encode_batch(self, texts))[1]
+    )
+    prepare_corpus(corpus, output)
+    assert len(encoded) == NUM_DOCUMENTS - 1 - done
+
+
+def test_complete_folder_is_left_alone(corpus, tmp_path):
+    first = prepare_corpus(corpus, tmp_path / "data")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    again = prepare_corpus(corpus, tmp_path / "data", workers=3)
+    assert again.totals == first.totals
+    assert again.seconds == 0
+    assert "already complete" in again.summary()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"separator": "none"}, "separator was 'sep', is 'none'"),
+        ({"shard_tokens": 501}, "shard_tokens was 500, is 501"),
+        ({"errors": "replace"}, "errors was 'strict', is 'replace'"),
+        ({"text_field": "title"}, "text_field was 'text', is 'title'"),
+    ],
+)
+def test_other_settings_are_refused_with_what_differs(corpus, tmp_path, complete, settings, named):
+    output = tmp_path / "data"
+    if complete:
+        prepare_corpus(corpus, output)
+    else:
+        run_prepare(corpus, output, KILL_AT.format(at=40))
+    before = files_of(output)
+    assert ("manifest.json" in before) == complete
+    with pytest.raises(InputError, match=named):
+        prepare_corpus(corpus, output, **settings)
+    assert {name: before[name] for name in before if not name.endswith(".partial")} == files_of(output)
+
+
+def test_other_input_and_tokenizer_are_refused(corpus, tmp_path):
+    output = tmp_path / "data"
+    prepare_corpus(corpus, output)
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    with pytest.raises(InputError, match=r"inputs was \{'name': 'part1.jsonl.zst', .*is 'nothing'"):
+        prepare([str(corpus / "part0.jsonl.zst")], tokenizer, output, shard_tokens=500)
+    cased = Tokenizer.load(corpus / "vocab.txt", lowercase=False)
+    with pytest.raises(InputError, match="tokenizer_fingerprint was"):
+        prepare([str(corpus / "part*.zst")], cased, output, shard_tokens=500)
+
+
+@pytest.mark.parametrize("existing", [True, False])
+@pytest.mark.parametrize("shard_tokens", [50, 100_000])
+@pytest.mark.usefixtures("small_blocks")
+def test_bad_input_leaves_nothing_behind(corpus, tmp_path, existing, shard_tokens):
+    documents = ["the tower stands in a city"] * 200
+    text = "\n".join(json.dumps({"text": document}) for document in documents).encode()
+    whole = zstandard.ZstdCompressor().compress(text)
+    bad = {
+        "line.jsonl": (text + b'\n{"text": ', "line.jsonl:201: not valid JSON"),
+        "field.jsonl": (text + b'\n{"txt": "a"}', "line 201|field.jsonl:201: no field 'text'"),
+        "utf8.jsonl": (text + b'\n{"text": "\xff"}', f"broken UTF-8 at byte {len(text) + 11}"),
+        "cut.jsonl.zst": (whole[:-3], "cut off"),
+        "blank.txt": (b" \n \n", "no readable document"),
+        "invisible.txt": ("\u200b\n\u200b\n".encode(), "none of the 2 documents holds a token"),
+    }
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    output = tmp_path / "data"
+    if existing:
+        output.mkdir()
+    for name, (content, expected) in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=expected):
+            prepare([str(tmp_path / name)], tokenizer, output, shard_tokens=shard_tokens, workers=2)
+        assert output.exists() == existing
+        assert not existing or not list(output.iterdir())
+
+
+def test_replaced_text_is_counted(corpus, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"the tower\nthe \xff city\n\n")
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    preparation = prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / "data", errors="replace")
+    assert (preparation.totals.replaced, preparation.totals.skipped) == (1, 1)
+    assert "1 documents skipped, 1 with broken text replaced" in preparation.summary()
+
+
+def test_folder_with_other_things_is_refused_and_untouched(corpus, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="not empty"):
+        prepare_corpus(corpus, tmp_path)
+    assert files_of(tmp_path) == {"thesis.tex": b"precious"}
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
+    # A limit on file sizes makes the system refuse writes as a full disk does.
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import mlm_jax.data.prepare as p\n"
+        "save = p._save_progress\n"
+        "def limiting(folder, progress):\n"
+        "    save(folder, progress)\n"
+        "    if len(progress.shards) == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "p._save_progress = limiting\n"
+    )
+    run = run_prepare(corpus, tmp_path / "data", limit)
+    assert "InputError" in run.stderr
+    assert "File too large; run it again to continue" in re.sub(r"\[Errno 27\] ", "", run.stderr)
+    assert not list((tmp_path / "data").glob("*.partial"))
+    assert len(json.loads((tmp_path / "data" / "progress.json").read_text())["shards"]) == 3
+    prepare_corpus(corpus, tmp_path / "data")
+    assert files_of(tmp_path / "data") == uninterrupted
+
+
+def test_damaged_partial_preparation_is_named(corpus, tmp_path):
+    output = tmp_path / "data"
+    run_prepare(corpus, output, KILL_AT.format(at=40))
+    (output / "tokens-00000.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"tokens-00000\.bin: 0 bytes, expected"):
+        prepare_corpus(corpus, output)
+    (output / "progress.json").write_text("{")
+    with pytest.raises(InputError, match=r"progress\.json: damaged"):
+        prepare_corpus(corpus, output)
+
+
+@pytest.mark.parametrize("setting", ["workers", "shard_tokens"])
+def test_settings_below_one_are_refused(corpus, tmp_path, setting):
+    with pytest.raises(InputError, match=f"{setting} 0: expected at least 1"):
+        prepare_corpus(corpus, tmp_path / "data", **{setting: 0})
+
+
+def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
+    # One document of 20 MB and half a million short ones: what one might be tempted to hold whole.
+    with zstandard.ZstdCompressor().stream_writer((tmp_path / "a.txt.zst").open("wb")) as writer:
+        writer.write(b"the tower stands in a city of rivers and bridges. " * 400_000 + b"\n")
+        writer.write(b"the city\n" * 500_000)
+    script = (
+        "import resource\n"
+        "from mlm_jax.data.prepare import prepare\n"
+        "from mlm_jax.data.tokenizer import Tokenizer\n"
+        f"tokenizer = Tokenizer.load({str(corpus / 'vocab.txt')!r})\n"
+        f"paths, output = [{str(tmp_path / 'a.txt.zst')!r}], {str(tmp_path / 'data')!r}\n"
+        "done = prepare(paths, tokenizer, output, workers=2)\n"
+        "assert done.totals.documents == 500_001\n"
+        "assert done.totals.tokens == 11 * 400_000 + 1 + 3 * 500_000\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 600
