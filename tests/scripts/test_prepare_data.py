@@ -1,0 +1,88 @@
+"""From text to shards by the two commands, as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.data.shards import verify_shards
+from mlm_jax.data.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": "."}
+    )
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    for name in ("a", "b"):
+        lines = [json.dumps({"body": f"The tower {name}{i} stands in the city."}) for i in range(50)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "c.jsonl").write_text('{"body": "Zürich stands."}')
+    return tmp_path
+
+
+def test_text_to_shards(corpus):
+    inputs = ("--input", corpus / "c.jsonl", corpus / "[ab].jsonl", "--text-field", "body")
+    trained = run(
+        "train_tokenizer", *inputs, "--vocab-size", 100, "--output", corpus / "tokenizer", "--no-lowercase"
+    )
+    assert trained.returncode == 0, trained.stderr
+    tokenizer = Tokenizer.load(corpus / "tokenizer")
+    assert f"{tokenizer.vocabulary_size} entries" in trained.stdout
+    assert {path.name for path in (corpus / "tokenizer").iterdir()} == {"tokenizer.json", "vocab.txt"}
+
+    command = ("prepare_data", *inputs, "--tokenizer", corpus / "tokenizer", "--output", corpus / "data")
+    prepared = run(*command, "--workers", 2)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "101 documents" in prepared.stdout
+    assert "MB/s" in prepared.stdout
+    store = verify_shards(corpus / "data")
+    assert store.num_documents == 101
+    first = store.shards[0].tokens[: int(store.shards[0].document_offsets[1]) - 1]
+    assert tokenizer.decode(first) == "Zürich stands."
+
+    again = run(*command)
+    assert again.returncode == 0
+    assert "already complete" in again.stdout
+    other = run(*command, "--separator", "none")
+    assert other.returncode == 2
+    assert "separator was 'sep', is 'none'" in other.stderr
+
+
+@pytest.mark.parametrize("script", ["train_tokenizer", "prepare_data"])
+def test_bad_input_is_one_line_and_a_code(corpus, script):
+    vocabulary = corpus / "vocab.txt"
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    tokenizer = ("--tokenizer", vocabulary) if script == "prepare_data" else ()
+    failed = run(script, "--input", corpus / "a.jsonl", *tokenizer, "--output", corpus / "out")
+    assert failed.returncode == 2
+    assert failed.stderr == f"error: {corpus / 'a.jsonl'}:1: no field 'text'; it has 'body'\n"
+    assert failed.stdout == ""
+    assert not (corpus / "out").exists()
+
+
+@pytest.mark.parametrize("script", ["train_tokenizer", "prepare_data"])
+def test_help_and_misspelt_flags(script):
+    shown = run(script, "--help")
+    assert shown.returncode == 0
+    assert "--input" in shown.stdout
+    misspelt = run(script, "--input", "a.txt", "--otput", "b")
+    assert misspelt.returncode != 0
+    assert "--output" in misspelt.stderr + misspelt.stdout
+
+
+def test_preparing_never_imports_jax(corpus):
+    script = (
+        "import sys, scripts.prepare_data, scripts.train_tokenizer, mlm_jax.data.shards\n"
+        "assert not {'jax', 'flax', 'torch', 'tensorflow'} & set(sys.modules)\n"
+        "assert 'pyarrow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
