@@ -39,7 +39,7 @@ def plot_losses(run_folder: Path) -> Path | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper right")  # where a falling loss leaves room; "best" searches among all the points
     return _write(figure, run_folder / LOSS_PICTURE)
 
 

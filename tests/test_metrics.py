@@ -125,7 +125,6 @@ def test_a_new_run_starts_with_empty_files(tmp_path: Path) -> None:
 SHORT_WRITE = """
 import resource, signal, sys
 from pathlib import Path
-sys.path.insert(0, "tests")
 from test_metrics import step_record
 from mlm_jax.metrics import MetricsLog
 
@@ -144,7 +143,8 @@ except OSError as error:
 def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-c", SHORT_WRITE, str(tmp_path)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         capture_output=True,
         text=True,
         check=False,
@@ -157,7 +157,7 @@ def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> No
 LOG_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-sys.path.insert(0, "tests")
+
 from test_metrics import step_record
 from mlm_jax.metrics import MetricsLog
 
@@ -170,7 +170,8 @@ for step in itertools.count(1):
 def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", LOG_FOR_EVER, str(tmp_path)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
     metrics = tmp_path / "metrics.jsonl"
     while not metrics.exists() or metrics.stat().st_size < 20_000:
@@ -323,6 +324,12 @@ def test_real_masks_raise_no_warning(selection: str, longest: int) -> None:
     config = masking_config(selection, 0.15, 40)
     for seed in range(5):
         assert masking_warnings(config, **counts(config, make_rows(64, 64, longest, seed), seed)) == []
+
+
+def test_the_law_of_bert_counts_special_tokens() -> None:
+    config = masking_config("bert", 0.15, 40)
+    token_ids = jnp.tile(jnp.array([3, 3, 7, 8], jnp.int32), (64, 16))
+    assert masking_warnings(config, **counts(config, token_ids, 0)) == []
 
 
 @pytest.mark.parametrize("selection", ["ceil", "bernoulli", "bert"])

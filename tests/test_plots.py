@@ -27,7 +27,7 @@ def pixels(picture: Path, colour: tuple[int, int, int]) -> np.ndarray:
     return np.stack([rows, columns], axis=1)[(columns < 640) | (rows > 100)]
 
 
-@pytest.mark.parametrize("points", [1, 30, 1_000, 20_000])
+@pytest.mark.parametrize("points", [2, 30, 1_000, 20_000])
 def test_draws_both_curves_falling(tmp_path: Path, points: int) -> None:
     losses = [2 + 8 * 0.01 ** (i / points) for i in range(points)]
     write_run(tmp_path, losses, {points // 2 + 1: 3.0, points: 2.5})
@@ -36,10 +36,14 @@ def test_draws_both_curves_falling(tmp_path: Path, points: int) -> None:
     training = pixels(picture, TRAINING)
     assert len(training) > 20
     assert len(pixels(picture, EVALUATION)) > 20
-    if points > 1:
-        left, right = training[training[:, 1].argmin()], training[training[:, 1].argmax()]
-        assert left[0] < right[0] - 200
+    left, right = training[training[:, 1].argmin()], training[training[:, 1].argmax()]
+    assert left[0] < right[0] - 200
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_single_point_shows(tmp_path: Path) -> None:
+    write_run(tmp_path, [10.0], {})
+    assert len(pixels(plot_losses(tmp_path), TRAINING)) > 5
 
 
 def test_a_spike_does_not_flatten_the_curve(tmp_path: Path) -> None:
