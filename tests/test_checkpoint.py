@@ -352,7 +352,7 @@ from mlm_jax.checkpoint import Checkpointer
 
 checkpointer = Checkpointer(Path(sys.argv[1]), keep_newest=2)
 for step in itertools.count(int(sys.argv[2])):
-    state = {name: jax.random.normal(jax.random.key(step), (512, 1024)) for name in "abcdef"}
+    state = {name: jax.random.bits(jax.random.key(step), (512, 1024)) for name in "abcdef"}
     checkpointer.save(step, state, {})
     print(step, flush=True)
 """
@@ -377,7 +377,7 @@ def test_a_killed_process_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
             assert len(steps) >= 2
             first = steps[-1] + 1
             for step in steps:
-                state = {name: jax.random.normal(jax.random.key(step), (512, 1024)) for name in "abcdef"}
+                state = {name: jax.random.bits(jax.random.key(step), (512, 1024)) for name in "abcdef"}
                 assert_bitwise_equal(checkpointer._load(step, abstract(state), {}, part=None), state)
     assert left
     with Checkpointer(tmp_path, keep_newest=2) as checkpointer:
