@@ -14,6 +14,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from mlm_jax.errors import InputError
 
 Activation = Literal["gelu", "gelu_tanh"]
@@ -129,8 +131,7 @@ class MaskingRecipe:
             return self.mask_selection_length
         n, rate = sequence_length - 2, self.mask_selection_rate
         if self.selection == "ceil":
-            # One more than the product in exact arithmetic can need covers its rounding to float32.
-            wanted = math.ceil(n * rate + 1e-4)
+            wanted = math.ceil(np.float32(n) * np.float32(rate))
         elif self.selection == "bert":
             wanted = round(sequence_length * rate)
         else:
@@ -333,6 +334,14 @@ def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
         raise InputError(f"{config_class.__name__}: not JSON: {error}") from error
     built: ConfigT = _build(config_class, tree, "")
     return built
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict with its keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
 
 
 def nearest_name(name: str, names: typing.Iterable[str]) -> str:

@@ -4,11 +4,12 @@ import runpy
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import tyro
 
-from mlm_jax.config import TrainConfig, from_json
+from mlm_jax.config import TrainConfig, flatten, from_json, nearest_name
 from mlm_jax.errors import InputError
 
 
@@ -52,4 +53,16 @@ def parse_config(arguments: Sequence[str], prog: str) -> TrainConfig:
             print(usage)
             sys.exit(0)
         raise InputError(f"the first argument must be a config file; {usage}")
-    return tyro.cli(TrainConfig, prog=f"{prog} {arguments[0]}", default=load_config(arguments[0]), args=arguments[1:])
+    config = load_config(arguments[0])
+    _check_flags(config, arguments[1:])
+    return tyro.cli(TrainConfig, prog=f"{prog} {arguments[0]}", default=config, args=arguments[1:])
+
+
+def _check_flags(config: TrainConfig, arguments: Sequence[str]) -> None:
+    """InputError for a flag that is none, in one line, before tyro would say so in ten."""
+    flags = ["--help", *(f"--{name.replace('_', '-')}" for name in flatten(asdict(config)))]
+    flags += [f"{flag[: flag.rfind('.') + 1] or '--'}no-{flag[flag.rfind('.') + 1 :].removeprefix('--')}" for flag in flags]
+    for argument in arguments:
+        flag = argument.split("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in flags:
+            raise InputError(f"{flag}: no such setting{nearest_name(flag, flags)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.checkpoint import Checkpointer
-from mlm_jax.config import TrainConfig, from_json, to_json
+from mlm_jax.config import TrainConfig, flatten, from_json, to_json
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
@@ -37,14 +37,6 @@ def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
     """`optimizer.learning_rate: 0.001 → 0.0005` for every setting that differs."""
     old, new = flatten(asdict(before)), flatten(asdict(now))
     return [f"{name}: {old[name]} → {new[name]}" for name in new if old[name] != new[name]]
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict with its keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def load_params(folder: Path, abstract_params: Any) -> Any:

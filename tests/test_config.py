@@ -1,0 +1,104 @@
+"""Configs refuse what cannot be, name what is wrong, and survive a round trip through JSON."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlm_jax.config import (
+    BertConfig,
+    DataConfig,
+    MaskingRecipe,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+    from_json,
+    to_json,
+)
+from mlm_jax.errors import InputError
+
+configs = st.builds(
+    TrainConfig,
+    model=st.builds(BertConfig, num_heads=st.sampled_from([1, 12]), pooler=st.booleans()),
+    masking=st.builds(MaskingRecipe, mask_selection_length=st.none() | st.integers(1, 99)),
+    optimizer=st.builds(
+        OptimizerConfig,
+        learning_rate=st.floats(1e-9, 1.0),
+        max_grad_norm=st.none() | st.floats(1e-3, 1e3),
+        freeze=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    ),
+    mesh=st.builds(MeshConfig, data=st.sampled_from([-1, 1, 8])),
+    seed=st.integers(0, 2**32 - 1),
+    init_from=st.none() | st.text(),
+)
+
+
+@given(configs)
+def test_json_gives_back_the_same_config(config: TrainConfig) -> None:
+    assert from_json(TrainConfig, to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("optimizer", "learning_rat"), 1.0, r"optimizer\.learning_rat: no such setting; did you mean 'learning_rate'"),
+        (("num_stepz",), 3, r"num_stepz: no such setting; did you mean 'num_steps'"),
+        (("num_steps",), "3", r"num_steps = '3': must be of type int"),
+        (("num_steps",), True, r"num_steps = True: must be of type int"),
+        (("optimizer", "name"), "sgd", r"optimizer\.name = 'sgd': must be one of 'adamw', 'lamb'"),
+        (("optimizer", "learning_rate"), "fast", r"optimizer\.learning_rate = 'fast': must be a number"),
+        (("data",), 7, r"data\.?: must be an object"),
+    ],
+)
+def test_json_with_a_wrong_setting_is_refused(path: tuple[str, ...], value: object, message: str) -> None:
+    tree = asdict(TrainConfig())
+    node = tree
+    for name in path[:-1]:
+        node = node[name]
+    node[path[-1]] = value
+    with pytest.raises(InputError, match=message):
+        from_json(TrainConfig, json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (BertConfig(), {"num_heads": 5}, r"num_heads = 5: must be a divisor of hidden_dim = 768"),
+        (BertConfig(), {"dropout_rate": 1.5}, r"dropout_rate = 1.5: must be in \[0, 1\]"),
+        (BertConfig(), {"num_layers": 0}, r"num_layers = 0: must be at least 1"),
+        (DataConfig(), {"sequence_length": 2}, r"sequence_length = 2: must be at least 3"),
+        (OptimizerConfig(), {"learning_rate": 0.0}, r"learning_rate = 0.0: must be above 0"),
+        (MeshConfig(), {"fsdp": -1}, "the only axis of size -1"),
+        (MeshConfig(), {"tensor": 0}, "tensor = 0"),
+        (TrainConfig(), {"seed": -1}, "seed = -1"),
+        (TrainConfig(), {"accumulation_steps": 5}, "accumulation_steps = 5: must be a divisor of batch_size = 32"),
+        (TrainConfig(), {"data": DataConfig(sequence_length=513)}, "sequence_length = 513: must be at most .* = 512"),
+        (TrainConfig(), {"optimizer": OptimizerConfig(warmup_steps=1001)}, "= 1001: must be at most num_steps = 1000"),
+    ],
+)
+def test_a_config_that_cannot_be_names_field_value_and_range(config: object, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(config, **changes)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("selection", ["ceil", "bert"])
+@pytest.mark.parametrize("rate", [0.0, 0.15, 0.3, 0.55, 1.0])
+@pytest.mark.parametrize("length", [3, 20, 128, 512])
+def test_the_derived_selection_length_is_what_the_law_needs(selection: str, rate: float, length: int) -> None:
+    recipe = MaskingRecipe(mask_selection_rate=rate, selection=selection)
+    if selection == "ceil":
+        needed = int(np.ceil(np.float32(length - 2) * np.float32(rate)))
+    else:
+        needed = min(length - 2, max(1, round(length * rate)))
+    assert recipe.selection_length(length) == max(1, needed)
+
+
+def test_neither_config_nor_data_nor_the_package_starts_jax() -> None:
+    modules = "mlm_jax, mlm_jax.config, mlm_jax.presets, mlm_jax.config_files, mlm_jax.data.prepare"
+    program = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,96 @@
+"""Config files and the settings that follow them; every shipped config is loaded and its step traced."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from mlm_jax.config import MaskingConfig, MeshConfig, TrainConfig, to_json
+from mlm_jax.config_files import load_config, parse_config
+from mlm_jax.errors import InputError
+from mlm_jax.program import build_program
+from mlm_jax.sharding import make_mesh
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_traces_its_step(path: Path) -> None:
+    config = load_config(path)
+    vocabulary = config.model.vocabulary_size
+    masking = MaskingConfig(
+        vocabulary_size=vocabulary,
+        mask_token_id=4,
+        mask_selection_length=config.masking.selection_length(config.data.sequence_length),
+    )
+    one = replace(config, mesh=MeshConfig(data=1))
+    assert build_program(one, masking, make_mesh(one.mesh, jax.devices()[:1])).lowered_train is not None
+
+
+def test_a_config_derives_from_its_neighbour_and_the_command_line_from_it(tmp_path: Path) -> None:
+    (tmp_path / "parent_of_test.py").write_text(
+        "from mlm_jax.config import TrainConfig\ndef config(): return TrainConfig(num_steps=7, seed=3)\n"
+    )
+    child = tmp_path / "child.py"
+    child.write_text(
+        "from dataclasses import replace\nfrom parent_of_test import config as parent\n"
+        "def config(): return replace(parent(), num_steps=9)\n"
+    )
+    flags = ["--data.path", "there", "--mesh.tensor", "2", "--optimizer.freeze", "a/*", "b/*", "--output-dir", "out"]
+    config = parse_config([str(child), *flags], "train.py")
+    assert (config.num_steps, config.seed) == (9, 3)
+    assert (config.data.path, config.mesh.tensor, config.output_dir) == ("there", 2, "out")
+    assert config.optimizer.freeze == ("a/*", "b/*")
+
+
+def test_a_run_can_be_started_again_from_its_own_json(tmp_path: Path) -> None:
+    config = TrainConfig(seed=5, num_steps=11)
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert load_config(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", r"must define config\(\)"),
+        ("def config():\n    return 3\n", r"config\(\) gave int"),
+        ("def config(\n", r"c\.py:1: SyntaxError"),
+        ("x = 1\n\ndef config():\n    return 1 / 0\n", r"c\.py:4: ZeroDivisionError"),
+        ("from mlm_jax.config import TrainConfig\ndef config(): return TrainConfig(num_steps=0)\n", "num_steps = 0"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer.learning-rat", "1"], r"--optimizer\.learning-rat: no such setting; did you mean .*learning-rate"),
+        (["--num-step=3"], r"--num-step: no such setting; did you mean '--num-steps'"),
+    ],
+)
+def test_a_misspelt_flag_is_answered_with_the_nearest(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "config.json").write_text(to_json(TrainConfig()))
+    with pytest.raises(InputError, match=message):
+        parse_config([str(tmp_path / "config.json"), *arguments], "train.py")
+
+
+@pytest.mark.parametrize("arguments", [["--num-steps", "many"], ["--optimizer.name", "sgd"], ["--num-steps", "0"]])
+def test_an_ill_typed_setting_exits_with_2(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(to_json(TrainConfig()))
+    with pytest.raises(SystemExit) as stop:
+        parse_config([str(tmp_path / "config.json"), *arguments], "train.py")
+    assert stop.value.code == 2
+    assert arguments[0].strip("-") in capsys.readouterr().err.replace("_", "-")
+
+
+def test_without_a_config_the_usage_is_told() -> None:
+    with pytest.raises(InputError, match=r"usage: train\.py CONFIG\.py"):
+        parse_config([], "train.py")
