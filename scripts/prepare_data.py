@@ -34,7 +34,7 @@ class Arguments:
     """A shard ends with the document that brings it to this many tokens; a killed run repeats at most one
     shard."""
     workers: int | None = None
-    """Threads; one a core by default. The output does not depend on it."""
+    """Threads; by default one a core, at most four. The output does not depend on it."""
 
 
 def main() -> None:

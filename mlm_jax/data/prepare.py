@@ -103,10 +103,12 @@ def prepare(
 ) -> Preparation:
     """Tokenise the documents of `paths` into the folder `output`.
 
-    The first five settings are those of `read_documents` and `encode_documents`. A shard ends with the
-    document that brings it to `shard_tokens` tokens. workers: threads, one a core by default. The files are
-    the same, byte for byte, whatever the number of workers and however often the work was killed and called
-    again. Calling it on a complete folder of the same settings does nothing.
+    text_field, errors and document_boundary are those of `read_documents`. separator: what ends each document,
+    [SEP] or nothing. A shard ends with the document that brings it to `shard_tokens` tokens. workers: threads;
+    by default one a core and at most four, since more would wait for Python's lock.
+
+    The files are the same, byte for byte, whatever the number of workers and however often the work was killed
+    and called again. Calling it on a complete folder of the same settings does nothing.
 
     Raises InputError for bad input and then leaves nothing behind; for a folder that holds something else or
     was made with other settings; and where the output cannot be written, which keeps the finished shards for
@@ -143,14 +145,20 @@ def prepare(
     existed = folder.exists()
     progress = _start_or_continue(folder, settings)
     try:
-        text_bytes = _write_shards(folder, progress, documents, tokenizer, workers or os.cpu_count() or 1)
+        text_bytes = _write_shards(folder, progress, documents, tokenizer, workers or _default_workers())
         totals = _finish(folder, progress, tokenizer, counts)
     except InputError:
         _remove(folder, keep_folder=existed)
         raise
     except OSError as error:
+        if not progress.shards:
+            _remove(folder, keep_folder=existed)
         raise InputError(f"{folder}: preparation stopped: {error}; run it again to continue") from error
     return Preparation(totals, time.perf_counter() - started, text_bytes)
+
+
+def _default_workers() -> int:
+    return min(os.cpu_count() or 1, 4)
 
 
 def _start_or_continue(folder: Path, settings: dict[str, Any]) -> _Progress:

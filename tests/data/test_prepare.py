@@ -293,6 +293,21 @@ def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
     assert files_of(tmp_path / "data") == uninterrupted
 
 
+def test_full_disk_before_the_first_shard_leaves_nothing(corpus, tmp_path):
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import mlm_jax.data.prepare as p\n"
+        "save = p._save_progress\n"
+        "def limiting(folder, progress):\n"
+        "    save(folder, progress)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "p._save_progress = limiting\n"
+    )
+    run = run_prepare(corpus, tmp_path / "data", limit)
+    assert "preparation stopped" in run.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_damaged_partial_preparation_is_named(corpus, tmp_path):
     output = tmp_path / "data"
     run_prepare(corpus, output, KILL_AT.format(at=40))
