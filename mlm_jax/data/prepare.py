@@ -103,12 +103,12 @@ def prepare(
 ) -> Preparation:
     """Tokenise the documents of `paths` into the folder `output`.
 
-    text_field, errors and document_boundary are those of `read_documents`. separator: what ends each document,
-    [SEP] or nothing. A shard ends with the document that brings it to `shard_tokens` tokens. workers: threads;
-    by default one a core and at most four, since more would wait for Python's lock.
+    text_field, errors and document_boundary are those of `read_documents`. separator: what ends each
+    document, [SEP] or nothing. A shard ends with the document that brings it to `shard_tokens` tokens.
+    workers: threads; by default one a core and at most four, since more would wait for Python's lock.
 
-    The files are the same, byte for byte, whatever the number of workers and however often the work was killed
-    and called again. Calling it on a complete folder of the same settings does nothing.
+    The files are the same, byte for byte, whatever the number of workers and however often the work was
+    killed and called again. Calling it on a complete folder of the same settings does nothing.
 
     Raises InputError for bad input and then leaves nothing behind; for a folder that holds something else or
     was made with other settings; and where the output cannot be written, which keeps the finished shards for
