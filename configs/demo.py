@@ -7,12 +7,12 @@ from mlm_jax.presets import PRESETS
 
 
 def config() -> TrainConfig:
-    """A sentence a row; the short sentences fit in 32 tokens."""
+    """A sentence a row; the short sentences fit in 22 tokens."""
     return TrainConfig(
         output_dir="runs/demo",
         model=replace(PRESETS["bert_tiny_en_uncased"], vocabulary_size=2200, pooler=False),
         data=DataConfig(
-            path="runs/demo-data", eval_path="runs/demo-data", sequence_length=32, packing="document"
+            path="runs/demo-data", eval_path="runs/demo-data", sequence_length=22, packing="document"
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
         num_steps=4000,
