@@ -113,13 +113,14 @@ class MaskingRecipe:
         _require_rate(self, "mask_selection_rate", "mask_token_rate", "random_token_rate")
         # The slack is the rounding of two decimal fractions, as in 0.9 + 0.1.
         fits = self.mask_token_rate + self.random_token_rate <= 1.0 + 1e-9
-        _require(self, "random_token_rate", fits, f"at most 1 - mask_token_rate = {1 - self.mask_token_rate:.6g}")
+        _require(
+            self, "random_token_rate", fits, f"at most 1 - mask_token_rate = {1 - self.mask_token_rate:.6g}"
+        )
         if self.mask_selection_length is not None:
             _require_positive(self, "mask_selection_length")
         for name, kind in (("selection", Selection), ("random_pool", RandomPool), ("unit", MaskingUnit)):
             choices = typing.get_args(kind)
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(map(repr, choices))}")
-
 
     def selection_length(self, sequence_length: int) -> int:
         """`mask_selection_length`, or where it is None what hardly a row of that length is clipped by.
@@ -340,7 +341,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested dict with its keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -353,7 +356,7 @@ def nearest_name(name: str, names: typing.Iterable[str]) -> str:
 def _build(kind: Any, value: Any, where: str) -> Any:
     """`value`, parsed from JSON, as an instance of the annotation `kind`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InputError(f"{where or kind}: must be an object, not {value!r}")
         kinds = typing.get_type_hints(kind)

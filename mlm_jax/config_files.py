@@ -35,7 +35,9 @@ def load_config(path: str | Path) -> TrainConfig:
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise InputError(f"{path}:{line}: {type(error).__name__}: {error}") from error
     finally:
@@ -61,7 +63,10 @@ def parse_config(arguments: Sequence[str], prog: str) -> TrainConfig:
 def _check_flags(config: TrainConfig, arguments: Sequence[str]) -> None:
     """InputError for a flag that is none, in one line, before tyro would say so in ten."""
     flags = ["--help", *(f"--{name.replace('_', '-')}" for name in flatten(asdict(config)))]
-    flags += [f"{flag[: flag.rfind('.') + 1] or '--'}no-{flag[flag.rfind('.') + 1 :].removeprefix('--')}" for flag in flags]
+    flags += [
+        f"{flag[: flag.rfind('.') + 1] or '--'}no-{flag[flag.rfind('.') + 1 :].removeprefix('--')}"
+        for flag in flags
+    ]
     for argument in arguments:
         flag = argument.split("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in flags:

@@ -90,7 +90,9 @@ def mask_tokens(
     if not jnp.issubdtype(token_ids.dtype, jnp.integer):
         raise ValueError(f"token_ids has dtype {token_ids.dtype}: must be an integer dtype")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"key has dtype {key.dtype}: must be a typed key, from jax.random.key or example_keys")
+        raise ValueError(
+            f"key has dtype {key.dtype}: must be a typed key, from jax.random.key or example_keys"
+        )
     token_ids = token_ids.astype(jnp.int32)
     if token_ids.ndim == 1 and key.shape == ():
         return _mask_row(key, token_ids, config)
@@ -109,7 +111,9 @@ def selectable_positions(
 ) -> Bool[Array, "*batch length"]:
     """True where a position may be selected; bool, shaped as `token_ids`."""
     unselectable = jnp.asarray(config.unselectable_token_ids, jnp.int32)
-    return jnp.all(jnp.asarray(token_ids)[..., None] != jnp.expand_dims(unselectable, range(token_ids.ndim)), axis=-1)
+    return jnp.all(
+        jnp.asarray(token_ids)[..., None] != jnp.expand_dims(unselectable, range(token_ids.ndim)), axis=-1
+    )
 
 
 def wanted_selections(
@@ -138,7 +142,9 @@ def _mask_row(key: Key[Array, ""], token_ids: Int[Array, " length"], config: Mas
     random_ids = _draw_token_ids(draw_key, slots, config)
     mask_rate = np.float32(config.mask_token_rate)
     changed_rate = np.float32(config.mask_token_rate + config.random_token_rate)
-    replacement = jnp.where(u < mask_rate, config.mask_token_id, jnp.where(u < changed_rate, random_ids, original))
+    replacement = jnp.where(
+        u < mask_rate, config.mask_token_id, jnp.where(u < changed_rate, random_ids, original)
+    )
     return MaskedTokens(
         token_ids=token_ids.at[positions].set(replacement, mode="drop"),
         mask_positions=jnp.where(selected, positions, 0),

@@ -71,7 +71,9 @@ def frozen_mask(config: OptimizerConfig, params: Any) -> Any:
     map_paths(lambda path, _: paths.append(path), params)
     for pattern in config.freeze:
         if not any(fnmatchcase(path, pattern) for path in paths):
-            raise InputError(f"optimizer.freeze: {pattern!r} matches no parameter: paths are like {paths[0]!r}")
+            raise InputError(
+                f"optimizer.freeze: {pattern!r} matches no parameter: paths are like {paths[0]!r}"
+            )
     patterns = (*config.freeze, _UNTRAINED)
     mask = map_paths(lambda path, _: any(fnmatchcase(path, pattern) for pattern in patterns), params)
     if all(jax.tree.leaves(mask)):

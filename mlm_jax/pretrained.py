@@ -72,7 +72,9 @@ class MaskedLM:
             raise InputError(f"top_k = {top_k}: must be in [1, {self.tokenizer.vocabulary_size}]")
         tokenizer = self.tokenizer
         body = tokenizer.encode(text, parse_special_tokens=True)
-        token_ids = np.concatenate([[tokenizer.cls_token_id], body, [tokenizer.sep_token_id]]).astype(np.int32)
+        token_ids = np.concatenate([[tokenizer.cls_token_id], body, [tokenizer.sep_token_id]]).astype(
+            np.int32
+        )
         longest = self.config.max_sequence_length
         if len(token_ids) > longest:
             raise InputError(f"the text has {len(token_ids)} tokens: the model takes at most {longest}")
@@ -81,7 +83,10 @@ class MaskedLM:
             raise InputError(f"no [MASK] in {text!r}: must hold at least one")
         probabilities = self._probabilities(token_ids, positions)
         return [
-            [self._candidate(text, place, token, row[token]) for token in np.argsort(-row, kind="stable")[:top_k]]
+            [
+                self._candidate(text, place, token, row[token])
+                for token in np.argsort(-row, kind="stable")[:top_k]
+            ]
             for place, row in enumerate(probabilities)
         ]
 

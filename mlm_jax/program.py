@@ -87,6 +87,8 @@ class Program:
     def memory_report(self) -> str:
         """Bytes a device, as XLA planned them."""
         plan = self.train.memory_analysis()
+        if plan is None:
+            return "not told by this backend"
         peak = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
         peak -= plan.alias_size_in_bytes
         parts = {

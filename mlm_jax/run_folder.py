@@ -1,6 +1,6 @@
 """What lies where in a run folder, and how a run is read back from it.
 
-    RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
+RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
 """
 
 from dataclasses import asdict

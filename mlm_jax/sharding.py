@@ -52,7 +52,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         sizes[sizes.index(-1)] = max(1, len(devices) // known)
     if math.prod(sizes) != len(devices):
         shape = " × ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
-        raise InputError(f"mesh: {shape} is {math.prod(sizes)} devices: must be the {len(devices)} that there are")
+        raise InputError(
+            f"mesh: {shape} is {math.prod(sizes)} devices: must be the {len(devices)} that there are"
+        )
     # Named because jax.make_mesh defaults to Explicit, under which custom-partitioned kernels misbehave.
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 

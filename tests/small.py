@@ -49,7 +49,9 @@ def batch_of(step: int, rows: int = 16, length: int = 24) -> Batch:
     ids[:, 0], ids[:, -1] = 2, 3
     ids[rows // 2 :, -6:] = 0
     first = step * rows
-    return Batch(ids.astype(np.int32), np.arange(first, first + rows, dtype=np.uint32), np.zeros(rows, np.uint32))
+    return Batch(
+        ids.astype(np.int32), np.arange(first, first + rows, dtype=np.uint32), np.zeros(rows, np.uint32)
+    )
 
 
 @cache
@@ -70,5 +72,3 @@ def losses_of(program: Program, steps: int) -> list[float]:
 
 def without_dropout(config: BertConfig = MODEL) -> BertConfig:
     return replace(config, dropout_rate=0.0, attention_dropout_rate=0.0)
-
-

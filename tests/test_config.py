@@ -46,7 +46,11 @@ def test_json_gives_back_the_same_config(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("optimizer", "learning_rat"), 1.0, r"optimizer\.learning_rat: no such setting; did you mean 'learning_rate'"),
+        (
+            ("optimizer", "learning_rat"),
+            1.0,
+            r"optimizer\.learning_rat: no such setting; did you mean 'learning_rate'",
+        ),
         (("num_stepz",), 3, r"num_stepz: no such setting; did you mean 'num_steps'"),
         (("num_steps",), "3", r"num_steps = '3': must be of type int"),
         (("num_steps",), True, r"num_steps = True: must be of type int"),
@@ -76,12 +80,26 @@ def test_json_with_a_wrong_setting_is_refused(path: tuple[str, ...], value: obje
         (MeshConfig(), {"fsdp": -1}, "the only axis of size -1"),
         (MeshConfig(), {"tensor": 0}, "tensor = 0"),
         (TrainConfig(), {"seed": -1}, "seed = -1"),
-        (TrainConfig(), {"accumulation_steps": 5}, "accumulation_steps = 5: must be a divisor of batch_size = 32"),
-        (TrainConfig(), {"data": DataConfig(sequence_length=513)}, "sequence_length = 513: must be at most .* = 512"),
-        (TrainConfig(), {"optimizer": OptimizerConfig(warmup_steps=1001)}, "= 1001: must be at most num_steps = 1000"),
+        (
+            TrainConfig(),
+            {"accumulation_steps": 5},
+            "accumulation_steps = 5: must be a divisor of batch_size = 32",
+        ),
+        (
+            TrainConfig(),
+            {"data": DataConfig(sequence_length=513)},
+            "sequence_length = 513: must be at most .* = 512",
+        ),
+        (
+            TrainConfig(),
+            {"optimizer": OptimizerConfig(warmup_steps=1001)},
+            "= 1001: must be at most num_steps = 1000",
+        ),
     ],
 )
-def test_a_config_that_cannot_be_names_field_value_and_range(config: object, changes: dict, message: str) -> None:
+def test_a_config_that_cannot_be_names_field_value_and_range(
+    config: object, changes: dict, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         replace(config, **changes)  # type: ignore[type-var]
 

@@ -37,7 +37,17 @@ def test_a_config_derives_from_its_neighbour_and_the_command_line_from_it(tmp_pa
         "from dataclasses import replace\nfrom parent_of_test import config as parent\n"
         "def config(): return replace(parent(), num_steps=9)\n"
     )
-    flags = ["--data.path", "there", "--mesh.tensor", "2", "--optimizer.freeze", "a/*", "b/*", "--output-dir", "out"]
+    flags = [
+        "--data.path",
+        "there",
+        "--mesh.tensor",
+        "2",
+        "--optimizer.freeze",
+        "a/*",
+        "b/*",
+        "--output-dir",
+        "out",
+    ]
     config = parse_config([str(child), *flags], "train.py")
     assert (config.num_steps, config.seed) == (9, 3)
     assert (config.data.path, config.mesh.tensor, config.output_dir) == ("there", 2, "out")
@@ -57,7 +67,10 @@ def test_a_run_can_be_started_again_from_its_own_json(tmp_path: Path) -> None:
         ("def config():\n    return 3\n", r"config\(\) gave int"),
         ("def config(\n", r"c\.py:1: SyntaxError"),
         ("x = 1\n\ndef config():\n    return 1 / 0\n", r"c\.py:4: ZeroDivisionError"),
-        ("from mlm_jax.config import TrainConfig\ndef config(): return TrainConfig(num_steps=0)\n", "num_steps = 0"),
+        (
+            "from mlm_jax.config import TrainConfig\ndef config(): return TrainConfig(num_steps=0)\n",
+            "num_steps = 0",
+        ),
     ],
 )
 def test_a_broken_config_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -70,17 +83,24 @@ def test_a_broken_config_file_is_named_with_its_line(tmp_path: Path, text: str, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizer.learning-rat", "1"], r"--optimizer\.learning-rat: no such setting; did you mean .*learning-rate"),
+        (
+            ["--optimizer.learning-rat", "1"],
+            r"--optimizer\.learning-rat: no such setting; did you mean .*learning-rate",
+        ),
         (["--num-step=3"], r"--num-step: no such setting; did you mean '--num-steps'"),
     ],
 )
-def test_a_misspelt_flag_is_answered_with_the_nearest(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_misspelt_flag_is_answered_with_the_nearest(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     (tmp_path / "config.json").write_text(to_json(TrainConfig()))
     with pytest.raises(InputError, match=message):
         parse_config([str(tmp_path / "config.json"), *arguments], "train.py")
 
 
-@pytest.mark.parametrize("arguments", [["--num-steps", "many"], ["--optimizer.name", "sgd"], ["--num-steps", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["--num-steps", "many"], ["--optimizer.name", "sgd"], ["--num-steps", "0"]]
+)
 def test_an_ill_typed_setting_exits_with_2(
     tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,7 +131,9 @@ def test_a_mask_depends_on_its_example_alone() -> None:
     ids = rows_of(4, 64, 48)
     whole = masked(example_keys(5, 2, np.arange(64)), ids, CONFIG)
     order = np.random.default_rng(0).permutation(64)[:17]
-    assert_same(masked(example_keys(5, 2, order), ids[order], CONFIG), jax.tree.map(lambda x: x[order], whole))
+    assert_same(
+        masked(example_keys(5, 2, order), ids[order], CONFIG), jax.tree.map(lambda x: x[order], whole)
+    )
     one = mask_tokens(example_keys(5, 2, np.array([9]))[0], ids[9], CONFIG)
     assert_same(one, jax.tree.map(lambda x: x[9], whole))
     assert_same(masked(example_keys(5, np.full(64, 2), np.arange(64)), ids, CONFIG), whole)
@@ -164,7 +166,10 @@ def test_masks_are_pinned() -> None:
     """May change only with a release that says that earlier runs cannot be continued."""
     out = masked(example_keys(0, 0, np.arange(2)), np.tile(np.arange(10, 42, dtype=np.int32), (2, 1)), CONFIG)
     assert out.mask_positions.tolist() == PINNED_POSITIONS
-    assert np.take_along_axis(np.asarray(out.token_ids), np.asarray(out.mask_positions), 1).tolist() == PINNED_IDS
+    assert (
+        np.take_along_axis(np.asarray(out.token_ids), np.asarray(out.mask_positions), 1).tolist()
+        == PINNED_IDS
+    )
 
 
 PINNED_POSITIONS = [[0, 4, 5, 16, 27, 0], [1, 6, 17, 22, 30, 0]]

@@ -119,7 +119,9 @@ def test_lamb_adapts_each_layer_of_a_stack_by_itself(params: Any) -> None:
             optax.masked(optax.scale_by_trust_ratio(), decay_mask(alone)),
             optax.scale_by_learning_rate(1.0),
         )
-        expected, _ = reference.update(slice_of(grads["encoder"]["layers"], index), reference.init(alone), alone)
+        expected, _ = reference.update(
+            slice_of(grads["encoder"]["layers"], index), reference.init(alone), alone
+        )
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
             slice_of(updates["encoder"]["layers"], index),

@@ -52,9 +52,7 @@ GOLDEN = {
 
 
 def mesh_of(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:
-    return make_mesh(
-        MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor]
-    )
+    return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -121,13 +119,23 @@ def test_a_rule_changed_is_a_sharding_changed(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("mesh", "changes", "message"),
     [
-        ((1, 1, 2), {"model": replace(MODEL, vocabulary_size=255)}, r"mesh\.tensor = 2: .*token.*255; model.vocab"),
-        ((1, 1, 8), {"model": replace(MODEL, num_heads=4)}, r"mesh\.tensor = 8: .*attention.*heads dimension, 4"),
+        (
+            (1, 1, 2),
+            {"model": replace(MODEL, vocabulary_size=255)},
+            r"mesh\.tensor = 2: .*token.*255; model.vocab",
+        ),
+        (
+            (1, 1, 8),
+            {"model": replace(MODEL, num_heads=4)},
+            r"mesh\.tensor = 8: .*attention.*heads dimension, 4",
+        ),
         ((1, 8, 1), {"batch_size": 12}, r"= 12: must be a multiple of mesh\.data × mesh\.fsdp = 8"),
         ((8, 1, 1), {"accumulation_steps": 4}, r"batch_size / accumulation_steps = 4: must be a multiple"),
     ],
 )
-def test_a_mesh_that_divides_nothing_is_refused(mesh: tuple[int, int, int], changes: Any, message: str) -> None:
+def test_a_mesh_that_divides_nothing_is_refused(
+    mesh: tuple[int, int, int], changes: Any, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         program_of(mesh, **changes)
 

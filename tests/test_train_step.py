@@ -66,7 +66,8 @@ def test_microbatches_of_unequal_weight_are_not_averaged() -> None:
     ids[::2, 2:] = 0
     uneven = batch._replace(token_ids=ids)
     results = [
-        step_once(program_of(model=without_dropout(), accumulation_steps=steps), uneven)[1] for steps in (1, 2)
+        step_once(program_of(model=without_dropout(), accumulation_steps=steps), uneven)[1]
+        for steps in (1, 2)
     ]
     np.testing.assert_allclose(results[0].loss, results[1].loss, rtol=1e-6)
     np.testing.assert_allclose(results[0].grad_norm, results[1].grad_norm, rtol=1e-4)
@@ -112,10 +113,14 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(program: Program) -> N
     before = replace(state, params=broken)
     kept = jax.tree.map(np.asarray, (before.params, before.opt_state))
     after, metrics = step_once(program, batch_of(1), before)
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, (after.params, after.opt_state)), kept)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.tree.map(np.asarray, (after.params, after.opt_state)), kept
+    )
     assert metrics.nonfinite_steps == after.nonfinite_steps == 1
     assert after.step == 2
-    mended = replace(after, params=after.params | {"head": after.params["head"] | {"bias": jnp.zeros_like(bias)}})
+    mended = replace(
+        after, params=after.params | {"head": after.params["head"] | {"bias": jnp.zeros_like(bias)}}
+    )
     after, _ = step_once(program, batch_of(2), mended)
     assert after.nonfinite_steps == 0
 

@@ -74,7 +74,8 @@ class Rows:
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: DataConfig) -> None:
         if tokenizer.fingerprint != store.tokenizer_fingerprint:
             raise InputError(
-                f"tokenizer {tokenizer.fingerprint[:12]}: the data were prepared with {store.tokenizer_fingerprint[:12]}"
+                f"tokenizer {tokenizer.fingerprint[:12]}: the data were prepared with "
+                f"{store.tokenizer_fingerprint[:12]}"
             )
         self._length = config.sequence_length
         self._tokenizer = tokenizer

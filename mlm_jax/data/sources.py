@@ -54,7 +54,9 @@ def tokenise_sources(
     return _sources(TokenStore.from_documents(documents, tokenizer), evaluation, tokenizer, config)
 
 
-def _sources(train: TokenStore, evaluation: TokenStore | None, tokenizer: Tokenizer, config: DataConfig) -> Sources:
+def _sources(
+    train: TokenStore, evaluation: TokenStore | None, tokenizer: Tokenizer, config: DataConfig
+) -> Sources:
     return Sources(
         tokenizer=tokenizer,
         train=Rows(train, tokenizer, config),

@@ -36,7 +36,9 @@ class Embeddings(nnx.Module):
         self.position = parameter(
             position_key, (config.max_sequence_length, width), ("position", "embed"), stddev=stddev
         )
-        self.segment = parameter(segment_key, (config.num_segments, width), ("segment", "embed"), stddev=stddev)
+        self.segment = parameter(
+            segment_key, (config.num_segments, width), ("segment", "embed"), stddev=stddev
+        )
         self.norm = LayerNorm(width, epsilon=config.layer_norm_epsilon, key=norm_key)
 
     @jax.named_scope("embeddings")
@@ -47,6 +49,7 @@ class Embeddings(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         dtype: str,
     ) -> Float[Array, "B L D"]:
+        """The sum of the three embeddings, normalised in `dtype`."""
         # Each table is gathered over fsdp before it is looked up: left to itself the partitioner looks up slices of
         # the width and then reshards whole activations.
         token = constrain(self.token[...], "vocabulary", "hidden")
@@ -75,6 +78,7 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"], dropout_key: Key[Array, ""] | None
     ) -> Float[Array, "B L D"]:
+        """What every position gathers from the real tokens of its row; no residual."""
         attended = attend(
             self.query(x),
             self.key(x),
@@ -99,6 +103,7 @@ class FeedForward(nnx.Module):
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """The same width again; no residual."""
         return self.down(activate(self.up(x), self.activation))
 
 
@@ -117,6 +122,7 @@ class BertLayer(nnx.Module):
     def __call__(
         self, x: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"], dropout_key: Key[Array, ""] | None
     ) -> Float[Array, "B L D"]:
+        """The layer's output; without a key nothing is dropped."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         attended = self.attention(x, padding_mask, keys[0])
         x = self.attention_norm(x + dropout(attended, self.dropout_rate, keys[1]))
@@ -252,7 +258,9 @@ class BertMaskedLM(nnx.Module):
         x = self.predictions(
             token_ids, padding_mask, mask_positions, segment_ids, dropout_key=dropout_key, compute=compute
         )
-        return vocabulary_logits(x, *self.output_embedding(), self.vocabulary_size)[..., : self.vocabulary_size]
+        return vocabulary_logits(x, *self.output_embedding(), self.vocabulary_size)[
+            ..., : self.vocabulary_size
+        ]
 
 
 def vocabulary_logits(

@@ -14,7 +14,12 @@ from mlm_jax.config import Activation
 
 
 def parameter(
-    key: Key[Array, ""], shape: tuple[int, ...], axes: tuple[str, ...], *, stddev: float = 0.0, mean: float = 0.0
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    *,
+    stddev: float = 0.0,
+    mean: float = 0.0,
 ) -> nnx.Param:
     """A float32 weight with one logical axis a dimension, drawn from a normal distribution truncated at 2 stddev.
 

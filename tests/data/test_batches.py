@@ -104,7 +104,9 @@ def test_an_epoch_holds_every_row_once_also_across_batches(tokenizer: Tokenizer)
     batches = batches_of(tokenizer)
     assert batches.rows.num_rows == 37
     stream = [batches.batch(step) for step in range(37)]
-    seen = Counter(zip(np.ravel([b.epochs for b in stream]), np.ravel([b.example_ids for b in stream]), strict=True))
+    seen = Counter(
+        zip(np.ravel([b.epochs for b in stream]), np.ravel([b.example_ids for b in stream]), strict=True)
+    )
     assert set(seen.values()) == {1}
     assert len(seen) == 8 * 37
     assert {epoch for epoch, _ in seen} == set(range(8))
@@ -135,11 +137,15 @@ def test_reading_ahead_from_any_step_gives_the_batches_of_the_steps(tokenizer: T
 
 
 def test_seeds_order_the_rows_differently(tokenizer: Tokenizer) -> None:
-    assert (batches_of(tokenizer).batch(0).example_ids != batches_of(tokenizer, seed=1).batch(0).example_ids).any()
+    assert (
+        batches_of(tokenizer).batch(0).example_ids != batches_of(tokenizer, seed=1).batch(0).example_ids
+    ).any()
 
 
 @pytest.mark.parametrize("limit", [None, 2, 100])
-def test_evaluation_reads_every_row_once_and_pads_the_last_batch(tokenizer: Tokenizer, limit: int | None) -> None:
+def test_evaluation_reads_every_row_once_and_pads_the_last_batch(
+    tokenizer: Tokenizer, limit: int | None
+) -> None:
     rows = batches_of(tokenizer).rows
     stream = list(evaluation_batches(rows, 8, limit, padding_id=PAD))
     assert all(batch.token_ids.shape == (8, 32) for batch in stream)

@@ -56,7 +56,9 @@ def parameters_of(state: dict[str, np.ndarray], config: BertConfig) -> dict[str,
 
     def layer(index: int) -> dict[str, Any]:
         name = f"bert.encoder.layer.{index}"
-        attention = {p: linear(f"{name}.attention.self.{p}", hidden, heads) for p in ("query", "key", "value")}
+        attention = {
+            p: linear(f"{name}.attention.self.{p}", hidden, heads) for p in ("query", "key", "value")
+        }
         attention["output"] = linear(f"{name}.attention.output.dense", heads, hidden)
         return {
             "attention": attention,
@@ -126,7 +128,12 @@ def test_published_parameter_counts() -> None:
     published = {"tiny": 4.39, "small": 28.76, "medium": 41.37, "base": 109.48, "large": 335.14}
     for size, millions in published.items():
         assert round(count_parameters(PRESETS[f"bert_{size}_en_uncased"]) / 1e6, 2) == millions
-    multi = {"bert_base_en": 108.31, "bert_base_zh": 102.27, "bert_base_multi": 177.85, "bert_large_en": 333.58}
+    multi = {
+        "bert_base_en": 108.31,
+        "bert_base_zh": 102.27,
+        "bert_base_multi": 177.85,
+        "bert_large_en": 333.58,
+    }
     for name, millions in multi.items():
         assert round(count_parameters(PRESETS[name]) / 1e6, 2) == millions
 

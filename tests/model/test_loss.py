@@ -26,7 +26,9 @@ def inputs() -> tuple[jax.Array, ...]:
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3, 7])
-def test_sums_and_gradients_are_those_of_the_plain_formula(inputs: tuple[jax.Array, ...], chunks: int) -> None:
+def test_sums_and_gradients_are_those_of_the_plain_formula(
+    inputs: tuple[jax.Array, ...], chunks: int
+) -> None:
     *arrays, labels, weights = inputs
 
     def plain(x: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
@@ -56,7 +58,12 @@ def test_padding_rows_of_the_table_take_no_probability(inputs: tuple[jax.Array, 
     x, table, bias, labels, weights = inputs
     expected = masked_lm_sums(*inputs, vocabulary_size=VOCABULARY)
     padded = masked_lm_sums(
-        x, jnp.pad(table, ((0, 6), (0, 0))), jnp.pad(bias, (0, 6)), labels, weights, vocabulary_size=VOCABULARY
+        x,
+        jnp.pad(table, ((0, 6), (0, 0))),
+        jnp.pad(bias, (0, 6)),
+        labels,
+        weights,
+        vocabulary_size=VOCABULARY,
     )
     np.testing.assert_allclose(padded.loss, expected.loss, rtol=1e-6)
 
