@@ -1,0 +1,38 @@
+# make demo | test | check | test-slow;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test test-slow check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python scripts/train_tokenizer.py --input mlm_jax/demo/landmarks.txt --vocab-size 2200 --output $(DEMO)-tokenizer
+	$(BIN)/python scripts/prepare_data.py --input mlm_jax/demo/landmarks.txt --tokenizer $(DEMO)-tokenizer --output $(DEMO)-data
+	$(BIN)/python scripts/train.py configs/demo.py --output-dir $(DEMO)
+	@echo "loss curve: $(DEMO)/loss.png"
+	$(BIN)/python scripts/fill_mask.py $(DEMO) "The Statue of [MASK] is in New York." --top-k 5
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
