@@ -31,6 +31,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
+from mlm_jax.config import flatten
 from mlm_jax.digest import array_digests
 from mlm_jax.errors import InputError, RunError
 
@@ -215,7 +216,7 @@ class Checkpointer:
             (belongs_to, description, "continue with the same settings"),
             (arrays, _describe(abstract_leaves), "restore into the model it was saved from"),
         ):
-            if differences := _differences(_flatten(stored), _flatten(_as_json(now))):
+            if differences := _differences(flatten(stored), flatten(_as_json(now))):
                 raise InputError(
                     f"checkpoint {self.directory / str(step)} belongs to something else: {differences}; "
                     f"{remedy}, or name another output folder"
@@ -350,17 +351,6 @@ def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
     manifest = _as_json(manifest)
     text = json.dumps(manifest, sort_keys=True)
     return {"manifest": manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        path: leaf
-        for key, value in tree.items()
-        for path, leaf in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 def _differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
