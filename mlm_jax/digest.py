@@ -7,7 +7,10 @@ import numpy as np
 
 def array_digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
     """A 32-bit number for each array (any shape; bool, integer or float), computed where the array lives."""
-    return dict(zip(leaves, jax.device_get(_digest_all(list(leaves.values()))).tolist(), strict=True))
+    # Orbax hands arrays back in another order: sorted, a restore runs the program that the save compiled.
+    names = sorted(leaves)
+    digests = jax.device_get(_digest_all([leaves[name] for name in names]))
+    return dict(zip(names, digests.tolist(), strict=True))
 
 
 @jax.jit
