@@ -1,4 +1,4 @@
-"""Real runs of a model that trains in a second: its data, its config file, and the scripts as child processes."""
+"""Real runs of a model that trains in a second: its data, its config file, the scripts as child processes."""
 
 import hashlib
 import os
@@ -58,7 +58,7 @@ def prepared(first: int = 0, last: int = 200, vocabulary_size: int = 300) -> Pat
 
 
 def config_of(output_dir: Path, **changes: Any) -> TrainConfig:
-    """Forty steps on one device, with dropout: logged every second, saved every fifth, evaluated every tenth."""
+    """Forty steps on one device, with dropout: logged every 2nd, saved every 5th, evaluated every 10th."""
     config = TrainConfig(
         output_dir=str(output_dir),
         model=MODEL,
@@ -89,19 +89,25 @@ def environment(devices: int = 1) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
-def run_script(
-    name: str, *arguments: object, devices: int = 1, **options: Any
-) -> subprocess.CompletedProcess[str]:
+def run_script(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
     """`scripts/NAME.py ARGUMENTS`, waited for."""
+    return _run_child([f"scripts/{name}.py", *arguments], devices)
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A process of its own that runs `code`, waited for."""
+    return _run_child(["-c", code, *arguments], devices=1)
+
+
+def _run_child(arguments: list[object], devices: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, f"scripts/{name}.py", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=environment(devices),
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        **options,
     )
 
 

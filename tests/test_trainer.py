@@ -1,0 +1,291 @@
+"""Runs from their start to their end, and what makes them refuse, give up, or go on."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from mlm_jax import trainer
+from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig, from_json
+from mlm_jax.data.batches import Batch
+from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.errors import InputError
+from mlm_jax.metrics import read_records
+from mlm_jax.program import Program
+from mlm_jax.sharding import make_mesh
+from mlm_jax.trainer import train
+from tests.run_small import (
+    MODEL,
+    arrays_of,
+    assert_same_end,
+    config_of,
+    documents,
+    listing,
+    prepared,
+    run_python,
+    run_script,
+    tokenizer,
+    uninterrupted,
+    write_config,
+)
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` in this process, on the first of its eight devices."""
+    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+
+
+def copy_of_run(tmp_path: Path, *, without: tuple[int, ...] = ()) -> Path:
+    run = shutil.copytree(uninterrupted(), tmp_path / "run")
+    for step in without:
+        shutil.rmtree(run / "checkpoints" / str(step))
+    return run
+
+
+def test_makes_the_run_folder_and_nothing_else() -> None:
+    run = uninterrupted()
+    assert {path.name for path in run.iterdir()} == {
+        *("config.json", "metrics.jsonl", "eval.jsonl"),
+        *("tensorboard", "loss.png", "tokenizer", "checkpoints"),
+    }
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"30", "35", "40"}
+    assert from_json(TrainConfig, (run / "config.json").read_text()) == config_of(run)
+    assert Tokenizer.load(run / "tokenizer").fingerprint == tokenizer().fingerprint
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_a_finished_run_says_so_and_changes_nothing() -> None:
+    """From its own config.json, which is a config like any other."""
+    run = uninterrupted()
+    before = listing(run)
+    ended = run_script("train", run / "config.json")
+    assert ended.returncode == 0
+    assert ended.stderr == f"{run}: finished, at step 40 of 40; a larger num_steps goes on\n"
+    assert listing(run) == before
+
+
+def test_more_steps_go_on_and_what_changed_is_told(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path)
+    ended = run_script("train", run / "config.json", "--output-dir", run, "--num-steps", 44, "--log-every", 1)
+    assert ended.returncode == 0, ended.stderr
+    assert "changed since this run last started: num_steps: 40 → 44\n" in ended.stderr
+    assert "changed since this run last started: log_every: 2 → 1\n" in ended.stderr
+    assert "step 41: loss" in ended.stderr
+    assert f"{run}: finished 44 steps" in ended.stderr
+    steps = [record["step"] for record in read_records(run / "metrics.jsonl")]
+    assert steps == [*range(2, 41, 2), 41, 42, 43, 44]
+
+
+def other(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, **changes)
+
+
+def other_data(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, data=replace(config.data, **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_data(path=str(prepared(0, 150))), "data.fingerprint"),
+        (other_data(path=str(prepared(0, 200, 280)), eval_path=None), "tokenizer.fingerprint"),
+        (other(model=replace(MODEL, num_layers=2)), "model.num_layers: 1 in the checkpoint, 2 now"),
+        (other_data(sequence_length=16), "data.sequence_length: 20 in the checkpoint, 16 now"),
+        (other_data(packing="document"), 'data.packing: "packed" in the checkpoint, "document" now'),
+        (other(batch_size=16), "batch_size: 8 in the checkpoint, 16 now"),
+        (other(seed=1), "seed: 0 in the checkpoint, 1 now"),
+        (other(optimizer=OptimizerConfig(freeze=("encoder/*",))), "opt_state."),
+    ],
+)
+def test_refuses_to_go_on_with_something_else(
+    one_device: None, change: Callable[[TrainConfig], TrainConfig], named: str
+) -> None:
+    run = uninterrupted()
+    before = listing(run)
+    with pytest.raises(InputError) as refused:
+        train(replace(change(config_of(run)), compilation_cache_dir=None))
+    assert named in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert listing(run) == before
+
+
+def test_the_script_refuses_in_one_line(tmp_path: Path) -> None:
+    run = uninterrupted()
+    before = listing(run)
+    ended = run_script("train", run / "config.json", "--seed", 1, "--num-steps", 50)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: checkpoint ")
+    assert "seed: 0 in the checkpoint, 1 now" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert listing(run) == before
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path)
+    newest = run / "checkpoints" / "40"
+    largest = max(newest.rglob("d/*"), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    ended = run_script("train", run / "config.json", "--output-dir", run)
+    assert ended.returncode == 0, ended.stderr
+    assert f"warning: checkpoint {newest} is damaged: " in ended.stderr
+    assert "step 36: loss" in ended.stderr
+    assert_same_end(run)
+
+
+# The system says of a file beyond the limit what it says of a full disk, in other words.
+WITH_LITTLE_ROOM = """
+import resource
+import runpy
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+runpy.run_path("scripts/train.py", run_name="__main__")
+"""
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path, without=(35, 40))
+    before = listing(run / "checkpoints")
+    ended = run_python(WITH_LITTLE_ROOM, run / "config.json", "--output-dir", run)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: the checkpoint of step 35 could not be written to {run / 'checkpoints'}: File too large; "
+        "older checkpoints left as they were: 30"
+    )
+    assert "Traceback" not in ended.stderr
+    assert listing(run / "checkpoints") == before
+    ended = run_script("train", run / "config.json", "--output-dir", run)
+    assert ended.returncode == 0, ended.stderr
+    assert_same_end(run)
+
+
+COUNT_COMPILATIONS = """
+import sys
+from collections import Counter
+
+import jax
+
+counts = Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
+
+from mlm_jax.config_files import load_config
+from mlm_jax.trainer import train
+
+train(load_config(sys.argv[1]))
+print(counts["/jax/compilation_cache/cache_hits"], counts["/jax/compilation_cache/cache_misses"])
+"""
+
+
+def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
+    """Every program is asked of the cache, and the cache has it: for a new run as for one that goes on."""
+    uninterrupted()
+    going_on = config_of(copy_of_run(tmp_path, without=(40,)))
+    for config in (config_of(tmp_path / "new"), going_on):
+        ended = run_python(COUNT_COMPILATIONS, write_config(config))
+        assert ended.returncode == 0, ended.stderr
+        hits, misses = map(int, ended.stdout.split())
+        assert hits >= 2
+        assert misses == 0
+
+
+def test_on_eight_devices_as_on_one_and_from_eight_to_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = config_of(run, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    ended = run_script("train", write_config(config), devices=8)
+    assert ended.returncode == 0, ended.stderr
+    assert_close_to_one_device(run)
+    for step in ("35", "40"):
+        shutil.rmtree(run / "checkpoints" / step)
+    ended = run_script("train", write_config(replace(config, mesh=MeshConfig())), devices=1)
+    assert ended.returncode == 0, ended.stderr
+    assert "step 31: loss" in ended.stderr
+    assert "changed since this run last started: mesh.fsdp: 2 → 1" in ended.stderr
+    assert_close_to_one_device(run)
+
+
+def assert_close_to_one_device(run: Path) -> None:
+    for log, columns in (
+        ("metrics.jsonl", ("step", "loss", "mlm_accuracy", "masked_tokens", "grad_norm")),
+        ("eval.jsonl", ("step", "mlm_loss", "mlm_accuracy", "masked_tokens")),
+    ):
+        actual, expected = read_records(run / log), read_records(uninterrupted() / log)
+        assert len(actual) == len(expected)
+        for column in columns:
+            assert [r[column] for r in actual] == pytest.approx([r[column] for r in expected], abs=1e-4)
+
+
+def test_evaluation_in_the_run_is_that_of_the_script() -> None:
+    ended = run_script("evaluate", uninterrupted(), "--data", prepared(200, 240))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("\n") == 1
+    figures = json.loads(ended.stdout)
+    assert list(figures) == ["mlm_loss", "mlm_accuracy", "perplexity", "masked_tokens"]
+    last = read_records(uninterrupted() / "eval.jsonl")[-1]
+    assert figures == pytest.approx({key: last[key] for key in figures}, abs=1e-6)
+
+
+def short_run(output_dir: Path, **changes: Any) -> TrainConfig:
+    """Three steps, for runs in this process."""
+    settings = {"num_steps": 3, "eval_every": 3, "log_every": 1, "compilation_cache_dir": None} | changes
+    return config_of(output_dir, **{"optimizer": OptimizerConfig(learning_rate=1e-3)} | settings)
+
+
+def test_trains_on_lists_of_strings(one_device: None, tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", data=DataConfig(sequence_length=20))
+    with pytest.raises(InputError, match="tokenizer: must be given with documents"):
+        train(config, documents=list(documents()))
+    assert not (tmp_path / "run").exists()
+    result = train(
+        config,
+        documents=list(documents()[:100]),
+        eval_documents=list(documents()[100:120]),
+        tokenizer=tokenizer(),
+    )
+    assert (result.run_folder, result.step, result.finished) == (tmp_path / "run", 3, True)
+    assert [record["step"] for record in read_records(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+    assert [record["step"] for record in read_records(tmp_path / "run" / "eval.jsonl")] == [3]
+
+
+def test_starts_from_another_run_and_keeps_what_is_frozen(one_device: None, tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(learning_rate=1e-6, freeze=("encoder/*",))
+    config = short_run(tmp_path / "run", init_from=str(uninterrupted()), optimizer=optimizer)
+    train(config)
+    before, after = arrays_of(uninterrupted(), 40), arrays_of(tmp_path / "run", 3)
+    frozen = {name for name in before if name.startswith("params.encoder.")}
+    trained = {name for name in before if name.startswith("params.")} - frozen
+    assert frozen
+    assert trained
+    assert {name for name in frozen | trained if before[name] == after[name]} == frozen
+    assert not any("mu.encoder" in name for name in after)
+    evaluations = [read_records(run / "eval.jsonl")[-1] for run in (uninterrupted(), tmp_path / "run")]
+    assert evaluations[1]["mlm_loss"] == pytest.approx(evaluations[0]["mlm_loss"], abs=1e-3)
+
+
+def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -> None:
+    wider = replace(MODEL, hidden_dim=32)
+    with pytest.raises(InputError, match=r"params\..* in the checkpoint, .* now") as refused:
+        train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=wider))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match="no checkpoint"):
+        train(short_run(tmp_path / "run", init_from=str(tmp_path / "none")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_transfer_that_nobody_asked_for_is_an_error(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgets_to_put(program: Program, batch: Batch) -> Batch:
+        return batch
+
+    monkeypatch.setattr(Program, "put", forgets_to_put)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train(short_run(tmp_path / "run"))
