@@ -12,7 +12,7 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import Sources, open_sources, resolve_masking, tokenise_sources
 from mlm_jax.data.tokenizer import Tokenizer
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.evaluation import evaluate_rows
 from mlm_jax.program import Program, build_program
 from mlm_jax.reporting import Reporter, describe_start, say
@@ -91,11 +91,16 @@ def train(
         if (folder / CONFIG_FILE).is_file():
             for change in config_changes(read_config(folder), config):
                 say(f"changed since this run last started: {change}")
-        write_run(folder, config, sources.tokenizer)
 
         # Steps.
         run = _Run(config, sources, program, checkpointer, description)
-        step, stopped_by = run.steps(folder, state, start)
+        try:
+            write_run(folder, config, sources.tokenizer)
+            step, stopped_by = run.steps(folder, state, start)
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or folder}: {error.strerror or error}; the checkpoints written before are intact"
+            ) from error
 
     # End.
     # Late, because importing matplotlib takes a second.
@@ -147,6 +152,8 @@ class _Run:
                 if ends:
                     break
             reporter.flush()
+            # While a signal is still a request: the default would end the process before its checkpoint is whole.
+            self.checkpointer.wait()
         return step, stop.name
 
     def _evaluate_and_save(self, step: int, state: TrainState, reporter: Reporter, ends: bool) -> None:

@@ -146,8 +146,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path: Path)
 WITH_LITTLE_ROOM = """
 import resource
 import runpy
+import sys
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
 runpy.run_path("scripts/train.py", run_name="__main__")
 """
 
@@ -155,7 +156,7 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
     before = listing(run / "checkpoints")
-    ended = run_python(WITH_LITTLE_ROOM, run / "config.json", "--output-dir", run)
+    ended = run_python(WITH_LITTLE_ROOM, 30_000, run / "config.json", "--output-dir", run)
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.splitlines()[-1] == (
         f"error: the checkpoint of step 35 could not be written to {run / 'checkpoints'}: File too large; "
@@ -166,6 +167,15 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Pa
     ended = run_script("train", run / "config.json", "--output-dir", run)
     assert ended.returncode == 0, ended.stderr
     assert_same_end(run)
+
+
+def test_no_room_for_the_rest_of_the_run_folder_is_told_in_one_line_too(tmp_path: Path) -> None:
+    uninterrupted()  # so that no compiled program is cut short
+    ended = run_python(WITH_LITTLE_ROOM, 1000, write_config(config_of(tmp_path / "run")))
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr == (
+        f"error: {tmp_path / 'run'}: File too large; the checkpoints written before are intact\n"
+    )
 
 
 COUNT_COMPILATIONS = """
