@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import tyro
-
+from mlm_jax import cli
 from mlm_jax.config import TrainConfig, flatten, from_json, nearest_name
 from mlm_jax.errors import InputError
 
@@ -57,7 +56,7 @@ def parse_config(arguments: Sequence[str], prog: str) -> TrainConfig:
         raise InputError(f"the first argument must be a config file; {usage}")
     config = load_config(arguments[0])
     _check_flags(config, arguments[1:])
-    return tyro.cli(TrainConfig, prog=f"{prog} {arguments[0]}", default=config, args=arguments[1:])
+    return cli.parse(TrainConfig, prog=f"{prog} {arguments[0]}", default=config, args=arguments[1:])
 
 
 def _check_flags(config: TrainConfig, arguments: Sequence[str]) -> None:

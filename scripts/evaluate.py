@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import tyro
 
@@ -12,15 +13,15 @@ from mlm_jax import cli
 class Arguments:
     """Evaluate a run's newest checkpoint on prepared data, with the same masks every time: one JSON line."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder of scripts/train.py."""
-    data: str
+    data: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """Folder of scripts/prepare_data.py."""
 
 
 def main() -> None:
     """Read the arguments, evaluate, print."""
-    arguments = tyro.cli(Arguments)
+    arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.pretrained import evaluate_run
 

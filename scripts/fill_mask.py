@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -12,9 +13,9 @@ from mlm_jax import cli
 class Arguments:
     """Fill each [MASK] of a text with a trained model's best guesses, the most probable first."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder of scripts/train.py."""
-    text: tyro.conf.Positional[str]
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
     """A text with at least one [MASK]."""
     top_k: int = 5
     """Guesses a mask."""
@@ -24,7 +25,7 @@ class Arguments:
 
 def main() -> None:
     """Read the arguments, fill, print."""
-    arguments = tyro.cli(Arguments)
+    arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.pretrained import MaskedLM
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import tyro
-
 from mlm_jax import cli
 from mlm_jax.data.corpus import DocumentBoundary, ErrorPolicy
 from mlm_jax.data.encode import Separator
@@ -39,7 +37,7 @@ class Arguments:
 
 def main() -> None:
     """Read the arguments, prepare, say what came out."""
-    arguments = tyro.cli(Arguments)
+    arguments = cli.parse(Arguments)
     preparation = prepare(
         arguments.input,
         Tokenizer.load(arguments.tokenizer),

@@ -34,7 +34,7 @@ class Arguments:
 
 def main() -> None:
     """Read the arguments, train, save, say what came out."""
-    arguments = tyro.cli(Arguments)
+    arguments = cli.parse(Arguments)
     documents = read_documents(
         arguments.input,
         text_field=arguments.text_field,
