@@ -83,27 +83,29 @@ def write_config(config: TrainConfig, name: str = "config.json") -> Path:
     return path
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """Of a child that compiles quickly and sees that many devices."""
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
+    """Of a child that sees that many devices and, unless `optimised`, compiles quickly."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    if not optimised:
+        flags += " --xla_backend_optimization_level=0"
     return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
 def run_script(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
     """`scripts/NAME.py ARGUMENTS`, waited for."""
-    return _run_child([f"scripts/{name}.py", *arguments], devices)
+    return _run_child([f"scripts/{name}.py", *arguments], environment(devices))
 
 
-def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *arguments: object, optimised: bool = False) -> subprocess.CompletedProcess[str]:
     """A process of its own that runs `code`, waited for."""
-    return _run_child(["-c", code, *arguments], devices=1)
+    return _run_child(["-c", code, *arguments], environment(optimised=optimised))
 
 
-def _run_child(arguments: list[object], devices: int) -> subprocess.CompletedProcess[str]:
+def _run_child(arguments: list[object], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=environment(devices),
+        env=variables,
         capture_output=True,
         text=True,
         check=False,

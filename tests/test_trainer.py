@@ -18,6 +18,7 @@ from mlm_jax.data.batches import Batch
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
 from mlm_jax.metrics import read_records
+from mlm_jax.presets import PRESETS
 from mlm_jax.program import Program
 from mlm_jax.sharding import make_mesh
 from mlm_jax.trainer import train
@@ -299,3 +300,50 @@ def test_a_transfer_that_nobody_asked_for_is_an_error(
     monkeypatch.setattr(Program, "put", forgets_to_put)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train(short_run(tmp_path / "run"))
+
+
+HOST_SHARE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import jax.numpy as jnp
+
+from mlm_jax.config_files import load_config
+from mlm_jax.metrics import read_records
+from mlm_jax.program import Program
+from mlm_jax.train_step import StepMetrics
+from mlm_jax.trainer import train
+
+config = load_config(sys.argv[1])
+
+
+def step_seconds(config):
+    train(config)
+    return median(record["step_seconds"] for record in read_records(Path(config.output_dir) / "metrics.jsonl"))
+
+
+whole = step_seconds(config)
+# A device that is never waited for: what is left is all that the host does in a step.
+metrics = StepMetrics(*[jnp.float32(1)] * (len(StepMetrics._fields) - 1), jnp.float32(0))
+Program.train = property(lambda program: lambda state, batch: (state, metrics))
+Program.memory_report = lambda program: "none"
+print(step_seconds(replace(config, output_dir=config.output_dir + "_host", num_steps=400)), whole)
+"""
+
+
+@pytest.mark.slow
+def test_the_host_takes_less_than_a_twentieth_of_a_bert_tiny_step(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path / "run",
+        model=replace(PRESETS["bert_tiny_en_uncased"], pooler=False),
+        data=DataConfig(path=str(prepared()), sequence_length=128),
+        batch_size=32,
+        checkpoint_every=1000,
+    )
+    ended = run_python(HOST_SHARE, write_config(config), optimised=True)
+    assert ended.returncode == 0, ended.stderr
+    host, whole = map(float, ended.stdout.split())
+    print(f"host {1000 * host:.2f} ms of {1000 * whole:.1f} ms a step: {host / whole:.2%}")
+    assert host < 0.05 * whole
