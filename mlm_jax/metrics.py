@@ -311,8 +311,11 @@ def masking_warnings(
     selectable_tokens: int,
     masked_tokens: int,
     clipped_rows: int,
-) -> list[str]:
-    """What is wrong with the masks of some batches, one line each; empty where they are as configured.
+) -> dict[str, str]:
+    """What is wrong with the masks of some batches, one line by kind; empty where they are as configured.
+
+    The kinds are "clipped", rows were asked for more than they may mask, and "rate", too few or too many
+    tokens are masked. A kind stays the same from call to call while the figures in its line change.
 
     The rate is off where so many masked tokens cannot come from the selection law: `"ceil"` adds up to one a
     row, `"bert"` rounds by a half and takes at least one, `"bernoulli"` strays by five standard deviations.
@@ -326,10 +329,10 @@ def masking_warnings(
         masked_tokens: tokens that were chosen.
         clipped_rows: rows in which the law asked for more than `mask_selection_length`.
     """
-    warnings = []
+    warnings = {}
     rate = masking.mask_selection_rate
     if clipped_rows > _CLIPPED_ROWS_ALLOWED * rows:
-        warnings.append(
+        warnings["clipped"] = (
             f"mask_selection_length = {masking.mask_selection_length} clips {clipped_rows / rows:.1%} "
             "of the rows; a larger one, or none, which derives it from rate and row length, clips fewer"
         )
@@ -342,7 +345,7 @@ def masking_warnings(
     slack = _CLIPPED_ROWS_ALLOWED * expected
     if not expected - below - slack <= masked_tokens <= expected + above + slack:
         realised = masked_tokens / max(selectable_tokens, 1)
-        warnings.append(
+        warnings["rate"] = (
             f"{masked_tokens} of {selectable_tokens} selectable tokens are masked, a rate of {realised:.4f}; "
             f"mask_selection_rate = {rate} asks for {expected:.0f}"
         )

@@ -152,8 +152,7 @@ class Reporter:
         )
 
     def _warn_of_masking(self) -> None:
-        for warning in masking_warnings(self._program.setup.masking, **self._window.take()):
-            kind = warning.split()[0]
+        for kind, warning in masking_warnings(self._program.setup.masking, **self._window.take()).items():
             if kind not in self._warned:
                 self._warned.add(kind)
                 say(f"warning: {warning}")

@@ -113,14 +113,16 @@ def test_on_a_terminal_a_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> N
     assert "step 40: evaluation loss " in sent
 
 
-def test_rows_that_are_clipped_are_told_once(
+def test_masks_that_are_not_as_configured_are_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = MaskingRecipe(mask_selection_length=1)
-    config = config_of(tmp_path / "run", masking=recipe, num_steps=4, log_every=1)
+    # Windows of one and of two steps: the figures in the lines differ, what is wrong does not.
+    config = config_of(tmp_path / "run", masking=recipe, num_steps=7, log_every=2)
     train_here(config, monkeypatch)
     told = capsys.readouterr().err
     assert told.count("warning: mask_selection_length = 1 clips 100.0% of the rows") == 1
+    assert told.count("mask_selection_rate = 0.15 asks for") == 1
 
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run_in_the_end(tmp_path: Path) -> None:
