@@ -4,17 +4,23 @@ import errno
 import json
 import math
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 from mlm_jax.config import MaskingConfig
+from mlm_jax.data.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "eval.jsonl"
@@ -61,10 +67,10 @@ class EvaluationRecord:
 class MetricsLog:
     """Appends records to `metrics.jsonl` and `eval.jsonl` in a run folder, and scalars to `tensorboard/`.
 
-    A line is written by one system call: it is there or not, whenever the process is killed, and can be read
-    at once. JSON has no NaN and no infinity: they are null there, and left out of TensorBoard. TensorBoard
-    tags are the keys of the lines, for evaluations with `eval/` before. Under `jax.distributed`, process 0
-    alone makes a log.
+    A line or event is written by one system call: it is there or not, whenever the process is killed, and
+    can be read at once. JSON has no NaN and no infinity: they are null there, and left out of TensorBoard.
+    TensorBoard tags are the keys of the lines, for evaluations with `eval/` before. Under `jax.distributed`,
+    process 0 alone makes a log.
 
     Args:
         run_folder: made where it is missing.
@@ -72,7 +78,8 @@ class MetricsLog:
             steps are dropped from both files, a torn last line too; TensorBoard is told to purge them.
 
     Raises:
-        OSError: a line could not be written, for instance because the disk is full; nothing of it is left.
+        OSError: a line or event could not be written, for instance because the disk is full; nothing of it is
+            left.
     """
 
     def __init__(self, run_folder: Path, *, resume_step: int = 0) -> None:
@@ -82,9 +89,7 @@ class MetricsLog:
             _drop_records_after(run_folder / name, resume_step)
         self._steps = (run_folder / METRICS_FILE).open("ab", buffering=0)
         self._evaluations = (run_folder / EVALUATIONS_FILE).open("ab", buffering=0)
-        self._tensorboard = SummaryWriter(
-            str(run_folder / TENSORBOARD_FOLDER), purge_step=resume_step + 1, flush_secs=10
-        )
+        self._events = _open_events(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
 
     def __enter__(self) -> Self:
         """The log itself."""
@@ -103,25 +108,62 @@ class MetricsLog:
         self._append(self._evaluations, record, prefix="eval/")
 
     def close(self) -> None:
-        """Flush TensorBoard's events and close the files."""
+        """Close the files."""
         self._steps.close()
         self._evaluations.close()
-        self._tensorboard.close()
+        self._events.close()
 
-    def _append(self, file: Any, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
-        values = {key: _finite(value) for key, value in asdict(record).items()}
-        line = json.dumps(values, allow_nan=False).encode() + b"\n"
-        end = os.fstat(file.fileno()).st_size
-        if file.write(line) != len(line):
-            file.truncate(end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
-        for key, value in values.items():
-            if key != "step" and value is not None:
-                self._tensorboard.add_scalar(prefix + key, value, record.step)
+    def _append(self, file: FileIO, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
+        values = finite_values(record)
+        _append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
+        scalars = [
+            Summary.Value(tag=prefix + key, simple_value=value)
+            for key, value in values.items()
+            if key != "step" and value is not None
+        ]
+        _append_event(self._events, Event(step=record.step, summary=Summary(value=scalars)))
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def finite_values(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass of numbers for JSON: NaN and infinity, which it does not have, are None."""
+    return {
+        key: value if value is not None and math.isfinite(value) else None
+        for key, value in asdict(record).items()
+    }
+
+
+def _open_events(folder: Path, *, purge_step: int) -> FileIO:
+    """An event file that tells TensorBoard to forget what earlier files say of `purge_step` and later.
+
+    tensorboardX's writer is not used: it writes from a thread, and once that met a full disk, blocks for ever.
+    """
+    folder.mkdir(exist_ok=True)
+    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+    file = (folder / name).open("ab", buffering=0)
+    _append_event(file, Event(file_version="brain.Event:2"))
+    _append_event(file, Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+    return file
+
+
+def _append_event(file: FileIO, event: Event) -> None:
+    """In the framing of TFRecord: length, its checksum, data, their checksum."""
+    event.wall_time = time.time()
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+    _append_whole(file, length + checksums[0] + data + checksums[1])
+
+
+def _append_whole(file: FileIO, data: bytes) -> None:
+    end = os.fstat(file.fileno()).st_size
+    try:
+        written = file.write(data)
+    except OSError as error:
+        error.filename = file.name  # which a failed write lacks
+        raise
+    if written != len(data):
+        file.truncate(end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -141,12 +183,7 @@ def _drop_records_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_records(path) if record["step"] <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.writelines(json.dumps(record) + "\n" for record in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
 class OneBehind:

@@ -1,6 +1,6 @@
 """The loss picture of a run. matplotlib takes a second to import: import this module where it is used."""
 
-import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mlm_jax.data.files import write_atomically
 from mlm_jax.metrics import EVALUATIONS_FILE, METRICS_FILE, read_records
 
 LOSS_PICTURE = "loss.png"
@@ -40,7 +41,10 @@ def plot_losses(run_folder: Path) -> Path | None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")  # where a falling loss leaves room; "best" searches among all the points
-    return _write(figure, run_folder / LOSS_PICTURE)
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(run_folder / LOSS_PICTURE, content.getvalue())
+    return run_folder / LOSS_PICTURE
 
 
 def _curve(path: Path, key: str) -> np.ndarray:
@@ -71,12 +75,3 @@ def _loss_range(training: np.ndarray, evaluation: np.ndarray) -> tuple[float, fl
     low, high = losses.min(), max(np.percentile(losses, 99.5), losses[0], evaluation[:, 1].max(initial=0.0))
     margin = 0.05 * (high - low) or 0.5
     return max(0.0, low - margin), high + margin
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        figure.savefig(file, format="png")
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary.replace(path)

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
 
 from mlm_jax.config import MaskingConfig
 from mlm_jax.masking import example_keys, mask_tokens, selectable_positions, wanted_selections
@@ -98,6 +100,18 @@ def test_tensorboard_holds_the_same_scalars(tmp_path: Path) -> None:
     assert (scalars[3, "loss"], scalars[3, "eval/mlm_loss"]) == (1.25, 1.5)
 
 
+def test_event_files_are_framed_as_tensorboardx_frames_them(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        log.log_step(step_record(1))
+    [events] = (tmp_path / "tensorboard").iterdir()
+    writer = RecordWriter(str(tmp_path / "same"))
+    for event in tensorboard_events(tmp_path):
+        assert abs(event.wall_time - time.time()) < 60
+        writer.write(event.SerializeToString())
+    writer.close()
+    assert events.read_bytes() == (tmp_path / "same").read_bytes()
+
+
 def test_resuming_drops_later_records_and_a_torn_line(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         for step in (10, 20, 30):
@@ -122,27 +136,54 @@ def test_a_new_run_starts_with_empty_files(tmp_path: Path) -> None:
     assert len(read_records(tmp_path / "metrics.jsonl")) == 1
 
 
-SHORT_WRITE = """
+FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from test_metrics import step_record
 from mlm_jax.metrics import MetricsLog
 
+def no_file_grows_beyond(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-log = MetricsLog(Path(sys.argv[1]))
-log.log_step(step_record(1))
-size = (Path(sys.argv[1]) / "metrics.jsonl").stat().st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))
+run = Path(sys.argv[1])
+"""
+A_LINE_DOES_NOT_FIT = """
+with MetricsLog(run) as log:
+    log.log_step(step_record(1))
+    no_file_grows_beyond((run / "metrics.jsonl").stat().st_size + 20)
+    try:
+        log.log_step(step_record(2))
+    except OSError as error:
+        print(error.errno)
+"""
+AN_EVENT_DOES_NOT_FIT = """
+with MetricsLog(run) as log:
+    log.log_step(step_record(1))
+    [events] = (run / "tensorboard").iterdir()
+    for room in (20, 0):
+        (run / "metrics.jsonl").write_bytes(b"")  # so that the line fits
+        no_file_grows_beyond(events.stat().st_size + room)
+        try:
+            log.log_step(step_record(2))
+        except OSError as error:
+            print(error.errno, error.filename == str(events))
+"""
+RECORDS_TO_KEEP_DO_NOT_FIT = """
+with MetricsLog(run) as log:
+    log.log_step(step_record(1))
+no_file_grows_beyond(20)
 try:
-    log.log_step(step_record(2))
+    MetricsLog(run, resume_step=1)
 except OSError as error:
     print(error.errno)
 """
 
 
-def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
+def run_with_full_disk(case: str, run: Path) -> str:
+    """What a child prints in which no file can grow beyond a size."""
     child = subprocess.run(
-        [sys.executable, "-c", SHORT_WRITE, str(tmp_path)],
+        [sys.executable, "-c", FULL_DISK + case, str(run)],
         env=os.environ
         | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         capture_output=True,
@@ -150,8 +191,25 @@ def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> No
         check=False,
         timeout=60,
     )
-    assert child.stdout.split() == [str(errno.ENOSPC)], child.stderr
+    assert child.returncode == 0, child.stderr
+    return child.stdout
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    assert run_with_full_disk(A_LINE_DOES_NOT_FIT, tmp_path).split() == [str(errno.ENOSPC)]
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
+
+
+def test_an_event_that_does_not_fit_is_an_error_at_once_and_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    said = run_with_full_disk(AN_EVENT_DOES_NOT_FIT, tmp_path)
+    assert said.splitlines() == [f"{errno.ENOSPC} True", f"{errno.EFBIG} True"]
+    assert [event.step for event in tensorboard_events(tmp_path) if event.summary.value] == [1]
+
+
+def test_records_that_cannot_be_written_anew_stay_as_they_were(tmp_path: Path) -> None:
+    assert run_with_full_disk(RECORDS_TO_KEEP_DO_NOT_FIT, tmp_path).split() == [str(errno.EFBIG)]
+    assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.jsonl", "metrics.jsonl", "tensorboard"]
 
 
 LOG_FOR_EVER = """

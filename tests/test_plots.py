@@ -38,7 +38,7 @@ def test_draws_both_curves_falling(tmp_path: Path, points: int) -> None:
     assert len(pixels(picture, EVALUATION)) > 20
     left, right = training[training[:, 1].argmin()], training[training[:, 1].argmax()]
     assert left[0] < right[0] - 200
-    assert not list(tmp_path.glob("*.tmp"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.jsonl", "loss.png", "metrics.jsonl"]
 
 
 def test_a_single_point_shows(tmp_path: Path) -> None:
@@ -54,6 +54,29 @@ def test_a_spike_does_not_flatten_the_curve(tmp_path: Path) -> None:
     write_run(tmp_path, losses, {})
     with_spike = pixels(plot_losses(tmp_path), TRAINING)
     assert np.ptp(with_spike[:, 0]) == pytest.approx(np.ptp(without[:, 0]), abs=5)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from mlm_jax.plots import plot_losses
+
+plot_losses(Path(sys.argv[1]))  # so that matplotlib has written its caches
+before = (Path(sys.argv[1]) / "loss.png").read_bytes()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    plot_losses(Path(sys.argv[1]))
+except OSError:
+    print((Path(sys.argv[1]) / "loss.png").read_bytes() == before)
+"""
+
+
+def test_a_picture_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+    write_run(tmp_path, [10.0, 9.0], {})
+    said = subprocess.check_output([sys.executable, "-c", FULL_DISK, str(tmp_path)], text=True)
+    assert said == "True\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.jsonl", "loss.png", "metrics.jsonl"]
 
 
 def test_nothing_to_draw_is_no_picture(tmp_path: Path) -> None:
