@@ -165,6 +165,12 @@ class Checkpointer:
             "or delete this one to start from step 0"
         )
 
+    def best_eval_loss(self) -> float:
+        """The lowest evaluation loss, in nats, of the checkpoints that there are; infinite where none has one."""
+        if self._saving is None:
+            self._read_eval_losses()
+        return min((loss for loss in self._eval_losses.values() if loss is not None), default=math.inf)
+
     def wait(self) -> None:
         """Return when no save is under way and what is no longer kept is gone.
 

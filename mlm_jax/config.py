@@ -34,6 +34,38 @@ def _require(config: object, name: str, holds: bool, allowed: str) -> None:
         raise InputError(f"{type(config).__name__}.{name} = {value!r}: must be {allowed}")
 
 
+def _check_types(config: object) -> None:
+    """InputError where a field does not hold what its annotation says; Python itself would not notice."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if not _is_of(kind, getattr(config, name)):
+            _require(config, name, False, _wanted(kind, getattr(config, name)))
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_of(argument, value) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(arguments[0], item) for item in value)
+    # A bool is an int to Python, and an int may stand for a float.
+    return type(value) in (int, float) if kind is float else type(value) is kind
+
+
+def _wanted(kind: Any, value: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_wanted(argument, value) for argument in arguments)
+    if origin is Literal:
+        near = nearest_name(value, arguments) if isinstance(value, str) else ""
+        return f"one of {', '.join(map(repr, arguments))}{near}"
+    if origin is tuple:
+        return f"a tuple, each {_wanted(arguments[0], value)}"
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
+    return names.get(kind, "None" if kind is type(None) else f"a {getattr(kind, '__name__', kind)}")
+
+
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
         _require(config, name, getattr(config, name) >= 1, "at least 1")
@@ -44,6 +76,11 @@ def _require_rate(config: object, *names: str) -> None:
         _require(config, name, 0.0 <= getattr(config, name) <= 1.0, "in [0, 1]")
 
 
+def _require_below_one(config: object, *names: str) -> None:
+    for name in names:
+        _require(config, name, 0.0 <= getattr(config, name) < 1.0, "in [0, 1)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
     """The shape and the numerical conventions of a BERT encoder with its MLM head (Devlin et al. 2018).
@@ -51,7 +88,7 @@ class BertConfig:
     Whatever published checkpoints differ in is a field: `"gelu"` is the exact (erf) GELU of Google and Hugging
     Face, `"gelu_tanh"` its approximation; KerasHub uses tanh in the encoder and exact with epsilon 1e-5 in the
     head. `vocabulary_multiple` pads the embedding table with rows that no id reaches, so that a tensor axis
-    divides it; logits and parameter counts leave them out.
+    divides it; logits and `count_parameters` leave them out.
     """
 
     vocabulary_size: int = 30_522
@@ -73,12 +110,13 @@ class BertConfig:
     initializer_stddev: float = 0.02
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require_positive(
             self,
             *("vocabulary_size", "num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
             *("max_sequence_length", "num_segments", "vocabulary_multiple"),
         )
-        _require_rate(self, "dropout_rate", "attention_dropout_rate")
+        _require_below_one(self, "dropout_rate", "attention_dropout_rate")
         divides = self.hidden_dim % self.num_heads == 0
         _require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")
 
@@ -110,6 +148,7 @@ class MaskingRecipe:
     unit: MaskingUnit = "token"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require_rate(self, "mask_selection_rate", "mask_token_rate", "random_token_rate")
         # The slack is the rounding of two decimal fractions, as in 0.9 + 0.1.
         fits = self.mask_token_rate + self.random_token_rate <= 1.0 + 1e-9
@@ -118,9 +157,6 @@ class MaskingRecipe:
         )
         if self.mask_selection_length is not None:
             _require_positive(self, "mask_selection_length")
-        for name, kind in (("selection", Selection), ("random_pool", RandomPool), ("unit", MaskingUnit)):
-            choices = typing.get_args(kind)
-            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(map(repr, choices))}")
 
     def selection_length(self, sequence_length: int) -> int:
         """`mask_selection_length`, or where it is None what hardly a row of that length is clipped by.
@@ -156,10 +192,10 @@ class MaskingConfig(MaskingRecipe):
     padding_token_id: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unselectable_token_ids", tuple(self.unselectable_token_ids))
         super().__post_init__()
         _require_positive(self, "vocabulary_size", "mask_selection_length")
         size = self.vocabulary_size
-        object.__setattr__(self, "unselectable_token_ids", tuple(self.unselectable_token_ids))
         for name in ("mask_token_id", "padding_token_id"):
             _require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")
         in_vocabulary = all(0 <= i < size for i in self.unselectable_token_ids)
@@ -194,6 +230,7 @@ class DataConfig:
     prefetch_batches: int = 4
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require(self, "sequence_length", self.sequence_length >= 3, "at least 3 ([CLS], a token, [SEP])")
         _require_positive(self, "prefetch_batches")
 
@@ -203,9 +240,10 @@ class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020) with a warmed-up learning-rate schedule.
 
     Weight decay spares biases and LayerNorm. After `warmup_steps` of linear warm-up the rate goes to
-    `final_learning_rate_fraction` of its peak: linearly, along a cosine, or, `"trapezoidal"`, it stays at the
-    peak until `cooldown_steps` before the end. `freeze` lists patterns over parameter paths (`fnmatch`, as in
-    `encoder/*`); what they match keeps its values and costs no optimiser memory.
+    `final_learning_rate_fraction` of its peak: linearly, along a cosine, or, with `"trapezoidal"`, it stays at
+    the peak until `cooldown_steps` before the end, a setting of that schedule alone. `freeze` lists patterns
+    over parameter paths (`fnmatch`, as in `encoder/*`); what they match keeps its values and costs no optimiser
+    memory.
     """
 
     name: Literal["adamw", "lamb"] = "adamw"
@@ -222,12 +260,19 @@ class OptimizerConfig:
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require(self, "learning_rate", self.learning_rate > 0, "above 0")
         _require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
-        _require(self, "cooldown_steps", self.cooldown_steps >= 0, "at least 0")
+        if self.schedule == "trapezoidal":
+            _require(
+                self, "cooldown_steps", self.cooldown_steps >= 1, "at least 1 with schedule 'trapezoidal'"
+            )
+        else:
+            _require(self, "cooldown_steps", self.cooldown_steps == 0, f"0 with schedule {self.schedule!r}")
         _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         _require(self, "epsilon", self.epsilon > 0, "above 0")
-        _require_rate(self, "final_learning_rate_fraction", "beta1", "beta2")
+        _require_rate(self, "final_learning_rate_fraction")
+        _require_below_one(self, "beta1", "beta2")
         if self.max_grad_norm is not None:
             _require(self, "max_grad_norm", self.max_grad_norm > 0, "above 0, or None for no clipping")
 
@@ -244,6 +289,7 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name in ("data", "fsdp", "tensor"):
             _require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
         _require(self, "data", (self.data, self.fsdp, self.tensor).count(-1) <= 1, "the only axis of size -1")
@@ -266,6 +312,7 @@ class ComputeConfig:
     dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require_positive(self, "scan_unroll", "loss_chunks")
 
 
@@ -299,6 +346,7 @@ class TrainConfig:
     compilation_cache_dir: str | None = "~/.cache/mlm_jax/compilation"
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _require_positive(
             self,
             *("num_steps", "batch_size", "accumulation_steps", "log_every", "eval_every"),
@@ -354,28 +402,16 @@ def nearest_name(name: str, names: typing.Iterable[str]) -> str:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value`, parsed from JSON, as an instance of the annotation `kind`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    """`value`, parsed from JSON, as an instance of the annotation `kind`; the classes check the values."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise InputError(f"{where or kind}: must be an object, not {value!r}")
+            raise InputError(f"{where.rstrip('.') or 'config'}: must be an object, not {value!r}")
         kinds = typing.get_type_hints(kind)
         for name in value:
             if name not in kinds:
                 raise InputError(f"{where}{name}: no such setting{nearest_name(name, kinds)}")
         return kind(**{name: _build(kinds[name], item, f"{where}{name}.") for name, item in value.items()})
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_build(arguments[0], item, where) for item in value)
-    if origin is Literal:
-        fits, wanted = value in arguments, f"one of {', '.join(map(repr, arguments))}"
-    elif kind is float:
-        fits, wanted = type(value) in (int, float), "a number"
-    else:
-        fits, wanted = type(value) is kind, f"of type {getattr(kind, '__name__', kind)}"
-    if not fits:
-        raise InputError(f"{where.rstrip('.')} = {value!r}: must be {wanted}")
-    return float(value) if kind is float else value
+    # JSON has neither tuples nor, for a whole number, floats.
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if kind is float and type(value) is int else value

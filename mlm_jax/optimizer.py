@@ -30,10 +30,8 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
     elif config.schedule == "cosine":
         decay = optax.cosine_decay_schedule(peak, remaining, alpha=config.final_learning_rate_fraction)
     else:
-        begin = max(0, remaining - config.cooldown_steps)
-        decay = optax.linear_schedule(peak, final, max(1, config.cooldown_steps), transition_begin=begin)
-        if config.cooldown_steps == 0:
-            decay = optax.constant_schedule(peak)
+        begin = remaining - config.cooldown_steps
+        decay = optax.linear_schedule(peak, final, config.cooldown_steps, transition_begin=begin)
     warmup = optax.linear_schedule(0.0, peak, max(1, config.warmup_steps))
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
 

@@ -1,6 +1,5 @@
 """A trained masked language model as its user holds it: load it, fill masks, measure it."""
 
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -68,8 +67,9 @@ class MaskedLM:
         Raises:
             InputError: no [MASK] in the text, a text longer than the position table, `top_k` below 1.
         """
-        if not 1 <= top_k <= self.tokenizer.vocabulary_size:
-            raise InputError(f"top_k = {top_k}: must be in [1, {self.tokenizer.vocabulary_size}]")
+        answers = self.tokenizer.vocabulary_size - len(self.tokenizer.special_token_ids)
+        if not 1 <= top_k <= answers:
+            raise InputError(f"top_k = {top_k}: must be in [1, {answers}]")
         tokenizer = self.tokenizer
         body = tokenizer.encode(text, parse_special_tokens=True)
         token_ids = np.concatenate([[tokenizer.cls_token_id], body, [tokenizer.sep_token_id]]).astype(
@@ -113,7 +113,7 @@ class MaskedLM:
 
     def _candidate(self, text: str, place: int, token: int, score: float) -> Candidate:
         entry = self.tokenizer.id_to_token(int(token)) or ""
-        parts = re.split(r"\[MASK\]", text)
+        parts = text.split("[MASK]")
         left, right = "[MASK]".join(parts[: place + 1]), "[MASK]".join(parts[place + 1 :])
         joined = left.rstrip() + entry.removeprefix("##") if entry.startswith("##") else left + entry
         return Candidate(score=float(score), token=int(token), token_str=entry, sequence=joined + right)
@@ -126,7 +126,8 @@ def _abstract_model(config: BertConfig) -> tuple[nnx.GraphDef, Any]:
 def evaluate_run(folder: str | Path, data_path: str | Path) -> Evaluation:
     """Evaluate a run's newest checkpoint on prepared data.
 
-    The rows are made and masked as the run itself evaluates, so the figures are those of its eval.jsonl.
+    The rows are made and masked as the run itself evaluates, so the figures are those of its eval.jsonl, except
+    that here all rows count, whatever the run's `eval_batches` says.
 
     Raises:
         InputError: not a run folder, no checkpoint, or data that are not usable or of another tokenizer.

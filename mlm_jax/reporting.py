@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from mlm_jax.config import TrainConfig
@@ -24,6 +23,7 @@ from mlm_jax.metrics import (
     peak_flops,
     train_flops_per_sequence,
 )
+from mlm_jax.model.bert import count_parameters
 from mlm_jax.program import Program
 from mlm_jax.train_step import StepMetrics
 
@@ -170,24 +170,27 @@ class Reporter:
 class _MaskCounts:
     """What the masks of the steps since the last check add up to."""
 
+    _NAMES = ("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows")
+
     def __init__(self) -> None:
-        self.take()
+        self._counts = self._zero()
 
     def add(self, rows: int, metrics: StepMetrics) -> None:
         self._counts["rows"] += rows
-        for name in ("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows"):
+        for name in self._NAMES:
             self._counts[name] += round(float(getattr(metrics, name)))
 
     def take(self) -> dict[str, int]:
-        counts = getattr(self, "_counts", {})
-        names = ("rows", "real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows")
-        self._counts = dict.fromkeys(names, 0)
+        counts, self._counts = self._counts, self._zero()
         return counts
+
+    def _zero(self) -> dict[str, int]:
+        return dict.fromkeys(("rows", *self._NAMES), 0)
 
 
 def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
     """What is about to be trained and what it takes, before step 0."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(program.abstract_state.params))
+    count = count_parameters(config.model, pooler=config.model.pooler, mlm_head=True)
     shape = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     device = program.mesh.devices.flat[0].device_kind
     steps = rows.num_rows / config.batch_size

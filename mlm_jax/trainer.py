@@ -19,6 +19,7 @@ from mlm_jax.reporting import Reporter, describe_start, say
 from mlm_jax.run_folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
+    TOKENIZER_FOLDER,
     config_changes,
     load_params,
     read_config,
@@ -54,61 +55,55 @@ def train(
 
     Raises:
         InputError: a setting, the data or the run folder is not usable; says which and what would be right.
-        RunError: the run cannot go on: a checkpoint could not be written, or the loss is no longer finite. The
-            checkpoints written before are intact.
+        RunError: the run cannot go on: a checkpoint or a file could not be written, or the loss is no longer
+            finite. The checkpoints written before are intact.
     """
-    # Data.
-    if documents is None:
-        sources = open_sources(config.data)
-    elif tokenizer is None:
-        raise InputError("tokenizer: must be given with documents")
-    else:
-        sources = tokenise_sources(documents, eval_documents, tokenizer, config.data)
-    if sources.tokenizer.vocabulary_size > config.model.vocabulary_size:
+    if jax.process_count() > 1:
         raise InputError(
-            f"model.vocabulary_size = {config.model.vocabulary_size}: must be at least the tokenizer's "
-            f"{sources.tokenizer.vocabulary_size}"
+            f"jax.process_count() = {jax.process_count()}: must be 1; a run trains in one process"
         )
-
-    # Program.
-    _use_compilation_cache(config.compilation_cache_dir)
-    masking = resolve_masking(config.masking, sources.tokenizer, config.data.sequence_length)
-    program = build_program(config, masking, make_mesh(config.mesh))
-
-    # State.
     folder = Path(config.output_dir)
-    description = sources.description(config.data) | {
-        "model": asdict(config.model),
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-    }
-    with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-        restored = checkpointer.restore(program.abstract_state, description)
-        start, state = restored or (0, _initial_state(config, program))
-        if start >= config.num_steps:
-            say(f"{folder}: finished, at step {start:,} of {config.num_steps:,}; a larger num_steps goes on")
-            return TrainResult(folder, start, finished=True)
-        if (folder / CONFIG_FILE).is_file():
-            for change in config_changes(read_config(folder), config):
-                say(f"changed since this run last started: {change}")
+    with StopRequest() as stop:
+        # Data.
+        sources = _open(config, documents, eval_documents, tokenizer)
 
-        # Steps.
-        run = _Run(config, sources, program, checkpointer, description)
-        try:
-            write_run(folder, config, sources.tokenizer)
-            step, stopped_by = run.steps(folder, state, start)
-        except OSError as error:
-            raise RunError(
-                f"{error.filename or folder}: {error.strerror or error}; the checkpoints written before are intact"
-            ) from error
+        # Program.
+        _use_compilation_cache(config.compilation_cache_dir)
+        masking = resolve_masking(config.masking, sources.tokenizer, config.data.sequence_length)
+        program = build_program(config, masking, make_mesh(config.mesh))
+
+        # State.
+        description = sources.description(config.data) | {
+            "model": asdict(config.model),
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+        }
+        with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
+            restored = checkpointer.restore(program.abstract_state, description)
+            start, state = restored or (0, _initial_state(config, program, sources.tokenizer))
+            if start >= config.num_steps:
+                say(
+                    f"{folder}: finished, at step {start:,} of {config.num_steps:,}; a larger num_steps goes on"
+                )
+                return TrainResult(folder, start, finished=True)
+            if (folder / CONFIG_FILE).is_file():
+                for change in config_changes(read_config(folder), config):
+                    say(f"changed since this run last started: {change}")
+
+            # Steps.
+            run = _Run(config, sources, program, checkpointer, description, stop)
+            try:
+                write_run(folder, config, sources.tokenizer)
+                step = run.steps(folder, state, start)
+            except OSError as error:
+                raise RunError(
+                    f"{error.filename or folder}: {error.strerror or error}; "
+                    "the checkpoints written before are intact"
+                ) from error
 
     # End.
-    # Late, because importing matplotlib takes a second.
-    from mlm_jax.plots import plot_losses
-
-    plot_losses(folder)
-    if stopped_by and step < config.num_steps:
-        say(f"{folder}: stopped by {stopped_by} at step {step:,}, saved; the same command goes on from here")
+    if step < config.num_steps:
+        say(f"{folder}: stopped by {stop.name} at step {step:,}, saved; the same command goes on from here")
         return TrainResult(folder, step, finished=False)
     say(f"{folder}: finished {step:,} steps")
     return TrainResult(folder, step, finished=True)
@@ -123,44 +118,46 @@ class _Run:
     program: Program
     checkpointer: Checkpointer
     description: dict[str, Any]
+    stop: StopRequest
 
-    def steps(self, folder: Path, state: TrainState, start: int) -> tuple[int, str | None]:
-        """Train from step `start` to the last, or to a signal; returns the step reached and the signal's name.
+    def steps(self, folder: Path, state: TrainState, start: int) -> int:
+        """Train from step `start` to the last, or to a signal; returns the step reached, whose state is saved.
 
         The host runs ahead of the device: metrics are read a step late, checkpoints are written in the
         background, and any transfer that nobody asked for is an error.
         """
         config, program = self.config, self.program
         rows = self.sources.train
-        batches = TrainingBatches(
-            rows, config.batch_size, config.seed, jax.process_index(), jax.process_count()
-        )
+        batches = TrainingBatches(rows, config.batch_size, config.seed)
         describe_start(config, program, rows)
         step = start
         with (
-            StopRequest() as stop,
             Reporter(folder, program, batches, start) as reporter,
             jax.set_mesh(program.mesh),
             jax.transfer_guard("disallow"),
         ):
-            for batch in batches.from_step(start, config.num_steps, config.data.prefetch_batches):
-                state, metrics = program.train(state, program.put(batch))
-                step += 1
-                reporter.step(step, metrics)
-                ends = step == config.num_steps or stop.name is not None
-                self._evaluate_and_save(step, state, reporter, ends)
-                if ends:
-                    break
-            reporter.flush()
+            try:
+                for batch in batches.from_step(start, config.num_steps, config.data.prefetch_batches):
+                    state, metrics = program.train(state, program.put(batch))
+                    step += 1
+                    reporter.step(step, metrics)
+                    self._evaluate_and_save(step, state, reporter)
+                    if self.stop.name is not None:
+                        break
+                reporter.flush()
+            finally:
+                # Of a run that diverged, the curve is what its user wants to see.
+                _draw_losses(folder)
             # While a signal is still a request: the default would end the process before its checkpoint is whole.
             self.checkpointer.wait()
-        return step, stop.name
+        return step
 
-    def _evaluate_and_save(self, step: int, state: TrainState, reporter: Reporter, ends: bool) -> None:
+    def _evaluate_and_save(self, step: int, state: TrainState, reporter: Reporter) -> None:
         config, rows = self.config, self.sources.evaluation
-        evaluates = rows is not None and (step % config.eval_every == 0 or step == config.num_steps)
-        saves = step % config.checkpoint_every == 0 or ends
-        if not evaluates and not saves:
+        ends = step == config.num_steps
+        evaluates = rows is not None and (step % config.eval_every == 0 or ends)
+        stops = self.stop.name is not None
+        if not (evaluates or stops or ends or step % config.checkpoint_every == 0):
             return
         # A run that goes on from here never writes the lines before it.
         reporter.flush()
@@ -170,15 +167,55 @@ class _Run:
                 evaluation = evaluate_rows(self.program, state.params, rows, config.eval_batches)
                 reporter.evaluation(step, evaluation)
                 eval_loss = evaluation.mlm_loss
-            if saves:
+            # The best state is kept wherever it was seen, and a signal may have come during the evaluation.
+            is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
+            stops = self.stop.name is not None
+            if is_best or stops or ends or step % config.checkpoint_every == 0:
                 self.checkpointer.save(step, state, self.description, eval_loss=eval_loss)
 
 
-def _initial_state(config: TrainConfig, program: Program) -> TrainState:
+def _open(
+    config: TrainConfig,
+    documents: Iterable[str] | None,
+    eval_documents: Iterable[str] | None,
+    tokenizer: Tokenizer | None,
+) -> Sources:
+    if documents is None:
+        if eval_documents is not None or tokenizer is not None:
+            raise InputError("documents: must be given where eval_documents or a tokenizer is")
+        sources = open_sources(config.data)
+    else:
+        if tokenizer is None:
+            raise InputError("tokenizer: must be given with documents")
+        if config.data.path or config.data.eval_path:
+            raise InputError("data.path and data.eval_path: must be empty where documents are given")
+        sources = tokenise_sources(documents, eval_documents, tokenizer, config.data)
+    known, needed = config.model.vocabulary_size, sources.tokenizer.vocabulary_size
+    if needed > known:
+        raise InputError(f"model.vocabulary_size = {known}: must be at least the tokenizer's {needed}")
+    return sources
+
+
+def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:
     state = program.initial_state()
     if config.init_from is None:
         return state
-    return replace(state, params=load_params(Path(config.init_from), program.abstract_state.params))
+    source = Path(config.init_from)
+    params = load_params(source, program.abstract_state.params)
+    theirs = Tokenizer.load(source / TOKENIZER_FOLDER).fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise InputError(
+            f"init_from = {config.init_from!r}: trained with tokenizer {theirs[:12]}: "
+            f"must be that of the data, {tokenizer.fingerprint[:12]}"
+        )
+    return replace(state, params=params)
+
+
+def _draw_losses(folder: Path) -> None:
+    # Late, because importing matplotlib takes a second.
+    from mlm_jax.plots import plot_losses
+
+    plot_losses(folder)
 
 
 def _use_compilation_cache(folder: str | None) -> None:

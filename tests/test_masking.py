@@ -210,6 +210,7 @@ def test_wanted_selections_is_the_count_before_the_limit() -> None:
         ("mask_token_rate", 2.0),
         ("random_token_rate", 0.3),
         ("mask_selection_length", 0),
+        ("mask_selection_length", None),
         ("mask_token_id", 50),
         ("mask_token_id", -1),
         ("unselectable_token_ids", (0, 50)),

@@ -33,7 +33,7 @@ def params() -> Any:
         ({"schedule": "linear"}, {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.55, 100: 0.1}),
         ({"schedule": "cosine"}, {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.55, 100: 0.1, 40: 0.775}),
         ({"schedule": "trapezoidal", "cooldown_steps": 20}, {5: 0.5, 10: 1.0, 80: 1.0, 90: 0.55, 100: 0.1}),
-        ({"schedule": "trapezoidal"}, {5: 0.5, 10: 1.0, 100: 1.0}),
+        ({"schedule": "trapezoidal", "cooldown_steps": 90}, {5: 0.5, 10: 1.0, 55: 0.55, 100: 0.1}),
         ({"schedule": "linear", "warmup_steps": 0}, {0: 1.0, 50: 0.55, 100: 0.1}),
     ],
 )

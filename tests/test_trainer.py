@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,10 +17,10 @@ from mlm_jax import trainer
 from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig, from_json
 from mlm_jax.data.batches import Batch
 from mlm_jax.data.tokenizer import Tokenizer
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.metrics import read_records
 from mlm_jax.presets import PRESETS
-from mlm_jax.program import Program
+from mlm_jax.program import Program, build_program
 from mlm_jax.sharding import make_mesh
 from mlm_jax.trainer import train
 from tests.run_small import (
@@ -291,6 +292,76 @@ def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", init_from=str(uninterrupted()))
+    with pytest.raises(
+        InputError, match="init_from = .*: trained with tokenizer .* must be that of the data"
+    ):
+        train(
+            replace(config, data=DataConfig(sequence_length=20)),
+            documents=documents()[:50],
+            tokenizer=tokenizer(280),
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "message"),
+    [
+        ("", {"documents": ["a"]}, "tokenizer: must be given with documents"),
+        ("", {"eval_documents": ["a"]}, "documents: must be given where"),
+        ("", {"tokenizer": tokenizer()}, "documents: must be given where"),
+        (
+            "there",
+            {"documents": ["a"], "tokenizer": tokenizer()},
+            "data.path and data.eval_path: must be empty",
+        ),
+        ("", {}, "data.path: must name a folder"),
+    ],
+)
+def test_data_are_named_once(tmp_path: Path, path: str, given: dict[str, Any], message: str) -> None:
+    config = replace(short_run(tmp_path / "run"), data=DataConfig(path=path, sequence_length=20))
+    with pytest.raises(InputError, match=message):
+        train(config, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_keeps_the_best_state_wherever_it_was_evaluated(one_device: None, tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", num_steps=12, eval_every=3, checkpoint_every=100, keep_checkpoints=1)
+    train(replace(config, optimizer=OptimizerConfig(learning_rate=1e-2)))
+    losses = {record["step"]: record["mlm_loss"] for record in read_records(tmp_path / "run" / "eval.jsonl")}
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {12, min(losses, key=losses.__getitem__)}
+
+
+def test_a_signal_while_compiling_is_a_request_too(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_and_signal(*arguments: Any) -> Program:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return build_program(*arguments)
+
+    monkeypatch.setattr(trainer, "build_program", build_and_signal)
+    result = train(short_run(tmp_path / "run"))
+    assert (result.step, result.finished) == (1, False)
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+
+
+def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(learning_rate=1e30, max_grad_norm=None)
+    config = short_run(
+        tmp_path / "run", num_steps=60, log_every=1, optimizer=optimizer, max_nonfinite_steps=3
+    )
+    with pytest.raises(RunError, match="3 steps in a row had a non-finite loss or gradient"):
+        train(config)
+    assert (tmp_path / "run" / "loss.png").is_file()
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="must be 1"):
+        train(short_run(tmp_path / "run"))
+
+
 def test_a_transfer_that_nobody_asked_for_is_an_error(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +383,7 @@ import jax.numpy as jnp
 
 from mlm_jax.config_files import load_config
 from mlm_jax.metrics import read_records
-from mlm_jax.program import Program
+from mlm_jax.program import Program, build_program
 from mlm_jax.train_step import StepMetrics
 from mlm_jax.trainer import train
 

@@ -83,7 +83,9 @@ class Rows:
         self._first_rows = np.cumsum([0] + [shard.num_rows for shard in self._shards])
         self.num_rows = int(self._first_rows[-1])
         if not 0 < self.num_rows <= _MAX_ROWS:
-            raise InputError(f"data: {self.num_rows:,} rows of {self._length} tokens: must be in [1, 2**32]")
+            raise InputError(
+                f"data: {self.num_rows:,} rows of {self._length} tokens: must be 1 to 2**32 rows"
+            )
 
     def read(self, row_numbers: np.ndarray) -> np.ndarray:
         """Rows as int32 [n, sequence_length]; `row_numbers` int [n] in [0, num_rows)."""
