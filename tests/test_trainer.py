@@ -295,7 +295,7 @@ def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -
 def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_path: Path) -> None:
     config = short_run(tmp_path / "run", init_from=str(uninterrupted()))
     with pytest.raises(
-        InputError, match="init_from = .*: trained with tokenizer .* must be that of the data"
+        InputError, match=r"init_from = .*: trained with tokenizer .* must be that of the data"
     ):
         train(
             replace(config, data=DataConfig(sequence_length=20)),
