@@ -1,12 +1,14 @@
 """A run's config from a file and the command line: `CONFIG.py --optimizer.learning-rate 1e-3`."""
 
+import re
 import runpy
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 
+import mlm_jax.config
 from mlm_jax import cli
 from mlm_jax.config import TrainConfig, flatten, from_json, nearest_name
 from mlm_jax.errors import InputError
@@ -24,7 +26,7 @@ def load_config(path: str | Path) -> TrainConfig:
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
     if path.suffix == ".json":
-        return from_json(TrainConfig, path.read_text())
+        return read_json_config(path)
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         make = runpy.run_path(str(path)).get("config")
@@ -34,16 +36,42 @@ def load_config(path: str | Path) -> TrainConfig:
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     except Exception as error:
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
-        ]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
-        raise InputError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+        raise InputError(f"{_place(path, error)}: {_what(error)}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path}: config() gave {type(config).__name__}: must give a TrainConfig")
     return config
+
+
+def _place(path: Path, error: Exception) -> str:
+    """`file:line` of an error in a Python config, or in the neighbour of it that was to blame."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    folder = path.parent.resolve()
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).resolve().parent == folder]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else str(path)
+
+
+def _what(error: Exception) -> str:
+    """The error, or where it is a misspelt setting of a config class, the setting and the nearest."""
+    misspelt = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
+    config_class = getattr(mlm_jax.config, misspelt[1], None) if misspelt else None
+    if misspelt is None or config_class is None or not is_dataclass(config_class):
+        return f"{type(error).__name__}: {error}"
+    nearest = nearest_name(misspelt[2], [field.name for field in fields(config_class)])
+    return f"{misspelt[1]}.{misspelt[2]}: no such setting{nearest}"
+
+
+def read_json_config(path: Path) -> TrainConfig:
+    """The config that `to_json` wrote to a file. InputError, naming the file, where it does not parse."""
+    try:
+        return from_json(TrainConfig, path.read_bytes().decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: broken UTF-8 at byte {error.start}; must be JSON") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def parse_config(arguments: Sequence[str], prog: str) -> TrainConfig:
@@ -61,11 +89,12 @@ def parse_config(arguments: Sequence[str], prog: str) -> TrainConfig:
 
 def _check_flags(config: TrainConfig, arguments: Sequence[str]) -> None:
     """InputError for a flag that is none, in one line, before tyro would say so in ten."""
-    flags = ["--help", *(f"--{name.replace('_', '-')}" for name in flatten(asdict(config)))]
-    flags += [
-        f"{flag[: flag.rfind('.') + 1] or '--'}no-{flag[flag.rfind('.') + 1 :].removeprefix('--')}"
-        for flag in flags
-    ]
+    flags = ["--help"]
+    for name, value in flatten(asdict(config)).items():
+        group, dot, field = name.replace("_", "-").rpartition(".")
+        flags += [f"--{group}{dot}{field}"]
+        if isinstance(value, bool):
+            flags += [f"--{group}{dot}no-{field}"]
     for argument in arguments:
         flag = argument.split("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in flags:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.checkpoint import Checkpointer
-from mlm_jax.config import TrainConfig, flatten, from_json, to_json
+from mlm_jax.config import TrainConfig, flatten, to_json
+from mlm_jax.config_files import read_json_config
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
@@ -30,7 +31,7 @@ def read_config(folder: Path) -> TrainConfig:
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; scripts/train.py makes one")
-    return from_json(TrainConfig, file.read_text())
+    return read_json_config(file)
 
 
 def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:

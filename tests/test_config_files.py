@@ -10,6 +10,7 @@ from mlm_jax.config import MaskingConfig, MeshConfig, TrainConfig, to_json
 from mlm_jax.config_files import load_config, parse_config
 from mlm_jax.errors import InputError
 from mlm_jax.program import build_program
+from mlm_jax.run_folder import read_config
 from mlm_jax.sharding import make_mesh
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -80,6 +81,72 @@ def test_a_broken_config_file_is_named_with_its_line(tmp_path: Path, text: str, 
         load_config(path)
 
 
+MISSPELT = "from mlm_jax.config import *\n\ndef config():\n    return TrainConfig({})\n"
+DERIVED = (
+    "from dataclasses import replace\nfrom misspelt_of_test import *\ndef config():\n    return replace({})\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            MISSPELT.format("optimizer=OptimizerConfig(learning_rat=1.0)"),
+            ":4: OptimizerConfig.learning_rat: no such setting; did you mean 'learning_rate'?",
+        ),
+        (
+            MISSPELT.format("num_step=3"),
+            ":4: TrainConfig.num_step: no such setting; did you mean 'num_steps'?",
+        ),
+        (MISSPELT.format("qqq=3"), ":4: TrainConfig.qqq: no such setting"),
+        (
+            DERIVED.format("BertConfig(), hidden_dims=3"),
+            ":4: BertConfig.hidden_dims: no such setting; did you mean 'hidden_dim'?",
+        ),
+        (
+            "def config(): return helper(steps=3)\ndef helper(step): return 1\n",
+            ":1: TypeError: helper() got an unexpected keyword argument 'steps'",
+        ),
+    ],
+)
+def test_a_misspelt_setting_is_named_with_its_line_and_the_nearest(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "misspelt_of_test.py").write_text("from mlm_jax.config import *\n")
+    path = tmp_path / "c.py"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        load_config(path)
+    assert str(refused.value) == f"{path}{message}"
+
+
+def test_an_error_in_a_neighbour_is_named_with_the_line_of_the_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "wrong_of_test.py").write_text(MISSPELT.format("num_step=3"))
+    path = tmp_path / "c.py"
+    path.write_text("from wrong_of_test import config\n")
+    with pytest.raises(InputError) as refused:
+        load_config(path)
+    assert str(refused.value).startswith(f"{tmp_path / 'wrong_of_test.py'}:4: TrainConfig.num_step: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"seed": "\xff"}', "broken UTF-8 at byte 10"),
+        (b'{"seed": }', "TrainConfig: not JSON"),
+        (b'{"sed": 1}', "sed: no such setting; did you mean 'seed'?"),
+        (b'{"num_steps": 0}', "TrainConfig.num_steps = 0: must be"),
+    ],
+)
+def test_a_broken_json_config_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    for read in (lambda: load_config(path), lambda: read_config(tmp_path)):
+        with pytest.raises(InputError) as refused:
+            read()
+        assert str(refused.value).startswith(f"{path}: {message}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,6 +155,9 @@ def test_a_broken_config_file_is_named_with_its_line(tmp_path: Path, text: str, 
             r"--optimizer\.learning-rat: no such setting; did you mean .*learning-rate",
         ),
         (["--num-step=3"], r"--num-step: no such setting; did you mean '--num-steps'"),
+        (["--optimizer.no-warmup"], r"--optimizer\.no-warmup: no such setting(?!.*no-warmup)"),
+        (["--no-seed"], r"--no-seed: no such setting; did you mean '--seed'"),
+        (["--model.no-poler"], r"did you mean '--model\.no-pooler'"),
     ],
 )
 def test_a_misspelt_flag_is_answered_with_the_nearest(
@@ -98,6 +168,9 @@ def test_a_misspelt_flag_is_answered_with_the_nearest(
         parse_config([str(tmp_path / "config.json"), *arguments], "train.py")
 
 
+LONG_PATH = f"/home/{'a-long-folder/' * 8}with a space/file.txt"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,7 +178,9 @@ def test_a_misspelt_flag_is_answered_with_the_nearest(
         (["--optimizer.name", "sgd"], r"invalid choice 'sgd'.*--optimizer\.name.*'adamw', 'lamb'"),
         (["--num-steps", "0"], r"^TrainConfig\.num_steps = 0: must be at least 1$"),
         (["--num-steps"], "Missing value for argument '--num-steps'"),
-        (["stray"], "stray"),
+        (["stray"], "^Unrecognized options: stray$"),
+        (["--num-steps", LONG_PATH], f"^--num-steps: invalid literal for int.*: '{LONG_PATH}'$"),
+        (["/home/x/y.txt", LONG_PATH], f"^Unrecognized options: /home/x/y.txt, {LONG_PATH}$"),
     ],
 )
 def test_an_ill_typed_setting_is_told_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
