@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def read_documents(
     """Stream the documents of `paths`, in the order of the paths and of the text inside each.
 
     paths: `.txt`, `.jsonl` or `.parquet`; the first two also with `.gz`, `.zst`, `.xz` or `.bz2` behind;
-        local paths, glob patterns (sorted) and fsspec URLs. A file that several patterns match is read once.
+        local paths, glob patterns (sorted) and fsspec URLs. A file that several of them name is read once.
     text_field: the field of a JSON object, or the Parquet column, that holds the text.
     errors: "strict" stops at broken UTF-8; "replace" puts U+FFFD in its place and counts the document.
     document_boundary: in `.txt`, a document is a line ("line") or what stands between blank lines.
@@ -75,11 +76,18 @@ def read_documents(
 def expand_paths(paths: Sequence[str]) -> list[str]:
     """Return the files that `paths` (files, globs, fsspec URLs) stand for, each once, globs sorted.
 
+    A local file is the same under a relative and an absolute path, a `file://` URL or a symbolic link; it goes
+    by the name that comes first. Remote files are the same where their URLs are.
+
     Raises InputError for a path that matches nothing, a folder, an empty file, or a suffix that is not known.
     """
     if not paths:
         raise InputError("no input given; name at least one .txt, .jsonl or .parquet file")
-    files = list(dict.fromkeys(file for path in paths for file in _expand_path(path)))
+    names: dict[str, str] = {}
+    for path in paths:
+        for file in _expand_path(path):
+            names.setdefault(_identity(file), file)
+    files = list(names.values())
     for file in files:
         _split_suffixes(file)
         if file_size(file) == 0:
@@ -108,10 +116,17 @@ def _expand_path(path: str) -> list[str]:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not files:
         raise InputError(f"{path}: no such file, and no file matches it as a pattern")
-    local = "file" in (
-        file_system.protocol if isinstance(file_system.protocol, tuple) else (file_system.protocol,)
-    )
-    return [file if local else file_system.unstrip_protocol(file) for file in files]
+    return [file if _is_local(file_system) else file_system.unstrip_protocol(file) for file in files]
+
+
+def _identity(file: str) -> str:
+    file_system, location = _file_system(file)
+    return os.path.realpath(location) if _is_local(file_system) else file
+
+
+def _is_local(file_system: Any) -> bool:
+    protocol = file_system.protocol
+    return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
 
 
 def _file_system(path: str) -> tuple[Any, str]:

@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.data.corpus import CorpusCounts, read_documents
+from mlm_jax.data.corpus import CorpusCounts, expand_paths, read_documents
 from mlm_jax.errors import InputError
 
 DOCUMENTS = ["The first document.", "Zürich, 東京 and \U0001f600.", "a\tb"]
@@ -113,6 +113,17 @@ def test_globs_are_sorted_urls_work_and_a_file_is_read_once(tmp_path):
         write(tmp_path / f"{name}.txt", name.encode())
     assert read(tmp_path / "c.txt", tmp_path / "*.txt") == ["c", "a", "b"]
     assert read(f"file://{tmp_path}/b.txt") == ["b"]
+
+
+def test_a_local_file_is_read_once_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.txt", name.encode())
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    monkeypatch.chdir(tmp_path)
+    names = ["a.txt", "*.txt", "./a.txt", "folder/../a.txt", f"file://{tmp_path}/a.txt", "link.txt"]
+    assert expand_paths(names) == ["a.txt", str(tmp_path / "b.txt")]
+    assert read(*names) == ["a", "b"]
 
 
 def test_memory_file_system_with_a_glob():

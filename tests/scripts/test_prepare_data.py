@@ -69,6 +69,13 @@ def test_bad_input_is_one_line_and_a_code(corpus, script):
     assert not (corpus / "out").exists()
 
 
+def test_an_output_that_cannot_be_written_is_one_line(corpus):
+    output = corpus / "c.jsonl"
+    failed = run("train_tokenizer", "--input", corpus / "a.jsonl", "--text-field", "body", "--output", output)
+    assert failed.returncode == 1
+    assert failed.stderr == f"error: {output}: File exists\n"
+
+
 @pytest.mark.parametrize("script", ["train_tokenizer", "prepare_data"])
 def test_help_and_misspelt_flags(script):
     shown = run(script, "--help")
