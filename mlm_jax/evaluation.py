@@ -19,7 +19,7 @@ class Evaluation:
     """Mean cross-entropy of the masked tokens, in nats; 0 where none is masked."""
     mlm_accuracy: float
     perplexity: float
-    """exp(mlm_loss), infinite where that overflows."""
+    """exp(mlm_loss), infinite where that overflows, NaN where the loss is."""
     masked_tokens: int
 
 
@@ -39,6 +39,6 @@ def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None =
         mlm_loss=mean,
         mlm_accuracy=float(correct / max(weight, 1.0)),
         # The largest double is exp(709.78).
-        perplexity=math.exp(mean) if mean < 709 else math.inf,
+        perplexity=math.inf if mean > 709 else math.exp(mean),
         masked_tokens=round(weight),
     )

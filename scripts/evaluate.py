@@ -1,7 +1,7 @@
 """Evaluate a run's newest checkpoint on prepared data: one JSON line."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
@@ -11,7 +11,8 @@ from mlm_jax import cli
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate a run's newest checkpoint on prepared data, with the same masks every time: one JSON line."""
+    """Evaluate a run's newest checkpoint on prepared data, with the same masks every time: one JSON line, in
+    which a figure that is not finite is null."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder of scripts/train.py."""
@@ -23,9 +24,10 @@ def main() -> None:
     """Read the arguments, evaluate, print."""
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
+    from mlm_jax.metrics import finite_values
     from mlm_jax.pretrained import evaluate_run
 
-    print(json.dumps(asdict(evaluate_run(arguments.run, arguments.data))))
+    print(json.dumps(finite_values(evaluate_run(arguments.run, arguments.data)), allow_nan=False))
 
 
 if __name__ == "__main__":
