@@ -1,5 +1,6 @@
 """The loop, read from top to bottom: data, program, state, steps, end."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -145,9 +146,12 @@ class _Run:
                     if self.stop.name is not None:
                         break
                 reporter.flush()
-            finally:
-                # Of a run that diverged, the curve is what its user wants to see.
-                _draw_losses(folder)
+            except RunError:
+                # Of a run that diverged, the curve is what its user wants to see; of a full disk, the reason.
+                with contextlib.suppress(OSError):
+                    _draw_losses(folder)
+                raise
+            _draw_losses(folder)
             # While a signal is still a request: the default would end the process before its checkpoint is whole.
             self.checkpointer.wait()
         return step
