@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,7 +84,15 @@ def test_stopped_by_a_signal_saves_and_goes_on_to_the_same_bits(
     assert_same_end(run)
 
 
-def test_the_first_signal_is_a_request_and_the_second_an_end() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as Python starts with it; a shell's background jobs inherit one that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_is_a_request_and_the_second_an_end(interruptible: None) -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         assert stop.name is None
