@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from mlm_jax import pretrained
 from mlm_jax.evaluation import Evaluation, evaluate_rows
+from mlm_jax.train_step import eval_step
 from scripts import evaluate
 from tests.small import batch_of, program_of
 
@@ -29,6 +31,18 @@ def evaluation_of(scale: float) -> Evaluation:
     program = program_of()
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf * scale), program.initial_state().params)
     return evaluate_rows(program, params, SmallRows())
+
+
+def test_figures_are_the_sums_of_the_rows_over_their_weights() -> None:
+    program = program_of()
+    params = program.initial_state().params
+    # The rows' numbers are their example ids, as in a data set.
+    batch = batch_of(0)._replace(example_ids=np.arange(16, dtype=np.uint32))
+    sums = jax.jit(partial(eval_step, program.setup))(params, batch)
+    evaluation = evaluate_rows(program, params, SmallRows())
+    assert evaluation.mlm_loss == pytest.approx(float(sums.loss) / float(sums.weight), rel=1e-6)
+    assert evaluation.mlm_accuracy == pytest.approx(float(sums.correct) / float(sums.weight), rel=1e-6)
+    assert evaluation.masked_tokens == sums.weight
 
 
 def test_perplexity_is_the_exponential_of_the_loss() -> None:

@@ -92,6 +92,14 @@ def test_devices_hold_their_share_of_parameters_and_both_moments(
     assert sharded == (planned.params, planned.opt_state)
 
 
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)])
+def test_rows_are_split_over_data_and_fsdp_alike(mesh: tuple[int, int, int]) -> None:
+    batch = program_of(mesh).put(batch_of(0))
+    rows = 16 // (mesh[0] * mesh[1])
+    assert batch.token_ids.sharding.shard_shape((16, 24)) == (rows, 24)
+    assert batch.example_ids.sharding.shard_shape((16,)) == (rows,)
+
+
 def test_a_logical_axis_without_a_rule_is_an_error() -> None:
     with pytest.raises(ValueError, match="'depth' has no rule"):
         partition_spec(("depth",))

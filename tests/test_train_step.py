@@ -125,6 +125,12 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(program: Program) -> N
     assert after.nonfinite_steps == 0
 
 
+def test_a_step_takes_over_the_buffers_of_the_state_it_is_given(program: Program) -> None:
+    state = program.initial_state()
+    step_once(program, batch_of(0), state)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)) if leaf.ndim)
+
+
 def test_frozen_parameters_keep_their_values_and_have_no_moments() -> None:
     frozen = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, freeze=("encoder/*",))
     program = program_of(optimizer=frozen)
