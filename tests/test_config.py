@@ -125,7 +125,7 @@ def test_a_config_that_cannot_be_names_field_value_and_range(
 
 @pytest.mark.parametrize("selection", ["ceil", "bert"])
 @pytest.mark.parametrize("rate", [0.0, 0.15, 0.3, 0.55, 1.0])
-@pytest.mark.parametrize("length", [3, 20, 128, 512])
+@pytest.mark.parametrize("length", [3, 20, 102, 128, 512])
 def test_the_derived_selection_length_is_what_the_law_needs(selection: str, rate: float, length: int) -> None:
     recipe = MaskingRecipe(mask_selection_rate=rate, selection=selection)
     if selection == "ceil":

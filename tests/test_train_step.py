@@ -73,6 +73,16 @@ def test_microbatches_of_unequal_weight_are_not_averaged() -> None:
     np.testing.assert_allclose(results[0].grad_norm, results[1].grad_norm, rtol=1e-4)
 
 
+def test_loss_and_gradient_are_means_over_the_masked_tokens() -> None:
+    batch = batch_of(0)
+    twice = Batch(*(np.concatenate([part, part]) for part in batch))
+    once = step_once(program_of(model=without_dropout()), batch)[1]
+    doubled = step_once(program_of(model=without_dropout(), batch_size=32), twice)[1]
+    assert doubled.masked_tokens == 2 * once.masked_tokens
+    np.testing.assert_allclose(doubled.loss, once.loss, rtol=1e-5)
+    np.testing.assert_allclose(doubled.grad_norm, once.grad_norm, rtol=1e-4)
+
+
 def test_it_learns() -> None:
     losses = losses_of(program_of(num_steps=150), 150)
     assert np.mean(losses[-10:]) < 0.7 * losses[0]

@@ -49,7 +49,6 @@ class _ShardRows:
     body_length: int
     first_rows: np.ndarray | None = None
     """A document a row: the number of the first row of each document, int64 [num_documents]."""
-    separator_length: int = 0
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.first_rows is None:
@@ -60,7 +59,8 @@ class _ShardRows:
             offsets = self.shard.document_offsets
             parts = (rows - self.first_rows[documents]) * self.body_length
             starts = offsets[documents].astype(np.int64) + parts
-            ends = offsets[documents + 1].astype(np.int64) - self.separator_length
+            # With the document's own [SEP], which then closes the row.
+            ends = offsets[documents + 1].astype(np.int64)
         return starts, np.minimum(ends - starts, self.body_length)
 
 
@@ -129,7 +129,7 @@ def _shard_rows(shard: Shard, separator: str, config: DataConfig) -> _ShardRows:
     lengths = np.diff(shard.document_offsets.astype(np.int64)) - separator_length
     ends = np.cumsum(-(-lengths // body_length))
     first_rows = np.concatenate([[0], ends[:-1]])
-    return _ShardRows(shard, int(ends[-1]), body_length, first_rows, separator_length)
+    return _ShardRows(shard, int(ends[-1]), body_length, first_rows)
 
 
 @dataclass(frozen=True)
