@@ -142,8 +142,7 @@ class _Run:
                     state, metrics = program.train(state, program.put(batch))
                     step += 1
                     reporter.step(step, metrics)
-                    self._evaluate_and_save(step, state, reporter)
-                    if self.stop.name is not None:
+                    if self._evaluate_and_save(step, state, reporter):
                         break
                 reporter.flush()
             except RunError:
@@ -156,13 +155,14 @@ class _Run:
             self.checkpointer.wait()
         return step
 
-    def _evaluate_and_save(self, step: int, state: TrainState, reporter: Reporter) -> None:
+    def _evaluate_and_save(self, step: int, state: TrainState, reporter: Reporter) -> bool:
+        """What is due after `step`; True where the run is to stop here for a signal, with its state saved."""
         config, rows = self.config, self.sources.evaluation
         ends = step == config.num_steps
-        evaluates = rows is not None and (step % config.eval_every == 0 or ends)
-        stops = self.stop.name is not None
-        if not (evaluates or stops or ends or step % config.checkpoint_every == 0):
-            return
+        evaluates = rows is not None and (ends or step % config.eval_every == 0)
+        saves = ends or step % config.checkpoint_every == 0
+        if not (evaluates or saves or self.stop.name is not None):
+            return False
         # A run that goes on from here never writes the lines before it.
         reporter.flush()
         eval_loss = None
@@ -171,11 +171,13 @@ class _Run:
                 evaluation = evaluate_rows(self.program, state.params, rows, config.eval_batches)
                 reporter.evaluation(step, evaluation)
                 eval_loss = evaluation.mlm_loss
-            # The best state is kept wherever it was seen, and a signal may have come during the evaluation.
+            # The best state is kept wherever it was seen.
             is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
+            # Read once, after the evaluation: a signal that comes later than this stops the next step instead.
             stops = self.stop.name is not None
-            if is_best or stops or ends or step % config.checkpoint_every == 0:
+            if saves or is_best or stops:
                 self.checkpointer.save(step, state, self.description, eval_loss=eval_loss)
+        return stops
 
 
 def _open(

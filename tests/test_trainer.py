@@ -349,6 +349,23 @@ def test_a_signal_while_compiling_is_a_request_too(
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
 
 
+def test_a_signal_after_the_decision_stops_the_next_step_saved(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = trainer._Run._evaluate_and_save
+
+    def decide_and_signal(run: trainer._Run, step: int, *arguments: Any) -> bool:
+        stops = decide(run, step, *arguments)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stops
+
+    monkeypatch.setattr(trainer._Run, "_evaluate_and_save", decide_and_signal)
+    result = train(short_run(tmp_path / "run"))
+    assert (result.step, result.finished) == (2, False)
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
 def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(learning_rate=1e30, max_grad_norm=None)
     config = short_run(
