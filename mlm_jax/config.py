@@ -194,7 +194,7 @@ class MaskingConfig(MaskingRecipe):
     def __post_init__(self) -> None:
         object.__setattr__(self, "unselectable_token_ids", tuple(self.unselectable_token_ids))
         super().__post_init__()
-        _require_positive(self, "vocabulary_size", "mask_selection_length")
+        _require_positive(self, "vocabulary_size")
         size = self.vocabulary_size
         for name in ("mask_token_id", "padding_token_id"):
             _require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")

@@ -1,7 +1,7 @@
 """A trained masked language model as its user holds it: load it, fill masks, measure it."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -15,7 +15,7 @@ from mlm_jax.data.sources import open_sources, resolve_masking
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
 from mlm_jax.evaluation import Evaluation, evaluate_rows
-from mlm_jax.model.bert import BertMaskedLM
+from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.program import build_program
 from mlm_jax.run_folder import TOKENIZER_FOLDER, load_params, read_config
 from mlm_jax.sharding import make_mesh
@@ -54,7 +54,7 @@ class MaskedLM:
         """
         folder = Path(folder)
         config = read_config(folder).model
-        _, shapes = _abstract_model(config)
+        _, shapes = split_model(abstract_masked_lm(config))
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
         return cls(config, load_params(folder, abstract), Tokenizer.load(folder / TOKENIZER_FOLDER))
@@ -104,7 +104,7 @@ class MaskedLM:
 
     @cached_property
     def _logits(self) -> Any:
-        graph, _ = _abstract_model(self.config)
+        graph, _ = split_model(abstract_masked_lm(self.config))
 
         def logits(params: Any, token_ids: Array, padding_mask: Array, positions: Array) -> Array:
             return nnx.merge(graph, params)(token_ids, padding_mask, positions)
@@ -117,10 +117,6 @@ class MaskedLM:
         left, right = "[MASK]".join(parts[: place + 1]), "[MASK]".join(parts[place + 1 :])
         joined = left.rstrip() + entry.removeprefix("##") if entry.startswith("##") else left + entry
         return Candidate(score=float(score), token=int(token), token_str=entry, sequence=joined + right)
-
-
-def _abstract_model(config: BertConfig) -> tuple[nnx.GraphDef, Any]:
-    return split_model(nnx.eval_shape(partial(BertMaskedLM, config, key=jax.random.key(0))))
 
 
 def evaluate_run(folder: str | Path, data_path: str | Path) -> Evaluation:

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from mlm_jax.config import MaskingConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.errors import InputError
-from mlm_jax.model.bert import BertMaskedLM
+from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.sharding import (
     BATCH_AXES,
     batch_sharding,
@@ -119,8 +118,7 @@ def build_program(config: TrainConfig, masking: MaskingConfig, mesh: Mesh) -> Pr
 def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:
     """Shape, dtype and sharding of every array of the state: parameters by the rules, moments beside them."""
     shapes = jax.eval_shape(partial(initial_state, config, setup))
-    model = nnx.eval_shape(lambda: BertMaskedLM(config.model, key=jax.random.key(0)))
-    params = parameter_shardings(mesh, model)
+    params = parameter_shardings(mesh, abstract_masked_lm(config.model))
     shardings = TrainState(
         step=replicated(mesh),
         params=params,

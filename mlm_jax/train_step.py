@@ -19,7 +19,7 @@ from mlm_jax.config import ComputeConfig, MaskingConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens, selectable_positions, wanted_selections
-from mlm_jax.model.bert import BertMaskedLM
+from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.loss import MaskedLMSums, masked_lm_sums
 from mlm_jax.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
 
@@ -76,8 +76,7 @@ class StepSetup:
 
 def make_setup(config: TrainConfig, masking: MaskingConfig) -> StepSetup:
     """The setup of a run, without allocating a parameter."""
-    abstract = nnx.eval_shape(lambda: BertMaskedLM(config.model, key=jax.random.key(0)))
-    graph, params = split_model(abstract)
+    graph, params = split_model(abstract_masked_lm(config.model))
     return StepSetup(
         graph=graph,
         optimizer=make_optimizer(config.optimizer, config.num_steps, params),

@@ -1,7 +1,7 @@
 """What a run reads: rows to train on, rows to evaluate on, and the one tokenizer of both."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,7 @@ def _sources(
 def resolve_masking(recipe: MaskingRecipe, tokenizer: Tokenizer, sequence_length: int) -> MaskingConfig:
     """The recipe with the tokenizer's ids: no special token is selected, and [MASK] is what replaces."""
     return MaskingConfig(
-        mask_selection_rate=recipe.mask_selection_rate,
-        mask_selection_length=recipe.selection_length(sequence_length),
-        mask_token_rate=recipe.mask_token_rate,
-        random_token_rate=recipe.random_token_rate,
-        selection=recipe.selection,
-        random_pool=recipe.random_pool,
-        unit=recipe.unit,
+        **asdict(recipe) | {"mask_selection_length": recipe.selection_length(sequence_length)},
         vocabulary_size=tokenizer.vocabulary_size,
         mask_token_id=tokenizer.mask_token_id,
         unselectable_token_ids=tokenizer.special_token_ids,

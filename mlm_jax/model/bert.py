@@ -263,6 +263,11 @@ class BertMaskedLM(nnx.Module):
         ]
 
 
+def abstract_masked_lm(config: BertConfig) -> BertMaskedLM:
+    """The model with shapes for arrays: names, logical axes and structure without allocating anything."""
+    return nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0)))
+
+
 def vocabulary_logits(
     predictions: Float[Array, "B K D"],
     table: Float[Array, "rows D"],
