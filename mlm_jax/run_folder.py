@@ -26,6 +26,11 @@ def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
     write_atomically(folder / CONFIG_FILE, to_json(config).encode())
 
 
+def is_run_folder(folder: Path) -> bool:
+    """Whether `scripts/train.py` made it."""
+    return (folder / CONFIG_FILE).is_file() and (folder / CHECKPOINTS_FOLDER).is_dir()
+
+
 def read_config(folder: Path) -> TrainConfig:
     """The config of a run. InputError where the folder is none or its config does not parse."""
     file = folder / CONFIG_FILE

@@ -226,6 +226,30 @@ class Tokenizer:
         parts = [settings["model"], normalizer, settings["pre_tokenizer"], added]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def bert_settings(self) -> dict[str, bool]:
+        """What a `vocab.txt` does not say of BERT's rules: the entries of a tokenizer_config.json that do.
+
+        Raises:
+            InputError: the tokenizer follows other rules than BERT's, which no `vocab.txt` can carry.
+        """
+        settings = json.loads(self._backend.to_str())
+        normalizer = settings["normalizer"] or {}
+        kinds = (
+            settings["model"]["type"],
+            normalizer.get("type"),
+            (settings["pre_tokenizer"] or {}).get("type"),
+        )
+        if kinds != ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
+            raise InputError(
+                f"tokenizer of {', '.join(map(str, kinds))}: must be WordPiece, BertNormalizer and BertPreTokenizer"
+            )
+        lowercase, strip_accents = normalizer["lowercase"], normalizer["strip_accents"]
+        return {
+            "do_lower_case": lowercase,
+            "strip_accents": lowercase if strip_accents is None else strip_accents,
+            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+        }
+
     @cached_property
     def _splits_at_spaces(self) -> bool:
         """Whether a text's ids are those of its space-separated words, which BERT's rules promise."""

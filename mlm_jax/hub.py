@@ -1,0 +1,110 @@
+"""Where a model's files are: a folder, or a name that a folder is kept or fetched for.
+
+./folder              itself
+bert_base_en_uncased  $MLM_JAX_HOME/models/NAME (by default ~/.cache/mlm_jax), then Hugging Face's hub
+hf://user/model       Hugging Face's hub, through huggingface_hub and its cache
+kaggle://handle       Kaggle's models, through kagglehub and its cache
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlm_jax.config import nearest_name
+from mlm_jax.errors import InputError
+from mlm_jax.presets import PRESETS
+
+# Google's own uploads of the checkpoints that the presets are named after.
+_REPOSITORIES: Mapping[str, str] = {
+    "bert_tiny_en_uncased": "google/bert_uncased_L-2_H-128_A-2",
+    "bert_small_en_uncased": "google/bert_uncased_L-4_H-512_A-8",
+    "bert_medium_en_uncased": "google/bert_uncased_L-8_H-512_A-8",
+    "bert_base_en_uncased": "google-bert/bert-base-uncased",
+    "bert_base_en": "google-bert/bert-base-cased",
+    "bert_base_zh": "google-bert/bert-base-chinese",
+    "bert_base_multi": "google-bert/bert-base-multilingual-cased",
+    "bert_large_en_uncased": "google-bert/bert-large-uncased",
+    "bert_large_en": "google-bert/bert-large-cased",
+}
+# KerasHub trained this one, and Kaggle has it.
+_KAGGLE_HANDLES: Mapping[str, str] = {
+    "bert_tiny_en_uncased_sst2": "keras/bert/keras/bert_tiny_en_uncased_sst2",
+}
+_TOKENIZER_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+_WEIGHT_FILES = (
+    ("*.safetensors", "*.safetensors.index.json"),
+    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+)
+
+
+def home() -> Path:
+    """`$MLM_JAX_HOME`, by default ~/.cache/mlm_jax."""
+    return Path(os.environ.get("MLM_JAX_HOME") or "~/.cache/mlm_jax").expanduser()
+
+
+def find_model(name: str | Path, *, weights: bool = True) -> Path:
+    """The folder that holds a model's files, fetched where it has to be; `weights=False` fetches none.
+
+    Raises:
+        InputError: there is no such folder or name, or the files are not here and could not be fetched; says
+            which files to put where.
+    """
+    text = str(name)
+    if text.startswith("hf://"):
+        return _from_hugging_face(text.removeprefix("hf://"), weights, f"{text}:")
+    if text.startswith("kaggle://"):
+        return _from_kaggle(text.removeprefix("kaggle://"), f"{text}:")
+    if text not in PRESETS or Path(text).is_dir():
+        if not Path(text).is_dir():
+            raise InputError(
+                f"{text}: no such folder, and no built-in name{nearest_name(text, list(PRESETS))}; "
+                "hf://user/model and kaggle://handle name models of the hubs"
+            )
+        return Path(text)
+    kept = home() / "models" / text
+    if kept.is_dir():
+        return kept
+    if text in _KAGGLE_HANDLES:
+        handle = _KAGGLE_HANDLES[text]
+        return _from_kaggle(
+            handle, f"{text}: put the files of https://kaggle.com/models/{handle} into {kept};"
+        )
+    repository = _REPOSITORIES[text]
+    files = "config.json, vocab.txt and model.safetensors (or pytorch_model.bin)" if weights else "vocab.txt"
+    return _from_hugging_face(
+        repository, weights, f"{text}: put {files} of https://huggingface.co/{repository} into {kept};"
+    )
+
+
+def _from_hugging_face(repository: str, weights: bool, advice: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+
+    try:
+        folder = fetch(_TOKENIZER_FILES)
+        if weights:
+            for patterns in _WEIGHT_FILES:
+                folder = fetch((*_TOKENIZER_FILES, *patterns))
+                if any(next(folder.glob(pattern), None) for pattern in patterns):
+                    break
+    # Whatever kept it from coming (no network, no such repository, no permission) has the same remedy.
+    except Exception as error:
+        raise InputError(f"{advice} {repository} could not be fetched: {_one_line(error)}") from error
+    return folder
+
+
+def _from_kaggle(handle: str, advice: str) -> Path:
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise InputError(f"{advice} fetching from Kaggle needs pip install kagglehub") from error
+    try:
+        return Path(kagglehub.model_download(handle))
+    except Exception as error:
+        raise InputError(f"{advice} {handle} could not be fetched: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
