@@ -2,19 +2,13 @@
 
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from mlm_jax.config import BertConfig
 from mlm_jax.convert.formats import format_of
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
 from mlm_jax.hub import find_model
-from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.model.bert import BertMaskedLM
-from mlm_jax.model_folder import StoredModel, check_vocabulary
+from mlm_jax.model_folder import StoredModel, check_vocabulary, random_model
 from mlm_jax.presets import PRESETS
-from mlm_jax.train_step import split_model
 
 
 def load_model(
@@ -38,13 +32,6 @@ def load_model(
         return model
     check_vocabulary(name, model.config, tokenizer)
     return StoredModel(model.config, model.params, tokenizer, model.labels)
-
-
-def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
-    """A masked LM with freshly drawn parameters, float32: those that a run with that seed begins with."""
-    key = purpose_key(seed, Purpose.PARAMETERS)
-    _, params = split_model(BertMaskedLM(config, key=key))
-    return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer)
 
 
 def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:

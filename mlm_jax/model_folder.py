@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -17,7 +18,8 @@ from mlm_jax.config import BertConfig, from_json
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
-from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.keys import Purpose, purpose_key
+from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.train_step import split_model
 
 CONFIG_FILE = "config.json"
@@ -42,6 +44,13 @@ class StoredModel:
     params: dict[str, Any]
     tokenizer: Tokenizer
     labels: tuple[str, ...] | None = None
+
+
+def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
+    """A masked LM with freshly drawn parameters, float32: those that a run with that seed begins with."""
+    key = purpose_key(seed, Purpose.PARAMETERS)
+    _, params = split_model(BertMaskedLM(config, key=key))
+    return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer)
 
 
 def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,235 @@
+"""A model from one format to another: read, compare, write, read back, compare, and only then give it its name.
+
+A certificate beside the model says what was converted from what, with which versions, and how far the outputs differ.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from mlm_jax.convert.formats import FORMATS, Format, format_of
+from mlm_jax.convert.reference import ask_library, fixed_batch, largest_difference, our_outputs
+from mlm_jax.convert.table import Reading
+from mlm_jax.data.files import partial_path, write_atomically
+from mlm_jax.errors import InputError
+from mlm_jax.hub import find_model
+from mlm_jax.model_folder import StoredModel, flatten_params, random_model
+
+FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
+DType = Literal["float32", "bfloat16"]
+
+CERTIFICATE_FILE = "certificate.json"
+
+# Of the largest output, or of 1 where that is smaller: what float32 leaves open after twenty-four layers, and ten
+# times less than what another GELU or another epsilon does.
+_TOLERANCE = 5e-5
+_DTYPES: Mapping[DType, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+_PACKAGES = (
+    *("mlm-jax", "jax", "numpy", "safetensors", "torch", "transformers", "tensorflow-cpu", "h5py"),
+    *("keras", "keras-hub"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a conversion may do beyond carrying every number over."""
+
+    dtype: DType | None = None
+    """Store every tensor so; None keeps what the source has."""
+    allow_random_head: bool = False
+    """Give a model without any head a masked-LM head of random numbers."""
+    backbone_only: bool = False
+    """Carry the encoder alone."""
+    change_conventions: bool = False
+    """Where the target cannot say a GELU or an epsilon, write the one that it has."""
+
+
+def convert(
+    source: str | Path, target: Path, to: FormatName, request: Request | None = None
+) -> dict[str, Any]:
+    """Convert the model that `source` names into a new folder, and return its certificate.
+
+    Raises:
+        InputError: the source is not usable, the target is there already or cannot hold the model, or the outputs
+            of the libraries differ from ours. No target folder is left behind.
+    """
+    request = request or Request()
+    if target.exists():
+        raise InputError(f"{target}: is there already: must be a folder that does not exist")
+    folder = find_model(source)
+    source_format, target_format = format_of(folder), FORMATS[to]
+    reading = source_format.read(folder)
+    batch = fixed_batch(reading.model.config)
+    outputs = our_outputs(reading.model, batch)
+    comparisons = {"source": _compare(source_format, folder, batch, outputs)}
+    model, changes = _prepare(reading.model, target_format, request)
+    if changes:
+        before, outputs = outputs, our_outputs(model, batch)
+        if before.shape == outputs.shape:
+            comparisons["change"] = _difference(before, outputs, batch)
+    certificate = _describe(source, source_format, reading, model, target_format, changes)
+    partial = partial_path(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        certificate["target"]["tensors"] = target_format.write(model, partial)
+        _check_written(target_format, partial, model)
+        comparisons["target"] = _compare(target_format, partial, batch, outputs)
+        certificate["comparisons"] = comparisons
+        certificate["target"]["files"] = _checksums(
+            partial, (path for path in partial.rglob("*") if path.is_file())
+        )
+        write_atomically(partial / CERTIFICATE_FILE, (json.dumps(certificate, indent=2) + "\n").encode())
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return certificate
+
+
+def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
+    """The model as the target is to hold it, and in which words it is another one than the source's."""
+    changes = []
+    params = dict(model.params)
+    if request.backbone_only:
+        changes += [
+            f"left out: {part} (only the backbone was asked for)" for part in params if part != "encoder"
+        ]
+        params = {"encoder": params["encoder"]}
+    elif set(params) == {"encoder"}:
+        if not request.allow_random_head:
+            raise InputError(
+                "the source has no masked-LM head: --allow-random-head gives it a random one, "
+                "--backbone-only converts the encoder alone"
+            )
+        dtype = params["encoder"]["embeddings"]["token"].dtype
+        head = random_model(model.config, model.tokenizer, seed=0).params["head"]
+        params["head"] = jax.tree.map(lambda leaf: leaf.astype(dtype), head)
+        changes.append("RANDOM: the masked-LM head is drawn at random, it has learned nothing")
+    for part, reason in target.DROPPED_PARTS.items():
+        if params.pop(part, None) is not None:
+            changes.append(f"left out: {part} ({reason})")
+    config = target.expressible(model.config)
+    if config != model.config:
+        differing = [
+            f"{name} {value!r} becomes {asdict(config)[name]!r}"
+            for name, value in asdict(model.config).items()
+            if asdict(config)[name] != value
+        ]
+        if not request.change_conventions:
+            raise InputError(
+                f"{target.NAME} cannot say this model's conventions: {', '.join(differing)}; "
+                "--change-conventions writes it so, and says how far its outputs move"
+            )
+        changes += differing
+    if request.dtype is not None:
+        wanted = np.dtype(_DTYPES[request.dtype])
+        before = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)} - {str(wanted)})
+        if before:
+            changes.append(f"{', '.join(before)} stored as {wanted}")
+            params = jax.tree.map(lambda leaf: leaf.astype(wanted), params)
+    return replace(model, config=config, params=params), changes
+
+
+def _compare(
+    checked: Format, folder: Path, batch: Mapping[str, np.ndarray], outputs: np.ndarray
+) -> dict[str, Any]:
+    if checked.NAME == "mlm_jax":
+        return {"library": None, "reason": "our own format"}
+    reference = ask_library(checked.NAME, folder, batch)
+    if reference.outputs is None:
+        return {"library": None, "reason": f"{reference.library}: {reference.reason}"}
+    found = _difference(outputs, reference.outputs, batch)
+    # So written that NaN does not pass.
+    if not found["max_difference"] <= found["tolerance"]:
+        raise InputError(
+            f"{folder}: {reference.library} computes outputs that differ from ours by {found['max_difference']:.1e}: "
+            f"must be at most {found['tolerance']:.1e}"
+        )
+    return {"library": reference.library, **found}
+
+
+def _difference(outputs: np.ndarray, others: np.ndarray, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
+    largest = float(np.abs(outputs).max())
+    return {
+        "max_difference": largest_difference(outputs, others, batch),
+        "largest_output": largest,
+        "tolerance": _TOLERANCE * max(1.0, largest),
+    }
+
+
+def _check_written(target: Format, folder: Path, model: StoredModel) -> None:
+    """What can be read back is what was to be written, to the bit; anything else is a bug here."""
+    back = target.read(folder).model
+    written, found = flatten_params(model.params), flatten_params(back.params)
+    differing = [
+        path
+        for path in sorted({*written, *found})
+        if path not in written or path not in found or not _same_bits(written[path], found[path])
+    ]
+    kept = replace(back.config, dropout_rate=0.0, attention_dropout_rate=0.0, initializer_stddev=0.02)
+    wanted = replace(model.config, dropout_rate=0.0, attention_dropout_rate=0.0, initializer_stddev=0.02)
+    if differing or kept != replace(wanted, vocabulary_multiple=1):
+        raise RuntimeError(
+            f"{target.NAME}: read back otherwise than written: {differing[:3] or (kept, wanted)}"
+        )
+    if back.tokenizer.fingerprint != model.tokenizer.fingerprint:
+        raise RuntimeError(f"{target.NAME}: the tokenizer is read back otherwise than written")
+
+
+def _same_bits(first: np.ndarray, second: np.ndarray) -> bool:
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    # As integers: NaN is equal to NaN, and -0 is not 0.
+    bits = np.dtype(f"u{first.dtype.itemsize}")
+    return np.array_equal(np.ascontiguousarray(first).view(bits), np.ascontiguousarray(second).view(bits))
+
+
+def _describe(
+    source: str | Path,
+    source_format: Format,
+    reading: Reading,
+    model: StoredModel,
+    target_format: Format,
+    changes: list[str],
+) -> dict[str, Any]:
+    return {
+        "source": {
+            "name": Path(source).name if Path(source).is_dir() else str(source),
+            "format": source_format.NAME,
+            "tensors": reading.num_tensors,
+            "dropped": dict(reading.dropped),
+            "files": _checksums(None, reading.files),
+        },
+        "target": {
+            "format": target_format.NAME,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
+        },
+        "changes": changes,
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _checksums(root: Path | None, files: Iterable[Path]) -> dict[str, str]:
+    checksums = {}
+    for path in sorted(files):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        checksums[path.name if root is None else str(path.relative_to(root))] = digest.hexdigest()
+    return checksums
