@@ -1,10 +1,10 @@
-# make demo | test | check | test-slow;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
+# make demo | test | check | test-slow | test-peers;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-peers check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/train_tokenizer.py --input mlm_jax/demo/landmarks.txt --vocab-size 2200 --output $(DEMO)-tokenizer
@@ -18,6 +18,11 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Beside transformers, KerasHub and TensorFlow. Where pip's own choice of torch would bring CUDA along, TORCH names one.
+TORCH ?= torch
+test-peers: $(VENV)/.installed-peers
+	$(BIN)/python -m pytest -m peers -n 2 --dist loadfile
 
 # Statically first: these take seconds, and the tests minutes.
 check: $(VENV)/.installed-dev
@@ -34,6 +39,11 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+$(VENV)/.installed-peers: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"
 	touch $@
 
 clean:

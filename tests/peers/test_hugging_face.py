@@ -1,0 +1,153 @@
+"""Conversions beside transformers itself: what it writes we read, what we write it reads, with the same outputs."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from mlm_jax.convert import hugging_face
+from mlm_jax.convert.conversion import Request, convert
+from mlm_jax.convert.reference import ask_library, fixed_batch, largest_difference, our_outputs
+from mlm_jax.errors import InputError
+from mlm_jax.model_folder import write_model_folder
+from tests.convert.folders import GOLDEN_CONFIG, write_vocabulary
+from tests.convert.test_hugging_face import ARCHITECTURES, assert_same_tensors
+
+pytestmark = pytest.mark.peers
+
+
+def published(folder: Path, architecture: str, **settings: Any) -> Path:
+    """A folder that `save_pretrained` wrote, with random weights of realistic spread."""
+    torch.manual_seed(0)
+    shape = {name: value for name, value in GOLDEN_CONFIG.items() if name != "seed"} | settings
+    model = getattr(transformers, architecture)(transformers.BertConfig(**shape))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            spread = 0.3 if "LayerNorm.weight" in name else 0.2 if name.endswith("bias") else 0.1
+            weight.copy_(torch.randn_like(weight) * spread + ("LayerNorm.weight" in name))
+    model.save_pretrained(folder)
+    write_vocabulary(folder)
+    return folder
+
+
+CASES = [
+    *((architecture, {}) for architecture in ARCHITECTURES),
+    ("BertForMaskedLM", {"tie_word_embeddings": False}),
+    ("BertForMaskedLM", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
+    ("BertForMaskedLM", {"hidden_act": "gelu_pytorch_tanh", "type_vocab_size": 1}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "settings"), CASES)
+def test_both_directions(architecture: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    source = published(tmp_path / "source", architecture, **settings)
+    request = Request(backbone_only=architecture == "BertModel")
+    there = convert(source, tmp_path / "ours", "mlm_jax", request)
+    back = convert(tmp_path / "ours", tmp_path / "back", "hugging_face", request)
+    for comparison in (there["comparisons"]["source"], back["comparisons"]["target"]):
+        assert comparison["library"].startswith("transformers ")
+        assert comparison["max_difference"] <= 1e-5
+        assert comparison["largest_output"] > 0.5
+    if "tie_word_embeddings" not in settings:
+        from safetensors.numpy import load_file
+
+        before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
+        assert_same_tensors(after, before)
+
+
+def test_the_tokenizer_is_read_back_as_the_same(tmp_path: Path) -> None:
+    convert(published(tmp_path / "source", "BertForMaskedLM"), tmp_path / "back", "hugging_face")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    ours = hugging_face.read(tmp_path / "back").model.tokenizer
+    text = "W5 w12,w100 Ünknown"
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ours.encode(text).tolist()
+    assert tokenizer.mask_token_id == ours.mask_token_id
+
+
+def test_nothing_is_initialised_or_left_over_on_loading(tmp_path: Path) -> None:
+    for architecture in ARCHITECTURES:
+        source = published(tmp_path / f"source{architecture}", architecture)
+        target = tmp_path / f"target{architecture}"
+        convert(source, target, "hugging_face", Request(backbone_only=architecture == "BertModel"))
+        _, told = getattr(transformers, architecture).from_pretrained(target, output_loading_info=True)
+        assert not told["missing_keys"]
+        assert not told["unexpected_keys"]
+        assert not told["mismatched_keys"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_weights_are_those_of_safetensors(dtype: str, zipped: bool, tmp_path: Path) -> None:
+    source = published(tmp_path / "source", "BertForMaskedLM")
+    weights = transformers.BertForMaskedLM.from_pretrained(source).to(getattr(torch, dtype)).state_dict()
+    torch.save(weights, source / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (source / "model.safetensors").unlink()
+    reading = hugging_face.read(source)
+    assert {str(leaf.dtype) for leaf in reading.model.params["head"]["norm"].values()} == {dtype}
+    # A state dict names the tied decoder as well.
+    assert set(reading.dropped) == {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+    batch = fixed_batch(reading.model.config)
+    reference = ask_library("hugging_face", source, batch)
+    assert reference.outputs is not None
+    assert largest_difference(our_outputs(reading.model, batch), reference.outputs, batch) <= 1e-5
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {os.environ['TRAP']}",)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_pickle_of_anything_else_is_refused_and_never_run(
+    writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    source = published(tmp_path / "source", "BertForMaskedLM")
+    (source / "model.safetensors").unlink()
+    file = source / "pytorch_model.bin"
+    if writer == "torch":
+        torch.save({"weight": _Trap()}, file)
+    else:
+        file.write_bytes(pickle.dumps({"weight": _Trap()}))
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: refused"):
+        convert(source, tmp_path / "out", "mlm_jax")
+    torch.save({"weight": torch.ones(2), "step": 3}, file)
+    with pytest.raises(InputError, match="must hold a dict of tensors and nothing else"):
+        convert(source, tmp_path / "out", "mlm_jax")
+    torch.save({"weight": torch.ones(100_000)}, file)
+    file.write_bytes(file.read_bytes()[:50_000])
+    with pytest.raises(InputError, match="or damaged"):
+        convert(source, tmp_path / "out", "mlm_jax")
+    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_convention_is_found_by_the_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hugging_face._ACTIVATIONS, "gelu_new", "gelu")
+    source = published(tmp_path / "source", "BertForMaskedLM", hidden_act="gelu_new")
+    with pytest.raises(InputError, match=r"transformers .* computes outputs that differ from ours"):
+        convert(source, tmp_path / "out", "mlm_jax")
+
+
+def test_a_folder_that_the_library_refuses_is_no_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = published(tmp_path / "source", "BertForMaskedLM")
+    model = hugging_face.read(source).model
+    (tmp_path / "ours").mkdir()
+    write_model_folder(tmp_path / "ours", model)
+    monkeypatch.setitem(hugging_face._ACTIVATION_NAMES, "gelu", "no_such_activation")
+    monkeypatch.setitem(hugging_face._ACTIVATIONS, "no_such_activation", "gelu")
+    with pytest.raises(InputError, match="transformers does not accept it"):
+        convert(tmp_path / "ours", tmp_path / "out", "hugging_face")
+    assert not (tmp_path / "out").exists()
+    assert np.isfinite(our_outputs(model, fixed_batch(model.config))).all()
