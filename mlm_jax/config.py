@@ -321,8 +321,9 @@ class TrainConfig:
     """One run. `batch_size` is global: rows a step over all devices and all accumulated microbatches.
 
     `accumulation_steps` splits a step's rows into that many microbatches. `eval_batches=None` evaluates the whole
-    evaluation set. `init_from` is a run folder whose parameters the run starts from. Steps with a non-finite loss
-    or gradient are skipped; `max_nonfinite_steps` of them in a row stop the run.
+    evaluation set. `init_from` names the model that the run starts from: a run folder, a folder that was exported
+    or that another library wrote, or a name of the hubs. Steps with a non-finite loss or gradient are skipped;
+    `max_nonfinite_steps` of them in a row stop the run.
     """
 
     output_dir: str = "runs/bert"

@@ -97,15 +97,24 @@ def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer
         )
 
 
+_VOCABULARY_LEAVES = ("encoder/embeddings/token", "head/bias", "head/output")
+
+
 def without_padded_rows(config: BertConfig, params: dict[str, Any]) -> tuple[BertConfig, dict[str, Any]]:
     """The model without the rows of the vocabulary that `vocabulary_multiple` only pads it with."""
-    if config.padded_vocabulary_size == config.vocabulary_size:
-        return replace(config, vocabulary_multiple=1), params
     flat = flatten_params(params)
-    for path in ("encoder/embeddings/token", "head/bias", "head/output"):
-        if path in flat:
-            flat[path] = flat[path][: config.vocabulary_size]
+    flat |= {path: flat[path][: config.vocabulary_size] for path in _VOCABULARY_LEAVES if path in flat}
     return replace(config, vocabulary_multiple=1), nest_params(flat)
+
+
+def with_padded_rows(config: BertConfig, params: dict[str, Any]) -> dict[str, Any]:
+    """A stored model's parameters with rows of zeros up to `config.padded_vocabulary_size`."""
+    spare = config.padded_vocabulary_size - config.vocabulary_size
+    flat = flatten_params(params)
+    for path in _VOCABULARY_LEAVES:
+        if path in flat and spare:
+            flat[path] = np.pad(flat[path], [(0, spare)] + [(0, 0)] * (flat[path].ndim - 1))
+    return nest_params(flat)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -146,7 +155,6 @@ def read_model_folder(folder: Path) -> StoredModel:
     """
     config, labels = read_model_config(folder)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-    check_vocabulary(folder, config, tokenizer)
     with open_tensors(folder / WEIGHTS_FILE) as file:
         names = set(file.keys())
         parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]

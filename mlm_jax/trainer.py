@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mlm_jax.checkpoint import Checkpointer
-from mlm_jax.config import TrainConfig
+from mlm_jax.config import BertConfig, TrainConfig
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import Sources, open_sources, resolve_masking, tokenise_sources
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.evaluation import evaluate_rows
+from mlm_jax.loading import load_model
+from mlm_jax.model_folder import with_padded_rows
 from mlm_jax.program import Program, build_program
 from mlm_jax.reporting import Reporter, describe_start, say
 from mlm_jax.run_folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
-    TOKENIZER_FOLDER,
     config_changes,
-    load_params,
     read_config,
     write_run,
 )
@@ -206,15 +207,34 @@ def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) 
     state = program.initial_state()
     if config.init_from is None:
         return state
-    source = Path(config.init_from)
-    params = load_params(source, program.abstract_state.params)
-    theirs = Tokenizer.load(source / TOKENIZER_FOLDER).fingerprint
-    if theirs != tokenizer.fingerprint:
+    params = _params_to_start_from(config.init_from, config.model, tokenizer)
+    place = program.abstract_state.params
+    return replace(
+        state, params=jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), params, place)
+    )
+
+
+def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Float32 parameters of the stored model `name`, as the model of a run takes them."""
+    model = load_model(name)
+    if model.tokenizer.fingerprint != tokenizer.fingerprint:
         raise InputError(
-            f"init_from = {config.init_from!r}: trained with tokenizer {theirs[:12]}: "
+            f"init_from = {name!r}: made with tokenizer {model.tokenizer.fingerprint[:12]}: "
             f"must be that of the data, {tokenizer.fingerprint[:12]}"
         )
-    return replace(state, params=params)
+    # How much is dropped and how wide the table is padded may change; what a weight means may not.
+    free = ("dropout_rate", "attention_dropout_rate", "initializer_stddev", "vocabulary_multiple")
+    for setting, value in asdict(wanted).items():
+        theirs = getattr(model.config, setting)
+        without_pooler = setting == "pooler" and theirs and not value
+        if value != theirs and setting not in free and not without_pooler:
+            raise InputError(f"init_from = {name!r}: has model.{setting} = {theirs!r}: the run has {value!r}")
+    if "head" not in model.params:
+        raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")
+    params = with_padded_rows(wanted, {part: model.params[part] for part in ("encoder", "head")})
+    if not wanted.pooler:
+        params["encoder"] = {key: leaf for key, leaf in params["encoder"].items() if key != "pooler"}
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
 
 
 def _draw_losses(folder: Path) -> None:

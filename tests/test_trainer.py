@@ -15,6 +15,7 @@ import pytest
 
 from mlm_jax import trainer
 from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig, from_json
+from mlm_jax.convert.conversion import convert
 from mlm_jax.data.batches import Batch
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
@@ -282,21 +283,39 @@ def test_starts_from_another_run_and_keeps_what_is_frozen(one_device: None, tmp_
     assert evaluations[1]["mlm_loss"] == pytest.approx(evaluations[0]["mlm_loss"], abs=1e-3)
 
 
+def test_starts_from_a_converted_model_and_pads_its_vocabulary(one_device: None, tmp_path: Path) -> None:
+    convert(uninterrupted(), tmp_path / "converted", "hugging_face")
+    ends = {}
+    for name, source in (("run", uninterrupted()), ("converted", tmp_path / "converted")):
+        config = short_run(tmp_path / f"from_{name}", init_from=str(source))
+        train(config)
+        ends[name] = arrays_of(tmp_path / f"from_{name}", 3)
+    assert ends["run"] == ends["converted"]
+    padded = replace(MODEL, vocabulary_multiple=128)
+    train(short_run(tmp_path / "padded", init_from=str(tmp_path / "converted"), model=padded))
+    losses = [
+        read_records(tmp_path / folder / "metrics.jsonl")[-1]["loss"] for folder in ("padded", "from_run")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    shutil.rmtree(tmp_path / "converted")
+
+
 def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -> None:
     wider = replace(MODEL, hidden_dim=32)
-    with pytest.raises(InputError, match=r"params\..* in the checkpoint, .* now") as refused:
+    with pytest.raises(InputError, match=r"has model.hidden_dim = 16: the run has 32") as refused:
         train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=wider))
     assert "\n" not in str(refused.value)
-    with pytest.raises(InputError, match="no checkpoint"):
+    other_gelu = replace(MODEL, activation="gelu_tanh")
+    with pytest.raises(InputError, match=r"has model.activation = 'gelu': the run has 'gelu_tanh'"):
+        train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=other_gelu))
+    with pytest.raises(InputError, match="none: no such folder"):
         train(short_run(tmp_path / "run", init_from=str(tmp_path / "none")))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_path: Path) -> None:
     config = short_run(tmp_path / "run", init_from=str(uninterrupted()))
-    with pytest.raises(
-        InputError, match=r"init_from = .*: trained with tokenizer .* must be that of the data"
-    ):
+    with pytest.raises(InputError, match=r"init_from = .*: made with tokenizer .* must be that of the data"):
         train(
             replace(config, data=DataConfig(sequence_length=20)),
             documents=documents()[:50],

@@ -22,7 +22,7 @@ from mlm_jax.convert.table import Reading
 from mlm_jax.data.files import partial_path, write_atomically
 from mlm_jax.errors import InputError
 from mlm_jax.hub import find_model
-from mlm_jax.model_folder import StoredModel, flatten_params, random_model
+from mlm_jax.model_folder import StoredModel, check_vocabulary, flatten_params, random_model
 
 FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
 DType = Literal["float32", "bfloat16"]
@@ -68,6 +68,8 @@ def convert(
     folder = find_model(source)
     source_format, target_format = format_of(folder), FORMATS[to]
     reading = source_format.read(folder)
+    # A run may have left room for more entries than its tokenizer has; nobody else knows such models.
+    check_vocabulary(source, reading.model.config, reading.model.tokenizer)
     batch = fixed_batch(reading.model.config)
     outputs = our_outputs(reading.model, batch)
     comparisons = {"source": _compare(source_format, folder, batch, outputs)}

@@ -13,7 +13,6 @@ from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model_folder import (
     WEIGHTS_FILE,
     StoredModel,
-    check_vocabulary,
     is_model_folder,
     read_model_config,
     read_model_folder,
@@ -59,7 +58,6 @@ def read(folder: Path) -> Reading:
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     params = jax.tree.map(np.asarray, load_params(folder, abstract))
     config, params = without_padded_rows(config, params)
-    check_vocabulary(folder, config, tokenizer)
     files = sorted(path for path in (folder / CHECKPOINTS_FOLDER).rglob("*") if path.is_file())
     return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, files)
 
