@@ -51,32 +51,30 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
     """
     text = str(name)
     if text.startswith("hf://"):
-        return _from_hugging_face(text.removeprefix("hf://"), weights, f"{text}:")
+        return _from_hugging_face(text.removeprefix("hf://"), weights, "")
     if text.startswith("kaggle://"):
-        return _from_kaggle(text.removeprefix("kaggle://"), f"{text}:")
-    if text not in PRESETS or Path(text).is_dir():
-        if not Path(text).is_dir():
-            raise InputError(
-                f"{text}: no such folder, and no built-in name{nearest_name(text, list(PRESETS))}; "
-                "hf://user/model and kaggle://handle name models of the hubs"
-            )
+        return _from_kaggle(text.removeprefix("kaggle://"), "")
+    if Path(text).is_dir():
         return Path(text)
+    if text not in PRESETS:
+        raise InputError(
+            f"{text}: no such folder, and no built-in name{nearest_name(text, list(PRESETS))}; a name of a hub "
+            "begins with hf:// or kaggle://"
+        )
     kept = home() / "models" / text
     if kept.is_dir():
         return kept
     if text in _KAGGLE_HANDLES:
         handle = _KAGGLE_HANDLES[text]
-        return _from_kaggle(
-            handle, f"{text}: put the files of https://kaggle.com/models/{handle} into {kept};"
-        )
+        return _from_kaggle(handle, f"; put the files of https://kaggle.com/models/{handle} into {kept}")
     repository = _REPOSITORIES[text]
     files = "config.json, vocab.txt and model.safetensors (or pytorch_model.bin)" if weights else "vocab.txt"
     return _from_hugging_face(
-        repository, weights, f"{text}: put {files} of https://huggingface.co/{repository} into {kept};"
+        repository, weights, f"; put {files} of https://huggingface.co/{repository} into {kept}"
     )
 
 
-def _from_hugging_face(repository: str, weights: bool, advice: str) -> Path:
+def _from_hugging_face(repository: str, weights: bool, remedy: str) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch(patterns: Sequence[str]) -> Path:
@@ -91,20 +89,28 @@ def _from_hugging_face(repository: str, weights: bool, advice: str) -> Path:
                     break
     # Whatever kept it from coming (no network, no such repository, no permission) has the same remedy.
     except Exception as error:
-        raise InputError(f"{advice} {repository} could not be fetched: {_one_line(error)}") from error
+        raise InputError(
+            f"hf://{repository}: not in the cache and not fetched ({_one_line(error)}){remedy}"
+        ) from error
     return folder
 
 
-def _from_kaggle(handle: str, advice: str) -> Path:
+def _from_kaggle(handle: str, remedy: str) -> Path:
     try:
         import kagglehub
     except ImportError as error:
-        raise InputError(f"{advice} fetching from Kaggle needs pip install kagglehub") from error
+        raise InputError(
+            f"kaggle://{handle}: fetching it needs kagglehub: pip install kagglehub{remedy}"
+        ) from error
     try:
         return Path(kagglehub.model_download(handle))
     except Exception as error:
-        raise InputError(f"{advice} {handle} could not be fetched: {_one_line(error)}") from error
+        raise InputError(
+            f"kaggle://{handle}: not in the cache and not fetched ({_one_line(error)}){remedy}"
+        ) from error
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    """The kind of an error and the beginning of what it says, which the hubs' libraries make long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:100]}{'…' * (len(text) > 100)}"

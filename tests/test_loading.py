@@ -1,0 +1,66 @@
+"""A model by its name or folder, with its weights or as a random one of the same architecture."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax.convert.conversion import Request, convert
+from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.errors import InputError
+from mlm_jax.loading import load_model
+from mlm_jax.presets import PRESETS
+from tests.convert.folders import hugging_face_folder, write_vocabulary
+from tests.run_small import arrays_of, tokenizer, uninterrupted
+
+
+def test_every_kind_of_folder_gives_the_same_model(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source")
+    convert(source, tmp_path / "ours", "mlm_jax", Request())
+    first, second = load_model(source), load_model(str(tmp_path / "ours"))
+    assert first.config == second.config
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    assert first.tokenizer.fingerprint == second.tokenizer.fingerprint
+
+
+def test_a_run_gives_its_newest_checkpoint() -> None:
+    model = load_model(uninterrupted())
+    saved = arrays_of(uninterrupted(), 40)["params.encoder.embeddings.token"]
+    assert model.params["encoder"]["embeddings"]["token"].tobytes() == saved[1]
+    assert model.tokenizer.fingerprint == tokenizer().fingerprint
+
+
+def test_without_weights_the_architecture_is_drawn_at_random(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source", hidden_act="gelu_new")
+    real = load_model(source)
+    (source / "model.safetensors").unlink()
+    drawn = load_model(source, load_weights=False)
+    assert drawn.config == real.config
+    assert jax.tree.map(np.shape, drawn.params) == jax.tree.map(np.shape, real.params)
+    again, other = (load_model(source, load_weights=False, seed=seed) for seed in (0, 1))
+    kernels = [model.params["head"]["dense"]["kernel"] for model in (drawn, again, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (kernels[0] != kernels[2]).any()
+
+
+def test_a_built_in_architecture_needs_a_vocabulary_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path))
+    kept = tmp_path / "models" / "bert_tiny_en_uncased"
+    kept.mkdir(parents=True)
+    write_vocabulary(kept, 30_522)
+    model = load_model("bert_tiny_en_uncased", load_weights=False)
+    assert model.config == PRESETS["bert_tiny_en_uncased"]
+    by_hand = load_model("bert_tiny_en_uncased", load_weights=False, tokenizer=Tokenizer.load(kept))
+    jax.tree.map(np.testing.assert_array_equal, model.params, by_hand.params)
+    with pytest.raises(InputError, match="not a model that is known here"):
+        load_model("bert_tiny_en_uncased")
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source")
+    for load_weights in (True, False):
+        with pytest.raises(InputError, match="211 vocabulary entries, its tokenizer 300: must be equal"):
+            load_model(source, load_weights=load_weights, tokenizer=tokenizer())
