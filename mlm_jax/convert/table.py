@@ -29,6 +29,8 @@ class Row(NamedTuple):
     name: str
     path: str
     layout: Layout = "same"
+    layer: int | None = None
+    """Of a row that is about one layer without `{layer}` in its name."""
 
 
 class Tensor(NamedTuple):
@@ -100,15 +102,15 @@ def places(rows: Sequence[Row], shapes: Mapping[str, tuple[int, ...]]) -> dict[s
         ValueError: a parameter has no row, so the table could not carry the model.
     """
     table: dict[str, Place] = {}
-    for name, path, layout in rows:
+    for name, path, layout, layer in rows:
         if path not in shapes:
             continue
         shape = shapes[path]
         if "{layer}" in name:
-            for layer in range(shape[0]):
-                table[name.replace("{layer}", str(layer))] = Place(path, layer, shape[1:], layout)
+            for number in range(shape[0]):
+                table[name.replace("{layer}", str(number))] = Place(path, number, shape[1:], layout)
         else:
-            table[name] = Place(path, None, shape, layout)
+            table[name] = Place(path, layer, shape if layer is None else shape[1:], layout)
     unnamed = set(shapes) - {place.path for place in table.values()}
     if unnamed:
         raise ValueError(f"no row for {sorted(unnamed)}")

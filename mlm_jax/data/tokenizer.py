@@ -62,12 +62,16 @@ class Tokenizer:
         self.special_token_ids = tuple(sorted(self._token_ids[token] for token in SPECIAL_TOKENS))
 
     @classmethod
-    def load(cls, path: str | Path, *, lowercase: bool | None = None) -> Self:
+    def load(
+        cls, path: str | Path, *, lowercase: bool | None = None, strip_accents: bool | None = None
+    ) -> Self:
         """Load a `tokenizer.json`, a BERT `vocab.txt`, or a folder that holds one, the first preferred.
 
         lowercase: for a `vocab.txt` only. None takes `do_lower_case` from a `tokenizer_config.json` beside
             it, and without one guesses: a vocabulary with an entry made of letters only, one of them
-            uppercase, is cased. Lowercasing also strips accents, as in BERT.
+            uppercase, is cased.
+        strip_accents: for a `vocab.txt` only. None takes it from the same file, and without one strips them
+            where it lowercases, as in BERT.
 
         Raises InputError where there is no such file, it does not parse, or a special token is missing.
         """
@@ -90,10 +94,12 @@ class Tokenizer:
             lowercase = options.get("do_lower_case")
         if lowercase is None:
             lowercase = not any(_is_cased(token) for token in vocabulary)
+        if strip_accents is None:
+            strip_accents = options.get("strip_accents")
         backend = bert_backend(
             vocabulary,
             lowercase=lowercase,
-            strip_accents=options.get("strip_accents"),
+            strip_accents=strip_accents,
             chinese_characters=options.get("tokenize_chinese_chars") is not False,
         )
         return cls(backend, str(path))
@@ -126,10 +132,14 @@ class Tokenizer:
         """Write `tokenizer.json` and `vocab.txt` into `folder`, each whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self.save_vocabulary(folder / VOCABULARY_FILE)
+        write_atomically(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True).encode())
+
+    def save_vocabulary(self, file: Path) -> None:
+        """Write the entries in the order of their ids, one a line: a `vocab.txt`."""
         by_id = {token_id: token for token, token_id in self._token_ids.items()}
         entries = (by_id.get(token_id, f"[unused_id_{token_id}]") for token_id in range(self.vocabulary_size))
-        write_atomically(folder / VOCABULARY_FILE, "".join(f"{entry}\n" for entry in entries).encode())
-        write_atomically(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True).encode())
+        write_atomically(file, "".join(f"{entry}\n" for entry in entries).encode())
 
     def encode(self, text: str, *, parse_special_tokens: bool = False) -> np.ndarray:
         """Return the int32 ids `[length]` of `text`, without [CLS] and [SEP].
