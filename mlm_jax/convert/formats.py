@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlm_jax.config import BertConfig
-from mlm_jax.convert import hugging_face, keras_hub, native
+from mlm_jax.convert import google_tf, hugging_face, keras_hub, native
 from mlm_jax.convert.table import Reading
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
@@ -35,7 +35,9 @@ class Format(Protocol):
         """Write a folder's files; returns the number of tensors."""
 
 
-FORMATS: Mapping[str, Format] = {module.NAME: module for module in (native, hugging_face, keras_hub)}
+FORMATS: Mapping[str, Format] = {
+    module.NAME: module for module in (native, hugging_face, google_tf, keras_hub)
+}
 
 
 def format_of(folder: Path) -> Format:

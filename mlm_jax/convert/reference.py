@@ -106,7 +106,8 @@ def ask_library(format_name: str, folder: Path, batch: Mapping[str, Any]) -> Ref
     with tempfile.TemporaryDirectory(prefix="mlm_jax_reference_") as exchange:
         np.savez(Path(exchange) / "batch.npz", **batch)
         # One device, no network, and none of the variables that steer this process's own jax.
-        variables = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "KERAS_BACKEND": "jax"}
+        variables = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+        variables["KERAS_BACKEND"] = "jax"
         variables.pop("XLA_FLAGS", None)
         child = subprocess.run(
             [sys.executable, "-m", __name__, format_name, str(folder), exchange],
@@ -130,7 +131,7 @@ def main(format_name: str, folder: str, exchange: str) -> int:
     try:
         outputs = module.outputs(Path(folder), batch)
     except ImportError as error:
-        print(f"not installed: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return _EXIT_ABSENT
     np.save(Path(exchange) / "outputs.npy", np.asarray(outputs, np.float32))
     return 0
