@@ -5,7 +5,6 @@ A certificate beside the model says what was converted from what, with which ver
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,7 @@ import numpy as np
 from mlm_jax.convert.formats import FORMATS, Format, format_of
 from mlm_jax.convert.reference import ask_library, fixed_batch, largest_difference, our_outputs
 from mlm_jax.convert.table import Reading
-from mlm_jax.data.files import partial_path, write_atomically
+from mlm_jax.data.files import new_folder, write_atomically
 from mlm_jax.errors import InputError
 from mlm_jax.hub import find_model
 from mlm_jax.model_folder import StoredModel, check_vocabulary, flatten_params, random_model
@@ -63,19 +62,9 @@ def convert(
             of the libraries differ from ours. No target folder is left behind.
     """
     request = request or Request()
-    if target.exists():
-        raise InputError(f"{target}: is there already: must be a folder that does not exist")
-    work = _read(source, FORMATS[to], request)
-    partial = partial_path(target)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        certificate = _write(work, FORMATS[to], partial)
+    with new_folder(target) as partial:
+        certificate = _write(_read(source, FORMATS[to], request), FORMATS[to], partial)
         write_atomically(partial / CERTIFICATE_FILE, (json.dumps(certificate, indent=2) + "\n").encode())
-        partial.replace(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return certificate
 
 

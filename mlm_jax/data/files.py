@@ -1,8 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from mlm_jax.errors import InputError
 
 # A file under such a name is still being written; a killed process leaves nothing else behind.
 PARTIAL_SUFFIX = ".partial"
@@ -34,4 +39,24 @@ def write_atomically(path: Path, content: bytes) -> None:
             commit(file, path)
     except BaseException:
         partial_path(path).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which gets the name `path` at the end of the block, or goes where the block fails.
+
+    Raises:
+        InputError: `path` is there already.
+    """
+    if path.exists():
+        raise InputError(f"{path}: is there already: must be a folder that does not exist")
+    partial = partial_path(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -153,8 +153,9 @@ class BertEncoder(nnx.Module):
         *,
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
+        depth: int | None = None,
     ) -> Float[Array, "B L D"]:
-        """The last hidden states, in `compute.dtype`.
+        """The last hidden states, in `compute.dtype`; with a `depth` those after that many layers.
 
         `padding_mask` is True at real tokens. Without `segment_ids` every token is of segment 0; without a
         `dropout_key` nothing is dropped.
@@ -164,6 +165,7 @@ class BertEncoder(nnx.Module):
         embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x = self.embeddings(token_ids, segment_ids, embeddings_key, compute.dtype)
         graph, stacked = nnx.split(self.layers)
+        inputs = jax.tree.map(lambda weights: weights[:depth], (stacked, jnp.arange(self.num_layers)))
 
         def apply_layer(x: Array, inputs: tuple[Any, Array]) -> tuple[Array, None]:
             weights, index = inputs
@@ -173,7 +175,6 @@ class BertEncoder(nnx.Module):
             return constrain(x, "batch", "length", "hidden"), None
 
         x = constrain(x, "batch", "length", "hidden")
-        inputs = (stacked, jnp.arange(self.num_layers))
         x, _ = jax.lax.scan(rematerialise(apply_layer, compute), x, inputs, unroll=compute.scan_unroll)
         return x
 
