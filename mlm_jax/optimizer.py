@@ -16,8 +16,8 @@ from mlm_jax.errors import InputError
 # By the last name of a parameter's path. BERT decays neither biases nor LayerNorm (Devlin et al. 2018, A.2).
 _DECAYED = frozenset({"kernel", "token", "position", "segment", "output"})
 _SPARED = frozenset({"bias", "scale"})
-# Masked language modelling gives the pooler no gradient: decay alone would shrink it to nothing.
-_UNTRAINED = "encoder/pooler/*"
+# A classifier's loss alone reaches the pooler: in a masked LM decay would shrink it to nothing.
+_POOLER = "encoder/pooler/*"
 _STACKED = "encoder/layers/"
 
 
@@ -60,7 +60,7 @@ def decay_mask(params: Any) -> Any:
 
 
 def frozen_mask(config: OptimizerConfig, params: Any) -> Any:
-    """True where a parameter keeps its value: what `config.freeze` matches, and the pooler.
+    """True where a parameter keeps its value: what `config.freeze` matches, and a masked LM's pooler.
 
     Raises:
         InputError: a pattern matches no parameter, or the patterns leave nothing to train.
@@ -72,7 +72,9 @@ def frozen_mask(config: OptimizerConfig, params: Any) -> Any:
             raise InputError(
                 f"optimizer.freeze: {pattern!r} matches no parameter: paths are like {paths[0]!r}"
             )
-    patterns = (*config.freeze, _UNTRAINED)
+    patterns = (
+        config.freeze if any(path.startswith("classifier/") for path in paths) else (*config.freeze, _POOLER)
+    )
     mask = map_paths(lambda path, _: any(fnmatchcase(path, pattern) for pattern in patterns), params)
     if all(jax.tree.leaves(mask)):
         raise InputError(f"optimizer.freeze = {config.freeze!r}: must leave a parameter to train")

@@ -5,6 +5,7 @@ and microbatches add sums, and the division happens once. Masks come from (seed,
 (seed, step, microbatch).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -61,32 +62,46 @@ class StepMetrics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StepSetup:
-    """The static half of a step: everything that does not change while a run trains."""
+class UpdateRule:
+    """The static half of a parameter update, whatever the loss is."""
 
-    graph: nnx.GraphDef
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     frozen: Any
-    masking: MaskingConfig
+    """True at every parameter that keeps its value, in the structure of the parameters."""
     compute: ComputeConfig
     seed: int
     accumulation_steps: int
 
 
-def make_setup(config: TrainConfig, masking: MaskingConfig) -> StepSetup:
-    """The setup of a run, without allocating a parameter."""
-    graph, params = split_model(abstract_masked_lm(config.model))
-    return StepSetup(
-        graph=graph,
+@dataclass(frozen=True)
+class StepSetup(UpdateRule):
+    """The static half of a masked-LM step: everything that does not change while a run trains."""
+
+    graph: nnx.GraphDef
+    masking: MaskingConfig
+
+
+# (parameters, a pytree of arrays with a leading batch axis, dropout key) to sums over that batch.
+SummedLoss = Callable[[Any, Any, Array], MaskedLMSums]
+
+
+def make_update_rule(config: TrainConfig, params: Any) -> UpdateRule:
+    """The rule of a run's optimizer, compute and seed; of `params` only the structure is read."""
+    return UpdateRule(
         optimizer=make_optimizer(config.optimizer, config.num_steps, params),
         schedule=learning_rate_schedule(config.optimizer, config.num_steps),
         frozen=frozen_mask(config.optimizer, params),
-        masking=masking,
         compute=config.compute,
         seed=config.seed,
         accumulation_steps=config.accumulation_steps,
     )
+
+
+def make_setup(config: TrainConfig, masking: MaskingConfig) -> StepSetup:
+    """The setup of a run, without allocating a parameter."""
+    graph, params = split_model(abstract_masked_lm(config.model))
+    return StepSetup(**vars(make_update_rule(config, params)), graph=graph, masking=masking)
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
@@ -98,25 +113,29 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
 def initial_state(config: TrainConfig, setup: StepSetup) -> TrainState:
     """Freshly drawn parameters, zero moments, step 0. Pure: jit it with the shardings the state is to have."""
     key = purpose_key(config.seed, Purpose.PARAMETERS)
-    params = split_model(BertMaskedLM(config.model, key=key))[1]
+    return state_of(setup, split_model(BertMaskedLM(config.model, key=key))[1])
+
+
+def state_of(rule: UpdateRule, params: Any) -> TrainState:
+    """The state in which training begins from those parameters."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(step=zero, params=params, opt_state=setup.optimizer.init(params), nonfinite_steps=zero)
+    return TrainState(step=zero, params=params, opt_state=rule.optimizer.init(params), nonfinite_steps=zero)
 
 
-def train_step(setup: StepSetup, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-    """Mask, forward, backward, update.
+def update(
+    rule: UpdateRule, state: TrainState, inputs: Any, summed_loss: SummedLoss
+) -> tuple[TrainState, MaskedLMSums, Array]:
+    """Forward, backward, update on one batch: the new state, the batch's sums, and the gradient's norm.
 
-    A step whose loss or gradient is not finite changes neither parameters nor moments; it counts in
-    `nonfinite_steps`, and the step number goes on.
+    The loss is the sum of losses over the sum of weights. A step whose loss or gradient is not finite changes
+    neither parameters nor moments; it counts in `nonfinite_steps`, and the step number goes on.
     """
-    keys = example_keys(setup.seed, batch.epochs, batch.example_ids)
-    masked = mask_tokens(keys, batch.token_ids, setup.masking)
-    sums, grads = _accumulate(setup, state, masked)
+    sums, grads = _accumulate(rule, state, inputs, summed_loss)
     weight = jnp.maximum(sums.weight, 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
     loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
 
-    updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = rule.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     params, opt_state = jax.tree.map(
@@ -128,9 +147,18 @@ def train_step(setup: StepSetup, state: TrainState, batch: Batch) -> tuple[Train
         opt_state=opt_state,
         nonfinite_steps=jnp.where(finite, 0, state.nonfinite_steps + 1),
     )
+    return new_state, sums, grad_norm
+
+
+def train_step(setup: StepSetup, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    """Mask, and `update` on what was masked."""
+    keys = example_keys(setup.seed, batch.epochs, batch.example_ids)
+    masked = mask_tokens(keys, batch.token_ids, setup.masking)
+    new_state, sums, grad_norm = update(setup, state, masked, partial(masked_loss, setup))
+    weight = jnp.maximum(sums.weight, 1.0)
     wanted = wanted_selections(keys, batch.token_ids, setup.masking)
     metrics = StepMetrics(
-        loss=loss,
+        loss=sums.loss / weight,
         mlm_accuracy=sums.correct / weight,
         masked_tokens=sums.weight,
         real_tokens=jnp.sum(batch.token_ids != setup.masking.padding_token_id),
@@ -147,46 +175,53 @@ def eval_step(setup: StepSetup, params: Any, batch: Batch) -> MaskedLMSums:
     """Sums of loss, correct predictions and weights over a batch, without dropout and with fixed masks."""
     epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
     keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
-    return _masked_lm_sums(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), None)
+    return masked_loss(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), None)
 
 
-def _accumulate(setup: StepSetup, state: TrainState, masked: MaskedTokens) -> tuple[MaskedLMSums, Any]:
+def _accumulate(
+    rule: UpdateRule, state: TrainState, inputs: Any, summed_loss: SummedLoss
+) -> tuple[MaskedLMSums, Any]:
     """Sums over the global batch, and the gradient of the summed loss."""
     step_key = jax.random.fold_in(
-        purpose_key(setup.seed, Purpose.DROPOUT, setup.compute.dropout_generator), state.step
+        purpose_key(rule.seed, Purpose.DROPOUT, rule.compute.dropout_generator), state.step
     )
 
-    def summed_loss(params: Any, masked: MaskedTokens, microbatch: Array) -> tuple[Array, MaskedLMSums]:
+    def loss(params: Any, inputs: Any, microbatch: Array) -> tuple[Array, MaskedLMSums]:
         # Without this the frozen weights' gradients would be computed, and count in the norm.
         params = jax.tree.map(
-            lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, setup.frozen
+            lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, rule.frozen
         )
-        sums = _masked_lm_sums(setup, params, masked, jax.random.fold_in(step_key, microbatch))
+        sums = summed_loss(params, inputs, jax.random.fold_in(step_key, microbatch))
         return sums.loss, sums
 
-    def sums_and_grads(masked: MaskedTokens, microbatch: Array) -> tuple[MaskedLMSums, Any]:
-        grads, sums = jax.grad(summed_loss, has_aux=True)(state.params, masked, microbatch)
+    def sums_and_grads(inputs: Any, microbatch: Array) -> tuple[MaskedLMSums, Any]:
+        grads, sums = jax.grad(loss, has_aux=True)(state.params, inputs, microbatch)
         return sums, grads
 
-    if setup.accumulation_steps == 1:
-        return sums_and_grads(masked, jnp.zeros((), jnp.int32))
+    if rule.accumulation_steps == 1:
+        return sums_and_grads(inputs, jnp.zeros((), jnp.int32))
 
     def split(x: Array) -> Array:
         """[B, …] to [steps, B / steps, …], every device giving each microbatch an equal share of its own rows."""
-        return jnp.moveaxis(x.reshape(-1, setup.accumulation_steps, *x.shape[1:]), 1, 0)
+        return jnp.moveaxis(x.reshape(-1, rule.accumulation_steps, *x.shape[1:]), 1, 0)
 
-    def add(total: Any, inputs: tuple[MaskedTokens, Array]) -> tuple[Any, None]:
+    def add(total: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, sums_and_grads(*inputs)), None
 
-    inputs = (jax.tree.map(split, masked), jnp.arange(setup.accumulation_steps))
-    shapes = jax.eval_shape(sums_and_grads, *jax.tree.map(lambda x: x[0], inputs))
+    microbatches = (jax.tree.map(split, inputs), jnp.arange(rule.accumulation_steps))
+    shapes = jax.eval_shape(sums_and_grads, *jax.tree.map(lambda x: x[0], microbatches))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, zeros, inputs)[0]
+    return jax.lax.scan(add, zeros, microbatches)[0]
 
 
-def _masked_lm_sums(
-    setup: StepSetup, params: Any, masked: MaskedTokens, dropout_key: Array | None
+def masked_loss(
+    setup: StepSetup,
+    params: Any,
+    masked: MaskedTokens,
+    dropout_key: Array | None,
+    segment_ids: Array | None = None,
 ) -> MaskedLMSums:
+    """Sums of the masked-LM loss over rows that are masked already; without a key nothing is dropped."""
     model = nnx.merge(setup.graph, params)
     # Replacement never turns a token into padding or padding into a token: padding cannot be selected.
     padding_mask = masked.token_ids != setup.masking.padding_token_id
@@ -194,6 +229,7 @@ def _masked_lm_sums(
         masked.token_ids,
         padding_mask,
         masked.mask_positions,
+        segment_ids,
         dropout_key=dropout_key,
         compute=setup.compute,
     )
