@@ -1,6 +1,7 @@
 """Loss and accuracy over all rows of a data set, with masks that are the same in every run."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from mlm_jax.data.batches import Rows, evaluation_batches
+from mlm_jax.model.loss import MaskedLMSums
 from mlm_jax.program import Program
 
 
@@ -24,15 +26,19 @@ class Evaluation:
 
 
 def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None = None) -> Evaluation:
-    """Evaluate `params` on the rows; on `limit` batches of them at most, spread over the data.
+    """Evaluate `params` on the rows; on `limit` batches of them at most, spread over the data."""
+    padding_id = program.setup.masking.padding_token_id
+    batches = evaluation_batches(rows, program.evaluation_batch_size, limit, padding_id)
+    with jax.set_mesh(program.mesh):
+        return evaluation_of([program.evaluate(params, program.put(batch)) for batch in batches])
+
+
+def evaluation_of(sums: Sequence[MaskedLMSums]) -> Evaluation:
+    """What the sums of all batches, still on the device, say together.
 
     The device adds up a batch in float32, the host the batches in float64: with millions of masked tokens a
     float32 total would round away the last ones.
     """
-    padding_id = program.setup.masking.padding_token_id
-    batches = evaluation_batches(rows, program.evaluation_batch_size, limit, padding_id)
-    with jax.set_mesh(program.mesh):
-        sums = [program.evaluate(params, program.put(batch)) for batch in batches]
     loss, correct, weight = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
     mean = float(loss / max(weight, 1.0))
     return Evaluation(

@@ -15,6 +15,7 @@ class Purpose(enum.IntEnum):
     PARAMETERS = 0
     MASKING = 1
     DROPOUT = 2
+    CLASSIFIER = 3
 
 
 def purpose_key(seed: int, purpose: Purpose, generator: str = "threefry2x32") -> Array:

@@ -36,6 +36,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "head_dim": (),
     "intermediate": ("tensor",),
+    "classes": (),
 }
 
 

@@ -220,11 +220,16 @@ def masked_loss(
     masked: MaskedTokens,
     dropout_key: Array | None,
     segment_ids: Array | None = None,
+    padding_mask: Array | None = None,
 ) -> MaskedLMSums:
-    """Sums of the masked-LM loss over rows that are masked already; without a key nothing is dropped."""
+    """Sums of the masked-LM loss over rows that are masked already; without a key nothing is dropped.
+
+    Without a `padding_mask` it is the tokens that are not padding.
+    """
     model = nnx.merge(setup.graph, params)
-    # Replacement never turns a token into padding or padding into a token: padding cannot be selected.
-    padding_mask = masked.token_ids != setup.masking.padding_token_id
+    if padding_mask is None:
+        # Replacement never turns a token into padding or padding into a token: padding cannot be selected.
+        padding_mask = masked.token_ids != setup.masking.padding_token_id
     predictions = model.predictions(
         masked.token_ids,
         padding_mask,

@@ -1,4 +1,4 @@
-"""Evaluate a run's newest checkpoint on prepared data: one JSON line."""
+"""Evaluate a model on prepared data: one JSON line."""
 
 import json
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from mlm_jax import cli
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate a run's newest checkpoint on prepared data, with the same masks every time: one JSON line, in
+    """Evaluate a model on prepared data, with the same masks every time: one JSON line, in
     which a figure that is not finite is null."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder of scripts/train.py."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
     data: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """Folder of scripts/prepare_data.py."""
 
@@ -25,9 +25,9 @@ def main() -> None:
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.metrics import finite_values
-    from mlm_jax.pretrained import evaluate_run
+    from mlm_jax.pretrained import evaluate_model
 
-    print(json.dumps(finite_values(evaluate_run(arguments.run, arguments.data)), allow_nan=False))
+    print(json.dumps(finite_values(evaluate_model(arguments.model, arguments.data)), allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Fill the [MASK] of a text with a trained model's best guesses."""
+"""Fill the [MASK] of texts with a model's best guesses."""
 
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -11,16 +11,20 @@ from mlm_jax import cli
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fill each [MASK] of a text with a trained model's best guesses, the most probable first."""
+    """Fill the [MASK] of texts with a model's best guesses, the most probable first."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder of scripts/train.py."""
-    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
-    """A text with at least one [MASK]."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    """Texts with at least one [MASK] each."""
     top_k: int = 5
-    """Guesses a mask."""
+    """Guesses a text."""
+    targets: tuple[str, ...] = ()
+    """Answer with these words alone."""
+    joint: bool = True
+    """Fill several masks of a text together; --no-joint answers each by itself."""
     json: bool = False
-    """One JSON line: a list of guesses for each mask."""
+    """A JSON line a text: its guesses, or with --no-joint a list of guesses for each of several masks."""
 
 
 def main() -> None:
@@ -29,15 +33,24 @@ def main() -> None:
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.pretrained import MaskedLM
 
-    masks = MaskedLM.from_run(arguments.run).fill_mask(arguments.text, top_k=arguments.top_k)
-    if arguments.json:
-        print(json.dumps(masks, ensure_ascii=False))
-        return
-    for candidates in masks:
-        for candidate in candidates:
-            print(f"{candidate['score']:6.1%}  {candidate['token_str']:<16} {candidate['sequence']}")
-        if candidates is not masks[-1]:
-            print()
+    answers = MaskedLM.from_preset(arguments.model).fill_mask(
+        arguments.texts, top_k=arguments.top_k, targets=arguments.targets or None, joint=arguments.joint
+    )
+    for number, answer in enumerate(answers):
+        if arguments.json:
+            print(json.dumps(answer, ensure_ascii=False))
+            continue
+        for place, candidates in enumerate(answer if isinstance(answer[0], list) else [answer]):
+            if number or place:
+                print()
+            for candidate in candidates:
+                print(_line(candidate))
+
+
+def _line(candidate: dict[str, Any]) -> str:
+    found = candidate["token_str"]
+    words = found if isinstance(found, str) else " ".join(found)
+    return f"{candidate['score']:6.1%}  {words:<16} {candidate['sequence']}"
 
 
 if __name__ == "__main__":

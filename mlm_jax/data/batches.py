@@ -77,19 +77,19 @@ class Rows:
                 f"tokenizer {tokenizer.fingerprint[:12]}: the data were prepared with "
                 f"{store.tokenizer_fingerprint[:12]}"
             )
-        self._length = config.sequence_length
+        self.sequence_length = config.sequence_length
         self._tokenizer = tokenizer
         self._shards = [_shard_rows(shard, store.separator, config) for shard in store.shards]
         self._first_rows = np.cumsum([0] + [shard.num_rows for shard in self._shards])
         self.num_rows = int(self._first_rows[-1])
         if not 0 < self.num_rows <= _MAX_ROWS:
             raise InputError(
-                f"data: {self.num_rows:,} rows of {self._length} tokens: must be 1 to 2**32 rows"
+                f"data: {self.num_rows:,} rows of {self.sequence_length} tokens: must be 1 to 2**32 rows"
             )
 
     def read(self, row_numbers: np.ndarray) -> np.ndarray:
         """Rows as int32 [n, sequence_length]; `row_numbers` int [n] in [0, num_rows)."""
-        token_ids = np.empty((len(row_numbers), self._length), np.int32)
+        token_ids = np.empty((len(row_numbers), self.sequence_length), np.int32)
         owners = np.searchsorted(self._first_rows, row_numbers, side="right") - 1
         for number in np.unique(owners):
             own = owners == number
@@ -99,8 +99,8 @@ class Rows:
 
     def _assemble(self, tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """[CLS] body [SEP] and padding. A body that ends in its document's [SEP] is not closed by a second one."""
-        tokenizer, width = self._tokenizer, self._length - 2
-        rows = np.empty((len(starts), self._length), np.int32)
+        tokenizer, width = self._tokenizer, self.sequence_length - 2
+        rows = np.empty((len(starts), self.sequence_length), np.int32)
         rows[:, 0] = tokenizer.cls_token_id
         inside = starts + width <= len(tokens)
         if inside.all():
@@ -111,7 +111,7 @@ class Rows:
         rows[:, -1] = tokenizer.pad_token_id
         short = np.flatnonzero(lengths < width)
         if short.size:
-            columns = np.arange(1, self._length)[None]
+            columns = np.arange(1, self.sequence_length)[None]
             rows[short, 1:] = np.where(
                 columns <= lengths[short, None], rows[short, 1:], tokenizer.pad_token_id
             )
