@@ -1,5 +1,6 @@
-"""The loss picture of a run. matplotlib takes a second to import: import this module where it is used."""
+"""The pictures of runs and probes. matplotlib takes a second to import: import this module where it is used."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -45,6 +46,35 @@ def plot_losses(run_folder: Path) -> Path | None:
     figure.savefig(content, format="png")
     write_atomically(run_folder / LOSS_PICTURE, content.getvalue())
     return run_folder / LOSS_PICTURE
+
+
+def plot_estimates(
+    path: Path,
+    title: str,
+    unit: str,
+    estimates: Sequence[tuple[str, float, float | None, float | None]],
+    neutral: float,
+) -> None:
+    """Draw (name, value, low, high) as bars from `neutral`, with their intervals; the file is written atomically."""
+    height = 1.2 + 0.32 * len(estimates)
+    figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(estimates))
+    values = np.array([value for _, value, _, _ in estimates])
+    colours = np.where(values >= neutral, _TRAINING_COLOUR, _EVALUATION_COLOUR)
+    axes.barh(places, values - neutral, left=neutral, color=colours, alpha=0.75, height=0.7)
+    for place, (_, _, low, high) in zip(places, estimates, strict=True):
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=6)
+    axes.axvline(neutral, color="black", linewidth=0.8)
+    axes.set_yticks(places, [name for name, *_ in estimates])
+    axes.invert_yaxis()
+    axes.set(xlabel=unit, title=title)
+    axes.margins(y=0.02)
+    axes.grid(axis="x", alpha=0.3)
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def _curve(path: Path, key: str) -> np.ndarray:

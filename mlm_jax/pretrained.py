@@ -213,17 +213,14 @@ class MaskedLM:
         ]
 
     def mask_log_probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 [texts, vocabulary]: ln P of every entry at the one [MASK] of each text.
+        """Float32 [texts, vocabulary]: ln P of every entry at the first [MASK] of each text, further ones masked too.
 
         Raises:
-            InputError: a text is empty, too long, or has not exactly one [MASK].
+            InputError: a text is empty, too long, or has no [MASK].
         """
         prompts = prompts_of(list(texts), self.tokenizer, self.config.max_sequence_length)
-        for index, prompt in enumerate(prompts):
-            if len(prompt.positions) != 1:
-                raise InputError(f"text {index}: {len(prompt.positions)} [MASK]: must hold one")
-        rows, positions = ([getattr(p, name) for p in prompts] for name in ("token_ids", "positions"))
-        return np.concatenate(self._log_probabilities(rows, positions))
+        rows = [prompt.token_ids for prompt in prompts]
+        return np.concatenate(self._log_probabilities(rows, [prompt.positions[:1] for prompt in prompts]))
 
     def token_log_probabilities(
         self, rows: Sequence[np.ndarray], positions: Sequence[np.ndarray]
