@@ -144,8 +144,8 @@ def _likely_words(model: MaskedLM, texts: Sequence[str], num_groups: int, top_k:
     by_group = chances.reshape(num_groups, -1, chances.shape[1]).mean(axis=1)
     by_group[:, list(model.tokenizer.special_token_ids)] = 0.0
     by_group[:, np.flatnonzero(model.tokenizer.continues_word)] = 0.0
-    best = np.unique(np.argsort(-by_group, axis=1, kind="stable")[:, :top_k])
-    return [model.tokenizer.id_to_token(int(token)) or "" for token in best]
+    likeliest = np.unique(np.argsort(-by_group, axis=1, kind="stable")[:, :top_k])
+    return [model.tokenizer.id_to_token(int(token)) or "" for token in likeliest]
 
 
 def _target_scores(model: MaskedLM, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
@@ -154,8 +154,8 @@ def _target_scores(model: MaskedLM, texts: Sequence[str], words: Sequence[str]) 
     scores = np.empty((len(texts), len(words)))
     single = [index for index, word in enumerate(words) if len(pieces[word]) == 1]
     if single:
-        ids = [int(pieces[words[index]][0]) for index in single]
-        scores[:, single] = model.mask_log_probabilities(texts)[:, ids]
+        entries = [int(pieces[words[index]][0]) for index in single]
+        scores[:, single] = model.mask_log_probabilities(texts)[:, entries]
     several = [index for index in range(len(words)) if index not in single]
     if several:
         prompts = prompts_of(texts, model.tokenizer, model.config.max_sequence_length)
