@@ -79,9 +79,13 @@ def fit_settings(
     """The settings of a fit: AdamW with linear warm-up and decay, as BERT is fine-tuned."""
     freeze = (_BACKBONE,) if freeze_backbone else ()
     optimizer = OptimizerConfig(learning_rate=learning_rate, warmup_steps=warmup_steps, freeze=freeze)
-    return TrainConfig(
-        model=config, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed
-    )
+    return settings_of(config, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed)
+
+
+def settings_of(config: BertConfig, **changes: Any) -> TrainConfig:
+    """The default settings for a model, on rows of 128 tokens or as many as it takes."""
+    data = DataConfig(sequence_length=min(DataConfig().sequence_length, config.max_sequence_length))
+    return TrainConfig(model=config, data=data, **changes)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def fit_texts(
 def fit_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> tuple[Any, FitResult]:
     """A fit on batches that are masked already: see `masked_batches`."""
     setup = _setup(settings, tokenizer)
-    batches = masked_batches(data, settings.model, settings.batch_size)
+    batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=False)
     first = next(batches, None)
     if first is None:
         raise InputError("data: no batch: must be at least one")
@@ -204,9 +208,8 @@ def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: T
     """Loss and accuracy on batches that are masked already, each once."""
     setup = _setup(settings, tokenizer)
     sums = jax.jit(lambda params, batch: _masked_batch_loss(setup, params, batch, None))
-    return evaluation_of(
-        [sums(params, batch) for batch in masked_batches(data, settings.model, settings.batch_size)]
-    )
+    batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=True)
+    return evaluation_of([sums(params, batch) for batch in batches])
 
 
 def _setup(settings: TrainConfig, tokenizer: Tokenizer) -> StepSetup:
@@ -223,10 +226,13 @@ def _masked_batch_loss(
     return masked_loss(setup, params, masked, dropout_key, batch.segment_ids, batch.padding_mask)
 
 
-def masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[MaskedBatch]:
+def masked_batches(
+    data: Any, config: BertConfig, batch_size: int, *, keep_rest: bool
+) -> Iterator[MaskedBatch]:
     """Batches of a mapping of arrays [N, …], cut into `batch_size` rows, or of an iterable of such mappings.
 
-    The fields are those of `MaskedBatch`. `padding_mask`, `segment_ids` and `mask_weights` may be left out: no
+    Rows at the end that fill no batch are left out unless `keep_rest`: steps have one shape. The fields are those of
+    `MaskedBatch`. `padding_mask`, `segment_ids` and `mask_weights` may be left out: no
     padding, one segment, and a weight of 1 wherever the position is not 0, which is [CLS] and stands for no selection.
 
     Raises:
@@ -235,8 +241,8 @@ def masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[M
     if isinstance(data, Mapping):
         whole = _checked(data, config, "batch")
         size = min(batch_size, len(whole.token_ids))
-        # What does not fill a batch is left out: every step has the same shape.
-        for first in range(0, len(whole.token_ids) - size + 1, size):
+        rows = len(whole.token_ids)
+        for first in range(0, rows if keep_rest else rows - size + 1, max(1, size)):
             yield MaskedBatch(*(array[first : first + size] for array in whole))
         return
     for number, part in enumerate(data):

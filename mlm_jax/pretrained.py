@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mlm_jax.config import BertConfig, MaskingRecipe, MeshConfig, TrainConfig
+from mlm_jax.config import BertConfig, MaskingRecipe, MeshConfig
 from mlm_jax.data.files import new_folder
 from mlm_jax.data.sources import open_sources, resolve_masking
 from mlm_jax.data.tokenizer import Tokenizer
@@ -31,6 +31,7 @@ from mlm_jax.fine_tuning import (
     fit_batches,
     fit_settings,
     fit_texts,
+    settings_of,
     text_rows,
 )
 from mlm_jax.inference import Inference, Pooling
@@ -299,7 +300,7 @@ class MaskedLM:
         Raises:
             InputError: the data or a setting is not usable.
         """
-        settings = TrainConfig(model=self.config, batch_size=batch_size)
+        settings = settings_of(self.config, batch_size=batch_size)
         if not _is_texts(data):
             return evaluate_batches(settings, self.params, data, self.tokenizer)
         rows = text_rows(data, self.tokenizer, sequence_length, self.config.max_sequence_length)
@@ -349,12 +350,7 @@ def evaluate_model(name: str | Path, data_path: str | Path) -> Evaluation:
         InputError: no such model, or data that are not usable or of another tokenizer.
     """
     model = MaskedLM.from_preset(name)
-    if is_run_folder(Path(name)):
-        settings = read_config(Path(name))
-    else:
-        settings = TrainConfig(model=model.config)
-        length = min(settings.data.sequence_length, model.config.max_sequence_length)
-        settings = replace(settings, data=replace(settings.data, sequence_length=length))
+    settings = read_config(Path(name)) if is_run_folder(Path(name)) else settings_of(model.config)
     data = replace(settings.data, path=str(data_path), eval_path=None)
     sources = open_sources(data)
     if sources.tokenizer.fingerprint != model.tokenizer.fingerprint:

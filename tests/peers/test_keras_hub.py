@@ -1,0 +1,85 @@
+"""Conversions beside KerasHub itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras_hub")
+h5py = pytest.importorskip("h5py")
+
+from mlm_jax.convert.conversion import Request, convert
+from tests.convert.folders import hugging_face_folder
+from tests.convert.test_keras_hub import tensors
+
+pytestmark = pytest.mark.peers
+
+# As a process of its own: Keras chooses its backend when it is imported.
+PUBLISH = """
+import sys
+import keras_hub, numpy
+folder, layers, head = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "head"
+special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+tokenizer = keras_hub.models.BertTokenizer(vocabulary=special + [f"w{i}" for i in range(206)], lowercase=True)
+backbone = keras_hub.models.BertBackbone(
+    vocabulary_size=211, num_layers=layers, num_heads=2, hidden_dim=64, intermediate_dim=256, max_sequence_length=40)
+preprocessor = keras_hub.models.BertMaskedLMPreprocessor(tokenizer, sequence_length=32)
+model = keras_hub.models.BertMaskedLM(backbone, preprocessor=preprocessor) if head else backbone
+random = numpy.random.RandomState(0)
+for weight in model.weights:
+    weight.assign(random.standard_normal(weight.shape) * 0.15 + ("gamma" in weight.path))
+model.save_to_preset(folder)
+if not head:
+    tokenizer.save_to_preset(folder)
+"""
+ASK = """
+import sys
+import keras_hub, numpy
+lm = keras_hub.models.BertMaskedLM.from_preset(sys.argv[1])
+print(lm.preprocessor.tokenizer.tokenize("w5 W12,w100 nothing").tolist())
+print(float(numpy.abs(numpy.asarray(lm.get_layer("mlm_head")._bias)).sum()))
+"""
+
+
+def run(code: str, *arguments: object) -> str:
+    variables = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize(("layers", "head"), [(2, "head"), (1, "backbone"), (12, "head")])
+def test_both_directions(layers: int, head: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    run(PUBLISH, source, layers, head)
+    request = Request(backbone_only=head == "backbone")
+    there = convert(source, tmp_path / "ours", "mlm_jax", request)
+    back = convert(tmp_path / "ours", tmp_path / "back", "keras_hub", request)
+    for comparison in (there["comparisons"]["source"], back["comparisons"]["target"]):
+        assert comparison["library"].startswith("keras-hub ")
+        assert comparison["max_difference"] <= 1e-5
+        assert comparison["largest_output"] > 0.5
+    given = {name: bits for name, bits in tensors(source).items() if "/optimizer/" not in name}
+    assert tensors(tmp_path / "back") == given
+
+
+def test_a_model_of_another_library_is_loaded_whole(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source", "BertForPreTraining")
+    certificate = convert(source, tmp_path / "out", "keras_hub", Request(change_conventions=True))
+    assert certificate["comparisons"]["target"]["max_difference"] <= 1e-5
+    assert certificate["comparisons"]["change"]["max_difference"] > 1e-4
+    ids, bias = run(ASK, tmp_path / "out").splitlines()[-2:]
+    from mlm_jax.convert import keras_hub
+
+    model = keras_hub.read(tmp_path / "out").model
+    assert ids == str(model.tokenizer.encode("w5 W12,w100 nothing").tolist())
+    assert float(bias) == pytest.approx(float(np.abs(model.params["head"]["bias"]).sum()), rel=1e-5)
