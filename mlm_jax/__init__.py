@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlm_jax.classifier import TextClassifier
     from mlm_jax.config import (
         BertConfig,
         ComputeConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "MeshConfig",
     "OptimizerConfig",
     "RunError",
+    "TextClassifier",
     "Tokenizer",
     "TrainConfig",
     "TrainResult",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "mlm_jax.classifier": ("TextClassifier",),
     "mlm_jax.config": (
         *("BertConfig", "ComputeConfig", "DataConfig", "MaskingConfig", "MaskingRecipe", "MeshConfig"),
         *("OptimizerConfig", "TrainConfig"),

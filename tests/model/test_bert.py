@@ -11,7 +11,10 @@ import pytest
 from flax import nnx
 
 from mlm_jax.config import BertConfig, ComputeConfig
+from mlm_jax.convert.hugging_face import ROWS
+from mlm_jax.convert.table import Tensor, read_params
 from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
+from mlm_jax.model_folder import parameter_shapes
 from mlm_jax.presets import PRESETS
 from mlm_jax.train_step import split_model
 from tests.golden.weights import CONFIGS, hugging_face_state_dict
@@ -40,54 +43,9 @@ def bert_config(hf: dict[str, Any]) -> BertConfig:
 
 
 def parameters_of(state: dict[str, np.ndarray], config: BertConfig) -> dict[str, Any]:
-    """Hugging Face's arrays as ours: kernels [in, out], heads apart, layers stacked."""
-
-    def linear(name: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> dict[str, np.ndarray]:
-        return {
-            "kernel": state[f"{name}.weight"].T.reshape(inputs + outputs),
-            "bias": state[f"{name}.bias"].reshape(outputs),
-        }
-
-    def norm(name: str) -> dict[str, np.ndarray]:
-        return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
-
-    hidden, inner = (config.hidden_dim,), (config.intermediate_dim,)
-    heads = (config.num_heads, config.head_dim)
-
-    def layer(index: int) -> dict[str, Any]:
-        name = f"bert.encoder.layer.{index}"
-        attention = {
-            p: linear(f"{name}.attention.self.{p}", hidden, heads) for p in ("query", "key", "value")
-        }
-        attention["output"] = linear(f"{name}.attention.output.dense", heads, hidden)
-        return {
-            "attention": attention,
-            "attention_norm": norm(f"{name}.attention.output.LayerNorm"),
-            "feed_forward": {
-                "up": linear(f"{name}.intermediate.dense", hidden, inner),
-                "down": linear(f"{name}.output.dense", inner, hidden),
-            },
-            "feed_forward_norm": norm(f"{name}.output.LayerNorm"),
-        }
-
-    embeddings = {
-        "token": state["bert.embeddings.word_embeddings.weight"],
-        "position": state["bert.embeddings.position_embeddings.weight"],
-        "segment": state["bert.embeddings.token_type_embeddings.weight"],
-        "norm": norm("bert.embeddings.LayerNorm"),
-    }
-    return {
-        "encoder": {
-            "embeddings": embeddings,
-            "layers": jax.tree.map(lambda *leaves: np.stack(leaves), *map(layer, range(config.num_layers))),
-            "pooler": linear("bert.pooler.dense", hidden, hidden),
-        },
-        "head": {
-            "dense": linear("cls.predictions.transform.dense", hidden, hidden),
-            "norm": norm("cls.predictions.transform.LayerNorm"),
-            "bias": state["cls.predictions.bias"],
-        },
-    }
+    """Hugging Face's arrays as ours, by the conversion's table."""
+    tensors = {name: Tensor(array.shape, lambda array=array: array) for name, array in state.items()}
+    return read_params(Path("golden"), ROWS, parameter_shapes(config, ["encoder", "head"]), tensors)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
