@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mlm_jax.data.files import write_atomically
 from mlm_jax.metrics import EVALUATIONS_FILE, METRICS_FILE, read_records
@@ -55,7 +55,10 @@ def plot_estimates(
     estimates: Sequence[tuple[str, float, float | None, float | None]],
     neutral: float,
 ) -> None:
-    """Draw (name, value, low, high) as bars from `neutral`, with their intervals; the file is written atomically."""
+    """Draw (name, value, low, high) as bars from `neutral`, with their intervals; the file is written atomically.
+
+    A `neutral` other than 0 is that of shares, which are drawn in per cent.
+    """
     height = 1.2 + 0.32 * len(estimates)
     figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -70,6 +73,8 @@ def plot_estimates(
     axes.set_yticks(places, [name for name, *_ in estimates])
     axes.invert_yaxis()
     axes.set(xlabel=unit, title=title)
+    if neutral:
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(y=0.02)
     axes.grid(axis="x", alpha=0.3)
     content = BytesIO()

@@ -50,10 +50,19 @@ class ProbeReport:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resampling that gives the same interval for the same seed."""
+    """Resampling that gives the same interval for the same seed.
+
+    Raises:
+        InputError: no sample, or a negative seed.
+    """
 
     samples: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"bootstrap {name} = {getattr(self, name)}: must be at least {least}")
 
     def estimate(self, name: str, values: np.ndarray) -> Estimate:
         """The mean of `values`, float [items, …]: resampled over each of its axes that has more than one entry."""
@@ -95,15 +104,19 @@ def probe_templates(
     several pieces are scored by pseudo-log-likelihood.
 
     Raises:
-        InputError: a template without {} or without one [MASK], fewer than two groups, an unknown target.
+        InputError: a template without {} or without one [MASK], fewer than two groups or one of them twice, an
+            unknown target, a `top_k` that the vocabulary does not have.
     """
     for template in templates:
         if "{}" not in template:
             raise InputError(f"template {template!r}: no {{}}: must have one where the group goes")
         if template.count(MASK) != 1:
             raise InputError(f"template {template!r}: {template.count(MASK)} {MASK}: must have one")
-    if not templates or len(set(groups)) < 2:
+    if not templates or len(groups) < 2:
         raise InputError("a probe by templates: must have at least one template and two groups")
+    for group in groups:
+        if list(groups).count(group) > 1 or MASK in group:
+            raise InputError(f"group {group!r}: must be given once, and without {MASK}")
     texts = [template.replace("{}", group) for group, template in product(groups, templates)]
     words = list(dict.fromkeys(targets)) if targets else _likely_words(model, texts, len(groups), top_k)
     scores = _target_scores(model, texts, words).reshape(len(groups), len(templates), len(words))
@@ -136,16 +149,21 @@ def probe_templates(
         ]
     chosen = "targets given" if targets else f"targets: the {top_k} likeliest words of each group"
     verdict = f"{'; '.join(verdicts)} (beyond {smallest_effect:.2f} nats; {chosen})"
-    return ProbeReport("Paired templates", "ln P ratio, nats", 0.0, verdict, estimates, items)
+    other = groups[1] if len(groups) == 2 else "other group"
+    unit = f"ln P(word | {groups[0]}) - ln P(word | {other}), nats"
+    return ProbeReport("Paired templates", unit, 0.0, verdict, estimates, items)
 
 
 def _likely_words(model: MaskedLM, texts: Sequence[str], num_groups: int, top_k: int) -> list[str]:
-    chances = np.exp(model.mask_log_probabilities(texts).astype(np.float64))
-    by_group = chances.reshape(num_groups, -1, chances.shape[1]).mean(axis=1)
-    by_group[:, list(model.tokenizer.special_token_ids)] = 0.0
-    by_group[:, np.flatnonzero(model.tokenizer.continues_word)] = 0.0
-    likeliest = np.unique(np.argsort(-by_group, axis=1, kind="stable")[:, :top_k])
-    return [model.tokenizer.id_to_token(int(token)) or "" for token in likeliest]
+    tokenizer = model.tokenizer
+    no_words = {*tokenizer.special_token_ids, *np.flatnonzero(tokenizer.continues_word).tolist()}
+    words = np.setdiff1d(np.arange(tokenizer.vocabulary_size), sorted(no_words))
+    if not 1 <= top_k <= len(words):
+        raise InputError(f"top_k = {top_k}: must be in [1, {len(words)}]")
+    chances = np.exp(model.mask_log_probabilities(texts)[:, words].astype(np.float64))
+    by_group = chances.reshape(num_groups, -1, len(words)).mean(axis=1)
+    likeliest = words[np.unique(np.argsort(-by_group, axis=1, kind="stable")[:, :top_k])]
+    return [tokenizer.id_to_token(int(token)) or "" for token in likeliest]
 
 
 def _target_scores(model: MaskedLM, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
@@ -210,6 +228,7 @@ def probe_crows_pairs(
             {**vars(pair), "score_more": float(m), "score_less": float(s)}
             for pair, m, s in zip(pairs, more, less, strict=True)
         ],
+        ("the more stereotyping sentences", "the less stereotyping sentences"),
         bootstrap,
     )
 
@@ -241,6 +260,7 @@ def probe_winobias(
     verdict = (
         f"{_told(estimates[0], 0.0, 'the stereotyped pronoun', 'the other pronoun')}; "
         f"it is the likelier one in {share.value:.1%} of {share.count:,} sentences"
+        + (f" [{share.low:.1%}, {share.high:.1%}]" if share.low is not None else "")
     )
     items = [
         {**vars(pair), "log_probability_pro": float(p), "log_probability_anti": float(a)}
@@ -266,6 +286,7 @@ def probe_minimal_pairs(
             {**vars(pair), "score_good": float(g), "score_bad": float(b)}
             for pair, g, b in zip(pairs, good, bad, strict=True)
         ],
+        ("the grammatical sentences", "the ungrammatical sentences"),
         bootstrap,
     )
 
@@ -276,6 +297,7 @@ def _preferences(
     preferred: np.ndarray,
     groupings: Mapping[str, Sequence[str]],
     items: Sequence[Mapping[str, Any]],
+    sides: tuple[str, str],
     bootstrap: Bootstrap,
 ) -> ProbeReport:
     estimates = []
@@ -283,7 +305,7 @@ def _preferences(
         labels = np.array(names)
         estimates += [bootstrap.estimate(str(name), preferred[labels == name]) for name in sorted(set(names))]
     neutral = int(np.sum(preferred == 0.5))
-    verdict = _told(estimates[0], 0.5, "the first of each pair", "the second of each pair")
+    verdict = _told(estimates[0], 0.5, *sides)
     verdict += f"; {neutral:,} of {len(preferred):,} neutral" if neutral else ""
     return ProbeReport(title, unit, 0.5, verdict, estimates, items)
 

@@ -53,6 +53,10 @@ def main() -> None:
         raise InputError(
             "one of --template, --crows-pairs, --winobias and --blimp must be given, and one only"
         )
+    if not arguments.template and (arguments.group or arguments.targets):
+        raise InputError("--group and --targets: must come with --template")
+    if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
+        raise InputError(f"--output {arguments.output}: must be a folder, or not be there yet")
     report = _probe(arguments)
     if arguments.output is not None:
         # Late, because importing matplotlib takes a second.
@@ -79,17 +83,19 @@ def _probe(arguments: Arguments) -> "ProbeReport":
         probe_winobias,
     )
 
-    model = MaskedLM.from_preset(arguments.model)
+    # The files first: a model may take minutes to come.
     bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
     if arguments.crows_pairs is not None:
-        return probe_crows_pairs(model, read_crows_pairs(arguments.crows_pairs), bootstrap)
+        crows_pairs = read_crows_pairs(arguments.crows_pairs)
+        return probe_crows_pairs(MaskedLM.from_preset(arguments.model), crows_pairs, bootstrap)
     if arguments.winobias is not None:
-        return probe_winobias(model, read_winobias(arguments.winobias), bootstrap)
+        pronoun_pairs = read_winobias(arguments.winobias)
+        return probe_winobias(MaskedLM.from_preset(arguments.model), pronoun_pairs, bootstrap)
     if arguments.blimp:
-        pairs = [pair for file in arguments.blimp for pair in read_minimal_pairs(file)]
-        return probe_minimal_pairs(model, pairs, bootstrap)
+        minimal_pairs = [pair for file in arguments.blimp for pair in read_minimal_pairs(file)]
+        return probe_minimal_pairs(MaskedLM.from_preset(arguments.model), minimal_pairs, bootstrap)
     return probe_templates(
-        model,
+        MaskedLM.from_preset(arguments.model),
         arguments.template,
         arguments.group,
         targets=arguments.targets or None,

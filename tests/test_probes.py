@@ -13,14 +13,7 @@ from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
 from mlm_jax.model_folder import random_model
 from mlm_jax.pretrained import MaskedLM
-from mlm_jax.probe_files import (
-    CrowsPair,
-    MinimalPair,
-    PronounPair,
-    read_crows_pairs,
-    read_minimal_pairs,
-    read_winobias,
-)
+from mlm_jax.probe_files import CrowsPair, MinimalPair, PronounPair
 from mlm_jax.probes import (
     Bootstrap,
     Estimate,
@@ -182,6 +175,9 @@ def test_crows_pairs_by_hand(biased: MaskedLM) -> None:
     assert by_name["antistereo"] == 0.0
     assert by_name["none"] == 0.5
     assert "1 of 3 neutral" in report.verdict
+    # The pairs without a tie, with one side only: an interval of one point.
+    assert probe_crows_pairs(biased, pairs[:1] * 2).verdict == "prefers the more stereotyping sentences"
+    assert probe_crows_pairs(biased, pairs[1:2] * 2).verdict == "prefers the less stereotyping sentences"
 
 
 def test_winobias(biased: MaskedLM) -> None:
@@ -208,53 +204,17 @@ def test_what_cannot_be_probed_is_told(biased: MaskedLM) -> None:
         probe_templates(biased, ["{} is"], ["he", "she"])
     with pytest.raises(InputError, match="at least one template and two groups"):
         probe_templates(biased, TEMPLATES, ["he"])
-
-
-def test_published_files(tmp_path: Path) -> None:
-    crows = tmp_path / "crows.csv"
-    crows.write_text(
-        ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"
-        '0,"He said, loudly, no.","She said, loudly, no.",stereo,gender,[[]],a0,"[a1, a2]"\n'
-    )
-    (pair,) = read_crows_pairs(crows)
-    assert pair == CrowsPair("He said, loudly, no.", "She said, loudly, no.", "stereo", "gender")
-    crows.write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="no column sent_more"):
-        read_crows_pairs(crows)
-    crows.write_text(",sent_more,sent_less,stereo_antistereo,bias_type\n0,a,b,both,x\n")
-    with pytest.raises(InputError, match="stereo_antistereo is 'both'"):
-        read_crows_pairs(crows)
-
-    blimp = tmp_path / "agreement.jsonl"
-    blimp.write_text(json.dumps({"sentence_good": "a", "sentence_bad": "b", "UID": "u"}) + "\n{}\n")
-    with pytest.raises(InputError, match=r"agreement\.jsonl:2: no string sentence_good"):
-        read_minimal_pairs(blimp)
-    blimp.write_text(json.dumps({"sentence_good": "a", "sentence_bad": "b", "UID": "u"}))
-    assert read_minimal_pairs(blimp) == [MinimalPair("a", "b", "u")]
-
-    (tmp_path / "pro_stereotyped_type1.txt.dev").write_text(
-        "1 [The cook] saw [her] and [the CEO].\n2 [The cook] ran.\n"
-    )
-    (tmp_path / "anti_stereotyped_type1.txt.dev").write_text("1 [The cook] saw [him] and [the CEO].\n")
-    with pytest.raises(InputError, match=r"pro_stereotyped_type1\.txt\.dev:2: no pronoun in brackets"):
-        read_winobias(tmp_path)
-    (tmp_path / "pro_stereotyped_type1.txt.dev").write_text("1 [The cook] saw [her] and [the CEO].\n")
-    assert read_winobias(tmp_path) == [
-        PronounPair("The cook saw [MASK] and the CEO.", "her", "him", "type 1")
-    ]
-    with pytest.raises(InputError, match="no WinoBias files"):
-        read_winobias(tmp_path / "elsewhere")
-
-
-@pytest.mark.shared_data
-def test_winobias_as_it_is_published(shared_data: Path) -> None:
-    pairs = read_winobias(shared_data / "probes" / "winobias")
-    assert len(pairs) == 792
-    assert all("[MASK]" in pair.text and "[" not in pair.text.replace("[MASK]", "") for pair in pairs)
-    assert {frozenset((pair.pro, pair.anti)) for pair in pairs} <= {
-        frozenset(names)
-        for names in (("he", "she"), ("his", "her"), ("him", "her"), ("he", "her"), ("him", "she"))
-    }
+    with pytest.raises(InputError, match="group 'he': must be given once"):
+        probe_templates(biased, TEMPLATES, ["he", "she", "he"])
+    with pytest.raises(InputError, match=r"group 'a \[MASK\]': must be given once, and without"):
+        probe_templates(biased, TEMPLATES, ["he", "a [MASK]"])
+    for top_k in (0, biased.tokenizer.vocabulary_size):
+        with pytest.raises(InputError, match=rf"top_k = {top_k}: must be in \[1, \d+\]"):
+            probe_templates(biased, TEMPLATES, ["he", "she"], top_k=top_k)
+    with pytest.raises(InputError, match="bootstrap samples = 0: must be at least 1"):
+        Bootstrap(0)
+    with pytest.raises(InputError, match="bootstrap seed = -1: must be at least 0"):
+        Bootstrap(seed=-1)
 
 
 def test_the_script(biased: MaskedLM, folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -269,6 +229,23 @@ def test_the_script(biased: MaskedLM, folders: tuple[Path, Path], tmp_path: Path
     assert len(lines) == 1 + len(saved["estimates"])
     as_json = run_script("probe_bias", folders[0], *arguments, "--json")
     assert json.loads(as_json.stdout) == saved
-    refused = run_script("probe_bias", folders[0])
+    # A picture of log-probabilities says which way its bars point.
+    assert saved["unit"] == "ln P(word | he) - ln P(word | she), nats"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "one of --template"),
+        (("--template", "{} is a [MASK]", "--blimp", "x.jsonl"), "one of --template"),
+        (("--blimp", "x.jsonl", "--group", "he"), "--group and --targets: must come with --template"),
+        (("--blimp", "x.jsonl", "--output", __file__), f"--output {__file__}: must be a folder"),
+        # The file is missed before the model, which may take minutes to come.
+        (("--blimp", "no/such.jsonl"), "no/such.jsonl: no such file"),
+    ],
+)
+def test_the_script_refuses(arguments: tuple[str, ...], said: str) -> None:
+    refused = run_script("probe_bias", "no/such/model", *arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("error: one of --template")
+    assert refused.stderr.startswith(f"error: {said}")
+    assert refused.stderr.count("\n") == 1
