@@ -3,6 +3,7 @@
 RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,12 @@ def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether `scripts/train.py` made it."""
-    return (folder / CONFIG_FILE).is_file() and (folder / CHECKPOINTS_FOLDER).is_dir()
+    """Whether its config.json is that of a run, with a checkpoint or without."""
+    try:
+        settings = json.loads((folder / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and {"output_dir", "optimizer"} <= set(settings)
 
 
 def read_config(folder: Path) -> TrainConfig:

@@ -18,7 +18,7 @@ REFUSALS = [
         ["--input", "a.txt", "--otput", "b"],
         "Missing from PROG: --output STR; Unrecognized options: --otput b",
     ),
-    (FillMask, [], "Missing from PROG: RUN TEXT"),
+    (FillMask, [], "Missing from PROG: MODEL"),
     (
         FillMask,
         ["a", "b", "--topk", "3"],

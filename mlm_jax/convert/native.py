@@ -52,12 +52,13 @@ def read(folder: Path) -> Reading:
     if not is_run_folder(folder):
         model = read_model_folder(folder)
         return Reading(model, len(jax.tree.leaves(model.params)), {}, [folder / WEIGHTS_FILE])
-    config, tokenizer = read_architecture(folder)
+    config = read_config(folder).model
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     params = jax.tree.map(np.asarray, load_params(folder, abstract))
     config, params = without_padded_rows(config, params)
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     files = sorted(path for path in (folder / CHECKPOINTS_FOLDER).rglob("*") if path.is_file())
     return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, files)
 

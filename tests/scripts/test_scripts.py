@@ -78,16 +78,22 @@ def test_train_tells_what_is_wrong_with_a_config_file(tmp_path: Path) -> None:
 
 def test_fill_mask_answers_in_lines_and_in_json() -> None:
     text = "The [MASK] of Liberty is in [MASK] York."
-    shown = run_script("fill_mask", uninterrupted(), text, "--top-k", 2)
+    arguments = ("fill_mask", uninterrupted(), text, "--top-k", 2)
+    shown = run_script(*arguments, "--no-joint")
     assert shown.returncode == 0, shown.stderr
     assert len([line for line in shown.stdout.splitlines() if line]) == 4
-    as_json = run_script("fill_mask", uninterrupted(), text, "--top-k", 2, "--json")
+    as_json = run_script(*arguments, "--no-joint", "--json")
     masks = json.loads(as_json.stdout)
     assert [len(candidates) for candidates in masks] == [2, 2]
     for candidate in (candidate for candidates in masks for candidate in candidates):
         assert list(candidate) == ["score", "token", "token_str", "sequence"]
         assert candidate["token_str"] in shown.stdout
         assert candidate["sequence"].count("[MASK]") == 1
+    texts = (text, "The [MASK].")
+    together = run_script("fill_mask", uninterrupted(), *texts, "--json", "--targets", "the", "of")
+    first, second = (json.loads(line) for line in together.stdout.splitlines())
+    assert all(len(candidate["token"]) == 2 and "[MASK]" not in candidate["sequence"] for candidate in first)
+    assert len(second) == 2, together.stderr
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def test_fill_mask_refuses(arguments: tuple[object, ...], said: str) -> None:
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
-    said = f"{tmp_path}: not a run folder: no config.json"
+    said = f"{tmp_path}: not a model that is known here"
     assert_refused(run_script("fill_mask", tmp_path, "A [MASK]."), said)
     assert_refused(run_script("evaluate", tmp_path, "--data", prepared()), said)
     (tmp_path / "config.json").write_text(to_json(config_of(tmp_path)))
@@ -122,8 +128,12 @@ def test_evaluate_refuses_data_of_another_tokenizer(tmp_path: Path) -> None:
 FLAGS = {
     "train_tokenizer": ("--input", "--vocab-size", "--output", "--text-field"),
     "prepare_data": ("--input", "--tokenizer", "--output", "--text-field", "--workers", "--errors"),
-    "evaluate": ("RUN", "--data"),
-    "fill_mask": ("RUN", "TEXT", "--top-k", "--json"),
+    "evaluate": ("MODEL", "--data"),
+    "fill_mask": ("MODEL", "TEXT", "--top-k", "--targets", "--no-joint", "--json"),
+    "extract_features": ("MODEL", "TEXT_FILE", "--output", "--layer", "--pooling", "--truncate"),
+    "probe_bias": ("MODEL", "--template", "--group", "--crows-pairs", "--winobias", "--blimp", "--output"),
+    "finetune": ("MODEL", "--train", "--dev", "--output", "--random-weights"),
+    "convert_checkpoint": ("SOURCE", "TARGET", "--to", "--dtype", "--allow-random-head", "--backbone-only"),
 }
 
 
