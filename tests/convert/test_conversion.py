@@ -16,7 +16,7 @@ from mlm_jax.convert.conversion import CERTIFICATE_FILE, Request, convert
 from mlm_jax.convert.formats import format_of
 from mlm_jax.convert.reference import Reference
 from mlm_jax.errors import InputError
-from mlm_jax.model_folder import read_model_folder, write_model_folder
+from mlm_jax.model_folder import random_model, read_model_folder, write_model_folder
 from tests.convert.folders import hugging_face_folder
 from tests.run_small import run_script, uninterrupted
 
@@ -164,6 +164,16 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a model that is known here"):
         convert(tmp_path / "there", tmp_path / "out", "mlm_jax")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there"]
+
+
+def test_a_model_with_more_entries_than_its_tokenizer_stays_here(tmp_path: Path) -> None:
+    model = hugging_face.read(hugging_face_folder(tmp_path / "source")).model
+    (tmp_path / "wide").mkdir()
+    wide = random_model(replace(model.config, vocabulary_size=220), model.tokenizer, 0)
+    write_model_folder(tmp_path / "wide", wide)
+    with pytest.raises(InputError, match="220 vocabulary entries, its tokenizer 211: must be equal"):
+        convert(tmp_path / "wide", tmp_path / "out", "hugging_face")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
