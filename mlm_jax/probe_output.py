@@ -8,7 +8,8 @@ from mlm_jax.data.files import write_atomically
 from mlm_jax.plots import plot_estimates
 from mlm_jax.probes import Estimate, ProbeReport
 
-_MOST_BARS = 40
+# BLiMP's 67 paradigms fit, in a tall picture.
+_MOST_BARS = 80
 
 
 def table(report: ProbeReport) -> str:
@@ -24,7 +25,10 @@ def table(report: ProbeReport) -> str:
 
 
 def write_report(folder: Path, report: ProbeReport) -> None:
-    """Write probe.json (everything), probe.tsv (the estimates) and probe.png (their bars) into `folder`."""
+    """Write probe.json (everything), probe.tsv (the estimates) and probe.png (their bars) into `folder`.
+
+    Of more than 80 estimates the picture has the first and those farthest from neutral, and says so.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(asdict(report), indent=1, ensure_ascii=False)
     write_atomically(folder / "probe.json", f"{content}\n".encode())
@@ -34,12 +38,13 @@ def write_report(folder: Path, report: ProbeReport) -> None:
     ]
     lines = ["name\tvalue\tlow\thigh\tcount", *rows]
     write_atomically(folder / "probe.tsv", "".join(f"{line}\n" for line in lines).encode())
-    shown = report.estimates
+    shown, title = report.estimates, report.title
     if len(shown) > _MOST_BARS:
-        # Those in the middle of a sorted list say least.
-        shown = [*shown[: _MOST_BARS // 2], *shown[-_MOST_BARS // 2 :]]
+        far = sorted(range(1, len(shown)), key=lambda index: -abs(shown[index].value - report.neutral))
+        title += f": {_MOST_BARS} of {len(shown):,} estimates, those farthest from neutral"
+        shown = [shown[0], *(shown[index] for index in sorted(far[: _MOST_BARS - 1]))]
     bars = [(e.name, e.value, e.low, e.high) for e in shown]
-    plot_estimates(folder / "probe.png", report.title, report.unit, bars, report.neutral)
+    plot_estimates(folder / "probe.png", title, report.unit, bars, report.neutral)
 
 
 def _number(report: ProbeReport, value: float) -> str:
