@@ -33,7 +33,7 @@ def test_the_demo_ends_with_liberty(tmp_path: Path) -> None:
     told = subprocess.run(
         [*fill_mask, "--json"], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     )
-    (candidates,) = json.loads(told.stdout)
+    candidates = json.loads(told.stdout)
     assert len(candidates) == 5
     assert candidates[0]["sequence"] == "The Statue of liberty is in New York."
     assert candidates[0]["score"] > 0.5
