@@ -68,6 +68,13 @@ def test_in_and_out_again_is_the_same_to_the_bit(
     assert tensors(written(reading.model, tmp_path / "second")) == tensors(first)
 
 
+def test_the_conventions_of_kerashub(model: StoredModel) -> None:
+    """KerasHub takes them from nowhere: they are constants of its code, read there in tests/peers."""
+    config = model.config
+    assert (config.activation, config.layer_norm_epsilon) == ("gelu_tanh", 1e-12)
+    assert (config.head_activation, config.head_layer_norm_epsilon) == ("gelu", 1e-5)
+
+
 def test_layers_are_numbered_from_the_second(model: StoredModel, tmp_path: Path) -> None:
     names = tensors(written(model, tmp_path / "out"))
     layers = {name.split("/")[2] for name in names if "transformer_encoder" in name}

@@ -41,6 +41,7 @@ import keras_hub, numpy
 lm = keras_hub.models.BertMaskedLM.from_preset(sys.argv[1])
 print(lm.preprocessor.tokenizer.tokenize("w5 W12,w100 nothing").tolist())
 print(float(numpy.abs(numpy.asarray(lm.get_layer("mlm_head")._bias)).sum()))
+print(lm.backbone.get_layer("embeddings_layer_norm").epsilon, lm.get_layer("mlm_head").layer_norm_epsilon)
 """
 
 
@@ -77,9 +78,11 @@ def test_a_model_of_another_library_is_loaded_whole(tmp_path: Path) -> None:
     certificate = convert(source, tmp_path / "out", "keras_hub", Request(change_conventions=True))
     assert certificate["comparisons"]["target"]["max_difference"] <= 1e-5
     assert certificate["comparisons"]["change"]["max_difference"] > 1e-4
-    ids, bias = run(ASK, tmp_path / "out").splitlines()[-2:]
+    ids, bias, epsilons = run(ASK, tmp_path / "out").splitlines()[-3:]
     from mlm_jax.convert import keras_hub
 
     model = keras_hub.read(tmp_path / "out").model
     assert ids == str(model.tokenizer.encode("w5 W12,w100 nothing").tolist())
     assert float(bias) == pytest.approx(float(np.abs(model.params["head"]["bias"]).sum()), rel=1e-5)
+    config = model.config
+    assert epsilons == f"{config.layer_norm_epsilon} {config.head_layer_norm_epsilon}"
