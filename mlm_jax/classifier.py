@@ -69,6 +69,7 @@ class TextClassifier:
         num_classes: int | None = None,
         labels: Sequence[str] | None = None,
         load_weights: bool = True,
+        dropout_rate: float | None = None,
         tokenizer: Tokenizer | None = None,
         seed: int = 0,
     ) -> Self:
@@ -76,11 +77,15 @@ class TextClassifier:
 
         A fresh classifier has `num_classes` classes (2 where neither that nor `labels` is given), named `labels`, or
         0, 1, …. What is drawn at random (the classifier, and a pooler where the encoder has none) is said.
+        `dropout_rate`, of the attention too, takes the place of the model's own, which may be pretrained without.
 
         Raises:
             InputError: there is no such model, or its classes are not those asked for.
         """
         stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
+        if dropout_rate is not None:
+            config = replace(stored.config, dropout_rate=dropout_rate, attention_dropout_rate=dropout_rate)
+            stored = replace(stored, config=config)
         if labels is not None and num_classes not in (None, len(labels)):
             raise InputError(f"num_classes = {num_classes}: must be the {len(labels)} of labels")
         wanted = len(labels) if labels is not None else num_classes

@@ -27,6 +27,8 @@ class Arguments:
     learning_rate: float = 5e-5
     sequence_length: int | None = None
     """Longer texts are cut; by default at what the model takes."""
+    dropout_rate: float | None = None
+    """By default the model's own."""
     freeze_backbone: bool = False
     """Train the classifier alone."""
     random_weights: bool = False
@@ -51,6 +53,7 @@ def main() -> None:
         arguments.model,
         labels=sorted(set(train.labels)),
         load_weights=not arguments.random_weights,
+        dropout_rate=arguments.dropout_rate,
         seed=arguments.seed,
     )
 

@@ -69,6 +69,25 @@ def test_it_learns_and_predicts(fitted: TextClassifier) -> None:
         np.testing.assert_allclose(alone[0], probabilities[index], atol=1e-5)
 
 
+def test_dropout_takes_the_place_of_the_models_own(folder: Path) -> None:
+    losses, probabilities = {}, []
+    for rate in (0.0, 0.5):
+        classifier = TextClassifier.from_preset(folder, dropout_rate=rate)
+        assert (classifier.config.dropout_rate, classifier.config.attention_dropout_rate) == (rate, rate)
+        probabilities.append(classifier.predict_probabilities(TEXTS))
+        losses[rate] = []
+        classifier.fit(
+            TEXTS,
+            LABELS,
+            num_epochs=1,
+            on_epoch=lambda _, steps, __, rate=rate: losses[rate].extend(steps.losses),
+        )
+    np.testing.assert_array_equal(*probabilities)
+    assert losses[0.0][0] != losses[0.5][0]
+    with pytest.raises(InputError, match="dropout_rate"):
+        TextClassifier.from_preset(folder, dropout_rate=1.5)
+
+
 def test_the_pooler_is_trained_and_the_encoder_can_be_frozen(folder: Path) -> None:
     classifier = TextClassifier.from_preset(folder)
     before = jax.tree.map(np.asarray, classifier.params)
