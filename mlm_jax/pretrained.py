@@ -44,8 +44,9 @@ from mlm_jax.sharding import make_mesh
 from mlm_jax.train_step import split_model
 
 _DEFAULT_RECIPE = MaskingRecipe()
-# So many rows of several masks or pieces are held at once.
+# So many rows with one token masked are held at once, and the whole vocabulary's probabilities for so many texts.
 _ROWS_AT_ONCE = 4096
+_TEXTS_AT_ONCE = 512
 
 
 class MaskedLM:
@@ -155,13 +156,12 @@ class MaskedLM:
         results: dict[int, Any] = {}
         together = [number for number, several in enumerate(several_masks) if several and joint]
         alone = [number for number in range(len(prompts)) if number not in together]
-        if together:
-            found = joint_candidates([prompts[number] for number in together], *arguments)
-            for number, candidates in zip(together, found, strict=True):
-                results[number] = candidates
-        if alone:
-            each = independent_candidates([prompts[number] for number in alone], *arguments)
-            for number, masks in zip(alone, each, strict=True):
+        for part in _parts(together):
+            found = joint_candidates([prompts[number] for number in part], *arguments)
+            results |= dict(zip(part, found, strict=True))
+        for part in _parts(alone):
+            each = independent_candidates([prompts[number] for number in part], *arguments)
+            for number, masks in zip(part, each, strict=True):
                 results[number] = masks if several_masks[number] else masks[0]
         return results[0] if isinstance(text, str) else [results[number] for number in range(len(prompts))]
 
@@ -331,6 +331,10 @@ class MaskedLM:
             ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
             rows.append(np.concatenate([ends[:1], body[: longest - 2], ends[1:]]).astype(np.int32))
         return rows
+
+
+def _parts(numbers: Sequence[int]) -> list[Sequence[int]]:
+    return [numbers[first : first + _TEXTS_AT_ONCE] for first in range(0, len(numbers), _TEXTS_AT_ONCE)]
 
 
 def _is_texts(data: Any) -> bool:

@@ -94,16 +94,20 @@ def test_scores_are_the_probabilities_of_the_whole_vocabulary(model: MaskedLM) -
         assert candidate["score"] == pytest.approx(expected[candidate["token"]], rel=1e-4, abs=1e-9)
 
 
-def test_several_texts_and_lengths_are_answered_as_one_by_one(model: MaskedLM) -> None:
+@pytest.mark.parametrize("joint", [False, True])
+def test_several_texts_and_lengths_are_answered_as_one_by_one(
+    model: MaskedLM, joint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlm_jax.pretrained._TEXTS_AT_ONCE", 7)
     texts = [
         "the [MASK] is blue",
         "red [MASK] are sweet",
         "sea " * 21 + "[MASK]",
         "[MASK] apples are [MASK]",
     ] * 20
-    together = model.fill_mask(texts, top_k=2, joint=False)
+    together = model.fill_mask(texts, top_k=2, joint=joint)
     for text, found in zip(texts[:4], together[:4], strict=True):
-        alone = model.fill_mask(text, top_k=2, joint=False)
+        alone = model.fill_mask(text, top_k=2, joint=joint)
         flat = [c for part in found for c in (part if isinstance(part, list) else [part])]
         flat_alone = [c for part in alone for c in (part if isinstance(part, list) else [part])]
         assert [c["token"] for c in flat] == [c["token"] for c in flat_alone]

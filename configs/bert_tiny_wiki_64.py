@@ -1,0 +1,24 @@
+"""The second phase of bert_tiny_wiki.py: rows of 64 tokens, once attention has been learnt on short ones.
+
+    python scripts/train.py configs/bert_tiny_wiki_64.py
+
+BERT itself was trained so, on rows of 128 and then of 512 tokens (Devlin et al. 2019, A.2).
+"""
+
+from dataclasses import replace
+
+from bert_tiny_wiki import config as first_phase
+
+from mlm_jax.config import TrainConfig
+
+
+def config() -> TrainConfig:
+    """From the weights of `runs/bert_tiny_wiki`, with its settings."""
+    first = first_phase()
+    return replace(
+        first,
+        output_dir="runs/bert_tiny_wiki_64",
+        data=replace(first.data, sequence_length=64),
+        init_from=first.output_dir,
+        num_steps=5000,
+    )
