@@ -4,7 +4,7 @@ The restore policy, in the order in which it is applied to the newest checkpoint
 
 1. No checkpoint in the folder: `None`, the run starts at step 0.
 2. Its manifest cannot be read, or the checksum is off: damaged. One warning line on stderr, on to the next.
-3. It describes other data, another tokenizer, model or batching, or other array names, shapes or types:
+3. It describes other data, another tokenizer, model or seed, or other array names, shapes or types:
    refused with `InputError`. The older ones in the folder belong to the same run, so none of them is tried.
 4. Its arrays cannot be read, or have not the digests they were saved with: damaged, as in 2.
 5. None is whole: `InputError`. To start anew by itself would throw the run away.
@@ -95,7 +95,13 @@ class Checkpointer:
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
 
     def save(
-        self, step: int, state: PyTree, description: dict[str, Any], *, eval_loss: float | None = None
+        self,
+        step: int,
+        state: PyTree,
+        description: dict[str, Any],
+        *,
+        examples: int = 0,
+        eval_loss: float | None = None,
     ) -> None:
         """Start to write a checkpoint; return as soon as the arrays were copied off the device.
 
@@ -107,6 +113,7 @@ class Checkpointer:
             step: the number of steps taken to reach `state`.
             state: pytree of `jax.Array`, on any mesh.
             description: nested dict of JSON values, what the checkpoint belongs to; `restore` compares it.
+            examples: how many rows of data were taken to reach `state`.
             eval_loss: the evaluation loss of `state` in nats; None and NaN are never the best.
 
         Raises:
@@ -117,7 +124,7 @@ class Checkpointer:
         try:
             self._clear_the_way()
             if step not in self.steps():
-                self._begin(step, state, description, eval_loss)
+                self._begin(step, state, description, examples, eval_loss)
         except Exception as error:
             raise self._failed(error) from error
 
@@ -165,6 +172,10 @@ class Checkpointer:
             "or delete this one to start from step 0"
         )
 
+    def examples(self, step: int) -> int:
+        """The `examples` with which the checkpoint of `step`, one that `restore` has read, was saved."""
+        return int(self._manifest(step)["examples"])
+
     def best_eval_loss(self) -> float:
         """The lowest evaluation loss, in nats, of the checkpoints that there are; infinite where none has one."""
         if self._saving is None:
@@ -193,11 +204,14 @@ class Checkpointer:
         finally:
             self._manager.close()
 
-    def _begin(self, step: int, state: PyTree, description: dict[str, Any], eval_loss: float | None) -> None:
+    def _begin(
+        self, step: int, state: PyTree, description: dict[str, Any], examples: int, eval_loss: float | None
+    ) -> None:
         leaves, _ = _name_leaves(state)
         loss = eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None
         manifest = {
             "description": description,
+            "examples": examples,
             "eval_loss": loss,
             "arrays": _describe(leaves),
             "digests": array_digests(leaves),

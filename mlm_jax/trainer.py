@@ -77,7 +77,6 @@ def train(
         # State.
         description = sources.description(config.data) | {
             "model": asdict(config.model),
-            "batch_size": config.batch_size,
             "seed": config.seed,
         }
         with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
@@ -91,12 +90,24 @@ def train(
             if (folder / CONFIG_FILE).is_file():
                 for change in config_changes(read_config(folder), config):
                     say(f"changed since this run last started: {change}")
+            batches = TrainingBatches(
+                sources.train,
+                config.batch_size,
+                config.seed,
+                first_step=start,
+                first_example=checkpointer.examples(start) if restored else 0,
+            )
+            if batches.first_example != start * config.batch_size:
+                say(
+                    f"batches had another size before: step {start + 1:,} begins at example "
+                    f"{batches.first_example:,}, {batches.epoch(start):.2f} epochs"
+                )
 
             # Steps.
             run = _Run(config, sources, program, checkpointer, description, stop)
             try:
                 write_run(folder, config, sources.tokenizer)
-                step = run.steps(folder, state, start)
+                step = run.steps(folder, state, batches)
             except OSError as error:
                 raise RunError(
                     f"{error.filename or folder}: {error.strerror or error}; "
@@ -122,17 +133,15 @@ class _Run:
     description: dict[str, Any]
     stop: StopRequest
 
-    def steps(self, folder: Path, state: TrainState, start: int) -> int:
-        """Train from step `start` to the last, or to a signal; returns the step reached, whose state is saved.
+    def steps(self, folder: Path, state: TrainState, batches: TrainingBatches) -> int:
+        """Train from the batches' first step to the last, or to a signal; returns the step reached, which is saved.
 
         The host runs ahead of the device: metrics are read a step late, checkpoints are written in the
         background, and any transfer that nobody asked for is an error.
         """
         config, program = self.config, self.program
-        rows = self.sources.train
-        batches = TrainingBatches(rows, config.batch_size, config.seed)
-        describe_start(config, program, rows)
-        step = start
+        describe_start(config, program, batches.rows)
+        step = start = batches.first_step
         with (
             Reporter(folder, program, batches, start) as reporter,
             jax.set_mesh(program.mesh),
@@ -143,7 +152,7 @@ class _Run:
                     state, metrics = program.train(state, program.put(batch))
                     step += 1
                     reporter.step(step, metrics)
-                    if self._evaluate_and_save(step, state, reporter):
+                    if self._evaluate_and_save(step, state, batches.examples(step), reporter):
                         break
                 reporter.flush()
             except RunError:
@@ -156,7 +165,7 @@ class _Run:
             self.checkpointer.wait()
         return step
 
-    def _evaluate_and_save(self, step: int, state: TrainState, reporter: Reporter) -> bool:
+    def _evaluate_and_save(self, step: int, state: TrainState, examples: int, reporter: Reporter) -> bool:
         """What is due after `step`; True where the run is to stop here for a signal, with its state saved."""
         config, rows = self.config, self.sources.evaluation
         ends = step == config.num_steps
@@ -177,7 +186,7 @@ class _Run:
             # Read once, after the evaluation: a signal that comes later than this stops the next step instead.
             stops = self.stop.name is not None
             if saves or is_best or stops:
-                self.checkpointer.save(step, state, self.description, eval_loss=eval_loss)
+                self.checkpointer.save(step, state, self.description, examples=examples, eval_loss=eval_loss)
         return stops
 
 

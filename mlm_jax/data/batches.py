@@ -136,23 +136,31 @@ def _shard_rows(shard: Shard, separator: str, config: DataConfig) -> _ShardRows:
 class TrainingBatches:
     """The batches of a run: `batch(step)` for any step, `from_step(step)` to read on from there.
 
-    `process_index` of `process_count` processes each get an equal, contiguous part of every batch.
+    Step `first_step` begins at example `first_example` of the run: `step * batch_size`, unless the steps before had
+    batches of another size. `process_index` of `process_count` processes each get an equal, contiguous part of every
+    batch.
     """
 
     rows: Rows
     batch_size: int
     seed: int
+    first_step: int = 0
+    first_example: int = 0
     process_index: int = 0
     process_count: int = 1
 
+    def examples(self, step: int) -> int:
+        """Rows that the run has taken before `step`, over all epochs."""
+        return self.first_example + (step - self.first_step) * self.batch_size
+
     def epoch(self, step: int) -> float:
         """Passes over the data made before `step`."""
-        return step * self.batch_size / self.rows.num_rows
+        return self.examples(step) / self.rows.num_rows
 
     def batch(self, step: int) -> Batch:
         """This process's rows of step `step`."""
         share = self.batch_size // self.process_count
-        first = step * self.batch_size + self.process_index * share
+        first = self.examples(step) + self.process_index * share
         positions = np.arange(first, first + share)
         epochs, places = np.divmod(positions, self.rows.num_rows)
         row_numbers = np.empty_like(positions)

@@ -122,6 +122,18 @@ def test_a_row_is_the_row_of_its_example_id(tokenizer: Tokenizer) -> None:
     assert batch.example_ids.dtype == batch.epochs.dtype == np.uint32
 
 
+def test_a_batch_size_may_change_between_two_steps(tokenizer: Tokenizer) -> None:
+    before, after = (
+        batches_of(tokenizer),
+        batches_of(tokenizer, batch_size=16, first_step=5, first_example=40),
+    )
+    assert (after.examples(5), after.examples(7)) == (40, 72)
+    assert after.epoch(7) == 72 / 37
+    for field in range(3):
+        halves = [before.batch(step)[field] for step in (7, 8)]
+        np.testing.assert_array_equal(np.concatenate(halves), after.batch(6)[field])
+
+
 def test_processes_share_a_batch_without_overlap(tokenizer: Tokenizer) -> None:
     whole = batches_of(tokenizer).batch(6)
     parts = [batches_of(tokenizer, process_index=i, process_count=4).batch(6) for i in range(4)]
