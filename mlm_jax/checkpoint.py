@@ -16,10 +16,7 @@ whenever the process is killed.
 
 import hashlib
 import json
-import logging
 import math
-import os
-import re
 import shutil
 import sys
 import time
@@ -34,6 +31,7 @@ from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, Preservat
 from mlm_jax.config import flatten
 from mlm_jax.digest import array_digests
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.orbax_errors import reason, silence_orbax
 
 PyTree = Any
 
@@ -251,7 +249,7 @@ class Checkpointer:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # the machine's trouble, not the file's
         except Exception as error:
-            raise _DamagedError(f"arrays: {_reason(error)}") from error
+            raise _DamagedError(f"arrays: {reason(error)}") from error
         digests = array_digests(leaves)
         if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
             raise _DamagedError(f"the values of {_join(changed)} are not those that were saved")
@@ -264,7 +262,7 @@ class Checkpointer:
             ).manifest
             whole = sealed == _sealed(sealed["manifest"])
         except Exception as error:
-            raise _DamagedError(f"manifest: {_reason(error)}") from error
+            raise _DamagedError(f"manifest: {reason(error)}") from error
         if not whole:
             raise _DamagedError("manifest: the checksum does not match")
         return sealed["manifest"]
@@ -321,7 +319,7 @@ class Checkpointer:
         self._manager.reload()
         left = _join(self.steps()) or "none"
         return CheckpointError(
-            f"the checkpoint of step {step} could not be written to {self.directory}: {_reason(error)}; "
+            f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}; "
             f"older checkpoints left as they were: {left}"
         )
 
@@ -392,39 +390,4 @@ def _join(items: Sequence[object], separator: str = ", ") -> str:
     return f"{shown}{separator}and {more} more" if more > 0 else shown
 
 
-def _reason(error: BaseException) -> str:
-    """The root of an error in one line: TensorStore packs the system's own words into a page."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = " ".join(str(error).split())
-    if code := re.search(r"os_error_code='(\d+)'", text):
-        return os.strerror(int(code[1]))
-    text = re.sub(r"^([A-Z_]+: )?.*(local file .*?)( \[tensorstore_spec.*)?$", r"\1\2", text)[:300]
-    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
-
-
-def _silence_orbax() -> None:
-    """Keep Orbax's tracebacks off stderr: what fails here surfaces as one exception, in the caller's thread.
-
-    Orbax logs failures from its background threads, through absl. Where one of many reads or writes fails, it
-    drops the others: asyncio then logs exceptions that nobody fetched, and a coroutine that fails when it is
-    collected, or finishes after its event loop was closed, complains to `sys.unraisablehook`.
-    """
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname + record.getMessage()
-
-    report = sys.unraisablehook
-
-    def report_other(unraisable: "sys.UnraisableHookArgs") -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        is_orbax = code is not None and "orbax" in code.co_filename
-        if not is_orbax and str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    logging.getLogger("absl").addFilter(is_other)
-    logging.getLogger("asyncio").addFilter(is_other)
-    sys.unraisablehook = report_other
-
-
-_silence_orbax()
+silence_orbax()
