@@ -28,10 +28,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
-from mlm_jax.config import flatten
 from mlm_jax.digest import array_digests
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.orbax_errors import reason, silence_orbax
+from mlm_jax.settings import flatten
 
 PyTree = Any
 

@@ -1,22 +1,17 @@
 """Everything a run can set, as frozen dataclasses. Nothing here imports jax.
 
 Each class checks its own fields when it is made and raises InputError (a ValueError) that names the field, the
-value and what is allowed. `dataclasses.replace` derives one config from another; `to_json` and `from_json` are
-exact inverses.
+value and what is allowed. `dataclasses.replace` derives one config from another.
 """
 
-import dataclasses
-import difflib
-import json
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from mlm_jax.errors import InputError
+from mlm_jax.settings import check_types, require, require_below_one, require_positive, require_rate
 
 Activation = Literal["gelu", "gelu_tanh"]
 Selection = Literal["ceil", "bernoulli", "bert"]
@@ -24,61 +19,6 @@ RandomPool = Literal["no_special", "full"]
 MaskingUnit = Literal["token"]
 Packing = Literal["packed", "document"]
 Schedule = Literal["linear", "cosine", "trapezoidal"]
-
-ConfigT = typing.TypeVar("ConfigT")
-
-
-def _require(config: object, name: str, holds: bool, allowed: str) -> None:
-    if not holds:
-        value = getattr(config, name)
-        raise InputError(f"{type(config).__name__}.{name} = {value!r}: must be {allowed}")
-
-
-def _check_types(config: object) -> None:
-    """InputError where a field does not hold what its annotation says; Python itself would not notice."""
-    for name, kind in typing.get_type_hints(type(config)).items():
-        if not _is_of(kind, getattr(config, name)):
-            _require(config, name, False, _wanted(kind, getattr(config, name)))
-
-
-def _is_of(kind: Any, value: Any) -> bool:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(_is_of(argument, value) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(arguments[0], item) for item in value)
-    # A bool is an int to Python, and an int may stand for a float.
-    return type(value) in (int, float) if kind is float else type(value) is kind
-
-
-def _wanted(kind: Any, value: Any) -> str:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_wanted(argument, value) for argument in arguments)
-    if origin is Literal:
-        near = nearest_name(value, arguments) if isinstance(value, str) else ""
-        return f"one of {', '.join(map(repr, arguments))}{near}"
-    if origin is tuple:
-        return f"a tuple, each {_wanted(arguments[0], value)}"
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
-    return names.get(kind, "None" if kind is type(None) else f"a {getattr(kind, '__name__', kind)}")
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        _require(config, name, getattr(config, name) >= 1, "at least 1")
-
-
-def _require_rate(config: object, *names: str) -> None:
-    for name in names:
-        _require(config, name, 0.0 <= getattr(config, name) <= 1.0, "in [0, 1]")
-
-
-def _require_below_one(config: object, *names: str) -> None:
-    for name in names:
-        _require(config, name, 0.0 <= getattr(config, name) < 1.0, "in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +50,15 @@ class BertConfig:
     initializer_stddev: float = 0.02
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require_positive(
+        check_types(self)
+        require_positive(
             self,
             *("vocabulary_size", "num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
             *("max_sequence_length", "num_segments", "vocabulary_multiple"),
         )
-        _require_below_one(self, "dropout_rate", "attention_dropout_rate")
+        require_below_one(self, "dropout_rate", "attention_dropout_rate")
         divides = self.hidden_dim % self.num_heads == 0
-        _require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")
+        require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")
 
     @property
     def head_dim(self) -> int:
@@ -148,15 +88,15 @@ class MaskingRecipe:
     unit: MaskingUnit = "token"
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require_rate(self, "mask_selection_rate", "mask_token_rate", "random_token_rate")
+        check_types(self)
+        require_rate(self, "mask_selection_rate", "mask_token_rate", "random_token_rate")
         # The slack is the rounding of two decimal fractions, as in 0.9 + 0.1.
         fits = self.mask_token_rate + self.random_token_rate <= 1.0 + 1e-9
-        _require(
+        require(
             self, "random_token_rate", fits, f"at most 1 - mask_token_rate = {1 - self.mask_token_rate:.6g}"
         )
         if self.mask_selection_length is not None:
-            _require_positive(self, "mask_selection_length")
+            require_positive(self, "mask_selection_length")
 
     def selection_length(self, sequence_length: int) -> int:
         """`mask_selection_length`, or where it is None what hardly a row of that length is clipped by.
@@ -194,14 +134,14 @@ class MaskingConfig(MaskingRecipe):
     def __post_init__(self) -> None:
         object.__setattr__(self, "unselectable_token_ids", tuple(self.unselectable_token_ids))
         super().__post_init__()
-        _require_positive(self, "vocabulary_size")
+        require_positive(self, "vocabulary_size")
         size = self.vocabulary_size
         for name in ("mask_token_id", "padding_token_id"):
-            _require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")
+            require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")
         in_vocabulary = all(0 <= i < size for i in self.unselectable_token_ids)
-        _require(self, "unselectable_token_ids", in_vocabulary, f"ids in [0, {size})")
+        require(self, "unselectable_token_ids", in_vocabulary, f"ids in [0, {size})")
         drawable = self.random_token_rate == 0 or self.random_pool_size > 0
-        _require(self, "random_pool", drawable, "'full' where every id of the vocabulary is special")
+        require(self, "random_pool", drawable, "'full' where every id of the vocabulary is special")
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:
@@ -230,9 +170,9 @@ class DataConfig:
     prefetch_batches: int = 4
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require(self, "sequence_length", self.sequence_length >= 3, "at least 3 ([CLS], a token, [SEP])")
-        _require_positive(self, "prefetch_batches")
+        check_types(self)
+        require(self, "sequence_length", self.sequence_length >= 3, "at least 3 ([CLS], a token, [SEP])")
+        require_positive(self, "prefetch_batches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,21 +200,21 @@ class OptimizerConfig:
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require(self, "learning_rate", self.learning_rate > 0, "above 0")
-        _require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
+        check_types(self)
+        require(self, "learning_rate", self.learning_rate > 0, "above 0")
+        require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
         if self.schedule == "trapezoidal":
-            _require(
+            require(
                 self, "cooldown_steps", self.cooldown_steps >= 1, "at least 1 with schedule 'trapezoidal'"
             )
         else:
-            _require(self, "cooldown_steps", self.cooldown_steps == 0, f"0 with schedule {self.schedule!r}")
-        _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
-        _require(self, "epsilon", self.epsilon > 0, "above 0")
-        _require_rate(self, "final_learning_rate_fraction")
-        _require_below_one(self, "beta1", "beta2")
+            require(self, "cooldown_steps", self.cooldown_steps == 0, f"0 with schedule {self.schedule!r}")
+        require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        require(self, "epsilon", self.epsilon > 0, "above 0")
+        require_rate(self, "final_learning_rate_fraction")
+        require_below_one(self, "beta1", "beta2")
         if self.max_grad_norm is not None:
-            _require(self, "max_grad_norm", self.max_grad_norm > 0, "above 0, or None for no clipping")
+            require(self, "max_grad_norm", self.max_grad_norm > 0, "above 0, or None for no clipping")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,10 +229,10 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         for name in ("data", "fsdp", "tensor"):
-            _require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
-        _require(self, "data", (self.data, self.fsdp, self.tensor).count(-1) <= 1, "the only axis of size -1")
+            require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
+        require(self, "data", (self.data, self.fsdp, self.tensor).count(-1) <= 1, "the only axis of size -1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,8 +252,8 @@ class ComputeConfig:
     dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require_positive(self, "scan_unroll", "loss_chunks")
+        check_types(self)
+        require_positive(self, "scan_unroll", "loss_chunks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,17 +287,17 @@ class TrainConfig:
     compilation_cache_dir: str | None = "~/.cache/mlm_jax/compilation"
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require_positive(
+        check_types(self)
+        require_positive(
             self,
             *("num_steps", "batch_size", "accumulation_steps", "log_every", "eval_every"),
             *("checkpoint_every", "keep_checkpoints", "max_nonfinite_steps"),
         )
-        _require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
+        require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
         if self.eval_batches is not None:
-            _require_positive(self, "eval_batches")
+            require_positive(self, "eval_batches")
         divides = self.batch_size % self.accumulation_steps == 0
-        _require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
+        require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
         length, positions = self.data.sequence_length, self.model.max_sequence_length
         if length > positions:
             raise InputError(
@@ -369,50 +309,3 @@ class TrainConfig:
                 f"optimizer.warmup_steps + optimizer.cooldown_steps = {cycle}: "
                 f"must be at most num_steps = {self.num_steps}"
             )
-
-
-def to_json(config: Any) -> str:
-    """The config as indented JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
-    """The config that `to_json` wrote. InputError for JSON that does not parse and unknown or ill-typed fields."""
-    try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{config_class.__name__}: not JSON: {error}") from error
-    built: ConfigT = _build(config_class, tree, "")
-    return built
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict with its keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(
-            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        )
-    return flat
-
-
-def nearest_name(name: str, names: typing.Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest of `names`, or nothing where none is close."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value`, parsed from JSON, as an instance of the annotation `kind`; the classes check the values."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{where.rstrip('.') or 'config'}: must be an object, not {value!r}")
-        kinds = typing.get_type_hints(kind)
-        for name in value:
-            if name not in kinds:
-                raise InputError(f"{where}{name}: no such setting{nearest_name(name, kinds)}")
-        return kind(**{name: _build(kinds[name], item, f"{where}{name}.") for name, item in value.items()})
-    # JSON has neither tuples nor, for a whole number, floats.
-    if isinstance(value, list):
-        return tuple(value)
-    return float(value) if kind is float and type(value) is int else value

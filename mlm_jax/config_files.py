@@ -10,8 +10,9 @@ from pathlib import Path
 
 import mlm_jax.config
 from mlm_jax import cli
-from mlm_jax.config import TrainConfig, flatten, from_json, nearest_name
+from mlm_jax.config import TrainConfig
 from mlm_jax.errors import InputError
+from mlm_jax.settings import flatten, from_json, nearest_name
 
 
 def load_config(path: str | Path) -> TrainConfig:

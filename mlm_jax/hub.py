@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlm_jax.config import nearest_name
 from mlm_jax.errors import InputError
 from mlm_jax.presets import PRESETS
+from mlm_jax.settings import nearest_name
 
 # Google's own uploads of the checkpoints that the presets are named after.
 _REPOSITORIES: Mapping[str, str] = {

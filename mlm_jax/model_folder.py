@@ -14,12 +14,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mlm_jax.config import BertConfig, from_json
+from mlm_jax.config import BertConfig
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
+from mlm_jax.settings import from_json
 from mlm_jax.train_step import split_model
 
 CONFIG_FILE = "config.json"

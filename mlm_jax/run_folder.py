@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.checkpoint import Checkpointer
-from mlm_jax.config import TrainConfig, flatten, to_json
+from mlm_jax.config import TrainConfig
 from mlm_jax.config_files import read_json_config
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.settings import flatten, to_json
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"

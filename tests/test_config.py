@@ -10,17 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.config import (
-    BertConfig,
-    DataConfig,
-    MaskingRecipe,
-    MeshConfig,
-    OptimizerConfig,
-    TrainConfig,
-    from_json,
-    to_json,
-)
+from mlm_jax.config import BertConfig, DataConfig, MaskingRecipe, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.errors import InputError
+from mlm_jax.settings import from_json, to_json
 
 configs = st.builds(
     TrainConfig,

@@ -6,11 +6,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from mlm_jax.config import MaskingConfig, MeshConfig, TrainConfig, to_json
+from mlm_jax.config import MaskingConfig, MeshConfig, TrainConfig
 from mlm_jax.config_files import load_config, parse_config
 from mlm_jax.errors import InputError
 from mlm_jax.program import build_program
 from mlm_jax.run_folder import read_config
+from mlm_jax.settings import to_json
 from mlm_jax.sharding import make_mesh
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mlm_jax import trainer
-from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig, from_json
+from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.convert.conversion import convert
 from mlm_jax.data.batches import Batch, TrainingBatches
 from mlm_jax.data.sources import open_sources
@@ -24,6 +24,7 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.metrics import read_records
 from mlm_jax.presets import PRESETS
 from mlm_jax.program import Program, build_program
+from mlm_jax.settings import from_json
 from mlm_jax.sharding import make_mesh
 from mlm_jax.trainer import train
 from tests.run_small import (
