@@ -1,6 +1,7 @@
 """Hugging Face's folders: every tensor in and out again to the bit, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,13 @@ def test_weights_in_shards(tmp_path: Path) -> None:
     assert len(reading.files) == 2
     assert_same_tensors(written(reading, tmp_path / "out"), tensors)
 
+    index.write_text(json.dumps({"weight_map": weight_map | {"of.none": file}}))
+    with pytest.raises(InputError, match=rf"index\.json: tensor of\.none is not in {re.escape(file)}"):
+        hugging_face.read(folder)
+    index.write_text(json.dumps({"weight_map": weight_map | {"of.none": "../in/config.json"}}))
+    with pytest.raises(InputError, match="must be a file beside it"):
+        hugging_face.read(folder)
+    index.write_text(json.dumps({"weight_map": weight_map}))
     (folder / "model-00002-of-00002.safetensors").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors: no such file"):
         hugging_face.read(folder)
