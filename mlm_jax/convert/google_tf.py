@@ -123,10 +123,12 @@ def read(folder: Path) -> Reading:
 def _config(file: Path) -> BertConfig:
     settings = read_json_object(file)
     gelu = settings.get(_GELU_KEY, "tanh")
-    if settings.get("hidden_act", "gelu") != "gelu" or gelu not in _GELUS:
-        raise InputError(
-            f"{file}: hidden_act {settings.get('hidden_act')!r} is not supported: must be 'gelu'"
-        )
+    for key, value, known in (
+        ("hidden_act", settings.get("hidden_act", "gelu"), ("gelu",)),
+        (_GELU_KEY, gelu, _GELUS),
+    ):
+        if value not in known:
+            raise InputError(f"{file}: {key} {value!r} is not supported: must be {' or '.join(known)}")
     names = {
         "vocab_size": "vocabulary_size",
         "num_hidden_layers": "num_layers",

@@ -12,6 +12,8 @@ pytest.importorskip("bert")
 
 from mlm_jax.convert import google_tf
 from mlm_jax.convert.conversion import Request, convert
+from mlm_jax.convert.google_bert import run_google_bert
+from mlm_jax.convert.reference import fixed_batch, largest_difference, our_outputs
 from mlm_jax.errors import InputError
 from tests.convert.folders import hugging_face_folder, state_dict
 
@@ -50,6 +52,18 @@ def test_googles_code_computes_what_we_do(architecture: str, activation: str, tm
     assert google_tf.read(source).model.config.activation == (
         "gelu_tanh" if activation == "gelu_new" else "gelu"
     )
+
+
+def test_googles_gelu_is_tanh(tmp_path: Path) -> None:
+    """As the package has it, with nothing put in its place."""
+    source = published(tmp_path / "source", "BertForMaskedLM", tmp_path, hidden_act="gelu_new")
+    assert json.loads((source / "bert_config.json").read_text())["gelu"] == "tanh"
+    model = google_tf.read(source).model
+    batch = fixed_batch(model.config)
+    theirs = run_google_bert(
+        source / "bert_config.json", source / "bert_model.ckpt", batch, gelu_by_erf=False
+    )
+    assert largest_difference(our_outputs(model, batch), theirs, batch) <= 1e-5
 
 
 def test_every_variable_has_googles_name_and_shape(tmp_path: Path) -> None:
