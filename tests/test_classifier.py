@@ -88,6 +88,18 @@ def test_dropout_takes_the_place_of_the_models_own(folder: Path) -> None:
         TextClassifier.from_preset(folder, dropout_rate=1.5)
 
 
+def test_an_interrupted_fit_leaves_the_classifier_as_it_was(folder: Path) -> None:
+    classifier = TextClassifier.from_preset(folder)
+    before = jax.tree.map(np.asarray, classifier.params)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        classifier.fit(TEXTS, LABELS, num_epochs=2, learning_rate=1e-3, on_epoch=interrupt)
+    jax.tree.map(np.testing.assert_array_equal, classifier.params, before)
+
+
 def test_the_pooler_is_trained_and_the_encoder_can_be_frozen(folder: Path) -> None:
     classifier = TextClassifier.from_preset(folder)
     before = jax.tree.map(np.asarray, classifier.params)

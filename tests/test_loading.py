@@ -1,5 +1,6 @@
 """A model by its name or folder, with its weights or as a random one of the same architecture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.loading import load_model
 from mlm_jax.presets import PRESETS
 from tests.convert.folders import hugging_face_folder, write_vocabulary
-from tests.run_small import arrays_of, tokenizer, uninterrupted
+from tests.run_small import arrays_of, config_of, run_script, tokenizer, uninterrupted, write_config
 
 
 def test_every_kind_of_folder_gives_the_same_model(tmp_path: Path) -> None:
@@ -29,6 +30,21 @@ def test_a_run_gives_its_newest_checkpoint() -> None:
     saved = arrays_of(uninterrupted(), 40)["params.encoder.embeddings.token"]
     assert model.params["encoder"]["embeddings"]["token"].tobytes() == saved[1]
     assert model.tokenizer.fingerprint == tokenizer().fingerprint
+
+
+def test_rows_that_pad_the_vocabulary_of_a_run_stay_behind(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", num_steps=4)
+    padded = replace(config, model=replace(config.model, vocabulary_multiple=64))
+    ended = run_script("train", write_config(padded))
+    assert ended.returncode == 0, ended.stderr
+    model = load_model(tmp_path / "run")
+    assert model.config == config.model
+    shape, (_, bits) = (300, 16), arrays_of(tmp_path / "run", 4)["params.encoder.embeddings.token"]
+    assert model.params["encoder"]["embeddings"]["token"].shape == shape
+    np.testing.assert_array_equal(
+        model.params["encoder"]["embeddings"]["token"],
+        np.frombuffer(bits, np.float32).reshape(320, 16)[:300],
+    )
 
 
 def test_without_weights_the_architecture_is_drawn_at_random(tmp_path: Path) -> None:

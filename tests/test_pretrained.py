@@ -17,10 +17,10 @@ from mlm_jax.errors import InputError
 from mlm_jax.metrics import EVALUATIONS_FILE, read_records
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model_folder import StoredModel, write_model_folder
-from mlm_jax.pretrained import MaskedLM
+from mlm_jax.pretrained import MaskedLM, evaluate_model
 from mlm_jax.train_step import split_model
 from mlm_jax.trainer import train
-from tests.run_small import run_python
+from tests.run_small import prepared, run_python, uninterrupted
 
 TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 6
 
@@ -313,3 +313,8 @@ print(min(seconds))
 """
     ended = run_python(code, shared_data / "vocab" / "bert-base-uncased", optimised=True)
     assert float(ended.stdout) < 3, ended.stderr
+
+
+def test_data_of_another_tokenizer_are_not_evaluated_on() -> None:
+    with pytest.raises(InputError, match="prepared with tokenizer"):
+        evaluate_model(uninterrupted(), prepared(0, 200, 280))

@@ -63,7 +63,11 @@ def test_minimal_pairs(tmp_path: Path) -> None:
         {"sentence_good": "c", "sentence_bad": "d"},
     ]
     file.write_text("\n".join(json.dumps(record) for record in records))
-    assert read_minimal_pairs(file) == [MinimalPair("a", "b", "u"), MinimalPair("c", "d", "agreement")]
+    expected = [MinimalPair("a", "b", "u"), MinimalPair("c", "d", "agreement")]
+    assert read_minimal_pairs(file) == expected
+    # As some editors save it.
+    file.write_bytes("\ufeff".encode() + file.read_bytes())
+    assert read_minimal_pairs(file) == expected
 
 
 @pytest.mark.parametrize(

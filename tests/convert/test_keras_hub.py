@@ -73,6 +73,9 @@ def test_the_conventions_of_kerashub(model: StoredModel) -> None:
     config = model.config
     assert (config.activation, config.layer_norm_epsilon) == ("gelu_tanh", 1e-12)
     assert (config.head_activation, config.head_layer_norm_epsilon) == ("gelu", 1e-5)
+    # It has one rate for all dropout.
+    rates = replace(config, dropout_rate=0.2, attention_dropout_rate=0.0)
+    assert keras_hub.expressible(rates).attention_dropout_rate == 0.2
 
 
 def test_layers_are_numbered_from_the_second(model: StoredModel, tmp_path: Path) -> None:
