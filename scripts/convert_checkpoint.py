@@ -25,6 +25,8 @@ class Arguments:
     """Store every tensor so, instead of as the source has it."""
     allow_random_head: bool = False
     """Give a model that has no head a masked-LM head of random numbers."""
+    allow_random_pooler: bool = False
+    """Give a model that has no pooler one of random numbers where the target must have one."""
     backbone_only: bool = False
     """Convert the encoder alone."""
     change_conventions: bool = False
@@ -40,6 +42,7 @@ def main() -> None:
     request = Request(
         dtype=arguments.dtype,
         allow_random_head=arguments.allow_random_head,
+        allow_random_pooler=arguments.allow_random_pooler,
         backbone_only=arguments.backbone_only,
         change_conventions=arguments.change_conventions,
     )

@@ -46,6 +46,8 @@ class Request:
     """Store every tensor so; None keeps what the source has."""
     allow_random_head: bool = False
     """Give a model without any head a masked-LM head of random numbers."""
+    allow_random_pooler: bool = False
+    """Give a model without a pooler one of random numbers where the target must have one."""
     backbone_only: bool = False
     """Carry the encoder alone."""
     change_conventions: bool = False
@@ -132,6 +134,15 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
     """The model as the target is to hold it, and in which words it is another one than the source's."""
     changes = []
     params = dict(model.params)
+    if target.NEEDS_POOLER and "pooler" not in params["encoder"]:
+        if not request.allow_random_pooler:
+            raise InputError(
+                f"the model has no pooler, and {target.NAME} has one: --allow-random-pooler gives it a random one, "
+                "which masked language modelling does not read"
+            )
+        model = replace(model, config=replace(model.config, pooler=True))
+        params["encoder"] = params["encoder"] | {"pooler": _drawn(model, "encoder")["pooler"]}
+        changes.append("RANDOM: the pooler is drawn at random, it has learned nothing")
     if request.backbone_only:
         changes += [
             f"left out: {part} (only the backbone was asked for)" for part in params if part != "encoder"
@@ -143,9 +154,7 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
                 "the source has no masked-LM head: --allow-random-head gives it a random one, "
                 "--backbone-only converts the encoder alone"
             )
-        dtype = params["encoder"]["embeddings"]["token"].dtype
-        head = random_model(model.config, model.tokenizer, seed=0).params["head"]
-        params["head"] = jax.tree.map(lambda leaf: leaf.astype(dtype), head)
+        params["head"] = _drawn(model, "head")
         changes.append("RANDOM: the masked-LM head is drawn at random, it has learned nothing")
     for part, reason in target.DROPPED_PARTS.items():
         if params.pop(part, None) is not None:
@@ -170,6 +179,14 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
             changes.append(f"{', '.join(before)} stored as {wanted}")
             params = jax.tree.map(lambda leaf: leaf.astype(wanted), params)
     return replace(model, config=config, params=params), changes
+
+
+def _drawn(model: StoredModel, part: str) -> dict[str, Any]:
+    """That part of such a model at random, in the model's own dtype."""
+    dtype = model.params["encoder"]["embeddings"]["token"].dtype
+    fresh = random_model(model.config, model.tokenizer, seed=0).params[part]
+    drawn: dict[str, Any] = jax.tree.map(lambda leaf: leaf.astype(dtype), fresh)
+    return drawn
 
 
 def _compare(

@@ -19,6 +19,9 @@ class Format(Protocol):
     DROPPED_PARTS: Mapping[str, str]
     """Parts of a model that the format has no place for: name to the reason why nothing is lost."""
 
+    NEEDS_POOLER: bool
+    """Whether a model of the format cannot be without a pooler."""
+
     def recognises(self, folder: Path) -> bool:
         """Whether the folder is of this format."""
 

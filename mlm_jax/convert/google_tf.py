@@ -25,6 +25,7 @@ from mlm_jax.model_folder import StoredModel, check_vocabulary, parameter_shapes
 
 NAME = "google_tf"
 DROPPED_PARTS: Mapping[str, str] = {}
+NEEDS_POOLER = False
 
 _CONFIG = "bert_config.json"
 _PREFIX = "bert_model.ckpt"
@@ -166,6 +167,9 @@ def _tensorflow(where: Path) -> Any:
     try:
         with _silent_stderr():
             import tensorflow as tf
+
+            # The first operation looks for devices, which it tells of too.
+            tf.constant(0)
     except ImportError as error:
         raise InputError(
             f"{where}: Google's checkpoints need TensorFlow: pip install 'mlm-jax[convert]'"

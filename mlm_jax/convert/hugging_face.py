@@ -28,6 +28,7 @@ from mlm_jax.model_folder import (
 
 NAME = "hugging_face"
 DROPPED_PARTS: Mapping[str, str] = {}
+NEEDS_POOLER = False
 
 _CONFIG = "config.json"
 

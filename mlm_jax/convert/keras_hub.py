@@ -24,6 +24,7 @@ from mlm_jax.model_folder import StoredModel, check_vocabulary, parameter_shapes
 
 NAME = "keras_hub"
 DROPPED_PARTS: Mapping[str, str] = {"next_sentence": "KerasHub has no next-sentence head"}
+NEEDS_POOLER = True
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
@@ -220,7 +221,7 @@ def write(model: StoredModel, folder: Path) -> int:
     """Write a preset's files; returns the number of tensors. The config must be `expressible`.
 
     Raises:
-        InputError: the model has no pooler, an untied head or a classifier, or its tokenizer is not BERT's.
+        InputError: the model has an untied head or a classifier, or its tokenizer is not BERT's.
     """
     _check_parts(model)
     tokenizer_settings, vocabulary = _tokenizer_settings(model.tokenizer), folder / _VOCABULARY
@@ -240,8 +241,6 @@ def _check_parts(model: StoredModel) -> None:
         raise InputError(
             f"{', '.join(sorted(other))}: not supported for KerasHub: must be encoder and masked-LM head"
         )
-    if "pooler" not in model.params["encoder"]:
-        raise InputError("the model has no pooler: KerasHub's backbone has one, which would be left unfilled")
     if not model.config.tie_embeddings:
         raise InputError("the head is untied: KerasHub's is tied to the token embedding")
 

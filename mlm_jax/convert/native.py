@@ -24,6 +24,7 @@ from mlm_jax.train_step import split_model
 
 NAME = "mlm_jax"
 DROPPED_PARTS: Mapping[str, str] = {}
+NEEDS_POOLER = False
 
 
 def recognises(folder: Path) -> bool:

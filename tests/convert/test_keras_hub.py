@@ -107,8 +107,17 @@ def test_what_keras_hub_has_no_place_for(model: StoredModel, tmp_path: Path) -> 
     )
     (tmp_path / "bare").mkdir()
     write_model_folder(tmp_path / "bare", bare)
-    with pytest.raises(InputError, match="no pooler: KerasHub's backbone has one"):
+    with pytest.raises(InputError, match="no pooler, and keras_hub has one: --allow-random-pooler"):
         convert(tmp_path / "bare", tmp_path / "out2", "keras_hub")
+    certificate = convert(
+        tmp_path / "bare", tmp_path / "out3", "keras_hub", Request(allow_random_pooler=True)
+    )
+    assert certificate["changes"] == ["RANDOM: the pooler is drawn at random, it has learned nothing"]
+    assert certificate["comparisons"]["change"]["max_difference"] == 0.0
+    params = keras_hub.read(tmp_path / "out3").model.params
+    # A normal distribution that is cut off at two standard deviations has 0.88 of its spread.
+    assert np.std(params["encoder"].pop("pooler")["kernel"]) == pytest.approx(0.88 * 0.02, rel=0.1)
+    jax.tree.map(np.testing.assert_array_equal, params, bare.params)
     with pytest.raises(InputError, match=r"activation 'gelu' becomes 'gelu_tanh'.*--change-conventions"):
         convert(tmp_path / "hf", tmp_path / "out2", "keras_hub")
     assert not (tmp_path / "out2").exists()
