@@ -8,8 +8,11 @@ r"""BERT-tiny on English Wikipedia: 5,347 articles of 2015, 92 million character
     python scripts/train.py configs/bert_tiny_wiki.py
     python scripts/evaluate.py runs/bert_tiny_wiki --data runs/wiki-valid
 
+Ten minutes with jax 0.10.2 on 2 CPU cores, and an evaluation loss of 4.969 nats on all of the 560 articles (accuracy
+25.3 %, 415,594 masked tokens; an untrained model has ln 8,192 = 9.01). `bert_tiny_wiki_64.py` goes on from there.
+
 What gets so small a run from the frequencies of words to their order (from a loss of 6.4 nats, where masked language
-models can stay for long) was seen with jax 0.10.2 on 2 CPU cores. Evaluation losses, of vocabularies of one size:
+models can stay for long), by the evaluation losses of the runs themselves; they compare within a vocabulary:
 
 | vocabulary | | 3,000 steps | 6,000 steps |
 | --- | --- | --- | --- |
