@@ -59,6 +59,7 @@ RUN_GOOGLES_CODE = """
 import sys
 from pathlib import Path
 import numpy
+from mlm_jax.convert.google_bert import run_google_bert
 folder, batch, outputs = map(Path, sys.argv[1:])
 files = folder / "bert_config.json", folder / "bert_model.ckpt"
 numpy.save(outputs, run_google_bert(*files, dict(numpy.load(batch)), gelu_by_erf=False))
