@@ -257,6 +257,42 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """How the processes of a job find each other, and how long one waits for another.
+
+    Slurm, Kubernetes and Cloud TPU tell it by themselves. Elsewhere all three of `coordinator` (host:port of process
+    0), `num_processes` and `process_id` are given to every process. One that gives no sign of life for
+    `timeout_seconds`, or takes so much longer over a step than any took before, ends the job.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    timeout_seconds: int = 60
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self, "timeout_seconds", self.timeout_seconds >= 6, "at least 6")
+        given = [value is not None for value in (self.coordinator, self.num_processes, self.process_id)]
+        if not any(given):
+            return
+        if not all(given):
+            raise InputError(
+                "distributed.coordinator, distributed.num_processes and distributed.process_id: "
+                "must be given together, or none of them"
+            )
+        require(self, "coordinator", _is_address(self.coordinator), "host:port of process 0")
+        require_positive(self, "num_processes")
+        belongs = 0 <= self.process_id < self.num_processes  # type: ignore[operator]
+        require(self, "process_id", belongs, f"in [0, num_processes = {self.num_processes})")
+
+
+def _is_address(text: str | None) -> bool:
+    host, _, port = (text or "").rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run. `batch_size` is global: rows a step over all devices and all accumulated microbatches.
 
@@ -273,6 +309,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     compute: ComputeConfig = ComputeConfig()
+    distributed: DistributedConfig = DistributedConfig()
     seed: int = 0
     num_steps: int = 1000
     batch_size: int = 32

@@ -1,19 +1,30 @@
 """Digests that tell whether an array is bit for bit what it was, whatever mesh it lies on."""
 
+from collections.abc import Callable
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def array_digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
     """A 32-bit number for each array (any shape; bool, integer or float), computed where the array lives."""
     # Orbax hands arrays back in another order: sorted, a restore runs the program that the save compiled.
     names = sorted(leaves)
-    digests = jax.device_get(_digest_all([leaves[name] for name in names]))
+    digests = jax.device_get(_program(leaves[names[0]].sharding)([leaves[name] for name in names]))
     return dict(zip(names, digests.tolist(), strict=True))
 
 
-@jax.jit
+@cache
+def _program(sharding: jax.sharding.Sharding) -> Callable[[list[jax.Array]], jax.Array]:
+    """For arrays on the devices of `sharding`; every process gets all digests."""
+    is_named = isinstance(sharding, NamedSharding)
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if is_named else sharding
+    return jax.jit(_digest_all, out_shardings=everywhere)
+
+
 def _digest_all(arrays: list[jax.Array]) -> jax.Array:
     return jnp.stack([_digest(array) for array in arrays])
 

@@ -11,6 +11,7 @@ import numpy as np
 from mlm_jax.data.batches import Rows, evaluation_batches
 from mlm_jax.model.loss import MaskedLMSums
 from mlm_jax.program import Program
+from mlm_jax.sharding import local_rows
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Evaluation:
 
 def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None = None) -> Evaluation:
     """Evaluate `params` on the rows; on `limit` batches of them at most, spread over the data."""
-    padding_id = program.setup.masking.padding_token_id
-    batches = evaluation_batches(rows, program.evaluation_batch_size, limit, padding_id)
+    padding_id, batch_size = program.setup.masking.padding_token_id, program.evaluation_batch_size
+    batches = evaluation_batches(rows, batch_size, limit, padding_id, local_rows(program.mesh, batch_size))
     with jax.set_mesh(program.mesh):
         return evaluation_of([program.evaluate(params, program.put(batch)) for batch in batches])
 

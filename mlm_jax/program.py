@@ -7,15 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from mlm_jax.config import MaskingConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.errors import InputError
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.sharding import (
-    BATCH_AXES,
     batch_sharding,
+    batch_ways,
+    device_sharding,
+    local_rows,
     optimizer_shardings,
     parameter_shardings,
     replicated,
@@ -35,7 +37,7 @@ class Program:
 
     @cached_property
     def train(self) -> jax.stages.Compiled:
-        """(state, batch) to (state, metrics); takes over the buffers of the state it is given."""
+        """(state, batch, stop votes) to (state, metrics); takes over the buffers of the state it is given."""
         return self.lowered_train.compile()
 
     @cached_property
@@ -48,7 +50,11 @@ class Program:
             donate_argnums=0,
         )
         with jax.set_mesh(self.mesh):
-            return step.lower(self.abstract_state, self._abstract_batch(self.config.batch_size))
+            return step.lower(
+                self.abstract_state,
+                self._abstract_batch(self.config.batch_size),
+                jax.ShapeDtypeStruct((self.mesh.size,), jnp.bool_, sharding=device_sharding(self.mesh)),
+            )
 
     @cached_property
     def evaluate(self) -> jax.stages.Compiled:
@@ -71,8 +77,20 @@ class Program:
 
     def put(self, batch: Batch) -> Batch:
         """This process's rows as arrays over the mesh, their first dimension split over the batch axes."""
-        sharding = batch_sharding(self.mesh)
-        return Batch(*(jax.make_array_from_process_local_data(sharding, part) for part in batch))
+        sharding, ways = batch_sharding(self.mesh), batch_ways(self.mesh)
+        shares = ways // len(local_rows(self.mesh, ways))
+        return Batch(*(_put(sharding, part, shares * part.shape[0]) for part in batch))
+
+    def stop_votes(self, stop: bool) -> jax.Array:
+        """The votes of this process's devices, among those of all: bool [devices]."""
+        return self._both_votes[stop]
+
+    @cached_property
+    def _both_votes(self) -> tuple[jax.Array, jax.Array]:
+        """Made once: a step takes nothing from the host but its rows."""
+        sharding = device_sharding(self.mesh)
+        local, size = len(sharding.addressable_devices), self.mesh.size
+        return _put(sharding, np.full(local, False), size), _put(sharding, np.full(local, True), size)
 
     def _abstract_batch(self, rows: int) -> Batch:
         sharding = batch_sharding(self.mesh)
@@ -106,7 +124,7 @@ def build_program(config: TrainConfig, masking: MaskingConfig, mesh: Mesh) -> Pr
         InputError: the mesh divides neither the rows of a microbatch nor a dimension that it splits.
     """
     microbatch = config.batch_size // config.accumulation_steps
-    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    ways = batch_ways(mesh)
     if microbatch % ways:
         raise InputError(
             f"batch_size / accumulation_steps = {microbatch}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
@@ -130,6 +148,13 @@ def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainSt
         shapes,
         shardings,
     )
+
+
+def _put(sharding: NamedSharding, local: np.ndarray, rows: int) -> jax.Array:
+    """An array of `rows` rows from those of this process."""
+    # Asked for, but jax takes it for an implicit transfer where other processes hold a part.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_process_local_data(sharding, local, (rows, *local.shape[1:]))
 
 
 def device_bytes(abstract: Any) -> int:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from mlm_jax.config import TrainConfig
@@ -29,26 +30,30 @@ from mlm_jax.train_step import StepMetrics
 
 
 def say(message: str) -> None:
-    """One line on stderr, above the progress bar where there is one."""
-    tqdm.write(message, file=sys.stderr)
+    """One line on stderr, above the progress bar where there is one. Of many processes, the first one speaks."""
+    if jax.process_index() == 0:
+        tqdm.write(message, file=sys.stderr)
 
 
 class Reporter:
     """Turns device metrics, one step late, into the bar, the files and the warnings.
 
-    On a terminal a bar shows loss, tokens/s and the time left; elsewhere each logged step is a line.
+    On a terminal a bar shows loss, tokens/s and the time left; elsewhere each logged step is a line. Of many processes
+    the first one writes; the others read the same metrics and come to the same conclusions.
     """
 
     def __init__(self, folder: Path, program: Program, batches: TrainingBatches, start: int) -> None:
         """Open the files of the run; records after step `start` are dropped."""
         self._program, self._config, self._batches = program, program.config, batches
-        self._log = MetricsLog(folder, resume_step=start)
+        self._log = MetricsLog(folder, resume_step=start) if jax.process_index() == 0 else None
         self._behind = OneBehind()
         self._meter = ThroughputMeter()
         self._warned: set[str] = set()
         self._window = _MaskCounts()
         self._first_step = start + 1
-        self._interactive = sys.stderr.isatty()
+        self._interactive = sys.stderr.isatty() and self._log is not None
+        self.stop_voted = False
+        """Whether a process wanted to stop, in the metrics reported so far."""
         self._bar = tqdm(
             initial=start,
             total=self._config.num_steps,
@@ -64,7 +69,8 @@ class Reporter:
     def __exit__(self, *exception: object) -> None:
         """Close the bar and the files."""
         self._bar.close()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
     def step(self, step: int, metrics: StepMetrics) -> None:
         """Take the device metrics of `step` (from 1); report those of the step before.
@@ -84,9 +90,10 @@ class Reporter:
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Log an evaluation made after `step` steps."""
-        self._log.log_evaluation(
-            EvaluationRecord(step=step, epoch=self._batches.epoch(step), **asdict(evaluation))
-        )
+        if self._log is not None:
+            self._log.log_evaluation(
+                EvaluationRecord(step=step, epoch=self._batches.epoch(step), **asdict(evaluation))
+            )
         say(
             f"step {step:,}: evaluation loss {evaluation.mlm_loss:.4f}, accuracy {evaluation.mlm_accuracy:.1%}"
         )
@@ -98,6 +105,7 @@ class Reporter:
         rows, length = self._config.batch_size, self._config.data.sequence_length
         self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
         self._window.add(rows, metrics)
+        self.stop_voted |= bool(metrics.stop_votes)
         self._bar.update()
         if metrics.nonfinite_steps:
             self._warn_of_nonfinite(step, metrics)
@@ -125,7 +133,8 @@ class Reporter:
             step_seconds=rates.step_seconds,
             mfu=self._mfu(rates.sequences_per_second),
         )
-        self._log.log_step(record)
+        if self._log is not None:
+            self._log.log_step(record)
         self._bar.set_postfix_str(f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s")
         if not self._interactive:
             left = (self._config.num_steps - step) * record.step_seconds

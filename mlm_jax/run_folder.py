@@ -4,7 +4,7 @@ RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
     """Write config.json and tokenizer/, each file whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / TOKENIZER_FOLDER)
-    write_atomically(folder / CONFIG_FILE, to_json(config).encode())
+    write_atomically(folder / CONFIG_FILE, to_json(_of_any_process(config)).encode())
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -47,8 +47,14 @@ def read_config(folder: Path) -> TrainConfig:
 
 def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
     """`optimizer.learning_rate: 0.001 → 0.0005` for every setting that differs."""
-    old, new = flatten(asdict(before)), flatten(asdict(now))
+    old, new = (flatten(asdict(_of_any_process(config))) for config in (before, now))
     return [f"{name}: {old[name]} → {new[name]}" for name in new if old[name] != new[name]]
+
+
+def _of_any_process(config: TrainConfig) -> TrainConfig:
+    """Without what is of one process and one start: the run's own config.json starts it anywhere."""
+    elsewhere = replace(config.distributed, coordinator=None, num_processes=None, process_id=None)
+    return replace(config, distributed=elsewhere)
 
 
 def load_params(folder: Path, abstract_params: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -139,3 +140,22 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of an array whose first dimension is the batch."""
     return NamedSharding(mesh, partition_spec(("batch",)))
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts the mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def device_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array with one element a device."""
+    return NamedSharding(mesh, PartitionSpec(MESH_AXES))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which rows of a batch this process's devices hold, ascending: int64 [rows].
+
+    Processes share rows where an axis that does not split the batch spans them.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))

@@ -59,6 +59,8 @@ class StepMetrics(NamedTuple):
     grad_norm: Array
     learning_rate: Array
     nonfinite_steps: Array
+    stop_votes: Array
+    """Devices whose process wants the run to stop."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,14 @@ def update(
     return new_state, sums, grad_norm
 
 
-def train_step(setup: StepSetup, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-    """Mask, and `update` on what was masked."""
+def train_step(
+    setup: StepSetup, state: TrainState, batch: Batch, stop_votes: Array
+) -> tuple[TrainState, StepMetrics]:
+    """Mask, and `update` on what was masked.
+
+    `stop_votes`, bool [devices], go through the step only to be counted: so all processes learn of a signal to one of
+    them at the same step, and no process has to be asked.
+    """
     keys = example_keys(setup.seed, batch.epochs, batch.example_ids)
     masked = mask_tokens(keys, batch.token_ids, setup.masking)
     new_state, sums, grad_norm = update(setup, state, masked, partial(masked_loss, setup))
@@ -167,6 +175,7 @@ def train_step(setup: StepSetup, state: TrainState, batch: Batch) -> tuple[Train
         grad_norm=grad_norm,
         learning_rate=setup.schedule(state.step),
         nonfinite_steps=new_state.nonfinite_steps,
+        stop_votes=jnp.sum(stop_votes),
     )
     return new_state, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
 

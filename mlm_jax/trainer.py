@@ -1,8 +1,9 @@
 """The loop, read from top to bottom: data, program, state, steps, end."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlm_jax.data.sources import Sources, open_sources, resolve_masking, tokenis
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.evaluation import evaluate_rows
+from mlm_jax.job import Job
 from mlm_jax.loading import load_model
 from mlm_jax.model_folder import with_padded_rows
 from mlm_jax.program import Program, build_program
@@ -27,7 +29,8 @@ from mlm_jax.run_folder import (
     read_config,
     write_run,
 )
-from mlm_jax.sharding import make_mesh
+from mlm_jax.settings import flatten
+from mlm_jax.sharding import local_rows, make_mesh
 from mlm_jax.signals import StopRequest
 from mlm_jax.train_step import TrainState
 
@@ -60,54 +63,32 @@ def train(
         RunError: the run cannot go on: a checkpoint or a file could not be written, or the loss is no longer
             finite. The checkpoints written before are intact.
     """
-    if jax.process_count() > 1:
-        raise InputError(
-            f"jax.process_count() = {jax.process_count()}: must be 1; a run trains in one process"
-        )
     folder = Path(config.output_dir)
-    with StopRequest() as stop:
+    with StopRequest() as stop, Job(config.distributed.timeout_seconds) as job:
         # Data.
         sources = _open(config, documents, eval_documents, tokenizer)
+        job.require_same(_facts(config, sources))
 
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
         masking = resolve_masking(config.masking, sources.tokenizer, config.data.sequence_length)
         program = build_program(config, masking, make_mesh(config.mesh))
 
-        # State.
-        description = sources.description(config.data) | {
-            "model": asdict(config.model),
-            "seed": config.seed,
-        }
         with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            restored = checkpointer.restore(program.abstract_state, description)
-            start, state = restored or (0, _initial_state(config, program, sources.tokenizer))
-            if start >= config.num_steps:
+            run = _Run(config, folder, sources, program, checkpointer, stop, job)
+
+            # State.
+            state, batches = run.start()
+            if batches.first_step >= config.num_steps:
                 say(
-                    f"{folder}: finished, at step {start:,} of {config.num_steps:,}; a larger num_steps goes on"
+                    f"{folder}: finished, at step {batches.first_step:,} of {config.num_steps:,}; "
+                    "a larger num_steps goes on"
                 )
-                return TrainResult(folder, start, finished=True)
-            if (folder / CONFIG_FILE).is_file():
-                for change in config_changes(read_config(folder), config):
-                    say(f"changed since this run last started: {change}")
-            batches = TrainingBatches(
-                sources.train,
-                config.batch_size,
-                config.seed,
-                first_step=start,
-                first_example=checkpointer.examples(start) if restored else 0,
-            )
-            if batches.first_example != start * config.batch_size:
-                say(
-                    f"batches had another size before: step {start + 1:,} begins at example "
-                    f"{batches.first_example:,}, {batches.epoch(start):.2f} epochs"
-                )
+                return TrainResult(folder, batches.first_step, finished=True)
 
             # Steps.
-            run = _Run(config, sources, program, checkpointer, description, stop)
             try:
-                write_run(folder, config, sources.tokenizer)
-                step = run.steps(folder, state, batches)
+                step = run.steps(state, batches)
             except OSError as error:
                 raise RunError(
                     f"{error.filename or folder}: {error.strerror or error}; "
@@ -116,7 +97,8 @@ def train(
 
     # End.
     if step < config.num_steps:
-        say(f"{folder}: stopped by {stop.name} at step {step:,}, saved; the same command goes on from here")
+        signal = stop.name or "a signal to another process"
+        say(f"{folder}: stopped by {signal} at step {step:,}, saved; the same command goes on from here")
         return TrainResult(folder, step, finished=False)
     say(f"{folder}: finished {step:,} steps")
     return TrainResult(folder, step, finished=True)
@@ -127,30 +109,64 @@ class _Run:
     """What the loop needs at every step."""
 
     config: TrainConfig
+    folder: Path
     sources: Sources
     program: Program
     checkpointer: Checkpointer
-    description: dict[str, Any]
     stop: StopRequest
+    job: Job
 
-    def steps(self, folder: Path, state: TrainState, batches: TrainingBatches) -> int:
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint of this run belongs to."""
+        config = self.config
+        return self.sources.description(config.data) | {"model": asdict(config.model), "seed": config.seed}
+
+    def start(self) -> tuple[TrainState, TrainingBatches]:
+        """The state to go on from and the batches from there; tells what is no longer as it was."""
+        config = self.config
+        restored = self.checkpointer.restore(self.program.abstract_state, self.description)
+        step, state = restored or (0, _initial_state(config, self.program, self.sources.tokenizer))
+        self.job.require_same({"newest whole checkpoint": step})
+        batches = TrainingBatches(
+            self.sources.train,
+            config.batch_size,
+            config.seed,
+            first_step=step,
+            first_example=self.checkpointer.examples(step) if restored else 0,
+            local_rows=local_rows(self.program.mesh, config.batch_size),
+        )
+        if (self.folder / CONFIG_FILE).is_file() and step < config.num_steps:
+            for change in config_changes(read_config(self.folder), config):
+                say(f"changed since this run last started: {change}")
+            if batches.first_example != step * config.batch_size:
+                say(
+                    f"batches had another size before: step {step + 1:,} begins at example "
+                    f"{batches.first_example:,}, {batches.epoch(step):.2f} epochs"
+                )
+        return state, batches
+
+    def steps(self, state: TrainState, batches: TrainingBatches) -> int:
         """Train from the batches' first step to the last, or to a signal; returns the step reached, which is saved.
 
         The host runs ahead of the device: metrics are read a step late, checkpoints are written in the
         background, and any transfer that nobody asked for is an error.
         """
         config, program = self.config, self.program
-        describe_start(config, program, batches.rows)
         step = start = batches.first_step
+        self._write(write_run, self.folder, config, self.sources.tokenizer)
+        describe_start(config, program, batches.rows)
         with (
-            Reporter(folder, program, batches, start) as reporter,
+            Reporter(self.folder, program, batches, start) as reporter,
             jax.set_mesh(program.mesh),
             jax.transfer_guard("disallow"),
         ):
             try:
                 for batch in batches.from_step(start, config.num_steps, config.data.prefetch_batches):
-                    state, metrics = program.train(state, program.put(batch))
                     step += 1
+                    self.job.turn(step)
+                    votes = program.stop_votes(self.stop.name is not None)
+                    state, metrics = program.train(state, program.put(batch), votes)
                     reporter.step(step, metrics)
                     if self._evaluate_and_save(step, state, batches.examples(step), reporter):
                         break
@@ -158,12 +174,18 @@ class _Run:
             except RunError:
                 # Of a run that diverged, the curve is what its user wants to see; of a full disk, the reason.
                 with contextlib.suppress(OSError):
-                    _draw_losses(folder)
+                    self._write(_draw_losses, self.folder)
                 raise
-            _draw_losses(folder)
+            self.job.rest()
+            self._write(_draw_losses, self.folder)
             # While a signal is still a request: the default would end the process before its checkpoint is whole.
             self.checkpointer.wait()
         return step
+
+    def _write(self, write: Callable[..., None], *arguments: Any) -> None:
+        """The first process writes for all."""
+        if jax.process_index() == 0:
+            write(*arguments)
 
     def _evaluate_and_save(self, step: int, state: TrainState, examples: int, reporter: Reporter) -> bool:
         """What is due after `step`; True where the run is to stop here for a signal, with its state saved."""
@@ -171,8 +193,9 @@ class _Run:
         ends = step == config.num_steps
         evaluates = rows is not None and (ends or step % config.eval_every == 0)
         saves = ends or step % config.checkpoint_every == 0
-        if not (evaluates or saves or self.stop.name is not None):
+        if not (evaluates or saves or self._stops(reporter)):
             return False
+        self.job.rest()
         # A run that goes on from here never writes the lines before it.
         reporter.flush()
         eval_loss = None
@@ -184,10 +207,28 @@ class _Run:
             # The best state is kept wherever it was seen.
             is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
             # Read once, after the evaluation: a signal that comes later than this stops the next step instead.
-            stops = self.stop.name is not None
+            stops = self._stops(reporter)
             if saves or is_best or stops:
                 self.checkpointer.save(step, state, self.description, examples=examples, eval_loss=eval_loss)
         return stops
+
+    def _stops(self, reporter: Reporter) -> bool:
+        """Whether to stop now: of many processes, when all know that one has a signal, which is a step later."""
+        return reporter.stop_voted if jax.process_count() > 1 else self.stop.name is not None
+
+
+def _facts(config: TrainConfig, sources: Sources) -> dict[str, Any]:
+    """What all processes of a run must have in common; where the data lie may differ, not what they are."""
+    settings = flatten(asdict(config))
+    of_one_process = ("distributed.coordinator", "distributed.process_id", "compilation_cache_dir")
+    for name in (*of_one_process, "data.path", "data.eval_path"):
+        del settings[name]
+    return settings | {
+        "training data": sources.fingerprint,
+        "evaluation data": sources.evaluation_fingerprint,
+        "version of mlm_jax": version("mlm_jax"),
+        "version of jax": jax.__version__,
+    }
 
 
 def _open(
@@ -217,10 +258,11 @@ def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) 
     if config.init_from is None:
         return state
     params = _params_to_start_from(config.init_from, config.model, tokenizer)
-    place = program.abstract_state.params
-    return replace(
-        state, params=jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), params, place)
-    )
+
+    def place(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, like.sharding, lambda index: leaf[index])
+
+    return replace(state, params=jax.tree.map(place, params, program.abstract_state.params))
 
 
 def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -10,8 +10,10 @@ def main() -> int:
     """Read the config, train; 75 where a signal stopped the run and the same command goes on."""
     config = parse_config(sys.argv[1:], prog="train.py")
     # Late, so that a mistyped setting is told before jax starts.
+    from mlm_jax.distributed import join
     from mlm_jax.trainer import train
 
+    join(config.distributed)
     return 0 if train(config).finished else cli.EXIT_STOPPED
 
 

@@ -65,7 +65,7 @@ def losses_of(program: Program, steps: int) -> list[float]:
     state, losses = program.initial_state(), []
     with jax.set_mesh(program.mesh), jax.transfer_guard("disallow"):
         for step in range(steps):
-            state, metrics = program.train(state, program.put(batch_of(step)))
+            state, metrics = program.train(state, program.put(batch_of(step)), program.stop_votes(False))
             losses.append(metrics.loss)
     return [float(loss) for loss in jax.device_get(losses)]
 

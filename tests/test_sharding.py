@@ -74,7 +74,7 @@ def test_devices_hold_their_share_of_parameters_and_both_moments(
     mesh: tuple[int, int, int], slack: float
 ) -> None:
     program = program_of(mesh)
-    state, _ = program.train(program.initial_state(), program.put(batch_of(0)))
+    state, _ = program.train(program.initial_state(), program.put(batch_of(0)), program.stop_votes(False))
     _, fsdp, tensor = mesh
 
     def bytes_on(device: jax.Device, tree: Any) -> int:

@@ -56,7 +56,8 @@ def test_accumulation_adds_up_to_the_same_step(mesh: tuple[int, int, int]) -> No
 
 
 def step_once(program: Program, batch: Batch, state: TrainState | None = None) -> tuple[TrainState, Any]:
-    return program.train(state or program.initial_state(), program.put(batch))
+    votes = program.stop_votes(False)
+    return program.train(state or program.initial_state(), program.put(batch), votes)
 
 
 def test_microbatches_of_unequal_weight_are_not_averaged() -> None:
@@ -109,7 +110,8 @@ def test_metrics_count_what_the_batch_holds(program: Program) -> None:
 def test_clipped_rows_are_counted() -> None:
     setup = replace(program_of().setup, masking=replace(MASKING, mask_selection_length=3))
     program = program_of()
-    _, metrics = jax.jit(partial(train_step, setup))(program.initial_state(), batch_of(0))
+    step = jax.jit(partial(train_step, setup))
+    _, metrics = step(program.initial_state(), batch_of(0), program.stop_votes(False))
     assert metrics.clipped_rows == 8
 
 
@@ -186,7 +188,7 @@ def test_dropout_depends_on_the_step_and_the_seed() -> None:
     def loss(setup_step: Any, number: int) -> float:
         zero = jnp.zeros((), jnp.int32)
         state = TrainState(jnp.asarray(number), params, program.setup.optimizer.init(params), zero)
-        return float(setup_step(state, batch_of(0))[1].loss)
+        return float(setup_step(state, batch_of(0), program.stop_votes(False))[1].loss)
 
     assert loss(step, 0) == loss(step, 0)
     assert loss(step, 0) != loss(step, 1)

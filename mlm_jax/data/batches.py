@@ -137,8 +137,7 @@ class TrainingBatches:
     """The batches of a run: `batch(step)` for any step, `from_step(step)` to read on from there.
 
     Step `first_step` begins at example `first_example` of the run: `step * batch_size`, unless the steps before had
-    batches of another size. `process_index` of `process_count` processes each get an equal, contiguous part of every
-    batch.
+    batches of another size. Of every batch only `local_rows` are read, by default all.
     """
 
     rows: Rows
@@ -146,8 +145,8 @@ class TrainingBatches:
     seed: int
     first_step: int = 0
     first_example: int = 0
-    process_index: int = 0
-    process_count: int = 1
+    local_rows: np.ndarray | None = None
+    """Places in a batch, int [n], ascending."""
 
     def examples(self, step: int) -> int:
         """Rows that the run has taken before `step`, over all epochs."""
@@ -158,10 +157,9 @@ class TrainingBatches:
         return self.examples(step) / self.rows.num_rows
 
     def batch(self, step: int) -> Batch:
-        """This process's rows of step `step`."""
-        share = self.batch_size // self.process_count
-        first = self.examples(step) + self.process_index * share
-        positions = np.arange(first, first + share)
+        """The local rows of step `step`."""
+        local_rows = np.arange(self.batch_size) if self.local_rows is None else self.local_rows
+        positions = self.examples(step) + local_rows
         epochs, places = np.divmod(positions, self.rows.num_rows)
         row_numbers = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -175,15 +173,22 @@ class TrainingBatches:
         return iter(grain.MapDataset.range(first, last).map(self.batch).to_iter_dataset(options))
 
 
-def evaluation_batches(rows: Rows, batch_size: int, limit: int | None, padding_id: int) -> Iterator[Batch]:
+def evaluation_batches(
+    rows: Rows, batch_size: int, limit: int | None, padding_id: int, local_rows: np.ndarray | None = None
+) -> Iterator[Batch]:
     """Every row once, in order, in batches of `batch_size`; rows of nothing but padding fill the last one.
 
-    `limit` batches at most; where it leaves rows out, those taken are spread evenly over the data.
+    `limit` batches at most; where it leaves rows out, those taken are spread evenly over the data. Of every batch only
+    `local_rows` are read, as in `TrainingBatches`.
     """
     total = rows.num_rows if limit is None else min(rows.num_rows, limit * batch_size)
     row_numbers = np.arange(total) * rows.num_rows // total
+    local_rows = np.arange(batch_size) if local_rows is None else local_rows
     for first in range(0, total, batch_size):
-        chosen = row_numbers[first : first + batch_size]
-        spare = batch_size - len(chosen)
+        places = first + local_rows
+        chosen = row_numbers[places[places < total]]
+        spare = len(local_rows) - len(chosen)
         token_ids = np.pad(rows.read(chosen), ((0, spare), (0, 0)), constant_values=padding_id)
-        yield Batch(token_ids, np.pad(chosen, (0, spare)).astype(np.uint32), np.zeros(batch_size, np.uint32))
+        yield Batch(
+            token_ids, np.pad(chosen, (0, spare)).astype(np.uint32), np.zeros(len(local_rows), np.uint32)
+        )

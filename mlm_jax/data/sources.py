@@ -14,12 +14,13 @@ from mlm_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Sources:
-    """Opened data. `fingerprint` is the training data's, tokens and order of documents."""
+    """Opened data. Fingerprints are of tokens and the order of documents."""
 
     tokenizer: Tokenizer
     train: Rows
     evaluation: Rows | None
     fingerprint: str
+    evaluation_fingerprint: str | None
 
     def description(self, config: DataConfig) -> dict[str, Any]:
         """What a checkpoint has to be continued with: data, tokenizer and how documents become rows."""
@@ -62,6 +63,7 @@ def _sources(
         train=Rows(train, tokenizer, config),
         evaluation=None if evaluation is None else Rows(evaluation, tokenizer, config),
         fingerprint=train.fingerprint,
+        evaluation_fingerprint=None if evaluation is None else evaluation.fingerprint,
     )
 
 
