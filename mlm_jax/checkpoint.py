@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
 from mlm_jax.digest import array_digests
@@ -244,12 +246,17 @@ class Checkpointer:
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_leaves),
             partial_restore=part is not None,
         )
+        damage: Exception | None = None
         try:
             leaves = self._manager.restore(step, args=ocp.args.Composite(state=target)).state
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # the machine's trouble, not the file's
         except Exception as error:
-            raise _DamagedError(f"arrays: {reason(error)}") from error
+            damage = error
+        # Each process reads its own part of the arrays: damage that one has seen is damage for all.
+        if _in_any_process(damage is not None):
+            why = "another process could not read its part" if damage is None else reason(damage)
+            raise _DamagedError(f"arrays: {why}") from damage
         digests = array_digests(leaves)
         if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
             raise _DamagedError(f"the values of {_join(changed)} are not those that were saved")
@@ -322,6 +329,10 @@ class Checkpointer:
             f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}; "
             f"older checkpoints left as they were: {left}"
         )
+
+
+def _in_any_process(here: bool) -> bool:
+    return bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
 class _NewestAndBest:

@@ -20,8 +20,9 @@ def array_digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
 @cache
 def _program(sharding: jax.sharding.Sharding) -> Callable[[list[jax.Array]], jax.Array]:
     """For arrays on the devices of `sharding`; every process gets all digests."""
-    is_named = isinstance(sharding, NamedSharding)
-    everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if is_named else sharding
+    everywhere = sharding
+    if isinstance(sharding, NamedSharding):
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     return jax.jit(_digest_all, out_shardings=everywhere)
 
 

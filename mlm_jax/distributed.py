@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 import jax
 
@@ -30,13 +31,13 @@ def join(config: DistributedConfig) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     end = time.monotonic() + config.timeout_seconds
     # The runtime's own limits come after ours: where they run out, it aborts the process.
-    limits = {
+    limits: dict[str, Any] = {
         "initialization_timeout": 2 * config.timeout_seconds,
         "heartbeat_timeout_seconds": 3 * config.timeout_seconds,
     }
     if config.coordinator is None:
         job = "the job that the scheduler tells of"
-        place = {}
+        place: dict[str, Any] = {}
     else:
         job = f"distributed.coordinator = {config.coordinator}"
         place = {

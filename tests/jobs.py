@@ -1,0 +1,107 @@
+"""Jobs of real processes on this machine, each with simulated devices, joined over loopback."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.run_small import ROOT, environment
+
+# Long enough for an import on a busy machine.
+_PATIENCE = 300
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process of a job ended."""
+
+    code: int
+    stderr: str
+    seconds: float
+    """From the call that waited for it."""
+
+
+class Job:
+    """`processes` times the same command, each told who it is; stderr goes to files in `folder`.
+
+    `arguments` may be one list for all or one for each process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        processes: int,
+        devices: int,
+        arguments: Sequence[object] | Sequence[Sequence[object]],
+        *,
+        timeout_seconds: int = 12,
+        port: int | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        port = port or free_port()
+        each = list(arguments) if isinstance(arguments[0], list) else [arguments] * processes
+        self._logs = [folder / f"process_{process}.log" for process in range(processes)]
+        self.processes = []
+        for process, log in enumerate(self._logs):
+            place = {
+                "coordinator": f"127.0.0.1:{port}",
+                "num-processes": processes,
+                "process-id": process,
+                "timeout-seconds": timeout_seconds,
+            }
+            flags = [f"--distributed.{name}={value}" for name, value in place.items()]
+            with log.open("w") as stderr:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, *map(str, each[process]), *flags],
+                        cwd=ROOT,
+                        env=environment(devices),
+                        stdout=subprocess.DEVNULL,
+                        stderr=stderr,
+                    )
+                )
+
+    def stderr(self, process: int) -> str:
+        return self._logs[process].read_text()
+
+    def wait_for(self, text: str, process: int = 0) -> None:
+        """Return when that process has said so."""
+        end = time.monotonic() + _PATIENCE
+        while text not in self.stderr(process):
+            assert self.processes[process].poll() is None, self.stderr(process)
+            assert time.monotonic() < end, self.stderr(process)
+            time.sleep(0.05)
+
+    def ended(self, *processes: int) -> list[Ended]:
+        """Those processes, by default all, when they have ended."""
+        start = time.monotonic()
+        found = []
+        for process in processes or range(len(self.processes)):
+            try:
+                code = self.processes[process].wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"process {process} still runs: {self.stderr(process)}") from None
+            found.append(Ended(code, self.stderr(process), time.monotonic() - start))
+        return found
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_job(folder: Path, processes: int, devices: int, *arguments: object) -> list[str]:
+    """`arguments` run to its end by that many processes; what each said on stderr."""
+    ended = Job(folder, processes, devices, list(map(str, arguments)), timeout_seconds=60).ended()
+    assert [end.code for end in ended] == [0] * processes, "\n".join(end.stderr for end in ended)
+    return [end.stderr for end in ended]
