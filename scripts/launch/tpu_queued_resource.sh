@@ -2,8 +2,8 @@
 # Ask Google Cloud for a TPU slice, wait for it, and train on all of its hosts:
 #
 #     scripts/launch/tpu_queued_resource.sh NAME ZONE ACCELERATOR CONFIG [--setting value …]
-#     scripts/launch/tpu_queued_resource.sh bert us-west4-a v5litepod-16 configs/bert_base_v5e_16.py \
-#         --output-dir /shared/runs/base --data.path /shared/data/train
+#     scripts/launch/tpu_queued_resource.sh bert us-west4-a v5litepod-16 configs/bert_large_v5e_16.py \
+#         --output-dir /shared/runs/large --data.path /shared/data/train
 #
 # Run it again to go on: a slice of that name is used as it is. /shared is a folder that all hosts see, a bucket mounted
 # with gcsfuse for instance. RUNTIME names the VM image; SPOT=1 asks for a slice that may be taken back.
