@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from types import TracebackType
@@ -78,7 +78,6 @@ class Job:
         self._longest_turn = 0.0
         self._broken = threading.Event()
         self._over = threading.Event()
-        self._wake = threading.Event()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -108,8 +107,10 @@ class Job:
             # JAX's own exit would wait for processes that have ended by then.
             code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
             atexit.register(os._exit, code)
-        self._wake.set()
+        with suppress(jax.errors.JaxRuntimeError):
+            self._tell()
         if error is not None:
+            # For the others to read it; they end then.
             time.sleep(3 * self._period)
         self._over.set()
         self._stack.close()
@@ -167,8 +168,7 @@ class Job:
             self._heard = time.monotonic()
             for key, record in entries:
                 self._take(int(key.rpartition("/")[2]), _Record(**json.loads(record)))
-            self._wake.wait(self._period)
-            self._wake.clear()
+            self._over.wait(self._period)
 
     def _take(self, process: int, record: _Record) -> None:
         before = self._seen.get(process, _Record())
@@ -185,34 +185,32 @@ class Job:
         for process in range(self._size):
             self._changed[process, "beat"] = self._changed[process, "turn"] = start
         while not self._over.wait(self._period / 2):
-            verdict = self._verdict(time.monotonic())
-            if verdict is not None and not self._over.is_set():
+            verdict = self._verdict(time.monotonic(), dict(self._seen))
+            # What another failed of, this process may be about to find out by itself.
+            if verdict is not None and not self._over.wait(self._period) and self._me.failure is None:
                 self._end(verdict)
 
-    def _verdict(self, now: float) -> str | None:
-        failures = {process: record for process, record in self._seen.items() if record.failure}
-        for process, record in failures.items():
-            if process != self._index:
+    def _verdict(self, now: float, seen: dict[int, _Record]) -> str | None:
+        for process, record in seen.items():
+            if record.failure is not None and process != self._index:
                 return f"{self._name(process)} failed: {record.failure}; {_RESUME} once that is mended"
-        if self._me.failure is not None:
-            return None
         # Where a collective broke somebody is gone, and nothing more is waited for than a few beats.
         patience = 5 * self._period if self._broken.is_set() else self._timeout
         others = [process for process in range(self._size) if process != self._index]
-        running = [process for process in others if not self._seen.get(process, _Record()).ended]
+        running = [process for process in others if not seen.get(process, _Record()).ended]
         if now - self._heard > patience:
             # Nothing is known of the others either.
             return self._silent([0] if self._index else others, now - self._heard)
         silent = [process for process in running if now - self._changed[process, "beat"] > patience]
         if silent:
             return self._silent(silent, min(now - self._changed[process, "beat"] for process in silent))
-        return self._stuck(now)
+        return self._stuck(now, seen)
 
-    def _stuck(self, now: float) -> str | None:
+    def _stuck(self, now: float, seen: dict[int, _Record]) -> str | None:
         if not self._me.limited or self._me.turn < _TURNS_TO_KNOW:
             return None
         limit = max(self._timeout, _SLACK * self._longest_turn)
-        turns = {process: record.turn for process, record in self._seen.items()}
+        turns = {process: record.turn for process, record in seen.items()}
         waited_for = [process for process, turn in turns.items() if turn == min(turns.values())]
         still = min(now - self._changed[process, "turn"] for process in turns)
         if now - self._turned < limit or still < limit:
