@@ -52,6 +52,8 @@ class _Record:
     """Whether a turn is under way that ends by itself soon; otherwise turns may stand still."""
     ended: bool = False
     failure: str | None = None
+    verdict: str | None = None
+    """Why it ends the job."""
     name: str = f"host {socket.gethostname()}, pid {os.getpid()}"
 
 
@@ -102,7 +104,7 @@ class Job:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 # A collective broke: most likely because a process is gone, which `_watch` will have named by then.
                 self._broken.set()
-                time.sleep(8 * self._period)
+                time.sleep(12 * self._period)
             self._me.failure = f"{type(error).__name__}: {error}"
             # JAX's own exit would wait for processes that have ended by then.
             code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
@@ -186,13 +188,19 @@ class Job:
             self._changed[process, "beat"] = self._changed[process, "turn"] = start
         while not self._over.wait(self._period / 2):
             verdict = self._verdict(time.monotonic(), dict(self._seen))
-            # What another failed of, this process may be about to find out by itself.
-            if verdict is not None and not self._over.wait(self._period) and self._me.failure is None:
+            self._me.verdict = verdict
+            # For the others to say the same: once this process has ended they would know only that it is gone. And what
+            # another failed of, this process may be about to find out by itself.
+            if verdict is not None and not self._over.wait(3 * self._period) and self._me.failure is None:
                 self._end(verdict)
 
     def _verdict(self, now: float, seen: dict[int, _Record]) -> str | None:
         for process, record in seen.items():
-            if record.failure is not None and process != self._index:
+            if process == self._index:
+                continue
+            if record.verdict is not None:
+                return record.verdict
+            if record.failure is not None:
                 return f"{self._name(process)} failed: {record.failure}; {_RESUME} once that is mended"
         # Where a collective broke somebody is gone, and nothing more is waited for than a few beats.
         patience = 5 * self._period if self._broken.is_set() else self._timeout
@@ -220,10 +228,7 @@ class Job:
 
     def _silent(self, processes: list[int], seconds: float) -> str:
         names = ", ".join(self._name(process) for process in processes)
-        return (
-            f"{names} gave no sign of life for {seconds:.0f} s; this is process {self._index} in step "
-            f"{self._me.step:,}; {_RESUME}"
-        )
+        return f"{names} gave no sign of life for {seconds:.0f} s; {_RESUME}"
 
     def _name(self, process: int) -> str:
         record = self._seen.get(process)
@@ -236,11 +241,10 @@ class Job:
         beats = {process: self._changed.get((process, "beat"), -math.inf) for process in range(self._size)}
         oldest = min(beats, key=lambda process: beats[process])
         gone = oldest if max(beats.values()) - beats[oldest] > 4 * self._period else 0
-        self._end(
-            f"{self._name(gone)} is gone; this is process {self._index} in step {self._me.step:,}; {_RESUME}"
-        )
+        self._end(self._me.verdict or f"{self._name(gone)} is gone; {_RESUME}")
 
     def _end(self, message: str) -> None:
+        message = f"{message} (process {self._index}, in step {self._me.step:,})"
         print(f"error: {message}", file=sys.stderr, flush=True)
         if self._index == 0:
             # Where the records are: without it the others could neither read nor tell what happened.
