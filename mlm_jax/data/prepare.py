@@ -169,7 +169,8 @@ def prepare(
         _remove(folder, keep_folder=existed)
         raise
     except OSError as error:
-        if not progress.shards:
+        # A file that is gone was removed by another process that prepares the same: the folder is its own now.
+        if not progress.shards and not isinstance(error, FileNotFoundError):
             _remove(folder, keep_folder=existed)
         raise InputError(f"{folder}: preparation stopped: {error}; run it again to continue") from error
     return Preparation(totals, time.perf_counter() - started, text_bytes)

@@ -155,7 +155,7 @@ def test_a_full_or_forbidden_home_is_named(remote, home, monkeypatch):
         shard.token_windows(np.array([0]), 3)
     shutil.rmtree(home)
     home.touch()
-    with pytest.raises(RunError, match="cannot be kept: .* set MLM_JAX_HOME"):
+    with pytest.raises(RunError, match=r"cannot be kept: .* set MLM_JAX_HOME"):
         shard.token_windows(np.array([0]), 3)
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -241,38 +242,41 @@ for name in ("fsync", "replace", "unlink", "mkdir"):
 """
 
 
-def part_job(corpus: Path, output: Path, before: str) -> subprocess.Popen:
+def part_job(corpus: Path, output: Path, before: str, **options) -> subprocess.Popen:
     script = (
         f"{before}\n"
         "from mlm_jax.data.division import Part\n"
         "from mlm_jax.data.prepare import prepare\n"
         "from mlm_jax.data.tokenizer import Tokenizer\n"
         f"prepare([{str(corpus / '*.txt')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
-        f"        {str(output)!r}, shard_tokens=500, workers=1, part=Part(1, 3))\n"
+        f"        {str(output)!r}, shard_tokens=500, workers=1, part=Part(0, 3))\n"
     )
-    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, **options)
 
 
-@pytest.mark.parametrize("at", [2, 7, 14, 20])
+@pytest.mark.parametrize("at", [2, 7, 14, 20, 70])
 def test_a_part_that_is_killed_and_run_again(corpus, parts, at):
-    part = Part(1, 3)
+    part = Part(0, 3)
     expected = files_of(parts)
     shutil.rmtree(parts / part.folder)
     assert part_job(corpus, parts, KILL_AT.format(at=at)).wait() == -signal.SIGKILL
-    with pytest.raises(InputError, match="of 3 parts 1 are missing"):
+    with pytest.raises(InputError, match="of 3 parts 0 are missing"):
         merge_parts(parts)
     prepare_corpus(corpus, parts, part)
     assert files_of(parts) == expected
 
 
-def test_two_jobs_of_one_part_do_no_harm(corpus, parts):
-    """A scheduler may start a job again before its first run is dead."""
+@pytest.mark.parametrize("shard", [0, 1])
+def test_two_jobs_of_one_part_do_no_harm(corpus, parts, shard):
+    """A scheduler may start a job again before its first run is dead; the first one then ends, whenever it goes on."""
     expected = files_of(parts)
-    shutil.rmtree(parts / Part(1, 3).folder)
-    slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.01), fsync(fd))\n"
-    jobs = [part_job(corpus, parts, slow) for _ in range(2)]
-    for job in jobs:
-        job.wait()
-    prepare_corpus(corpus, parts, Part(1, 3))
-    found = files_of(parts)
-    assert {name: found[name] for name in found if not name.endswith(".partial")} == expected
+    shutil.rmtree(parts / Part(0, 3).folder)
+    slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.1), fsync(fd))\n"
+    first = part_job(corpus, parts, slow, stderr=subprocess.PIPE, text=True)
+    while first.poll() is None and not list(parts.glob(f"part-00000-*/tokens-{shard:05d}.bin.*.partial")):
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)
+    assert part_job(corpus, parts, "").wait() == 0
+    first.send_signal(signal.SIGCONT)
+    assert "preparation stopped" in first.communicate()[1]
+    assert files_of(parts) == expected
