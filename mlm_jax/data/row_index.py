@@ -111,9 +111,7 @@ class DocumentRows:
         file = home() / "rows" / f"{store.fingerprint}-{self._body_length}-{self._stride}.npy"
         # A file that is cut off, or a home that cannot be written, costs the counting once more and nothing else.
         with contextlib.suppress(OSError, ValueError):
-            counts = np.load(file, mmap_mode="r")
-            if counts.shape == (self._first_blocks[-1] + 1,):
-                return counts
+            return np.load(file, mmap_mode="r")
         counts = self._counted()
         with contextlib.suppress(OSError):
             _keep(file, counts)

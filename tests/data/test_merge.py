@@ -166,6 +166,16 @@ def test_parts_that_do_not_belong_together_are_named(corpus, parts, tmp_path):
         assert not (parts / "manifest.json").exists()
 
 
+def test_parts_that_do_not_make_up_the_corpus_are_refused(parts):
+    """As where they were shared out by two releases that divide differently."""
+    file = parts / Part(1, 3).folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["settings"]["inputs"].pop()
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="the parts' files are not all of the 14"):
+        merge_parts(parts)
+
+
 def test_a_damaged_part_is_named(parts):
     file = parts / Part(1, 3).folder / "tokens-00000.bin"
     file.write_bytes(file.read_bytes()[:-2])

@@ -114,6 +114,16 @@ def test_a_shard_cut_off_while_it_is_read_is_named(prepared, tokenizer, monkeypa
         rows.read(np.arange(rows.num_rows))
 
 
+def test_windows_beyond_the_end_repeat_the_last_value_with_and_without_maps(prepared):
+    shard = open_shards(prepared).shards[-1]
+    for mapped in (True, False):
+        windows = replace(shard, mapped=mapped)
+        last, end = int(shard.tokens[-1]), shard.num_tokens
+        found = windows.token_windows(np.array([end - 1, 0, end - 2]), 4).tolist()
+        assert found == [[last] * 4, shard.tokens[:4].tolist(), [int(shard.tokens[-2]), *[last] * 3]]
+        assert windows.offset_windows(np.array([shard.num_documents]), 3).tolist() == [[end] * 3]
+
+
 def test_runs_are_stretches_of_equal_values():
     assert runs(np.array([3, 3, 4, 7, 7, 7])) == [(3, slice(0, 2)), (4, slice(2, 3)), (7, slice(3, 6))]
     assert runs(np.array([], np.int64)) == []
