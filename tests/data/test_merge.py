@@ -47,7 +47,7 @@ def tokenizer(corpus) -> Tokenizer:
 def prepare_corpus(corpus: Path, output: Path, part: Part | None = None, **settings) -> Preparation:
     settings = {"shard_tokens": 500, "workers": 1, **settings}
     return prepare(
-        [str(corpus / "*.txt")], Tokenizer.load(corpus / "vocab.txt"), output, part=part, **settings
+        [str(corpus / "[01]*.txt")], Tokenizer.load(corpus / "vocab.txt"), output, part=part, **settings
     )
 
 
@@ -155,7 +155,7 @@ def test_parts_that_do_not_belong_together_are_named(corpus, parts, tmp_path):
         "separator": lambda: prepare_corpus(corpus, parts, odd, separator="none"),
         "shard_tokens": lambda: prepare_corpus(corpus, parts, odd, shard_tokens=501),
         "tokenizer_fingerprint": lambda: prepare(
-            [str(corpus / "*.txt")], lowercase, parts, part=odd, shard_tokens=500
+            [str(corpus / "[01]*.txt")], lowercase, parts, part=odd, shard_tokens=500
         ),
         "corpus": lambda: prepare_corpus(more, parts, odd),
     }.items():
@@ -258,7 +258,7 @@ def part_job(corpus: Path, output: Path, before: str, **options) -> subprocess.P
         "from mlm_jax.data.division import Part\n"
         "from mlm_jax.data.prepare import prepare\n"
         "from mlm_jax.data.tokenizer import Tokenizer\n"
-        f"prepare([{str(corpus / '*.txt')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
+        f"prepare([{str(corpus / '[01]*.txt')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
         f"        {str(output)!r}, shard_tokens=500, workers=1, part=Part(0, 3))\n"
     )
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, **options)
