@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from mlm_jax import cli
 from mlm_jax.data.corpus import DocumentBoundary, ErrorPolicy
+from mlm_jax.data.division import Part
 from mlm_jax.data.encode import Separator
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
 from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,19 @@ class Arguments:
     shard."""
     workers: int | None = None
     """Threads; by default one a core, at most four. The output does not depend on it."""
+    part: int | None = None
+    """Prepare only this part, from 0, of --num-parts: for job arrays. Each part is a job of its own, on any
+    machine and in any order, with the same arguments otherwise; then scripts/merge_data.py OUTPUT."""
+    num_parts: int | None = None
+    """How many parts there are."""
 
 
 def main() -> None:
     """Read the arguments, prepare, say what came out."""
     arguments = cli.parse(Arguments)
+    if (arguments.part is None) != (arguments.num_parts is None):
+        raise InputError("--part and --num-parts: expected both or neither")
+    part = None if arguments.part is None else Part(arguments.part, arguments.num_parts or 0)
     preparation = prepare(
         arguments.input,
         Tokenizer.load(arguments.tokenizer),
@@ -48,8 +58,10 @@ def main() -> None:
         separator=arguments.separator,
         shard_tokens=arguments.shard_tokens,
         workers=arguments.workers,
+        part=part,
     )
-    print(f"{arguments.output}: {preparation.summary()}")
+    folder = f"{arguments.output}/{part.folder}" if part else arguments.output
+    print(f"{folder}: {preparation.summary()}")
 
 
 if __name__ == "__main__":

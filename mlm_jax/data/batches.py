@@ -19,7 +19,8 @@ import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.data.permutation import permute
-from mlm_jax.data.shards import Shard, TokenStore
+from mlm_jax.data.row_index import row_index, runs
+from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
 
@@ -40,30 +41,6 @@ class Batch(NamedTuple):
     """uint32 [batch]."""
 
 
-@dataclass(frozen=True)
-class _ShardRows:
-    """Where the rows of one shard lie: row number to (start, length) in the shard's tokens."""
-
-    shard: Shard
-    num_rows: int
-    body_length: int
-    first_rows: np.ndarray | None = None
-    """A document a row: the number of the first row of each document, int64 [num_documents]."""
-
-    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.first_rows is None:
-            starts = rows * self.body_length
-            ends = np.full_like(starts, self.shard.num_tokens)
-        else:
-            documents = np.searchsorted(self.first_rows, rows, side="right") - 1
-            offsets = self.shard.document_offsets
-            parts = (rows - self.first_rows[documents]) * self.body_length
-            starts = offsets[documents].astype(np.int64) + parts
-            # With the document's own [SEP], which then closes the row.
-            ends = offsets[documents + 1].astype(np.int64)
-        return starts, np.minimum(ends - starts, self.body_length)
-
-
 class Rows:
     """All rows of a token store, in the order of its documents; any of them can be read at once.
 
@@ -79,35 +56,33 @@ class Rows:
             )
         self.sequence_length = config.sequence_length
         self._tokenizer = tokenizer
-        self._shards = [_shard_rows(shard, store.separator, config) for shard in store.shards]
-        self._first_rows = np.cumsum([0] + [shard.num_rows for shard in self._shards])
-        self.num_rows = int(self._first_rows[-1])
-        if not 0 < self.num_rows <= _MAX_ROWS:
+        self._shards = store.shards
+        self._index = row_index(store, config)
+        self.num_rows = self._index.num_rows
+        if self.num_rows > _MAX_ROWS:
             raise InputError(
-                f"data: {self.num_rows:,} rows of {self.sequence_length} tokens: must be 1 to 2**32 rows"
+                f"data: {self.num_rows:,} rows of {self.sequence_length} tokens: must be at most 2**32 = "
+                f"{_MAX_ROWS:,} rows, which example ids tell apart; {_fewer_rows(store, config)}"
             )
+        if self.num_rows == 0:
+            raise InputError("data: no row: must hold a token")
 
     def read(self, row_numbers: np.ndarray) -> np.ndarray:
         """Rows as int32 [n, sequence_length]; `row_numbers` int [n] in [0, num_rows)."""
-        token_ids = np.empty((len(row_numbers), self.sequence_length), np.int32)
-        owners = np.searchsorted(self._first_rows, row_numbers, side="right") - 1
-        for number in np.unique(owners):
-            own = owners == number
-            located = self._shards[number].locate(row_numbers[own] - self._first_rows[number])
-            token_ids[own] = self._assemble(self._shards[number].shard.tokens, *located)
-        return token_ids
+        order = np.argsort(row_numbers)
+        places = self._index.locate(row_numbers[order])
+        width = self.sequence_length - 2
+        rows = np.empty((len(row_numbers), self.sequence_length), np.int32)
+        for shard, own in runs(places.shards):
+            rows[order[own], 1:-1] = self._shards[shard].token_windows(places.starts[own], width)
+        lengths = np.empty_like(places.lengths)
+        lengths[order] = places.lengths
+        return self._frame(rows, lengths)
 
-    def _assemble(self, tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def _frame(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """[CLS] body [SEP] and padding. A body that ends in its document's [SEP] is not closed by a second one."""
         tokenizer, width = self._tokenizer, self.sequence_length - 2
-        rows = np.empty((len(starts), self.sequence_length), np.int32)
         rows[:, 0] = tokenizer.cls_token_id
-        inside = starts + width <= len(tokens)
-        if inside.all():
-            rows[:, 1:-1] = np.lib.stride_tricks.sliding_window_view(tokens, width)[starts]
-        else:
-            last = len(tokens) - 1
-            rows[:, 1:-1] = tokens[np.minimum(starts[:, None] + np.arange(width)[None], last)]
         rows[:, -1] = tokenizer.pad_token_id
         short = np.flatnonzero(lengths < width)
         if short.size:
@@ -115,21 +90,18 @@ class Rows:
             rows[short, 1:] = np.where(
                 columns <= lengths[short, None], rows[short, 1:], tokenizer.pad_token_id
             )
-        every = np.arange(len(starts))
+        every = np.arange(len(rows))
         unclosed = rows[every, lengths] != tokenizer.sep_token_id
         rows[every[unclosed], lengths[unclosed] + 1] = tokenizer.sep_token_id
         return rows
 
 
-def _shard_rows(shard: Shard, separator: str, config: DataConfig) -> _ShardRows:
-    body_length = config.sequence_length - 2
-    if config.packing == "packed":
-        return _ShardRows(shard, -(-shard.num_tokens // body_length), body_length)
-    separator_length = 1 if separator == "sep" else 0
-    lengths = np.diff(shard.document_offsets.astype(np.int64)) - separator_length
-    ends = np.cumsum(-(-lengths // body_length))
-    first_rows = np.concatenate([[0], ends[:-1]])
-    return _ShardRows(shard, int(ends[-1]), body_length, first_rows)
+def _fewer_rows(store: TokenStore, config: DataConfig) -> str:
+    if config.packing == "document":
+        return 'take longer ones, data.packing = "packed", or data of fewer tokens'
+    # Each shard ends with a row that may not be full.
+    body_length = -(-store.num_tokens // (_MAX_ROWS - len(store.shards)))
+    return f"data.sequence_length = {body_length + 2} would do, or data of fewer tokens"
 
 
 @dataclass(frozen=True)

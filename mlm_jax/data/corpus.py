@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, Literal, cast
 
 import fsspec
 import zstandard
-from fsspec.core import has_magic, url_to_fs
+from fsspec.core import has_magic
 
+from mlm_jax.data.file_systems import file_system, is_local
 from mlm_jax.errors import InputError
 
 ErrorPolicy = Literal["strict", "replace"]
@@ -70,7 +71,11 @@ def read_documents(
     found.
     """
     files = expand_paths(paths)
-    return _read_files(files, text_field, errors, document_boundary, counts or CorpusCounts())
+    counts = counts or CorpusCounts()
+    documents = read_files(
+        files, text_field=text_field, errors=errors, document_boundary=document_boundary, counts=counts
+    )
+    return _refusing_none(files, documents, counts)
 
 
 def expand_paths(paths: Sequence[str]) -> list[str]:
@@ -97,43 +102,31 @@ def expand_paths(paths: Sequence[str]) -> list[str]:
 
 def file_size(path: str) -> int | None:
     """Return the size of `path` in bytes as stored, or None where its file system does not tell."""
-    file_system, location = _file_system(path)
-    return cast("int | None", file_system.info(location).get("size"))
+    storage, location = file_system(path)
+    return cast("int | None", storage.info(location).get("size"))
 
 
 def _expand_path(path: str) -> list[str]:
-    file_system, location = _file_system(path)
+    storage, location = file_system(path)
     try:
-        if file_system.isfile(location):
+        if storage.isfile(location):
             return [path]
-        if file_system.isdir(location):
+        if storage.isdir(location):
             raise InputError(
                 f"{path}: is a folder; name files or a pattern such as {path.rstrip('/')}/*.jsonl"
             )
-        matches = sorted(file_system.glob(location)) if has_magic(location) else []
-        files = [match for match in matches if file_system.isfile(match)]
+        matches = sorted(storage.glob(location)) if has_magic(location) else []
+        files = [match for match in matches if storage.isfile(match)]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if not files:
         raise InputError(f"{path}: no such file, and no file matches it as a pattern")
-    return [file if _is_local(file_system) else file_system.unstrip_protocol(file) for file in files]
+    return [file if is_local(storage) else storage.unstrip_protocol(file) for file in files]
 
 
 def _identity(file: str) -> str:
-    file_system, location = _file_system(file)
-    return os.path.realpath(location) if _is_local(file_system) else file
-
-
-def _is_local(file_system: Any) -> bool:
-    protocol = file_system.protocol
-    return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
-
-
-def _file_system(path: str) -> tuple[Any, str]:
-    try:
-        return cast("tuple[Any, str]", url_to_fs(path))
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{path}: cannot be opened: {error}") from error
+    storage, location = file_system(file)
+    return os.path.realpath(location) if is_local(storage) else file
 
 
 def _split_suffixes(path: str) -> tuple[str, str]:
@@ -154,13 +147,15 @@ def _split_suffixes(path: str) -> tuple[str, str]:
     return kind, compression
 
 
-def _read_files(
+def read_files(
     files: Sequence[str],
+    *,
     text_field: str,
     errors: ErrorPolicy,
     document_boundary: DocumentBoundary,
     counts: CorpusCounts,
 ) -> Iterator[str]:
+    """`read_documents` of files that `expand_paths` returned, which may hold no document."""
     for file in files:
         kind, compression = _split_suffixes(file)
         with fsspec.open(file, "rb") as raw:
@@ -181,6 +176,15 @@ def _read_files(
                 counts.documents += 1
                 counts.replaced += replaced
                 yield text
+
+
+def _refusing_none(files: Sequence[str], documents: Iterator[str], counts: CorpusCounts) -> Iterator[str]:
+    yield from documents
+    check_any_document(files, counts)
+
+
+def check_any_document(files: Sequence[str], counts: CorpusCounts) -> None:
+    """Raise InputError where `counts`, of all of `files`, holds no document."""
     if counts.documents == 0:
         names = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         raise InputError(f"{names}: no readable document ({counts.skipped} were empty or whitespace only)")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,12 +19,17 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
+def own_partial_path(path: Path) -> Path:
+    """`partial_path`, by a name that no other process writes to: of several that write `path`, one stays whole."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL_SUFFIX}")
+
+
 def commit(file: BinaryIO, path: Path) -> None:
-    """Close `file`, written at `partial_path(path)`, and give it its name once its bytes are on the disk."""
+    """Close `file`, written under a partial name, and give it its own, `path`, once its bytes are on the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
-    partial_path(path).replace(path)
+    Path(file.name).replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -33,12 +39,13 @@ def commit(file: BinaryIO, path: Path) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`: a reader, after a crash too, finds all of it or what was there before."""
+    partial = own_partial_path(path)
     try:
-        with partial_path(path).open("wb") as file:
+        with partial.open("wb") as file:
             file.write(content)
             commit(file, path)
     except BaseException:
-        partial_path(path).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 

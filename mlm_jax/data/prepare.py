@@ -1,6 +1,7 @@
 """Files → tokenised shards: in parallel, in bounded memory, and from where it stopped after a kill.
 
-`progress.json` holds the settings and the shards that are complete; it is replaced after each shard and
+With `part` it makes one of several parts, in a subfolder that is a preparation of its own; `merge.py` puts them
+together. `progress.json` holds the settings and the shards that are complete; it is replaced after each shard and
 removed once the manifest stands. A shard has its name only when all its bytes are on the disk.
 """
 
@@ -8,7 +9,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -20,26 +22,26 @@ from mlm_jax.data.corpus import (
     CorpusCounts,
     DocumentBoundary,
     ErrorPolicy,
-    expand_paths,
-    file_size,
-    read_documents,
+    check_any_document,
+    read_files,
 )
+from mlm_jax.data.division import InputFile, Part, divide, input_files, part_settings
 from mlm_jax.data.encode import EncodedBlock, Separator, encode_documents, token_dtype
 from mlm_jax.data.files import PARTIAL_SUFFIX, write_atomically
-from mlm_jax.data.shards import (
-    DEFAULT_SHARD_TOKENS,
+from mlm_jax.data.folders import LocalFolder, is_url
+from mlm_jax.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
+    PART_FOLDERS,
     PROGRESS_FILE,
     TOKENIZER_FOLDER,
     ShardRecord,
-    ShardWriter,
     check_shard_files,
     content_fingerprint,
-    open_shards,
     read_manifest,
-    shard_parts,
 )
+from mlm_jax.data.shard_writer import ShardWriter, shard_parts
+from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
 
@@ -58,6 +60,13 @@ class Totals:
     skipped: int
     replaced: int
 
+    def summary(self) -> str:
+        """Return what they are, without an end of line."""
+        line = f"{self.documents:,} documents, {self.tokens:,} tokens, {self.characters:,} characters"
+        if self.skipped or self.replaced:
+            line += f" ({self.skipped:,} documents skipped, {self.replaced:,} with broken text replaced)"
+        return line
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -69,13 +78,10 @@ class Preparation:
 
     def summary(self) -> str:
         """Return one line: the totals, and the time this call took or that there was nothing left to do."""
-        totals = self.totals
-        line = f"{totals.documents:,} documents, {totals.tokens:,} tokens, {totals.characters:,} characters"
-        if totals.skipped or totals.replaced:
-            line += f" ({totals.skipped:,} documents skipped, {totals.replaced:,} with broken text replaced)"
         if not self.seconds:
-            return f"{line}; already complete, nothing to do"
-        return f"{line}; {self.seconds:.1f} s, {self.text_bytes / 1e6 / self.seconds:.2f} MB/s"
+            return f"{self.totals.summary()}; already complete, nothing to do"
+        speed = self.text_bytes / 1e6 / self.seconds
+        return f"{self.totals.summary()}; {self.seconds:.1f} s, {speed:.2f} MB/s"
 
 
 @dataclass
@@ -100,15 +106,17 @@ def prepare(
     separator: Separator = "sep",
     shard_tokens: int = DEFAULT_SHARD_TOKENS,
     workers: int | None = None,
+    part: Part | None = None,
 ) -> Preparation:
     """Tokenise the documents of `paths` into the folder `output`.
 
     text_field, errors and document_boundary are those of `read_documents`. separator: what ends each
-    document, [SEP] or nothing. A shard ends with the document that brings it to `shard_tokens` tokens.
-    workers: threads; by default one a core and at most four, since more would wait for Python's lock.
+    document, [SEP] or nothing. A shard ends with the document that brings it to `shard_tokens` tokens, and
+    with a stream of `divide`. workers: threads; by default one a core and at most four, since more would wait
+    for Python's lock. part: only this part's share of the files, into a subfolder; `merge_parts` does the rest.
 
-    The files are the same, byte for byte, whatever the number of workers and however often the work was
-    killed and called again. Calling it on a complete folder of the same settings does nothing.
+    The shards are the same, byte for byte, whatever the number of workers and of parts and however often the
+    work was killed and called again. Calling it on a complete folder of the same settings does nothing.
 
     Raises InputError for bad input and then leaves nothing behind; for a folder that holds something else or
     was made with other settings; and where the output cannot be written, which keeps the finished shards for
@@ -118,11 +126,19 @@ def prepare(
         raise InputError(f"shard_tokens {shard_tokens}: expected at least 1")
     if workers is not None and workers < 1:
         raise InputError(f"workers {workers}: expected at least 1")
+    if is_url(output):
+        raise InputError(
+            f"{output}: must be a folder of this machine; prepare into one, then copy the whole of it"
+        )
     folder = Path(output)
-    files = expand_paths(paths)
+    files = input_files(paths)
+    streams = divide(files, shard_tokens)
+    if part:
+        _check_siblings(folder, part)
+        folder /= part.folder
+        streams = part.share(streams, shard_tokens)
     settings = {
-        # Without their folders, so that a corpus may move between the two halves of a preparation.
-        "inputs": [{"name": Path(file).name, "bytes": file_size(file)} for file in files],
+        "inputs": [file.identity for stream in streams for file in stream],
         "text_field": text_field,
         "errors": errors,
         "document_boundary": document_boundary,
@@ -130,31 +146,66 @@ def prepare(
         "shard_tokens": shard_tokens,
         "vocabulary_size": tokenizer.vocabulary_size,
         "tokenizer_fingerprint": tokenizer.fingerprint,
+        **(part_settings(part, files) if part else {}),
     }
     if (folder / MANIFEST_FILE).exists():
-        manifest = read_manifest(folder)
+        manifest = read_manifest(LocalFolder(folder))
         _check_settings(folder, manifest["settings"], settings)
         open_shards(folder)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)
         return Preparation(Totals(**manifest["totals"]), 0.0, 0)
     counts = CorpusCounts()
-    documents = read_documents(
-        files, text_field=text_field, errors=errors, document_boundary=document_boundary, counts=counts
-    )
     started = time.perf_counter()
     existed = folder.exists()
     progress = _start_or_continue(folder, settings)
     try:
+        documents = (_documents(stream, settings, counts) for stream in streams)
         text_bytes = _write_shards(folder, progress, documents, tokenizer, workers or _default_workers())
+        if not part:
+            check_any_document([file.path for file in files], counts)
+            check_any_token(len(progress.shards), counts.documents)
         totals = _finish(folder, progress, tokenizer, counts)
     except InputError:
         _remove(folder, keep_folder=existed)
         raise
     except OSError as error:
-        if not progress.shards:
+        # A file that is gone was removed by another process that prepares the same: the folder is its own now.
+        if not progress.shards and not isinstance(error, FileNotFoundError):
             _remove(folder, keep_folder=existed)
         raise InputError(f"{folder}: preparation stopped: {error}; run it again to continue") from error
     return Preparation(totals, time.perf_counter() - started, text_bytes)
+
+
+def check_any_token(num_shards: int, num_documents: int) -> None:
+    """Raise InputError where so many documents made no shard."""
+    if not num_shards:
+        raise InputError(f"none of the {num_documents} documents holds a token; expected text")
+
+
+def _documents(stream: Sequence[InputFile], settings: dict[str, Any], counts: CorpusCounts) -> Iterator[str]:
+    return read_files(
+        [file.path for file in stream],
+        text_field=settings["text_field"],
+        errors=settings["errors"],
+        document_boundary=settings["document_boundary"],
+        counts=counts,
+    )
+
+
+def _check_siblings(folder: Path, part: Part) -> None:
+    """Refuse a folder of a whole preparation, or of another number of parts."""
+    if not (folder / part.folder).exists():
+        for name in (MANIFEST_FILE, PROGRESS_FILE):
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder}: holds a preparation without parts ({name}); choose another folder"
+                )
+    ending = part.folder.removeprefix(f"part-{part.index:05d}")
+    other = next((path.name for path in folder.glob(PART_FOLDERS) if not path.name.endswith(ending)), None)
+    if other:
+        raise InputError(
+            f"{folder}: holds {other}, not of {part.num_parts} parts; choose another folder or the same number"
+        )
 
 
 def _default_workers() -> int:
@@ -165,13 +216,13 @@ def _start_or_continue(folder: Path, settings: dict[str, Any]) -> _Progress:
     file = folder / PROGRESS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(f"*{PARTIAL_SUFFIX}"):
-            partial.unlink()
+        for pattern in (f"*{PARTIAL_SUFFIX}", f"{TOKENIZER_FOLDER}/*{PARTIAL_SUFFIX}"):
+            for partial in folder.glob(pattern):
+                partial.unlink(missing_ok=True)
         if file.exists():
             progress = _read_progress(file)
             _check_settings(folder, progress.settings, settings)
-            for index, record in enumerate(progress.shards):
-                check_shard_files(folder, index, record, settings["vocabulary_size"])
+            check_shard_files(LocalFolder(folder), progress.shards, settings["vocabulary_size"])
             return progress
         if any(folder.iterdir()):
             raise InputError(f"{folder}: not empty, and not a preparation to continue; choose another folder")
@@ -183,23 +234,36 @@ def _start_or_continue(folder: Path, settings: dict[str, Any]) -> _Progress:
 
 
 def _write_shards(
-    folder: Path, progress: _Progress, documents: Iterator[str], tokenizer: Tokenizer, workers: int
+    folder: Path,
+    progress: _Progress,
+    streams: Iterable[Iterator[str]],
+    tokenizer: Tokenizer,
+    workers: int,
 ) -> int:
     """Write the shards that are missing; return the bytes of UTF-8 text they were made from."""
     text_bytes = 0
+    separator, shard_tokens = progress.settings["separator"], progress.settings["shard_tokens"]
 
-    def metered() -> Iterator[str]:
+    def metered(documents: Iterator[str]) -> Iterator[str]:
         nonlocal text_bytes
-        for document in islice(documents, progress.documents_read, None):
+        for document in documents:
             text_bytes += len(document) if document.isascii() else len(document.encode())
             yield document
 
-    blocks = encode_documents(metered(), tokenizer, progress.settings["separator"], workers=workers)
+    def parts() -> Generator[tuple[EncodedBlock, bool]]:
+        num_done = progress.documents_read
+        for documents in streams:
+            num_done -= sum(1 for _ in islice(documents, num_done))
+            with closing(
+                encode_documents(metered(documents), tokenizer, separator, workers=workers)
+            ) as blocks:
+                yield from shard_parts(blocks, shard_tokens)
+
     writer: ShardWriter | None = None
     # disable=None: only where stderr is a terminal.
-    with tqdm(desc="prepare", unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(desc="prepare", unit="B", unit_scale=True, disable=None) as bar, closing(parts()) as encoded:
         try:
-            for part, closes_shard in shard_parts(blocks, progress.settings["shard_tokens"]):
+            for part, closes_shard in encoded:
                 writer = writer or ShardWriter(folder, len(progress.shards))
                 writer.write(part)
                 _advance(progress, part)
@@ -210,7 +274,6 @@ def _write_shards(
                 bar.set_postfix(documents=progress.documents_read, refresh=False)
                 bar.update(text_bytes - bar.n)
         finally:
-            blocks.close()
             if writer:
                 writer.discard()
     return text_bytes
@@ -224,8 +287,6 @@ def _advance(progress: _Progress, part: EncodedBlock) -> None:
 
 
 def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: CorpusCounts) -> Totals:
-    if not progress.shards:
-        raise InputError(f"none of the {counts.documents} documents holds a token; expected text")
     totals = Totals(
         documents=sum(shard.documents for shard in progress.shards),
         tokens=sum(shard.tokens for shard in progress.shards),
@@ -233,23 +294,28 @@ def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: Cor
         skipped=counts.skipped + progress.documents_without_tokens,
         replaced=counts.replaced,
     )
-    settings = progress.settings
-    identity = (settings["separator"], settings["vocabulary_size"], settings["tokenizer_fingerprint"])
-    manifest = {
-        "version": FORMAT_VERSION,
-        "fingerprint": content_fingerprint(*identity, progress.shards),
-        "token_dtype": token_dtype(settings["vocabulary_size"]).name,
-        "separator": settings["separator"],
-        "vocabulary_size": settings["vocabulary_size"],
-        "tokenizer_fingerprint": settings["tokenizer_fingerprint"],
-        "totals": asdict(totals),
-        "settings": settings,
-        "shards": [asdict(shard) for shard in progress.shards],
-    }
     tokenizer.save(folder / TOKENIZER_FOLDER)
-    write_atomically(folder / MANIFEST_FILE, _json(manifest))
-    (folder / PROGRESS_FILE).unlink()
+    write_atomically(folder / MANIFEST_FILE, manifest_content(progress.settings, totals, progress.shards))
+    (folder / PROGRESS_FILE).unlink(missing_ok=True)
     return totals
+
+
+def manifest_content(settings: dict[str, Any], totals: Totals, shards: Sequence[ShardRecord]) -> bytes:
+    """The manifest of a preparation with `settings`."""
+    identity = (settings["separator"], settings["vocabulary_size"], settings["tokenizer_fingerprint"])
+    return _json(
+        {
+            "version": FORMAT_VERSION,
+            "fingerprint": content_fingerprint(*identity, shards),
+            "token_dtype": token_dtype(settings["vocabulary_size"]).name,
+            "separator": settings["separator"],
+            "vocabulary_size": settings["vocabulary_size"],
+            "tokenizer_fingerprint": settings["tokenizer_fingerprint"],
+            "totals": asdict(totals),
+            "settings": settings,
+            "shards": [asdict(shard) for shard in shards],
+        }
+    )
 
 
 def _check_settings(folder: Path, made_with: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -285,7 +351,7 @@ def _json(content: dict[str, Any]) -> bytes:
 def _remove(folder: Path, *, keep_folder: bool) -> None:
     for pattern in ("tokens-*.bin*", "documents-*.bin*", f"{PROGRESS_FILE}*"):
         for file in folder.glob(pattern):
-            file.unlink()
+            file.unlink(missing_ok=True)
     shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
     if not keep_folder:
         folder.rmdir()

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mlm_jax.config import DataConfig, MaskingConfig, MaskingRecipe
 from mlm_jax.data.batches import Rows
-from mlm_jax.data.shards import TOKENIZER_FOLDER, TokenStore, open_shards
-from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.data.folders import open_folder
+from mlm_jax.data.manifest import TOKENIZER_FOLDER
+from mlm_jax.data.shards import TokenStore, open_shards
+from mlm_jax.data.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 from mlm_jax.errors import InputError
 
 
@@ -35,16 +36,18 @@ class Sources:
 
 
 def open_sources(config: DataConfig) -> Sources:
-    """The prepared folders that the config names.
+    """The prepared folders that the config names, by paths or fsspec URLs.
 
     Raises:
         InputError: a folder is missing, incomplete or damaged, or the two were made with different tokenizers.
     """
     if not config.path:
         raise InputError("data.path: must name a folder that scripts/prepare_data.py made")
-    tokenizer = Tokenizer.load(Path(config.path) / TOKENIZER_FOLDER)
+    train = open_shards(config.path)
+    with open_folder(config.path).copy(TOKENIZER_FOLDER, (TOKENIZER_FILE, VOCABULARY_FILE)) as folder:
+        tokenizer = Tokenizer.load(folder)
     evaluation = open_shards(config.eval_path) if config.eval_path else None
-    return _sources(open_shards(config.path), evaluation, tokenizer, config)
+    return _sources(train, evaluation, tokenizer, config)
 
 
 def tokenise_sources(

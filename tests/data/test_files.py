@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mlm_jax.data.files import write_atomically
+from mlm_jax.data.files import own_partial_path, write_atomically
 
 
 def test_bytes_are_on_the_disk_before_the_name_and_the_name_after(tmp_path, monkeypatch):
@@ -15,7 +15,8 @@ def test_bytes_are_on_the_disk_before_the_name_and_the_name_after(tmp_path, monk
     )
     monkeypatch.setattr(os, "replace", lambda old, new: (steps.append("rename"), replace(old, new)))
     write_atomically(tmp_path / "a.json", b"content")
-    assert steps == [str(tmp_path / "a.json.partial"), "rename", str(tmp_path)]
+    partial = str(own_partial_path(tmp_path / "a.json"))
+    assert steps == [partial, "rename", str(tmp_path)]
     assert (tmp_path / "a.json").read_bytes() == b"content"
 
 

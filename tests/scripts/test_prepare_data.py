@@ -57,6 +57,34 @@ def test_text_to_shards(corpus):
     assert "separator was 'sep', is 'none'" in other.stderr
 
 
+def test_parts_and_their_merge(corpus):
+    vocabulary = corpus / "vocab.txt"
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    inputs = ("--input", corpus / "*.jsonl", "--text-field", "body", "--tokenizer", vocabulary)
+    command = ("prepare_data", *inputs, "--shard-tokens", 50, "--output", corpus / "data")
+    second = run(*command, "--part", 1, "--num-parts", 2)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.startswith(f"{corpus}/data/part-00001-of-00002: ")
+    refused = run("merge_data", corpus / "data")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: {corpus}/data: of 2 parts 0 are missing; run prepare_data.py for them\n"
+    )
+    assert run(*command, "--part", 0, "--num-parts", 2).returncode == 0
+    merged = run("merge_data", corpus / "data")
+    assert merged.returncode == 0, merged.stderr
+    assert merged.stdout.startswith(f"{corpus}/data: 101 documents, ")
+    assert run(*command[:-1], corpus / "whole").returncode == 0
+    fingerprints = {verify_shards(corpus / name).fingerprint for name in ("data", "whole")}
+    assert len(fingerprints) == 1
+    for flags in (("--part", 0), ("--num-parts", 2)):
+        refused = run(*command, *flags)
+        assert (refused.returncode, refused.stderr) == (
+            2,
+            "error: --part and --num-parts: expected both or neither\n",
+        )
+
+
 @pytest.mark.parametrize("script", ["train_tokenizer", "prepare_data"])
 def test_bad_input_is_one_line_and_a_code(corpus, script):
     vocabulary = corpus / "vocab.txt"

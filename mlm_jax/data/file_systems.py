@@ -1,0 +1,32 @@
+"""Paths and URLs → fsspec file systems."""
+
+from typing import Any, cast
+
+from fsspec.core import url_to_fs
+
+from mlm_jax.errors import InputError
+
+# fsspec itself names the packages of no version of ours, and conda beside pip.
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """The file system that `path` names, and the location in it.
+
+    Raises:
+        InputError: the protocol is unknown, or the package that speaks it is not installed.
+    """
+    try:
+        return cast("tuple[Any, str]", url_to_fs(path))
+    except ImportError as error:
+        package = _PACKAGES.get(path.partition("://")[0])
+        reason = f"needs {package}: pip install {package}" if package else f"cannot be opened: {error}"
+        raise InputError(f"{path}: {reason}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be opened: {error}") from error
+
+
+def is_local(files: Any) -> bool:
+    """Whether the file system is the machine's own."""
+    protocol = files.protocol
+    return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))

@@ -1,0 +1,115 @@
+"""What stands in a folder of prepared data: names, the manifest and its records, the content's fingerprint."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.data.encode import Separator, token_dtype
+from mlm_jax.data.folders import Folder
+from mlm_jax.errors import InputError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+PROGRESS_FILE = "progress.json"
+TOKENIZER_FOLDER = "tokenizer"
+PART_FOLDERS = "part-*-of-*"
+OFFSET_DTYPE = np.dtype("<u8")
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What the manifest says of one shard. Sizes follow from the counts, so only the sums stand in it."""
+
+    documents: int
+    tokens: int
+    tokens_sha256: str
+    documents_sha256: str
+    folder: str = ""
+    """Where its files lie, inside the manifest's folder; the shards of one folder are numbered in order."""
+
+    def token_bytes(self, vocabulary_size: int) -> int:
+        """Size of the file of tokens."""
+        return self.tokens * token_dtype(vocabulary_size).itemsize
+
+    @property
+    def offset_bytes(self) -> int:
+        """Size of the file of document offsets."""
+        return (self.documents + 1) * OFFSET_DTYPE.itemsize
+
+
+def read_manifest(folder: Folder) -> dict[str, Any]:
+    """Return the manifest of a complete preparation; InputError where there is none of this version."""
+    content = folder.read(MANIFEST_FILE)
+    file = f"{folder}/{MANIFEST_FILE}"
+    if content is None:
+        if folder.read(PROGRESS_FILE) is not None:
+            raise InputError(
+                f"{folder}: the preparation is incomplete; run the same prepare_data.py command again"
+            )
+        raise InputError(
+            f"{folder}: no prepared data here (no {MANIFEST_FILE}); make it with prepare_data.py, and one of "
+            "parts with merge_data.py"
+        )
+    try:
+        manifest = json.loads(content)
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: damaged: not a manifest ({error}); prepare the folder again") from error
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{file}: format version {version}, this code reads {FORMAT_VERSION}; prepare the folder again"
+        )
+    return manifest
+
+
+def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str]]:
+    """The names, inside the manifest's folder, of each shard's tokens and document offsets."""
+    numbers: Counter[str] = Counter()
+    names = []
+    for record in records:
+        prefix = f"{record.folder}/" if record.folder else ""
+        names.append(shard_file_names(numbers[record.folder], prefix))
+        numbers[record.folder] += 1
+    return names
+
+
+def shard_file_names(number: int, prefix: str = "") -> tuple[str, str]:
+    """The names of the tokens and the document offsets of shard `number`."""
+    return f"{prefix}tokens-{number:05d}.bin", f"{prefix}documents-{number:05d}.bin"
+
+
+def check_shard_files(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int) -> None:
+    """Raise InputError where a file of a shard is missing or has another size than its record implies."""
+    sizes = folder.sizes({record.folder for record in records})
+    for record, names in zip(records, shard_names(records), strict=True):
+        expected_sizes = (record.token_bytes(vocabulary_size), record.offset_bytes)
+        for name, expected in zip(names, expected_sizes, strict=True):
+            found = sizes.get(name)
+            if found is None:
+                raise InputError(f"{folder}/{name}: missing; prepare the folder again")
+            if found != expected:
+                raise InputError(
+                    f"{folder}/{name}: {found} bytes, expected {expected}; prepare the folder again"
+                )
+
+
+def content_fingerprint(
+    separator: Separator, vocabulary_size: int, tokenizer_fingerprint: str, records: Iterable[ShardRecord]
+) -> str:
+    """Sha256, in hexadecimal, over what determines the content of a store, wherever its shards lie."""
+    contents = [
+        {
+            "documents": record.documents,
+            "tokens": record.tokens,
+            "tokens_sha256": record.tokens_sha256,
+            "documents_sha256": record.documents_sha256,
+        }
+        for record in records
+    ]
+    parts = [FORMAT_VERSION, separator, vocabulary_size, tokenizer_fingerprint, contents]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

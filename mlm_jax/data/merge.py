@@ -1,0 +1,120 @@
+"""The parts of a preparation → one manifest over all of them. No shard is moved, rewritten or read."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.data.division import Part, corpus_identity
+from mlm_jax.data.files import write_atomically
+from mlm_jax.data.folders import LocalFolder
+from mlm_jax.data.manifest import (
+    MANIFEST_FILE,
+    PART_FOLDERS,
+    PROGRESS_FILE,
+    TOKENIZER_FOLDER,
+    ShardRecord,
+    read_manifest,
+)
+from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
+from mlm_jax.data.shards import open_shards
+from mlm_jax.errors import InputError
+
+
+def merge_parts(folder: str | Path) -> Totals:
+    """Write the manifest of the preparation whose parts `prepare(…, part=…)` left in `folder`.
+
+    Documents, their order, shards and fingerprint are those of one `prepare` without parts. Merging again changes
+    nothing.
+
+    Raises:
+        InputError: there are no parts, some are missing or unfinished, which are named; a part was made with other
+            settings, another tokenizer or from other files than the first one, or a file of it is missing or cut
+            off; or another preparation is there.
+    """
+    folder = Path(folder)
+    parts = _finished_parts(folder)
+    manifests = [read_manifest(LocalFolder(folder / part.folder)) for part in parts]
+    for part, manifest in zip(parts, manifests, strict=True):
+        _check_same(folder / part.folder, _common(manifest), _common(manifests[0]))
+        # Its files have their sizes, and its manifest fits what it says of them.
+        open_shards(folder / part.folder)
+    settings = _common(manifests[0])
+    corpus = settings.pop("corpus")
+    inputs = [file for manifest in manifests for file in manifest["settings"]["inputs"]]
+    if corpus_identity(inputs) != corpus:
+        raise InputError(f"{folder}: the parts' files are not all of the {corpus['files']}; prepare again")
+    totals = Totals(
+        **{name: sum(manifest["totals"][name] for manifest in manifests) for name in asdict(_NOTHING)}
+    )
+    shards = [
+        replace(ShardRecord(**record), folder=part.folder)
+        for part, manifest in zip(parts, manifests, strict=True)
+        for record in manifest["shards"]
+    ]
+    check_any_token(len(shards), totals.documents + totals.skipped)
+    _finish(
+        folder, folder / parts[0].folder, manifest_content({"inputs": inputs, **settings}, totals, shards)
+    )
+    return totals
+
+
+_NOTHING = Totals(0, 0, 0, 0, 0)
+
+
+def _finished_parts(folder: Path) -> list[Part]:
+    """All parts that there have to be, or InputError."""
+    names = sorted(path.name for path in folder.glob(PART_FOLDERS))
+    numbers = sorted({name.rpartition("-")[2] for name in names})
+    if not numbers:
+        raise InputError(f"{folder}: no parts here; make them with prepare_data.py --part I --num-parts N")
+    if len(numbers) > 1 or not numbers[0].isdecimal():
+        raise InputError(f"{folder}: holds parts of {' and of '.join(numbers)}; remove those of all but one")
+    parts = [Part(index, int(numbers[0])) for index in range(int(numbers[0]))]
+    missing = [part for part in parts if not (folder / part.folder / MANIFEST_FILE).is_file()]
+    if missing:
+        unfinished = [part for part in missing if (folder / part.folder / PROGRESS_FILE).is_file()]
+        started = f" ({_ranges(unfinished)} not finished)" if unfinished else ""
+        raise InputError(
+            f"{folder}: of {len(parts)} parts {_ranges(missing)} are missing{started}; run prepare_data.py for them"
+        )
+    return parts
+
+
+def _common(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are the same for all parts."""
+    return {name: value for name, value in manifest["settings"].items() if name not in ("inputs", "part")}
+
+
+def _check_same(folder: Path, settings: dict[str, Any], others: dict[str, Any]) -> None:
+    for name in others.keys() | settings.keys():
+        if settings.get(name) != others.get(name):
+            raise InputError(
+                f"{folder}: {name} is {settings.get(name)!r}, of the first part {others.get(name)!r}; "
+                "prepare again what is not as it should be"
+            )
+
+
+def _finish(folder: Path, first_part: Path, manifest: bytes) -> None:
+    file = folder / MANIFEST_FILE
+    if file.exists():
+        if file.read_bytes() == manifest:
+            return
+        raise InputError(f"{file}: is there, and not of these parts; remove it to merge them")
+    try:
+        (folder / TOKENIZER_FOLDER).mkdir(exist_ok=True)
+        for source in (first_part / TOKENIZER_FOLDER).iterdir():
+            write_atomically(folder / TOKENIZER_FOLDER / source.name, source.read_bytes())
+        write_atomically(file, manifest)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error}") from error
+
+
+def _ranges(parts: Sequence[Part]) -> str:
+    """As Slurm's --array takes it: 3,7-9."""
+    stretches: Iterable[list[int]] = (
+        [part.index for _, part in stretch]
+        for _, stretch in groupby(enumerate(parts), lambda pair: pair[1].index - pair[0])
+    )
+    return ",".join(str(s[0]) if len(s) == 1 else f"{s[0]}-{s[-1]}" for s in stretches)

@@ -1,0 +1,151 @@
+"""Row number → shard, and where in its tokens the row's body lies.
+
+Packed rows follow from the shards' numbers of tokens. Where a document starts a row, the rows before it follow from
+the lengths of all documents before it: those are counted once, and for every k-th document the count is kept. k is 1
+up to 2**24 documents; beyond, the counts lie in a file that later runs map into memory.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from mlm_jax.config import DataConfig
+from mlm_jax.data.files import commit, own_partial_path
+from mlm_jax.data.shards import Shard, TokenStore
+from mlm_jax.hub import home
+
+_MAX_COUNTS = 1 << 24
+
+
+class Places(NamedTuple):
+    """Where the bodies of n rows lie."""
+
+    shards: np.ndarray
+    """int64 [n], which shard."""
+    starts: np.ndarray
+    """int64 [n], the first token in the shard."""
+    lengths: np.ndarray
+    """int64 [n], in tokens; at most the row's body."""
+
+
+class RowIndex(Protocol):
+    """`num_rows` rows, and where each of them is."""
+
+    num_rows: int
+
+    def locate(self, rows: np.ndarray) -> Places:
+        """The places of rows, int64 [n], ascending."""
+
+
+def row_index(store: TokenStore, config: DataConfig) -> RowIndex:
+    """The index of all rows of a store."""
+    body_length = config.sequence_length - 2
+    return (
+        PackedRows(store.shards, body_length)
+        if config.packing == "packed"
+        else DocumentRows(store, body_length)
+    )
+
+
+class PackedRows:
+    """Rows cut from each shard's tokens, one after the other."""
+
+    def __init__(self, shards: Sequence[Shard], body_length: int) -> None:
+        self._body_length = body_length
+        self._num_tokens = np.array([shard.num_tokens for shard in shards], np.int64)
+        self._first_rows = _starts(-(-self._num_tokens // body_length))
+        self.num_rows = int(self._first_rows[-1])
+
+    def locate(self, rows: np.ndarray) -> Places:
+        """The places of rows, int64 [n], ascending."""
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        starts = (rows - self._first_rows[shards]) * self._body_length
+        return Places(shards, starts, np.minimum(self._num_tokens[shards] - starts, self._body_length))
+
+
+class DocumentRows:
+    """Rows that start with a document or go on in a long one."""
+
+    def __init__(self, store: TokenStore, body_length: int) -> None:
+        self._shards = store.shards
+        self._body_length = body_length
+        self._separator_length = 1 if store.separator == "sep" else 0
+        self._stride = _stride(store.num_documents)
+        # A block: `stride` documents of one shard, fewer at its end.
+        blocks = np.array([-(-shard.num_documents // self._stride) for shard in store.shards], np.int64)
+        self._first_blocks = _starts(blocks)
+        self._first_rows = self._counts(store)
+        self.num_rows = int(self._first_rows[-1])
+
+    def locate(self, rows: np.ndarray) -> Places:
+        """The places of rows, int64 [n], ascending."""
+        blocks = np.searchsorted(self._first_rows, rows, side="right") - 1
+        shards = np.searchsorted(self._first_blocks, blocks, side="right") - 1
+        documents = (blocks - self._first_blocks[shards]) * self._stride
+        offsets = np.empty((len(rows), self._stride + 1), np.int64)
+        for shard, own in runs(shards):
+            offsets[own] = self._shards[shard].offset_windows(documents[own], self._stride + 1)
+        ends = np.cumsum(self._rows_of(offsets), axis=1)
+        rows_in_block = rows - self._first_rows[blocks]
+        chosen = (ends <= rows_in_block[:, None]).sum(axis=1)
+        every = np.arange(len(rows))
+        rows_before = np.where(chosen > 0, ends[every, chosen - 1], 0)
+        starts = offsets[every, chosen] + (rows_in_block - rows_before) * self._body_length
+        # With the document's own [SEP], which then closes the row.
+        lengths = np.minimum(offsets[every, chosen + 1] - starts, self._body_length)
+        return Places(shards, starts, lengths)
+
+    def _rows_of(self, offsets: np.ndarray) -> np.ndarray:
+        """Rows of each document, int64 [..., n - 1]; 0 for what stands beyond a shard's last one."""
+        lengths = np.maximum(np.diff(offsets) - self._separator_length, 0)
+        return -(-lengths // self._body_length)
+
+    def _counts(self, store: TokenStore) -> np.ndarray:
+        """Rows before each block, int64 [num_blocks + 1]."""
+        if self._stride == 1:
+            return self._counted()
+        file = home() / "rows" / f"{store.fingerprint}-{self._body_length}-{self._stride}.npy"
+        # A file that is cut off, or a home that cannot be written, costs the counting once more and nothing else.
+        with contextlib.suppress(OSError, ValueError):
+            return np.load(file, mmap_mode="r")
+        counts = self._counted()
+        with contextlib.suppress(OSError):
+            _keep(file, counts)
+        return counts
+
+    def _counted(self) -> np.ndarray:
+        counts = np.zeros(self._first_blocks[-1] + 1, np.int64)
+        for number, shard in enumerate(self._shards):
+            rows = self._rows_of(shard.read_document_offsets().astype(np.int64))
+            first, stop = self._first_blocks[number : number + 2]
+            counts[first + 1 : stop + 1] = np.add.reduceat(rows, np.arange(0, len(rows), self._stride))
+        return np.cumsum(counts, out=counts)
+
+
+def runs(values: np.ndarray) -> list[tuple[int, slice]]:
+    """The stretches of equal ones among int [n] `values`, each with where it stands."""
+    bounds = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return [(int(values[first]), slice(first, stop)) for first, stop in pairwise(bounds) if stop > first]
+
+
+def _stride(num_documents: int) -> int:
+    return 1 << max(0, (-(-num_documents // _MAX_COUNTS) - 1).bit_length())
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def _keep(file: Path, counts: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = own_partial_path(file)
+    try:
+        with partial.open("wb") as stream:
+            np.save(stream, counts)
+            commit(stream, file)
+    finally:
+        partial.unlink(missing_ok=True)
