@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,8 @@ class Ended:
 class Job:
     """`processes` times the same command, each told who it is; stderr goes to files in `folder`.
 
-    `arguments` may be one list for all or one for each process.
+    `arguments` may be one list for all or one for each process. With `scheduler_variables`, which make environment
+    variables of a process's number, they are told by those instead of by flags.
     """
 
     def __init__(
@@ -38,10 +39,10 @@ class Job:
         arguments: Sequence[object] | Sequence[Sequence[object]],
         *,
         timeout_seconds: int = 12,
-        port: int | None = None,
+        scheduler_variables: Callable[[int], dict[str, str]] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        port = port or free_port()
+        port = free_port()
         each = list(arguments) if isinstance(arguments[0], list) else [arguments] * processes
         self._logs = [folder / f"process_{process}.log" for process in range(processes)]
         self.processes = []
@@ -53,12 +54,15 @@ class Job:
                 "timeout-seconds": timeout_seconds,
             }
             flags = [f"--distributed.{name}={value}" for name, value in place.items()]
+            variables = environment(devices)
+            if scheduler_variables is not None:
+                flags, variables = [], variables | scheduler_variables(process)
             with log.open("w") as stderr:
                 self.processes.append(
                     subprocess.Popen(
                         [sys.executable, *map(str, each[process]), *flags],
                         cwd=ROOT,
-                        env=environment(devices),
+                        env=variables,
                         stdout=subprocess.DEVNULL,
                         stderr=stderr,
                     )

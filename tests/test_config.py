@@ -10,9 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.config import BertConfig, DataConfig, MaskingRecipe, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config import (
+    BertConfig,
+    DataConfig,
+    DistributedConfig,
+    MaskingRecipe,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from mlm_jax.errors import InputError
 from mlm_jax.settings import from_json, to_json
+
+JOINED = DistributedConfig(coordinator="host:8476", num_processes=2, process_id=1)
 
 configs = st.builds(
     TrainConfig,
@@ -90,6 +100,13 @@ def test_json_with_a_wrong_setting_is_refused(path: tuple[str, ...], value: obje
         (OptimizerConfig(), {"learning_rate": 0.0}, r"learning_rate = 0.0: must be above 0"),
         (MeshConfig(), {"fsdp": -1}, "the only axis of size -1"),
         (MeshConfig(), {"tensor": 0}, "tensor = 0"),
+        (DistributedConfig(), {"timeout_seconds": 5}, "timeout_seconds = 5: must be at least 6"),
+        (DistributedConfig(), {"process_id": 1}, "must be given together, or none of them"),
+        (JOINED, {"coordinator": "host"}, "coordinator = 'host': must be host:port of process 0"),
+        (JOINED, {"coordinator": "host:99999"}, "coordinator = 'host:99999': must be host:port"),
+        (JOINED, {"num_processes": 0}, "num_processes = 0: must be at least 1"),
+        (JOINED, {"process_id": 2}, r"process_id = 2: must be in \[0, num_processes = 2\)"),
+        (JOINED, {"process_id": -1}, r"process_id = -1: must be in \[0, num_processes = 2\)"),
         (TrainConfig(), {"seed": -1}, "seed = -1"),
         (
             TrainConfig(),

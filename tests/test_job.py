@@ -1,6 +1,7 @@
 """Runs of several real processes: the run of one process, faults that end all of them, starts that do not fit."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -117,6 +118,25 @@ def test_two_processes_train_as_one(one_process: Path, tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["distributed"]
     # The run goes on anywhere from its own config.json.
     assert stored == {"coordinator": None, "num_processes": None, "process_id": None, "timeout_seconds": 60}
+
+
+def test_slurm_needs_no_flags(tmp_path: Path) -> None:
+    """As `srun` would start two tasks of one node."""
+
+    def variables(process: int) -> dict[str, str]:
+        return {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(process),
+            "SLURM_LOCALID": str(process),
+        }
+
+    config = write_config(wide_config(tmp_path / "run", num_steps=3))
+    ended = Job(tmp_path, 2, 1, ["scripts/train.py", config], scheduler_variables=variables).ended()
+    assert [end.code for end in ended] == [0, 0], ended
+    assert "mesh: data 2, fsdp 1, tensor 1" in ended[0].stderr
+    assert [record["step"] for record in read_records(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
 
 
 @pytest.mark.slow
