@@ -29,6 +29,8 @@ def join(config: DistributedConfig) -> None:
     """
     # Where devices are CPUs; without it every collective of more than one process is an error.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would swallow a SIGTERM that comes before the run listens for one; the run agrees on a step by itself.
+    jax.config.update("jax_enable_preemption_service", False)
     end = time.monotonic() + config.timeout_seconds
     # The runtime's own limits come after ours: where they run out, it aborts the process.
     limits: dict[str, Any] = {
