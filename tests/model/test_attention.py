@@ -1,4 +1,4 @@
-"""Every implementation against the reference, what documents separate, and which implementation is chosen."""
+"""What documents separate, which implementation is chosen, and what the chosen one is given."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,82 +19,8 @@ from mlm_jax.errors import InputError
 from mlm_jax.model import attention
 from mlm_jax.model.attention import attend, choose_attention, xla_attention
 from mlm_jax.model.bert import BertMaskedLM
-from mlm_jax.model.kernels import cudnn_attention, splash_attention
 from mlm_jax.sharding import make_mesh
-
-splash = partial(splash_attention, interpret=True)
-ON_A_GPU = any(device.platform == "gpu" for device in jax.devices())
-
-
-def inputs_of(length: int = 128, heads: int = 2, dtype: str = "float32") -> list[Array]:
-    """Queries, keys, values and what weighs the outputs, of four rows."""
-    shape = (4, length, heads, 64)
-    return [jax.random.normal(jax.random.key(number), shape, dtype) for number in range(4)]
-
-
-def rows_of(length: int = 128) -> tuple[Array, Array]:
-    """Padding and documents of four rows; one is all padding, one has none."""
-    padding_mask = jnp.arange(length)[None] < jnp.array([length, length // 3, 0, length - 1])[:, None]
-    ends = jax.random.bernoulli(jax.random.key(9), 8 / length, (4, length)).astype(jnp.int32)
-    return padding_mask, jnp.cumsum(ends, axis=1) - ends
-
-
-def outputs_and_gradients(
-    function: Callable[..., Array], inputs: list[Array], padding_mask: Array, document_ids: Array | None
-) -> tuple[Array, tuple[Array, ...]]:
-    """Of the queries that have a key: nobody reads the others, whose gradients no kernel promises."""
-    *heads, weights = inputs
-    keys = padding_mask[:, None, :]
-    if document_ids is not None:
-        keys = keys & (document_ids[:, :, None] == document_ids[:, None, :])
-    weights = weights * keys.any(-1)[:, :, None, None].astype(weights.dtype)
-
-    def total(*heads: Array) -> tuple[Array, Array]:
-        out = function(*heads, padding_mask, document_ids)
-        return jnp.sum((out * weights).astype(jnp.float32)), out
-
-    gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*heads)
-    return out, gradients
-
-
-def assert_equal(found: Any, expected: Any, dtype: str) -> None:
-    # A bfloat16 has 8 bits; sums over a row add up a few of their roundings.
-    close = {"atol": 3e-6, "rtol": 1e-5} if dtype == "float32" else {"atol": 0.02, "rtol": 0.02}
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), **close)
-
-
-@pytest.mark.parametrize("within", [False, True])
-@pytest.mark.parametrize(("dtype", "length"), [("float32", 256), ("bfloat16", 128)])
-def test_splash_is_the_reference_forward_and_backward(dtype: str, length: int, within: bool) -> None:
-    padding_mask, document_ids = rows_of(length)
-    rows = padding_mask, document_ids if within else None
-    inputs = inputs_of(length, dtype=dtype)
-    found = outputs_and_gradients(splash, inputs, *rows)
-    assert found[0].dtype == dtype
-    assert_equal(found, outputs_and_gradients(xla_attention, inputs, *rows), dtype)
-
-
-def test_splash_goes_over_several_tiles_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlm_jax.model.kernels._SPLASH_TILES", (128,))
-    inputs, rows = inputs_of(384, heads=1), rows_of(384)
-    assert_equal(
-        outputs_and_gradients(splash, inputs, *rows),
-        outputs_and_gradients(xla_attention, inputs, *rows),
-        "float32",
-    )
-
-
-@pytest.mark.skipif(not ON_A_GPU, reason="no GPU, and cuDNN runs nowhere else")
-@pytest.mark.parametrize("within", [False, True])
-def test_cudnn_is_the_reference_forward_and_backward(within: bool) -> None:
-    padding_mask, document_ids = rows_of(512)
-    rows = padding_mask.at[2].set(padding_mask[3]), document_ids if within else None
-    inputs = inputs_of(512, dtype="bfloat16")
-    found = outputs_and_gradients(cudnn_attention, inputs, *rows)
-    assert_equal(found, outputs_and_gradients(xla_attention, inputs, *rows), "bfloat16")
-    empty = outputs_and_gradients(cudnn_attention, inputs, padding_mask, rows[1])
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(empty))
+from tests.model.heads import assert_equal, inputs_of, outputs_and_gradients, rows_of, splash
 
 
 @pytest.mark.parametrize("within", [False, True])
@@ -145,19 +71,6 @@ def test_on_a_mesh_each_device_computes_its_rows_and_heads(monkeypatch: pytest.M
         found = outputs_and_gradients(partial(attend, implementation="splash"), inputs, *rows)
     assert set(seen) == {(1, 128, 1, 64)}
     assert_equal(found, expected, "float32")
-
-
-@pytest.mark.parametrize("function", [xla_attention, splash], ids=["xla", "splash"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_of_nothing_but_padding_stay_finite(function: Callable[..., Array], dtype: str) -> None:
-    *heads, weights = inputs_of(dtype=dtype)
-    padding_mask, document_ids = jnp.zeros((4, 128), bool), jnp.zeros((4, 128), jnp.int32)
-
-    def total(*heads: Array) -> Array:
-        return jnp.sum(function(*heads, padding_mask, document_ids) * weights)
-
-    for leaf in jax.tree.leaves(jax.value_and_grad(total, argnums=(0, 1, 2))(*heads)):
-        assert jnp.isfinite(leaf).all()
 
 
 SMALL = BertConfig(
@@ -251,7 +164,13 @@ def test_the_platform_and_the_length_choose(
     ("at", "compute", "model", "length", "said"),
     [
         (device("tpu"), BF16, BertConfig(), 512, "splash needs model.attention_dropout_rate = 0"),
-        (device("tpu"), BF16, BASE, 520, "splash needs data.sequence_length to be a multiple of 128, not 520"),
+        (
+            device("tpu"),
+            BF16,
+            BASE,
+            520,
+            "splash needs data.sequence_length to be a multiple of 128, not 520",
+        ),
         (device("gpu", "9.0"), BF16, BertConfig(), 512, "cudnn needs model.attention_dropout_rate = 0"),
         (device("gpu", "9.0"), ComputeConfig(), BASE, 512, "cudnn needs compute.dtype = 'bfloat16'"),
         (device("gpu", "9.0"), BF16, BASE, 513, "cudnn needs an even data.sequence_length, not 513"),
