@@ -329,11 +329,15 @@ def test_a_run_within_documents_is_evaluated_within_documents(
 ) -> None:
     monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
     config = config_of(tmp_path / "run", num_steps=4, compilation_cache_dir=None)
-    config = replace(config, data=replace(config.data, attend_within_documents=True))
+    config = replace(
+        config,
+        data=replace(config.data, attend_within_documents=True),
+        model=replace(config.model, initializer_stddev=0.2),
+    )
     train(config)
     (told,) = read_records(tmp_path / "run" / "eval.jsonl")
     evaluation = evaluate_model(tmp_path / "run", prepared(200, 240))
     assert evaluation.mlm_loss == pytest.approx(told["mlm_loss"], rel=1e-6)
     across = replace(config, data=replace(config.data, attend_within_documents=False))
     (tmp_path / "run" / "config.json").write_text(to_json(across))
-    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - told["mlm_loss"]) > 1e-5
+    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - told["mlm_loss"]) > 1e-3

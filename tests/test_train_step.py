@@ -226,13 +226,19 @@ def with_documents(batch: Batch) -> Batch:
     return batch._replace(token_ids=ids)
 
 
+def sharp_state(program: Program) -> TrainState:
+    """With weights so large that attention is far from uniform, so that what a token attends to shows."""
+    state = program.initial_state()
+    return replace(state, params=jax.tree.map(lambda leaf: 6 * leaf, state.params))
+
+
 def test_documents_end_where_they_did_before_masking(program: Program) -> None:
     # Among sixteen ids a random replacement is often [SEP].
     masking = replace(
         MASKING, vocabulary_size=16, random_pool="full", mask_token_rate=0.0, random_token_rate=1.0
     )
     setup = replace(program_of(data=WITHIN).setup, masking=masking)
-    params = program.initial_state().params
+    params = sharp_state(program).params
     batch = with_documents(batch_of(0))
     batch = batch._replace(token_ids=np.where(batch.token_ids > 4, batch.token_ids % 11 + 5, batch.token_ids))
     keys = example_keys(0, np.full(16, 2**32 - 1, np.uint32), batch.example_ids)
@@ -246,19 +252,21 @@ def test_documents_end_where_they_did_before_masking(program: Program) -> None:
     expected = loss(params, masked, None, document_ids=documents)
     found = jax.jit(partial(eval_step, setup))(params, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert abs(found.loss - loss(params, masked, None).loss) > 1e-3
+    assert abs(loss(params, masked, None).loss / found.loss - 1) > 1e-3
 
 
 def test_documents_are_split_and_sharded_with_their_rows() -> None:
     model = without_dropout()
     batch = with_documents(batch_of(0))
-    metrics = [
-        step_once(program_of(mesh, model=model, data=WITHIN, accumulation_steps=steps), batch)[1]
-        for mesh, steps in [((1, 1, 1), 1), ((2, 2, 2), 2)]
-    ]
-    np.testing.assert_allclose(metrics[0], metrics[1], rtol=1e-5)
-    free = step_once(program_of(model=model), batch)[1]
-    assert abs(free.grad_norm - metrics[0].grad_norm) > 1e-3
+
+    def metrics_of(program: Program) -> Any:
+        return step_once(program, batch, sharp_state(program))[1]
+
+    whole = metrics_of(program_of(model=model, data=WITHIN))
+    parts = metrics_of(program_of((2, 2, 2), model=model, data=WITHIN, accumulation_steps=2))
+    np.testing.assert_allclose(parts, whole, rtol=2e-5)
+    across = metrics_of(program_of(model=model))
+    assert abs(across.loss / whole.loss - 1) > 1e-3
 
 
 def test_documents_need_to_know_what_ends_them() -> None:
@@ -266,17 +274,16 @@ def test_documents_need_to_know_what_ends_them() -> None:
         make_setup(replace(CONFIG, data=WITHIN), MASKING)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots"])
-def test_a_step_with_a_kernel_is_the_step_without(remat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_with_a_kernel_is_the_step_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_KERNELS", {"splash": partial(splash_attention, interpret=True)})
     monkeypatch.setattr(attention, "_OBSTACLES", {"splash": lambda device, **asked: None})
-    model = replace(without_dropout(), max_sequence_length=128, dropout_rate=0.1)
+    model = replace(without_dropout(), num_layers=1, max_sequence_length=128, dropout_rate=0.1)
     data = DataConfig(sequence_length=128, attend_within_documents=True)
     batch = with_documents(batch_of(0, length=128))
     metrics = []
     for mesh, name in [((1, 1, 1), "xla"), ((2, 2, 2), "splash")]:
-        compute = ComputeConfig(attention=name, remat=remat)
+        compute = ComputeConfig(attention=name, remat="dots")
         program = program_of(mesh, model=model, data=data, compute=compute)
         assert program.attention.implementation == name
-        metrics.append(step_once(program, batch)[1])
+        metrics.append(step_once(program, batch, sharp_state(program))[1])
     np.testing.assert_allclose(*metrics, rtol=2e-5)
