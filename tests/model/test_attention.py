@@ -70,7 +70,7 @@ def test_on_a_mesh_each_device_computes_its_rows_and_heads(monkeypatch: pytest.M
     with jax.set_mesh(mesh_of((2, 2, 2))):
         found = outputs_and_gradients(partial(attend, implementation="splash"), inputs, *rows)
     assert set(seen) == {(1, 128, 1, 64)}
-    assert_equal(found, expected, "float32")
+    assert_equal(found, expected)
 
 
 SMALL = BertConfig(
