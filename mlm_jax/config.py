@@ -18,6 +18,7 @@ Selection = Literal["ceil", "bernoulli", "bert"]
 RandomPool = Literal["no_special", "full"]
 MaskingUnit = Literal["token"]
 Packing = Literal["packed", "document"]
+Attention = Literal["auto", "xla", "cudnn", "splash"]
 Schedule = Literal["linear", "cosine", "trapezoidal"]
 
 
@@ -161,18 +162,29 @@ class DataConfig:
 
     `"packed"` cuts the documents' stream into full rows; `"document"` starts each document in a row of its own
     and splits long ones over several rows. `eval_path` names a second prepared folder.
+
+    With `attend_within_documents` a token of a packed row attends to those of its own document alone: up to and with
+    the [SEP] that ends it, the row's [CLS] being of the first. Positions count from the start of the row all the same.
     """
 
     path: str = ""
     eval_path: str | None = None
     sequence_length: int = 128
     packing: Packing = "packed"
+    attend_within_documents: bool = False
     prefetch_batches: int = 4
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self, "sequence_length", self.sequence_length >= 3, "at least 3 ([CLS], a token, [SEP])")
         require_positive(self, "prefetch_batches")
+        divided = self.packing == "packed" or not self.attend_within_documents
+        require(
+            self,
+            "attend_within_documents",
+            divided,
+            f"False with packing {self.packing!r}: a row is of one document",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +254,9 @@ class ComputeConfig:
     `remat`: what the backward pass recomputes instead of keeping: `"none"`, `"dots"` (all but matrix products) or
     `"full"` (each layer). `scan_unroll`: layers a loop iteration. `loss_chunks`: the masked positions are put
     through the output embedding in that many pieces, so that only a piece of the logits exists at a time.
-    `dropout_generator`: `"rbg"` is cheap on TPU, but its bits depend on the mesh.
+    `dropout_generator`: `"rbg"` is cheap on TPU, but its bits depend on the mesh. `attention`: `"auto"` is a kernel
+    that never holds the L × L weights, cuDNN's on NVIDIA GPUs (in bfloat16) and splash on TPU, for rows of 512 tokens
+    or more where nothing that is asked for is beyond it, and XLA's otherwise; see `mlm_jax.model.attention`.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -250,6 +264,7 @@ class ComputeConfig:
     scan_unroll: int = 1
     loss_chunks: int = 1
     dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
+    attention: Attention = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -363,9 +363,12 @@ def evaluate_model(name: str | Path, data_path: str | Path) -> Evaluation:
             f"{model.tokenizer.fingerprint[:12]}"
         )
     one = MeshConfig(data=1)
+    # The kernel that the run names may be none of this machine's.
+    compute = replace(settings.compute, attention="auto")
     program = build_program(
-        replace(settings, model=model.config, data=data, mesh=one),
+        replace(settings, model=model.config, data=data, mesh=one, compute=compute),
         resolve_masking(settings.masking, model.tokenizer, data.sequence_length),
         make_mesh(one, jax.devices()[:1]),
+        model.tokenizer.sep_token_id,
     )
     return evaluate_rows(program, model.params, sources.train)

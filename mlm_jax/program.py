@@ -1,6 +1,6 @@
 """A config on a mesh, compiled: the shardings of everything a step touches, and the executables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from mlm_jax.config import MaskingConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.errors import InputError
+from mlm_jax.model.attention import AttentionChoice, choose_attention
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.sharding import (
     batch_sharding,
@@ -34,6 +35,7 @@ class Program:
     setup: StepSetup
     abstract_state: TrainState
     """Shape, dtype and sharding of every array of the state."""
+    attention: AttentionChoice
 
     @cached_property
     def train(self) -> jax.stages.Compiled:
@@ -117,11 +119,17 @@ class Program:
         return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())
 
 
-def build_program(config: TrainConfig, masking: MaskingConfig, mesh: Mesh) -> Program:
+def build_program(
+    config: TrainConfig, masking: MaskingConfig, mesh: Mesh, sep_token_id: int | None = None
+) -> Program:
     """The steps of `config` on `mesh`; nothing is compiled and no parameter allocated yet.
 
+    The devices of the mesh need not be there to be compiled for. `sep_token_id` is needed where rows attend within
+    documents.
+
     Raises:
-        InputError: the mesh divides neither the rows of a microbatch nor a dimension that it splits.
+        InputError: the mesh divides neither the rows of a microbatch nor a dimension that it splits, or its devices
+            have not the attention that the config names.
     """
     microbatch = config.batch_size // config.accumulation_steps
     ways = batch_ways(mesh)
@@ -129,8 +137,11 @@ def build_program(config: TrainConfig, masking: MaskingConfig, mesh: Mesh) -> Pr
         raise InputError(
             f"batch_size / accumulation_steps = {microbatch}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
         )
-    setup = make_setup(config, masking)
-    return Program(config, mesh, setup, abstract_state(config, setup, mesh))
+    length, device = config.data.sequence_length, mesh.devices.flat[0]
+    attention = choose_attention(config.compute, config.model, length, device)
+    compute = replace(config.compute, attention=attention.implementation)
+    setup = make_setup(replace(config, compute=compute), masking, sep_token_id)
+    return Program(config, mesh, setup, abstract_state(config, setup, mesh), attention)
 
 
 def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:

@@ -209,4 +209,6 @@ def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
         f"masking: {config.masking.mask_selection_rate:.0%} of the tokens, at most "
         f"{program.setup.masking.mask_selection_length} a row"
     )
+    why = f" ({program.attention.reason})" if program.attention.reason else ""
+    say(f"attention: {program.attention.implementation}{why}")
     say(f"memory a device: {program.memory_report()}")

@@ -82,6 +82,8 @@ class StepSetup(UpdateRule):
 
     graph: nnx.GraphDef
     masking: MaskingConfig
+    document_end_id: int | None
+    """The id of the token that ends a document, where rows attend within documents."""
 
 
 # (parameters, a pytree of arrays with a leading batch axis, dropout key) to sums over that batch.
@@ -100,10 +102,22 @@ def make_update_rule(config: TrainConfig, params: Any) -> UpdateRule:
     )
 
 
-def make_setup(config: TrainConfig, masking: MaskingConfig) -> StepSetup:
-    """The setup of a run, without allocating a parameter."""
+def make_setup(config: TrainConfig, masking: MaskingConfig, sep_token_id: int | None = None) -> StepSetup:
+    """The setup of a run, without allocating a parameter.
+
+    Raises:
+        ValueError: `data.attend_within_documents` without the id of [SEP].
+    """
+    within_documents = config.data.attend_within_documents
+    if within_documents and sep_token_id is None:
+        raise ValueError("sep_token_id: must be given with data.attend_within_documents")
     graph, params = split_model(abstract_masked_lm(config.model))
-    return StepSetup(**vars(make_update_rule(config, params)), graph=graph, masking=masking)
+    return StepSetup(
+        **vars(make_update_rule(config, params)),
+        graph=graph,
+        masking=masking,
+        document_end_id=sep_token_id if within_documents else None,
+    )
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
@@ -162,7 +176,8 @@ def train_step(
     """
     keys = example_keys(setup.seed, batch.epochs, batch.example_ids)
     masked = mask_tokens(keys, batch.token_ids, setup.masking)
-    new_state, sums, grad_norm = update(setup, state, masked, partial(masked_loss, setup))
+    inputs = (masked, _document_ids(setup, batch.token_ids))
+    new_state, sums, grad_norm = update(setup, state, inputs, partial(_loss_of_rows, setup))
     weight = jnp.maximum(sums.weight, 1.0)
     wanted = wanted_selections(keys, batch.token_ids, setup.masking)
     metrics = StepMetrics(
@@ -184,7 +199,27 @@ def eval_step(setup: StepSetup, params: Any, batch: Batch) -> MaskedLMSums:
     """Sums of loss, correct predictions and weights over a batch, without dropout and with fixed masks."""
     epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
     keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
-    return masked_loss(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), None)
+    inputs = (mask_tokens(keys, batch.token_ids, setup.masking), _document_ids(setup, batch.token_ids))
+    return _loss_of_rows(setup, params, inputs, None)
+
+
+def _document_ids(setup: StepSetup, token_ids: Array) -> Array | None:
+    """int32 [B, L], counted from 0 in each row, or None where rows are not divided.
+
+    Of the rows as they were read: a random replacement may be any token, the one that ends a document too.
+    """
+    if setup.document_end_id is None:
+        return None
+    ends = (token_ids == setup.document_end_id).astype(jnp.int32)
+    # What ends a document is the last of its tokens.
+    return jnp.cumsum(ends, axis=1) - ends
+
+
+def _loss_of_rows(
+    setup: StepSetup, params: Any, inputs: tuple[MaskedTokens, Array | None], dropout_key: Array | None
+) -> MaskedLMSums:
+    masked, document_ids = inputs
+    return masked_loss(setup, params, masked, dropout_key, document_ids=document_ids)
 
 
 def _accumulate(
@@ -230,10 +265,12 @@ def masked_loss(
     dropout_key: Array | None,
     segment_ids: Array | None = None,
     padding_mask: Array | None = None,
+    document_ids: Array | None = None,
 ) -> MaskedLMSums:
     """Sums of the masked-LM loss over rows that are masked already; without a key nothing is dropped.
 
-    Without a `padding_mask` it is the tokens that are not padding.
+    Without a `padding_mask` it is the tokens that are not padding. With `document_ids`, int [B, L], a token attends
+    to those of its own document alone.
     """
     model = nnx.merge(setup.graph, params)
     if padding_mask is None:
@@ -244,6 +281,7 @@ def masked_loss(
         padding_mask,
         masked.mask_positions,
         segment_ids,
+        document_ids=document_ids,
         dropout_key=dropout_key,
         compute=setup.compute,
     )

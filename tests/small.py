@@ -37,6 +37,7 @@ CONFIG = TrainConfig(
     batch_size=16,
     compilation_cache_dir=None,
 )
+SEP = 3
 MASKING = MaskingConfig(
     vocabulary_size=256, mask_token_id=4, mask_selection_length=4, unselectable_token_ids=(0, 1, 2, 3, 4)
 )
@@ -46,7 +47,7 @@ def batch_of(step: int, rows: int = 16, length: int = 24) -> Batch:
     """Rows of a language that can be learned, eight sentences all told; half of the rows end in padding."""
     sentences = np.random.default_rng(0).integers(5, 256, (8, length))
     ids = sentences[np.random.default_rng(step).integers(0, 8, rows)]
-    ids[:, 0], ids[:, -1] = 2, 3
+    ids[:, 0], ids[:, -1] = 2, SEP
     ids[rows // 2 :, -6:] = 0
     first = step * rows
     return Batch(
@@ -58,7 +59,7 @@ def batch_of(step: int, rows: int = 16, length: int = 24) -> Batch:
 def program_of(mesh: tuple[int, int, int] = (1, 1, 1), **changes: Any) -> Program:
     config = replace(CONFIG, **changes)
     sizes = MeshConfig(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
-    return build_program(config, MASKING, make_mesh(sizes, jax.devices()[: int(np.prod(mesh))]))
+    return build_program(config, MASKING, make_mesh(sizes, jax.devices()[: int(np.prod(mesh))]), SEP)
 
 
 def losses_of(program: Program, steps: int) -> list[float]:

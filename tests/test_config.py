@@ -98,6 +98,11 @@ def test_json_with_a_wrong_setting_is_refused(path: tuple[str, ...], value: obje
         (BertConfig(), {"num_layers": 0}, r"num_layers = 0: must be at least 1"),
         (DataConfig(), {"sequence_length": 2}, r"sequence_length = 2: must be at least 3"),
         (OptimizerConfig(), {"learning_rate": 0.0}, r"learning_rate = 0.0: must be above 0"),
+        (
+            DataConfig(attend_within_documents=True),
+            {"packing": "document"},
+            r"attend_within_documents = True: must be False with packing 'document'",
+        ),
         (MeshConfig(), {"fsdp": -1}, "the only axis of size -1"),
         (MeshConfig(), {"tensor": 0}, "tensor = 0"),
         (DistributedConfig(), {"timeout_seconds": 5}, "timeout_seconds = 5: must be at least 6"),

@@ -1,6 +1,7 @@
 """What a user holds: masks filled, features, likelihoods, each beside one row at a time through the bare model."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mlm_jax import trainer
 from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
 from mlm_jax.data.files import new_folder
 from mlm_jax.data.tokenizer import Tokenizer
@@ -18,9 +20,11 @@ from mlm_jax.metrics import EVALUATIONS_FILE, read_records
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model_folder import StoredModel, write_model_folder
 from mlm_jax.pretrained import MaskedLM, evaluate_model
+from mlm_jax.settings import to_json
+from mlm_jax.sharding import make_mesh
 from mlm_jax.train_step import split_model
 from mlm_jax.trainer import train
-from tests.run_small import prepared, run_python, uninterrupted
+from tests.run_small import config_of, prepared, run_python, uninterrupted
 
 TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 6
 
@@ -318,3 +322,22 @@ print(min(seconds))
 def test_data_of_another_tokenizer_are_not_evaluated_on() -> None:
     with pytest.raises(InputError, match="prepared with tokenizer"):
         evaluate_model(uninterrupted(), prepared(0, 200, 280))
+
+
+def test_a_run_within_documents_is_evaluated_within_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    config = config_of(tmp_path / "run", num_steps=4, compilation_cache_dir=None)
+    config = replace(
+        config,
+        data=replace(config.data, attend_within_documents=True),
+        model=replace(config.model, initializer_stddev=0.2),
+    )
+    train(config)
+    (told,) = read_records(tmp_path / "run" / "eval.jsonl")
+    evaluation = evaluate_model(tmp_path / "run", prepared(200, 240))
+    assert evaluation.mlm_loss == pytest.approx(told["mlm_loss"], rel=1e-6)
+    across = replace(config, data=replace(config.data, attend_within_documents=False))
+    (tmp_path / "run" / "config.json").write_text(to_json(across))
+    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - told["mlm_loss"]) > 1e-3

@@ -18,10 +18,23 @@ import pytest
 
 from mlm_jax import trainer
 from mlm_jax.config import MaskingRecipe, OptimizerConfig, TrainConfig
+from mlm_jax.data.sources import open_sources, resolve_masking
 from mlm_jax.metrics import read_records
+from mlm_jax.model.attention import AttentionChoice
+from mlm_jax.program import build_program
+from mlm_jax.reporting import describe_start
 from mlm_jax.sharding import make_mesh
 from mlm_jax.trainer import train
-from tests.run_small import ROOT, arrays_of, config_of, environment, run_script, uninterrupted, write_config
+from tests.run_small import (
+    ROOT,
+    arrays_of,
+    config_of,
+    environment,
+    run_script,
+    tokenizer,
+    uninterrupted,
+    write_config,
+)
 
 STEP_KEYS = [
     *("step", "epoch", "loss", "mlm_accuracy", "masked_tokens", "grad_norm", "learning_rate"),
@@ -68,12 +81,12 @@ def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(tmp_path: Path)
         "model: 8,076 parameters; mesh: data 1, fsdp 1, tensor 1 of cpu; compute: float32",
         "data: 197 rows of 20 tokens, 24.6 steps an epoch",
         "masking: 15% of the tokens, at most 3 a row",
-        lines[3],
+        "attention: xla",
     ]
     assert re.fullmatch(
-        r"memory a device: parameters .* MiB, optimiser .*, temporary .*, in all .* MiB", lines[3]
+        r"memory a device: parameters .* MiB, optimiser .*, temporary .*, in all .* MiB", lines[4]
     )
-    assert re.fullmatch(r"step 1: loss 5\.\d{4}, 1\d\.\d\d% of the selectable tokens masked", lines[4])
+    assert re.fullmatch(r"step 1: loss 5\.\d{4}, 1\d\.\d\d% of the selectable tokens masked", lines[5])
     logged = [line for line in lines if re.match(r"step \d+/40: ", line)]
     pattern = r"step (\d+)/40: loss \d\.\d{4}, [\d,]+ tokens/s, \d\d:\d\d left"
     assert [int(re.fullmatch(pattern, line)[1]) for line in logged] == list(range(2, 41, 2))
@@ -141,3 +154,13 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_in_the_end(tmp_path: Path
     for step in steps:
         for name, (dtype, bits) in arrays_of(tmp_path / "run", step).items():
             assert np.isfinite(np.frombuffer(bits, dtype)).all(), f"{name} of step {step}"
+
+
+def test_why_a_kernel_is_not_used_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(Path("run"))
+    program = build_program(
+        config, resolve_masking(config.masking, tokenizer(), 20), make_mesh(config.mesh, jax.devices()[:1])
+    )
+    told = replace(program, attention=AttentionChoice("xla", "splash needs another length"))
+    describe_start(config, told, open_sources(config.data).train)
+    assert "\nattention: xla (splash needs another length)\n" in capsys.readouterr().err

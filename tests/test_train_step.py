@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.config import ComputeConfig, OptimizerConfig
+from mlm_jax.config import ComputeConfig, DataConfig, OptimizerConfig
 from mlm_jax.data.batches import Batch
+from mlm_jax.masking import example_keys, mask_tokens
+from mlm_jax.model import attention
+from mlm_jax.model.kernels import splash_attention
 from mlm_jax.model.loss import MaskedLMSums
 from mlm_jax.program import Program
-from mlm_jax.train_step import TrainState, eval_step, train_step
-from tests.small import CONFIG, MASKING, MODEL, batch_of, losses_of, program_of, without_dropout
+from mlm_jax.train_step import TrainState, eval_step, make_setup, masked_loss, train_step
+from tests.small import CONFIG, MASKING, MODEL, SEP, batch_of, losses_of, program_of, without_dropout
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
 
@@ -213,3 +216,76 @@ def test_evaluation_sums_do_not_depend_on_how_rows_are_batched(program: Program)
     whole = evaluate(params, batch)
     total = MaskedLMSums(*map(sum, zip(*parts, strict=True)))
     np.testing.assert_allclose(total, whole, rtol=1e-6)
+
+
+WITHIN = replace(CONFIG.data, attend_within_documents=True)
+
+
+def with_documents(batch: Batch) -> Batch:
+    """The rows with two more [SEP], so that most have three documents."""
+    ids = batch.token_ids.copy()
+    ids[:, 9] = ids[1::2, 14] = SEP
+    return batch._replace(token_ids=ids)
+
+
+def sharp_state(program: Program) -> TrainState:
+    """With weights so large that attention is far from uniform, so that what a token attends to shows."""
+    state = program.initial_state()
+    return replace(state, params=jax.tree.map(lambda leaf: 6 * leaf, state.params))
+
+
+def test_documents_end_where_they_did_before_masking(program: Program) -> None:
+    # Among sixteen ids a random replacement is often [SEP].
+    masking = replace(
+        MASKING, vocabulary_size=16, random_pool="full", mask_token_rate=0.0, random_token_rate=1.0
+    )
+    setup = replace(program_of(data=WITHIN).setup, masking=masking)
+    params = sharp_state(program).params
+    batch = with_documents(batch_of(0))
+    batch = batch._replace(token_ids=np.where(batch.token_ids > 4, batch.token_ids % 11 + 5, batch.token_ids))
+    keys = example_keys(0, np.full(16, 2**32 - 1, np.uint32), batch.example_ids)
+    masked = mask_tokens(keys, batch.token_ids, masking)
+    assert ((masked.token_ids == SEP) & (batch.token_ids != SEP)).sum() > 3
+    documents = np.zeros((16, 24), np.int32)
+    for row, ids in enumerate(batch.token_ids):
+        for place in range(1, 24):
+            documents[row, place] = documents[row, place - 1] + (ids[place - 1] == SEP)
+    loss = jax.jit(partial(masked_loss, setup))
+    expected = loss(params, masked, None, document_ids=documents)
+    found = jax.jit(partial(eval_step, setup))(params, batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert abs(loss(params, masked, None).loss / found.loss - 1) > 1e-3
+
+
+def test_documents_are_split_and_sharded_with_their_rows() -> None:
+    model = without_dropout()
+    batch = with_documents(batch_of(0))
+
+    def metrics_of(program: Program) -> Any:
+        return step_once(program, batch, sharp_state(program))[1]
+
+    whole = metrics_of(program_of(model=model, data=WITHIN))
+    parts = metrics_of(program_of((2, 2, 2), model=model, data=WITHIN, accumulation_steps=2))
+    np.testing.assert_allclose(parts, whole, rtol=2e-5)
+    across = metrics_of(program_of(model=model))
+    assert abs(across.loss / whole.loss - 1) > 1e-3
+
+
+def test_documents_need_to_know_what_ends_them() -> None:
+    with pytest.raises(ValueError, match="sep_token_id: must be given"):
+        make_setup(replace(CONFIG, data=WITHIN), MASKING)
+
+
+def test_a_step_with_a_kernel_is_the_step_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_KERNELS", {"splash": partial(splash_attention, interpret=True)})
+    monkeypatch.setattr(attention, "_OBSTACLES", {"splash": lambda device, **asked: None})
+    model = replace(without_dropout(), num_layers=1, max_sequence_length=128, dropout_rate=0.1)
+    data = DataConfig(sequence_length=128, attend_within_documents=True)
+    batch = with_documents(batch_of(0, length=128))
+    metrics = []
+    for mesh, name in [((1, 1, 1), "xla"), ((2, 2, 2), "splash")]:
+        compute = ComputeConfig(attention=name, remat="dots")
+        program = program_of(mesh, model=model, data=data, compute=compute)
+        assert program.attention.implementation == name
+        metrics.append(step_once(program, batch, sharp_state(program))[1])
+    np.testing.assert_allclose(*metrics, rtol=2e-5)

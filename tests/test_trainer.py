@@ -132,6 +132,10 @@ def other_data(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
         (other(model=replace(MODEL, num_layers=2)), "model.num_layers: 1 in the checkpoint, 2 now"),
         (other_data(sequence_length=16), "data.sequence_length: 20 in the checkpoint, 16 now"),
         (other_data(packing="document"), 'data.packing: "packed" in the checkpoint, "document" now'),
+        (
+            other_data(attend_within_documents=True),
+            "data.attend_within_documents: false in the checkpoint, true now",
+        ),
         (other(seed=1), "seed: 0 in the checkpoint, 1 now"),
         (other(optimizer=OptimizerConfig(freeze=("encoder/*",))), "opt_state."),
     ],

@@ -30,6 +30,7 @@ class Sources:
                 "fingerprint": self.fingerprint,
                 "sequence_length": config.sequence_length,
                 "packing": config.packing,
+                "attend_within_documents": config.attend_within_documents,
             },
             "tokenizer": {"fingerprint": self.tokenizer.fingerprint},
         }
@@ -61,6 +62,12 @@ def tokenise_sources(
 def _sources(
     train: TokenStore, evaluation: TokenStore | None, tokenizer: Tokenizer, config: DataConfig
 ) -> Sources:
+    for name, store in (("data.path", train), ("data.eval_path", evaluation)):
+        if config.attend_within_documents and store is not None and store.separator != "sep":
+            raise InputError(
+                f"data.attend_within_documents = True: the documents of {name} have no [SEP] between them: "
+                "must be prepared with --separator sep"
+            )
     return Sources(
         tokenizer=tokenizer,
         train=Rows(train, tokenizer, config),

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from mlm_jax.config import BertConfig, ComputeConfig
+from mlm_jax.config import Attention, BertConfig, ComputeConfig
 from mlm_jax.model.attention import attend
 from mlm_jax.model.layers import LayerNorm, Linear, activate, dropout, parameter
 from mlm_jax.sharding import constrain
@@ -76,14 +76,21 @@ class SelfAttention(nnx.Module):
         self.output = Linear(heads, hidden, ("heads", "head_dim", "embed"), stddev=stddev, key=keys[3])
 
     def __call__(
-        self, x: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"], dropout_key: Key[Array, ""] | None
+        self,
+        x: Float[Array, "B L D"],
+        padding_mask: Bool[Array, "B L"],
+        dropout_key: Key[Array, ""] | None,
+        document_ids: Int[Array, "B L"] | None = None,
+        implementation: Attention = "auto",
     ) -> Float[Array, "B L D"]:
-        """What every position gathers from the real tokens of its row; no residual."""
+        """What every position gathers from the real tokens of its row, or of its document; no residual."""
         attended = attend(
             self.query(x),
             self.key(x),
             self.value(x),
             padding_mask,
+            document_ids,
+            implementation=implementation,
             dropout_rate=self.dropout_rate,
             dropout_key=dropout_key,
         )
@@ -120,11 +127,16 @@ class BertLayer(nnx.Module):
         self.feed_forward_norm = LayerNorm(width, epsilon=epsilon, key=keys[3])
 
     def __call__(
-        self, x: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"], dropout_key: Key[Array, ""] | None
+        self,
+        x: Float[Array, "B L D"],
+        padding_mask: Bool[Array, "B L"],
+        dropout_key: Key[Array, ""] | None,
+        document_ids: Int[Array, "B L"] | None = None,
+        implementation: Attention = "auto",
     ) -> Float[Array, "B L D"]:
         """The layer's output; without a key nothing is dropped."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = self.attention(x, padding_mask, keys[0])
+        attended = self.attention(x, padding_mask, keys[0], document_ids, implementation)
         x = self.attention_norm(x + dropout(attended, self.dropout_rate, keys[1]))
         transformed = self.feed_forward(x)
         return self.feed_forward_norm(x + dropout(transformed, self.dropout_rate, keys[2]))
@@ -151,14 +163,15 @@ class BertEncoder(nnx.Module):
         padding_mask: Bool[Array, "B L"],
         segment_ids: Int[Array, "B L"] | None = None,
         *,
+        document_ids: Int[Array, "B L"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
         depth: int | None = None,
     ) -> Float[Array, "B L D"]:
         """The last hidden states, in `compute.dtype`; with a `depth` those after that many layers.
 
-        `padding_mask` is True at real tokens. Without `segment_ids` every token is of segment 0; without a
-        `dropout_key` nothing is dropped.
+        `padding_mask` is True at real tokens. Without `segment_ids` every token is of segment 0; with `document_ids`
+        a token attends to those of its own document alone; without a `dropout_key` nothing is dropped.
         """
         if segment_ids is None:
             segment_ids = jnp.zeros_like(token_ids)
@@ -171,7 +184,7 @@ class BertEncoder(nnx.Module):
             weights, index = inputs
             key = None if layers_key is None else jax.random.fold_in(layers_key, index)
             with jax.named_scope("layer"):
-                x = nnx.merge(graph, weights)(x, padding_mask, key)
+                x = nnx.merge(graph, weights)(x, padding_mask, key, document_ids, compute.attention)
             return constrain(x, "batch", "length", "hidden"), None
 
         x = constrain(x, "batch", "length", "hidden")
@@ -229,11 +242,19 @@ class BertMaskedLM(nnx.Module):
         mask_positions: Int[Array, "B K"],
         segment_ids: Int[Array, "B L"] | None = None,
         *,
+        document_ids: Int[Array, "B L"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
     ) -> Float[Array, "B K D"]:
         """The head's vectors at the masked positions, which the output embedding turns into logits."""
-        hidden = self.encoder(token_ids, padding_mask, segment_ids, dropout_key=dropout_key, compute=compute)
+        hidden = self.encoder(
+            token_ids,
+            padding_mask,
+            segment_ids,
+            document_ids=document_ids,
+            dropout_key=dropout_key,
+            compute=compute,
+        )
         at_masks = jnp.take_along_axis(hidden, mask_positions[..., None], axis=1)
         return constrain(self.head(at_masks), "batch", "masked", "hidden")
 

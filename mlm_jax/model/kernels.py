@@ -1,0 +1,104 @@
+"""Attention kernels that never hold the L × L weights of a head: cuDNN's on NVIDIA GPUs, splash on TPU.
+
+Each has a function that says why it cannot serve, or None, and one that computes; `mlm_jax.model.attention` chooses.
+The kernels see what one device has: rows and heads that are whole.
+
+B batch, L length, H heads, K head width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    BlockSizes,
+    FullMask,
+    MultiHeadMask,
+    SegmentIds,
+    make_splash_mha_single_device,
+)
+from jaxtyping import Bool, Float, Int
+
+# Tiles that fit a TPU core's memory, largest first; a tile has to divide the row.
+_SPLASH_TILES = (512, 384, 256, 128)
+
+
+def cudnn_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> str | None:
+    """Why cuDNN's flash attention cannot run on `device`; the limits are those that JAX and cuDNN state."""
+    capability = str(getattr(device, "compute_capability", ""))
+    # On AMD it is a name, as in gfx90a.
+    if device.platform != "gpu" or not capability.replace(".", "").isdecimal() or float(capability) < 8.0:
+        return f"needs an NVIDIA GPU of compute capability 8.0 or later, not {device.device_kind}"
+    if dtype != "bfloat16":
+        return f"needs compute.dtype = 'bfloat16', not {dtype!r}"
+    if head_dim % 8 or head_dim > 128:
+        return f"needs a head width that is a multiple of 8 and at most 128, not {head_dim}"
+    if length % 2:
+        return f"needs an even data.sequence_length, not {length}"
+    return None
+
+
+def cudnn_attention(
+    query: Float[Array, "B L H K"],
+    key: Float[Array, "B L H K"],
+    value: Float[Array, "B L H K"],
+    padding_mask: Bool[Array, "B L"],
+    document_ids: Int[Array, "B L"] | None,
+) -> Float[Array, "B L H K"]:
+    """cuDNN's flash attention. The padding of a row has to be at its end: the kernel is told how long the row is.
+
+    Documents are told by an additive mask [B, 1, L, L] in bfloat16, which all heads share: cuDNN's layout of several
+    sequences a row is no public function of JAX, and needs Hopper. Of a row that is all padding, the first token
+    counts as real.
+    """
+    if document_ids is None:
+        lengths = jnp.maximum(jnp.sum(padding_mask, axis=1, dtype=jnp.int32), 1)
+        return jax.nn.dot_product_attention(
+            query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+        )
+    within = document_ids[:, :, None] == document_ids[:, None, :]
+    mask = (within & padding_mask[:, None, :])[:, None]
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+
+
+def splash_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> str | None:
+    """Why splash attention cannot run on `device`. It takes any dtype and head width."""
+    if device.platform != "tpu":
+        return f"needs a TPU, not {device.device_kind}"
+    if length % _SPLASH_TILES[-1]:
+        return f"needs data.sequence_length to be a multiple of {_SPLASH_TILES[-1]}, not {length}"
+    return None
+
+
+def splash_attention(
+    query: Float[Array, "B L H K"],
+    key: Float[Array, "B L H K"],
+    value: Float[Array, "B L H K"],
+    padding_mask: Bool[Array, "B L"],
+    document_ids: Int[Array, "B L"] | None,
+    *,
+    interpret: bool = False,
+) -> Float[Array, "B L H K"]:
+    """JAX's splash attention (a Pallas kernel) with documents and padding as segments; L a multiple of 128.
+
+    `interpret` computes it on any device, slowly.
+    """
+    length, heads, width = query.shape[1:]
+    tile = next(size for size in _SPLASH_TILES if length % size == 0)
+    tiles = BlockSizes(
+        block_q=tile,
+        block_kv=tile,
+        block_q_dkv=tile,
+        block_kv_dkv=tile,
+        block_q_dq=tile,
+        block_kv_dq=tile,
+    )
+    everything = MultiHeadMask([FullMask((length, length))] * heads)
+    kernel = make_splash_mha_single_device(everything, block_sizes=tiles, interpret=interpret)
+
+    own = jnp.zeros_like(padding_mask, jnp.int32) if document_ids is None else document_ids
+    # As keys, padding is of a segment that no query is of.
+    segments = SegmentIds(q=own, kv=jnp.where(padding_mask, own, -1))
+    by_head = [jnp.swapaxes(x, 1, 2) for x in (query / width**0.5, key, value)]
+    return jnp.swapaxes(jax.vmap(kernel)(*by_head, segments), 1, 2)

@@ -1,0 +1,27 @@
+"""What the two data sets of a run must have in common with its settings."""
+
+from dataclasses import replace
+
+import pytest
+
+from mlm_jax.config import DataConfig
+from mlm_jax.data.prepare import prepare
+from mlm_jax.data.sources import open_sources
+from mlm_jax.errors import InputError
+from tests.run_small import documents, prepared, tokenizer
+
+
+@pytest.mark.parametrize("name", ["path", "eval_path"])
+def test_attending_within_documents_needs_their_ends(tmp_path, name: str) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(documents()[:200]))
+    prepare([str(text)], tokenizer(), str(tmp_path / "data"), separator="none")
+    data = DataConfig(path=str(prepared()), eval_path=str(prepared()), sequence_length=20)
+    data = replace(data, **{name: str(tmp_path / "data")})
+    assert open_sources(data).evaluation is not None
+    within = replace(data, attend_within_documents=True)
+    with pytest.raises(
+        InputError, match=rf"the documents of data\.{name} have no \[SEP\] .* --separator sep"
+    ):
+        open_sources(within)
+    assert open_sources(replace(within, **{name: str(prepared())})).train.num_rows > 0

@@ -1,0 +1,63 @@
+"""Queries, keys and values, and how implementations of attention are compared on them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from mlm_jax.model.kernels import splash_attention
+
+splash = partial(splash_attention, interpret=True)
+
+
+def inputs_of(length: int = 128, heads: int = 2, dtype: str = "float32") -> list[Array]:
+    """Queries, keys, values and what weighs the outputs, of four rows."""
+    shape = (4, length, heads, 64)
+    return [jax.random.normal(jax.random.key(number), shape, dtype) for number in range(4)]
+
+
+def rows_of(length: int = 128) -> tuple[Array, Array]:
+    """Padding and documents of four rows; one is all padding, one has none."""
+    padding_mask = jnp.arange(length)[None] < jnp.array([length, length // 3, 0, length - 1])[:, None]
+    ends = jax.random.bernoulli(jax.random.key(9), 8 / length, (4, length)).astype(jnp.int32)
+    return padding_mask, jnp.cumsum(ends, axis=1) - ends
+
+
+def outputs_and_gradients(
+    function: Callable[..., Array], inputs: list[Array], padding_mask: Array, document_ids: Array | None
+) -> tuple[Array, tuple[Array, ...]]:
+    """Of the queries that have a key: nobody reads the others, whose gradients no kernel promises."""
+    *heads, weights = inputs
+    keys = padding_mask[:, None, :]
+    if document_ids is not None:
+        keys = keys & (document_ids[:, :, None] == document_ids[:, None, :])
+    weights = weights * keys.any(-1)[:, :, None, None].astype(weights.dtype)
+
+    def total(*heads: Array) -> tuple[Array, Array]:
+        out = function(*heads, padding_mask, document_ids)
+        return jnp.sum((out * weights).astype(jnp.float32)), out
+
+    gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*heads)
+    return out, gradients
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    """In float32."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-6, rtol=1e-5)
+
+
+def assert_equal_to_rounding(found: Any, rounded: Any, exact: Any) -> None:
+    """In bfloat16, no further from the values of float32 than the reference itself is, give or take a half.
+
+    Two implementations round at other places, so beside one another they may differ by both their errors.
+    """
+    for leaves in zip(*map(jax.tree.leaves, (found, rounded, exact)), strict=True):
+        a, b, c = (np.asarray(leaf, np.float32) for leaf in leaves)
+        assert 0 < np.abs(b - c).max() < 0.1
+        assert np.abs(a - c).max() <= 1.5 * np.abs(b - c).max()
+        assert np.abs(a - c).mean() <= 1.5 * np.abs(b - c).mean()

@@ -1,0 +1,204 @@
+"""What documents separate, which implementation is chosen, and what the chosen one is given."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import Array
+
+from mlm_jax.config import BertConfig, ComputeConfig, MeshConfig
+from mlm_jax.errors import InputError
+from mlm_jax.model import attention
+from mlm_jax.model.attention import attend, choose_attention, xla_attention
+from mlm_jax.model.bert import BertMaskedLM
+from mlm_jax.sharding import make_mesh
+from tests.model.heads import assert_equal, inputs_of, outputs_and_gradients, rows_of, splash
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
+def test_cudnn_is_in_the_program_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, mesh: tuple[int, int, int] | None, within: bool
+) -> None:
+    """Lowered without a GPU, where JAX asks nothing but for the version of cuDNN."""
+    version = SimpleNamespace(cudnn_get_version=lambda: 91000)
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.cuda_versions", version)
+    *heads, _ = inputs_of(512, dtype="bfloat16")
+    padding_mask, document_ids = rows_of(512)
+
+    def total(query: Array) -> Array:
+        documents = document_ids if within else None
+        out = attend(query, *heads[1:], padding_mask, documents, implementation="cudnn")
+        return jnp.sum(out.astype(jnp.float32))
+
+    with jax.set_mesh(mesh_of(mesh or (1, 1, 1))):
+        traced = jax.jit(jax.grad(total)).trace(heads[0])
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # By its length where a row is one document; by a mask that its heads share where it is several.
+    name = "__cudnn$fmhaScaleBiasSoftmax" if within else "__cudnn$fmhaSoftmax"
+    assert f"@{name}(" in text
+    assert f"@{name}Backward(" in text
+    rows, here = (1, 1) if mesh else (4, 2)
+    assert ("PADDING" in text) == (not within)
+    assert (f"tensor<{rows}x1x512x512xbf16>" in text) == within
+    assert f"tensor<{rows}x512x{here}x64xbf16>" in text, "each device has its own rows and heads"
+
+
+def mesh_of(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
+    data, fsdp, tensor = sizes
+    return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
+
+
+def test_on_a_mesh_each_device_computes_its_rows_and_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def watched(query: Array, *others: Any) -> Array:
+        seen.append(query.shape)
+        return splash(query, *others)
+
+    monkeypatch.setattr(attention, "_KERNELS", {"splash": watched})
+    inputs, rows = inputs_of(), rows_of()
+    expected = outputs_and_gradients(xla_attention, inputs, *rows)
+    with jax.set_mesh(mesh_of((2, 2, 2))):
+        found = outputs_and_gradients(partial(attend, implementation="splash"), inputs, *rows)
+    assert set(seen) == {(1, 128, 1, 64)}
+    assert_equal(found, expected)
+
+
+SMALL = BertConfig(
+    vocabulary_size=61,
+    num_layers=2,
+    hidden_dim=128,
+    num_heads=2,
+    intermediate_dim=64,
+    max_sequence_length=128,
+)
+
+
+@pytest.fixture(scope="module")
+def encode() -> Callable[..., np.ndarray]:
+    """Hidden states of token ids [1, 24], with documents, positions from `first` on."""
+    model = BertMaskedLM(SMALL, key=jax.random.key(0))
+
+    @jax.jit
+    def hidden(token_ids: Array, padding_mask: Array, document_ids: Array | None) -> Array:
+        return model.encoder(token_ids, padding_mask, document_ids=document_ids)
+
+    return lambda *inputs: np.asarray(hidden(*(None if x is None else jnp.asarray(x) for x in inputs)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_documents_of_a_row_know_nothing_of_one_another(
+    encode: Callable[..., np.ndarray], data: st.DataObject
+) -> None:
+    length = 24
+    ids = np.array(data.draw(st.lists(st.integers(1, 60), min_size=length, max_size=length)))[None]
+    ends = np.array(data.draw(st.lists(st.booleans(), min_size=length, max_size=length)))[None]
+    ends[0, length // 2] = True
+    documents = (np.cumsum(ends, axis=1) - ends).astype(np.int32)
+    real = np.arange(length)[None] < data.draw(st.integers(length // 2 + 2, length))
+    changed = data.draw(st.integers(0, int(real.sum()) - 1))
+    other = ids.copy()
+    other[0, changed] = 61 - other[0, changed]
+    elsewhere = (documents != documents[0, changed]) & real
+    before, after = encode(ids, real, documents), encode(other, real, documents)
+    np.testing.assert_array_equal(before[elsewhere], after[elsewhere])
+    if other[0, changed] != ids[0, changed]:
+        free = encode(ids, real, None), encode(other, real, None)
+        assert (free[0][elsewhere] != free[1][elsewhere]).any(axis=-1).all()
+        assert (before[0, changed] != after[0, changed]).any()
+
+
+def test_a_document_in_a_row_is_that_document_alone(encode: Callable[..., np.ndarray]) -> None:
+    ids = np.asarray(jax.random.randint(jax.random.key(1), (1, 24), 1, 61))
+    documents = np.repeat([0, 1, 2], [5, 11, 8])[None].astype(np.int32)
+    together = encode(ids, np.ones((1, 24), bool), documents)
+    for document in range(3):
+        # Its tokens where they stand, so at their positions, and nothing else in the row.
+        own = documents == document
+        alone = encode(np.where(own, ids, 0), own, None)
+        np.testing.assert_allclose(together[own], alone[own], atol=2e-6)
+
+
+def device(platform: str, capability: str | None = None) -> Any:
+    kind = {"gpu": "NVIDIA", "tpu": "TPU v5 lite", "cpu": "cpu"}[platform]
+    made = SimpleNamespace(platform=platform, device_kind=kind)
+    return made if capability is None else SimpleNamespace(**vars(made), compute_capability=capability)
+
+
+BASE = BertConfig(attention_dropout_rate=0.0)
+BF16 = ComputeConfig(dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("at", "compute", "length", "chosen"),
+    [
+        (device("tpu"), BF16, 512, "splash"),
+        (device("tpu"), ComputeConfig(), 640, "splash"),
+        (device("tpu"), BF16, 511, "xla"),
+        (device("tpu"), replace(BF16, attention="xla"), 512, "xla"),
+        (device("tpu"), replace(BF16, attention="splash"), 128, "splash"),
+        (device("gpu", "8.0"), BF16, 512, "cudnn"),
+        (device("gpu", "12.0"), BF16, 1024, "cudnn"),
+        (device("gpu", "9.0"), replace(BF16, attention="cudnn"), 64, "cudnn"),
+        (device("gpu", "9.0"), BF16, 256, "xla"),
+        (device("cpu"), BF16, 512, "xla"),
+    ],
+)
+def test_the_platform_and_the_length_choose(
+    at: Any, compute: ComputeConfig, length: int, chosen: str
+) -> None:
+    assert choose_attention(compute, BASE, length, at) == (chosen, "")
+
+
+@pytest.mark.parametrize(
+    ("at", "compute", "model", "length", "said"),
+    [
+        (device("tpu"), BF16, BertConfig(), 512, "splash needs model.attention_dropout_rate = 0"),
+        (
+            device("tpu"),
+            BF16,
+            BASE,
+            520,
+            "splash needs data.sequence_length to be a multiple of 128, not 520",
+        ),
+        (device("gpu", "9.0"), BF16, BertConfig(), 512, "cudnn needs model.attention_dropout_rate = 0"),
+        (device("gpu", "9.0"), ComputeConfig(), BASE, 512, "cudnn needs compute.dtype = 'bfloat16'"),
+        (device("gpu", "9.0"), BF16, BASE, 513, "cudnn needs an even data.sequence_length, not 513"),
+        (device("gpu", "9.0"), BF16, replace(BASE, num_heads=4), 512, "cudnn needs a head width"),
+        (device("gpu", "7.5"), BF16, BASE, 512, "cudnn needs an NVIDIA GPU of compute capability 8.0"),
+        (device("gpu", "gfx90a"), BF16, BASE, 512, "cudnn needs an NVIDIA GPU of compute capability 8.0"),
+    ],
+)
+def test_what_no_kernel_can_do_is_done_by_xla_and_refused_of_a_kernel_that_is_named(
+    at: Any, compute: ComputeConfig, model: BertConfig, length: int, said: str
+) -> None:
+    choice = choose_attention(compute, model, length, at)
+    assert choice.implementation == "xla"
+    assert choice.reason.startswith(said)
+    named, obstacle = said.split(" ", 1)
+    with pytest.raises(InputError, match=f"^compute.attention = '{named}': {obstacle}"):
+        choose_attention(replace(compute, attention=named), model, length, at)
+
+
+def test_a_kernel_of_another_platform_is_refused() -> None:
+    with pytest.raises(InputError, match=r"compute.attention = 'splash': needs a TPU, not cpu; 'auto' takes"):
+        choose_attention(ComputeConfig(attention="splash"), BASE, 512, device("cpu"))
+    with pytest.raises(InputError, match=r"'cudnn': needs an NVIDIA GPU .* not TPU v5 lite"):
+        choose_attention(replace(BF16, attention="cudnn"), BASE, 512, device("tpu"))
+
+
+def test_a_kernel_drops_nothing_silently() -> None:
+    *heads, _ = inputs_of()
+    drops = {"dropout_rate": 0.1, "dropout_key": jax.random.key(0)}
+    with pytest.raises(InputError, match=r"'splash': needs model.attention_dropout_rate = 0, .* not 0.1"):
+        attend(*heads, rows_of()[0], implementation="splash", **drops)
