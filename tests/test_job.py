@@ -178,7 +178,7 @@ def endless(tmp_path: Path) -> Iterator[Job]:
         job.kill()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_to_one_process_stops_all_at_one_saved_step(
     endless: Job, tmp_path: Path, victim: int
 ) -> None:
@@ -196,12 +196,19 @@ def test_a_signal_to_one_process_stops_all_at_one_saved_step(
     assert f"finished {step + 2:,} steps" in told[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [
+        (0, signal.SIGKILL),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGKILL, marks=pytest.mark.slow),
+        (1, signal.SIGSTOP),
+    ],
+)
 def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
     endless: Job, tmp_path: Path, victim: int, number: signal.Signals
 ) -> None:
-    """12 seconds are the timeout; a killed process is often noticed at once."""
+    """8 seconds are the timeout; a killed process is often noticed at once."""
     survivor = 1 - victim
     endless.processes[victim].send_signal(number)
     (ended,) = endless.ended(survivor)
