@@ -221,18 +221,22 @@ class OptimizerConfig:
 class MeshConfig:
     """Sizes of the mesh axes: `data` replicates the model, `fsdp` shards it over the batch, `tensor` within layers.
 
-    One of them may be -1: whatever devices remain.
+    One of them may be -1: whatever devices remain. `dcn_data` is how many slices (TPU) or groups of hosts share the
+    batch over the slow network between them; the other sizes are those within one, and the axis `data` of the mesh
+    has dcn_data × data devices, slice by slice.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    dcn_data: int = 1
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("data", "fsdp", "tensor"):
             require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
         require(self, "data", (self.data, self.fsdp, self.tensor).count(-1) <= 1, "the only axis of size -1")
+        require_positive(self, "dcn_data")
 
 
 @dataclass(frozen=True, kw_only=True)
