@@ -29,9 +29,10 @@ def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
         raise InputError(f"num_slices = {num_slices}: must be at least 1")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("libtpu: not installed; the extra `pod` brings it: pip install 'mlm-jax[pod]'")
-    # Set before libtpu is loaded: it would ask a metadata server that only a Cloud TPU machine has, for minutes, and
-    # write logs that two users of one machine would fight over.
+    # Set before libtpu is loaded: it would ask a metadata server that only a Cloud TPU machine has, for minutes, let
+    # in one process a machine by a lock file, and write logs that its users would fight over.
     for variable, value in (
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_ACCELERATOR_TYPE", "v5litepod-16"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),

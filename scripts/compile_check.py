@@ -34,7 +34,8 @@ class Arguments:
 
 def main() -> int:
     """Read the arguments, compile, print; 1 where the step does not fit."""
-    arguments, others = cli.parse(Arguments, return_unknown_args=True)  # type: ignore[call-overload]
+    parsed: Any = cli.parse(Arguments, return_unknown_args=True)
+    arguments, others = parsed
     config = parse_config(others, prog="compile_check.py")
     devices = _devices(arguments, config.mesh.dcn_data)
     # Late, so that a mistyped setting is told before jax starts.

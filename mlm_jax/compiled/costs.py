@@ -13,8 +13,11 @@ from mlm_jax.compiled.hlo import Computation, Instruction, Module
 
 # What moves no byte, or whose bytes are those of the instructions that it runs.
 _FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
-    "iota domain opt-barrier add-dependency async-start async-update async-done".split()
+    {
+        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"),
+        *("after-all", "partition-id", "replica-id", "iota", "domain", "opt-barrier", "add-dependency"),
+        *("async-start", "async-update", "async-done"),
+    }
 )
 
 

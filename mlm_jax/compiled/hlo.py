@@ -38,7 +38,7 @@ class ArrayShape:
         bits = re.search(r"\d+", self.dtype)
         if bits is None:
             return 0
-        return -(-math.prod(self.dims) * int(bits[0]) // 8) * (2 if self.dtype.startswith("c") else 1)
+        return -(-math.prod(self.dims) * int(bits[0]) // 8)
 
 
 @dataclass(frozen=True)

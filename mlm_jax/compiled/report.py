@@ -80,10 +80,13 @@ def report_step(
     program: Program, compiled: jax.stages.Compiled, *, chip_kind: str | None, compile_seconds: float
 ) -> StepReport:
     """The report on `program`'s train step. `chip_kind` names another chip than the one that was compiled for."""
-    mesh, config, plan = program.mesh, program.config, compiled.memory_analysis()
+    mesh, config, plan, text = program.mesh, program.config, compiled.memory_analysis(), compiled.as_text()
+    # CPU, GPU and TPU tell both.
+    assert plan is not None
+    assert text is not None
     kind = chip_kind or mesh.devices.flat[0].device_kind
     chip, slices = chip_of(kind), config.mesh.dcn_data
-    module = parse(compiled.as_text())
+    module = parse(text)
     collectives = collectives_of(module, mesh, slices)
     flops, traffic = matmul_flops(module), memory_bytes(module)
     peak = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
@@ -140,15 +143,14 @@ def _seconds(
     for one in collectives:
         for where, amount in _received(one, slices).items():
             received[where] += one.count * amount
-
-    def time(amount: float, rate: float | None) -> float | None:
-        return None if rate is None else amount / rate
-
+    memory, links, network = (
+        (chip.memory_bandwidth, chip.link_bandwidth, chip.network_bandwidth) if chip else (None,) * 3
+    )
     return {
-        "compute": time(flops, peak),
-        "memory": time(traffic, chip and chip.memory_bandwidth),
-        _LINKS: time(received[_LINKS], chip and chip.link_bandwidth),
-        _NETWORK: time(received[_NETWORK], chip and chip.network_bandwidth) if slices > 1 else None,
+        "compute": flops / peak if peak else None,
+        "memory": traffic / memory if memory else None,
+        _LINKS: received[_LINKS] / links if links else None,
+        _NETWORK: received[_NETWORK] / network if network and slices > 1 else None,
     }
 
 
@@ -188,7 +190,8 @@ def describe(report: StepReport) -> str:
         "collectives a step     count       of bytes  received a chip",
     ]
     lines += [
-        f"  {total.kind:<18} {total.count:>7} {_size(total.bytes):>14}   {_size(total.received_bytes):>14}  {total.axes}"
+        f"  {total.kind:<18} {total.count:>7} {_size(total.bytes):>14}   {_size(total.received_bytes):>14}"
+        f"  {total.axes}"
         for total in report.collectives
     ] or ["  none"]
     lines += ["", "least time of a step, each part alone at its peak"]
