@@ -9,6 +9,7 @@ What a step takes of a chip is in docs/pods.md; nothing was trained with this co
 from dataclasses import replace
 
 from bert_base_512 import config as base
+from bert_base_512 import pod_shape
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.presets import PRESETS
@@ -20,6 +21,6 @@ def config() -> TrainConfig:
     return replace(
         smaller,
         output_dir="runs/bert_large_512",
-        model=replace(PRESETS["bert_large_en_uncased"], pooler=False, vocabulary_multiple=128),
+        model=pod_shape(PRESETS["bert_large_en_uncased"]),
         compute=replace(smaller.compute, remat="full"),
     )
