@@ -246,7 +246,8 @@ class ComputeConfig:
     `remat`: what the backward pass recomputes instead of keeping: `"none"`, `"dots"` (all but matrix products) or
     `"full"` (each layer). `scan_unroll`: layers a loop iteration. `loss_chunks`: the masked positions are put
     through the output embedding in that many pieces, so that only a piece of the logits exists at a time.
-    `dropout_generator`: `"rbg"` is cheap on TPU, but its bits depend on the mesh.
+    `dropout_generator`: `"rbg"` is cheap on one TPU chip, but its bits depend on the mesh, and each device makes those
+    of the whole global batch (docs/pods.md).
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
