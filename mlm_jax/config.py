@@ -233,18 +233,22 @@ class OptimizerConfig:
 class MeshConfig:
     """Sizes of the mesh axes: `data` replicates the model, `fsdp` shards it over the batch, `tensor` within layers.
 
-    One of them may be -1: whatever devices remain.
+    One of them may be -1: whatever devices remain. `dcn_data` is how many slices (TPU) or groups of hosts share the
+    batch over the slow network between them; the other sizes are those within one, and the axis `data` of the mesh
+    has dcn_data × data devices, slice by slice.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    dcn_data: int = 1
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("data", "fsdp", "tensor"):
             require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
         require(self, "data", (self.data, self.fsdp, self.tensor).count(-1) <= 1, "the only axis of size -1")
+        require_positive(self, "dcn_data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,9 +258,10 @@ class ComputeConfig:
     `remat`: what the backward pass recomputes instead of keeping: `"none"`, `"dots"` (all but matrix products) or
     `"full"` (each layer). `scan_unroll`: layers a loop iteration. `loss_chunks`: the masked positions are put
     through the output embedding in that many pieces, so that only a piece of the logits exists at a time.
-    `dropout_generator`: `"rbg"` is cheap on TPU, but its bits depend on the mesh. `attention`: `"auto"` is a kernel
-    that never holds the L × L weights, cuDNN's on NVIDIA GPUs (in bfloat16) and splash on TPU, for rows of 512 tokens
-    or more where nothing that is asked for is beyond it, and XLA's otherwise; see `mlm_jax.model.attention`.
+    `dropout_generator`: `"rbg"` is cheap on one TPU chip, but its bits depend on the mesh, and each device makes those
+    of the whole global batch (docs/pods.md). `attention`: `"auto"` is a kernel that never holds the L × L weights,
+    cuDNN's on NVIDIA GPUs (in bfloat16) and splash on TPU, for rows of 512 tokens or more where nothing that is asked
+    for is beyond it, and XLA's otherwise; see `mlm_jax.model.attention`.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -282,50 +282,6 @@ def train_flops_per_sequence(
     return 3 * (encoder + head)
 
 
-# Dense bfloat16 FLOP/s of one JAX device, by its `device_kind`. TPU: Google Cloud's page
-# of each generation, "Peak compute per chip"; a v3 chip, 123e12, is two devices. NVIDIA: the product's data
-# sheet, half the figure given for sparse matrices.
-_PEAK_BFLOAT16 = {
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA H200 NVL": 835e12,
-    "NVIDIA GH200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA A10": 125e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40S": 362e12,
-}
-
-
-def peak_flops(device_kind: str, compute_dtype: str) -> float | None:
-    """Peak FLOP/s of one device for matrix products in `compute_dtype`, or None where it is not known.
-
-    Args:
-        device_kind: `jax.Device.device_kind`, for instance "TPU v5 lite" or "NVIDIA H100 80GB HBM3".
-        compute_dtype: name of a dtype. Only "bfloat16" is known: what float32 products cost depends on
-            `jax_default_matmul_precision`.
-    """
-    if compute_dtype != "bfloat16":
-        return None
-    if not device_kind.startswith("NVIDIA"):
-        return _PEAK_BFLOAT16.get(device_kind)
-    # NVIDIA adds form factor and memory size: the longest name that fits, "H100 PCIe" before "H100".
-    words = device_kind.replace("-", " ").split()
-    names = [" ".join(words[:count]) for count in range(len(words), 0, -1)]
-    return next((_PEAK_BFLOAT16[name] for name in names if name in _PEAK_BFLOAT16), None)
-
-
 def mfu(
     *, flops_per_sequence: float, sequences_per_second: float, num_devices: int, peak: float | None
 ) -> float | None:
@@ -335,7 +291,7 @@ def mfu(
         flops_per_sequence: of `train_flops_per_sequence`.
         sequences_per_second: over all devices.
         num_devices: in the mesh.
-        peak: FLOP/s of one device, of `peak_flops`.
+        peak: FLOP/s of one device, of `mlm_jax.chips.peak_flops`.
     """
     return None if peak is None else flops_per_sequence * sequences_per_second / (num_devices * peak)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from mlm_jax.chips import peak_flops
 from mlm_jax.config import TrainConfig
 from mlm_jax.data.batches import Rows, TrainingBatches
 from mlm_jax.errors import RunError
@@ -21,7 +22,6 @@ from mlm_jax.metrics import (
     ThroughputMeter,
     masking_warnings,
     mfu,
-    peak_flops,
     train_flops_per_sequence,
 )
 from mlm_jax.model.bert import count_parameters

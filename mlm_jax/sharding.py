@@ -5,6 +5,7 @@ A weight names its dimensions by logical axes where it is declared; this file al
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mlm_jax.config import MeshConfig
@@ -44,21 +46,58 @@ RULES: Mapping[str, tuple[str, ...]] = {
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh over `devices`, by default all there are. One device is a mesh of ones.
 
+    With `config.dcn_data` the devices are as many blocks, each within slices, and `data` runs over the blocks
+    outermost: of all collectives only those over `data` leave a slice.
+
     Raises:
-        InputError: the sizes do not multiply to the number of devices.
+        InputError: the sizes do not multiply to the number of devices, or dcn_data is not how many slices there are.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else list(devices)
+    blocks = _slice_blocks(config.dcn_data, devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
         known = math.prod(size for size in sizes if size != -1)
-        sizes[sizes.index(-1)] = max(1, len(devices) // known)
-    if math.prod(sizes) != len(devices):
+        sizes[sizes.index(-1)] = max(1, len(blocks[0]) // known)
+    if math.prod(sizes) * len(blocks) != len(devices):
         shape = " × ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+        slices = f"dcn_data {len(blocks)} × " if len(blocks) > 1 else ""
         raise InputError(
-            f"mesh: {shape} is {math.prod(sizes)} devices: must be the {len(devices)} that there are"
+            f"mesh: {slices}{shape} is {math.prod(sizes) * len(blocks)} devices: "
+            f"must be the {len(devices)} that there are"
         )
-    # Named because jax.make_mesh defaults to Explicit, under which custom-partitioned kernels misbehave.
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # On a TPU the axes follow the torus; without a split an axis that is larger than a side would have no place.
+    arrays = [create_device_mesh(sizes, block, allow_split_physical_axes=True) for block in blocks]
+    # Named because jax's default may be Explicit, under which custom-partitioned kernels misbehave.
+    return Mesh(np.concatenate(arrays), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _slice_blocks(count: int, devices: list[jax.Device]) -> list[list[jax.Device]]:
+    """The devices as `count` blocks of equal size, none of which shares a slice with another.
+
+    What is no TPU may have no slices (CPU) or one a host (GPU): neighbours in the order of jax.devices, which is
+    that of the processes, make up a block.
+    """
+    slices = sorted({_slice_of(device) for device in devices})
+    if devices[0].platform == "tpu" and len(slices) != count:
+        raise InputError(
+            f"mesh.dcn_data = {count}: must be the number of slices, {len(slices)}; the other sizes are within one"
+        )
+    if len(devices) % count:
+        raise InputError(f"mesh.dcn_data = {count}: must divide the {len(devices)} devices that there are")
+    # Sorting is stable: within a slice the order stays.
+    ordered = sorted(devices, key=_slice_of)
+    size = len(devices) // count
+    blocks = [ordered[first : first + size] for first in range(0, len(devices), size)]
+    for before, after in pairwise(blocks):
+        if len(slices) > 1 and _slice_of(before[-1]) == _slice_of(after[0]):
+            raise InputError(
+                f"mesh.dcn_data = {count}: must not split a slice of the {len(slices)} that there are"
+            )
+    return blocks
+
+
+def _slice_of(device: jax.Device) -> int:
+    return getattr(device, "slice_index", None) or 0
 
 
 def partition_spec(axes: tuple[str, ...]) -> PartitionSpec:

@@ -28,7 +28,6 @@ from mlm_jax.metrics import (
     ThroughputMeter,
     masking_warnings,
     mfu,
-    peak_flops,
     read_records,
     train_flops_per_sequence,
 )
@@ -306,32 +305,6 @@ def test_flops_of_bert_base() -> None:
         num_layers=12, hidden_dim=768, intermediate_dim=3072, length=128, masked=20, vocabulary_size=30522
     )
     assert flops == pytest.approx(6 * 85e6 * 128 + 6 * 24e6 * 20, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("device_kind", "peak"),
-    [
-        ("TPU v3", 61.5e12),
-        ("TPU v4", 275e12),
-        ("TPU v4 lite", None),
-        ("TPU v5 lite", 197e12),
-        ("TPU v5", 459e12),
-        ("TPU v5p", 459e12),
-        ("TPU v6 lite", 918e12),
-        ("NVIDIA A100-SXM4-40GB", 312e12),
-        ("NVIDIA A100 80GB PCIe", 312e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H200", 989e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA L400", None),
-        ("cpu", None),
-    ],
-)
-def test_peak_flops_of_a_device(device_kind: str, peak: float | None) -> None:
-    assert peak_flops(device_kind, "bfloat16") == peak
-    assert peak_flops(device_kind, "float32") is None
 
 
 def test_mfu() -> None:

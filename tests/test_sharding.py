@@ -156,6 +156,60 @@ def test_a_mesh_has_as_many_devices_as_there_are() -> None:
         make_mesh(MeshConfig(fsdp=16))
 
 
+class SliceDevice:
+    """A device of a TPU slice, or a GPU of a host, as far as a mesh asks."""
+
+    def __init__(self, number: int, slice_index: int, platform: str) -> None:
+        self.id, self.slice_index, self.platform = number, slice_index, platform
+        self.device_kind, self.process_index, self.core_on_chip = platform, slice_index, 0
+        self.coords = (number % 2, number // 2 % 2, 0)
+
+
+def slices_of(*sizes: int, platform: str = "tpu") -> Any:
+    numbers = [index for index, size in enumerate(sizes) for _ in range(size)]
+    # In no order: a mesh goes by the slices, not by how the devices are listed.
+    return [SliceDevice(n, index, platform) for n, index in enumerate(numbers)][::-1]
+
+
+def test_data_runs_over_the_slices_outermost() -> None:
+    mesh = make_mesh(MeshConfig(dcn_data=2, fsdp=2), slices_of(4, 4))
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    rows = [[device.slice_index for device in row.flat] for row in mesh.devices]
+    assert rows == [[0, 0], [0, 0], [1, 1], [1, 1]]
+
+
+def test_simulated_slices_are_neighbours() -> None:
+    mesh = make_mesh(MeshConfig(dcn_data=2, data=2, tensor=2))
+    assert [device.id for device in mesh.devices.flat] == list(range(8))
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "message"),
+    [
+        (MeshConfig(), slices_of(4, 4), r"mesh\.dcn_data = 1: must be the number of slices, 2"),
+        (MeshConfig(dcn_data=4), slices_of(4, 4), r"mesh\.dcn_data = 4: must be the number of slices, 2"),
+        (MeshConfig(dcn_data=2), slices_of(4), r"mesh\.dcn_data = 2: must be the number of slices, 1"),
+        (MeshConfig(dcn_data=3), None, r"mesh\.dcn_data = 3: must divide the 8 devices"),
+        (
+            MeshConfig(dcn_data=2, data=3),
+            None,
+            r"dcn_data 2 × data 3 × fsdp 1 × tensor 1 is 6 devices: .* the 8",
+        ),
+        (MeshConfig(dcn_data=4), slices_of(4, 4, platform="gpu"), "must not split a slice of the 2"),
+    ],
+)
+def test_slices_that_are_not_those_of_the_config_are_refused(
+    config: MeshConfig, devices: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make_mesh(config, devices)
+
+
+def test_hosts_of_gpus_need_not_be_told_apart() -> None:
+    assert make_mesh(MeshConfig(fsdp=8), slices_of(4, 4, platform="gpu")).shape["fsdp"] == 8
+
+
 @pytest.mark.parametrize("mesh", [(2, 4, 1), (2, 2, 2), (1, 1, 8)])
 @pytest.mark.parametrize("compute", [ComputeConfig(), ComputeConfig(remat="full", loss_chunks=2)])
 def test_the_partitioner_never_replicates_as_a_last_resort(

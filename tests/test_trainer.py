@@ -427,12 +427,6 @@ def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -
     assert (tmp_path / "run" / "loss.png").is_file()
 
 
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="must be 1"):
-        train(short_run(tmp_path / "run"))
-
-
 def test_a_transfer_that_nobody_asked_for_is_an_error(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,9 +298,9 @@ def vocabulary_logits(
 ) -> Float[Array, "B K rows"]:
     """Logits in at least float32; rows that only pad the table get the most negative finite number."""
     wide = jnp.promote_types(predictions.dtype, jnp.float32)
-    logits = jnp.einsum(
-        "bkd,vd->bkv", predictions, table.astype(predictions.dtype), preferred_element_type=wide
-    )
+    # Gathered over fsdp once for both passes, in the narrow dtype.
+    table = constrain(table.astype(predictions.dtype), "vocabulary", "hidden")
+    logits = jnp.einsum("bkd,vd->bkv", predictions, table, preferred_element_type=wide)
     logits = constrain(logits + bias[None, None], "batch", "masked", "vocabulary")
     if table.shape[0] == vocabulary_size:
         return logits
