@@ -116,7 +116,10 @@ def _with(
 
 
 def _program(config: TrainConfig, devices: list[jax.Device]) -> Program:
-    return build_program(config, stand_in_masking(config), make_mesh(config.mesh, devices))
+    masking = stand_in_masking(config)
+    # Any special token stands in for [SEP] as well.
+    sep_token_id = masking.unselectable_token_ids[-1]
+    return build_program(config, masking, make_mesh(config.mesh, devices), sep_token_id)
 
 
 def stand_in_masking(config: TrainConfig) -> MaskingConfig:
