@@ -120,6 +120,7 @@ def test_two_processes_train_as_one(one_process: Path, tmp_path: Path) -> None:
     assert stored == {"coordinator": None, "num_processes": None, "process_id": None, "timeout_seconds": 60}
 
 
+@pytest.mark.slow
 def test_slurm_needs_no_flags(tmp_path: Path) -> None:
     """As `srun` would start two tasks of one node."""
 
@@ -140,12 +141,14 @@ def test_slurm_needs_no_flags(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(2, 4), (4, 2)])
+@pytest.mark.parametrize(
+    ("processes", "devices", "meshes"), [(2, 4, list(MESHES)), (4, 2, ["data", "fsdp", "tensor"])]
+)
 def test_any_mesh_over_processes_gives_the_run_of_one(
-    one_process: Path, tmp_path: Path, processes: int, devices: int
+    one_process: Path, tmp_path: Path, processes: int, devices: int, meshes: list[str]
 ) -> None:
-    run_job(tmp_path, processes, devices, "-c", TRAIN_EACH, *write_meshes(tmp_path, list(MESHES)))
-    for name in MESHES:
+    run_job(tmp_path, processes, devices, "-c", TRAIN_EACH, *write_meshes(tmp_path, meshes))
+    for name in meshes:
         assert_same_losses(tmp_path / name, one_process / "one")
 
 
@@ -163,6 +166,38 @@ def test_a_run_goes_on_with_any_devices_and_processes(one_process: Path, tmp_pat
         config = wide_config(run, mesh=mesh, checkpoint_every=3)
         stop = ["-c", TRAIN_TO, steps, write_config(config)]
         run_job(tmp_path / f"job_{steps}", processes, devices, *stop)
+    assert_same_losses(run, one_process / "one")
+
+
+CANNOT_READ = """
+import sys
+import orbax.checkpoint as ocp
+from mlm_jax.config_files import parse_config
+from mlm_jax.distributed import join
+from mlm_jax.trainer import train
+config = parse_config(sys.argv[1:], prog="")
+join(config.distributed)
+restore = ocp.CheckpointManager.restore
+def fails(self, step, args):
+    if step == 12 and "state" in args and config.distributed.process_id == 1:
+        raise OSError("Stale file handle")
+    return restore(self, step, args=args)
+ocp.CheckpointManager.restore = fails
+train(config)
+"""
+
+
+@pytest.mark.slow
+def test_what_one_process_cannot_read_is_damaged_for_all(one_process: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = write_config(wide_config(run, mesh=MeshConfig(data=1, fsdp=2)))
+    run_job(tmp_path / "first", 2, 1, "scripts/train.py", config)
+    told = run_job(tmp_path / "second", 2, 1, "-c", CANNOT_READ, config)
+    damaged = (
+        f"warning: checkpoint {run / 'checkpoints' / '12'} is damaged: arrays: another process could not"
+    )
+    assert damaged in told[0]
+    assert "step 7/12: loss" in told[0]
     assert_same_losses(run, one_process / "one")
 
 
@@ -202,7 +237,7 @@ def test_a_signal_to_one_process_stops_all_at_one_saved_step(
         (0, signal.SIGKILL),
         pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
         pytest.param(1, signal.SIGKILL, marks=pytest.mark.slow),
-        (1, signal.SIGSTOP),
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
@@ -245,6 +280,7 @@ train(config)
 """
 
 
+@pytest.mark.slow
 def test_a_process_whose_loop_hangs_is_named(tmp_path: Path) -> None:
     """Its beats go on; the others wait for it in a collective, turns ahead."""
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
@@ -272,6 +308,7 @@ def test_what_one_process_fails_of_is_told_by_all(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_started_differently_are_told_in_what(tmp_path: Path) -> None:
     config = write_config(wide_config(tmp_path / "run"))
     train = ["scripts/train.py", config]

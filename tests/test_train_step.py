@@ -276,6 +276,7 @@ def test_documents_need_to_know_what_ends_them() -> None:
         make_setup(replace(CONFIG, data=WITHIN), MASKING)
 
 
+@pytest.mark.slow
 def test_a_step_with_a_kernel_is_the_step_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_KERNELS", {"splash": partial(splash_attention, interpret=True)})
     monkeypatch.setattr(attention, "_OBSTACLES", {"splash": lambda device, **asked: None})
