@@ -16,8 +16,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+# With libtpu, for what is compiled for TPUs that are not there.
+test-slow: $(VENV)/.installed-pod
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 # Beside transformers, KerasHub and TensorFlow. Where pip's own choice of torch would bring CUDA along, TORCH names one.
 TORCH ?= torch
@@ -39,6 +40,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+$(VENV)/.installed-pod: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[pod]"
 	touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev
