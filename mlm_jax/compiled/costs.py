@@ -25,12 +25,12 @@ def matmul_flops(module: Module) -> float:
     """FLOPs a device and step of all matrix products; a multiply-add is two.
 
     Raises:
-        ValueError: one stands in a loop of unknown length.
+        ValueError: one stands in a loop of unknown length, or in a kernel that is not known.
     """
     total = 0.0
     for computation, instruction, times in module.executed():
-        if instruction.opcode in ("dot", "convolution"):
-            count = _dot_flops if instruction.opcode == "dot" else _convolution_flops
+        count = _FLOPS.get(instruction.opcode)
+        if count is not None:
             total += times * count(computation, instruction)
     if math.isnan(total):
         raise ValueError("a matrix product stands in a loop of unknown length")
@@ -64,6 +64,23 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
     )
     features = kernel[kernel_axes.index("i")] * result[result_axes.index("f")]
     return 2 * products * features * (image[image_axes.index("b")] // groups)
+
+
+def _custom_call_flops(computation: Computation, call: Instruction) -> int:
+    """Of splash attention's kernels, whose query and key, [..., L, K] and [..., S, K], follow two arrays of its own."""
+    if call.attribute("custom_call_target") != '"tpu_custom_call"':
+        return 0
+    kind = re.match(r"splash_mha_(fwd|dq|dkv)", call.name)
+    if kind is None:
+        raise ValueError(f"the matrix products of the kernel {call.name} are not known")
+    query, key = (computation.instructions[name].shapes[0].dims for name in call.operands[2:4])
+    return _SPLASH_PRODUCTS[kind[1]] * 2 * math.prod(query) * key[-2]
+
+
+# Forward q·k and weights·v. Backward, what it does not keep is computed again: for the queries q·k, d·v and the
+# gradient; for keys and values q·k, d·v and both gradients.
+_SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+_FLOPS = {"dot": _dot_flops, "convolution": _convolution_flops, "custom-call": _custom_call_flops}
 
 
 def _window(attributes: str, rank: int) -> list[dict[str, int]]:

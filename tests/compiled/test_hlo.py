@@ -130,6 +130,28 @@ def test_flops_of_a_convolution_are_those_that_xla_counts(
     assert matmul_flops(parse(compiled.as_text())) == compiled.cost_analysis()["flops"]
 
 
+KERNELS = """HloModule jit_step
+
+ENTRY %main (a: s8[1,1,1], q: bf16[2,3,512,64], k: bf16[2,3,256,64]) -> (bf16[2,3,512,64]) {
+  %a = s8[1,1,1]{2,1,0} parameter(0)
+  %q = bf16[2,3,512,64]{3,2,1,0} parameter(1)
+  %k = bf16[2,3,256,64]{3,2,1,0} parameter(2)
+  ROOT %KERNEL.3 = (bf16[2,3,512,64]{3,2,1,0}) custom-call(%a, %a, %q, %k, %k), custom_call_target="tpu_custom_call"
+}
+"""
+
+
+@pytest.mark.parametrize(("kernel", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_flops_of_splash_attention(kernel: str, products: int) -> None:
+    module = parse(KERNELS.replace("KERNEL", f"splash_mha_{kernel}_segmented_residuals"))
+    assert matmul_flops(module) == products * 2 * (2 * 3 * 512 * 64) * 256
+
+
+def test_a_kernel_that_is_not_known_is_no_zero() -> None:
+    with pytest.raises(ValueError, match=r"the kernel own_kernel.3 are not known"):
+        matmul_flops(parse(KERNELS.replace("KERNEL", "own_kernel")))
+
+
 def test_memory_traffic_is_that_of_the_slices_a_loop_reads() -> None:
     """Of a stack each iteration reads one part and writes one: the stack is read and written once in all."""
     steps, size = 50, 1000
