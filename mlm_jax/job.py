@@ -183,16 +183,22 @@ class Job:
 
     def _watch(self) -> None:
         """Ends this process when it is of no use any more."""
-        start = time.monotonic()
+        looked = time.monotonic()
         for process in range(self._size):
-            self._changed[process, "beat"] = self._changed[process, "turn"] = start
+            self._changed[process, "beat"] = self._changed[process, "turn"] = looked
         while not self._over.wait(self._period / 2):
-            verdict = self._verdict(time.monotonic(), dict(self._seen))
+            before, looked = looked, time.monotonic()
+            if looked - before > self._timeout / 3:
+                # This process stood still itself, as a machine that is moved does: it has missed what others told.
+                self._heard = self._turned = looked
+                self._changed = dict.fromkeys(self._changed, looked)
+            verdict = self._verdict(looked, dict(self._seen))
             self._me.verdict = verdict
             # For the others to say the same: once this process has ended they would know only that it is gone. And what
             # another failed of, this process may be about to find out by itself.
             if verdict is not None and not self._over.wait(3 * self._period) and self._me.failure is None:
                 self._end(verdict)
+            looked = time.monotonic()
 
     def _verdict(self, now: float, seen: dict[int, _Record]) -> str | None:
         for process, record in seen.items():

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,17 @@ def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
     )
     again = ["scripts/train.py", tmp_path / "config.json", f"--num-steps={step + 2}"]
     assert f"finished {step + 2:,} steps" in run_job(tmp_path / "again", 2, 1, *again)[0]
+
+
+@pytest.mark.slow
+def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
+    """Longer than the timeout, as where the machines of a job are moved: nobody was silent for the others."""
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for process in endless.processes:
+            process.send_signal(number)
+        time.sleep(11)
+    endless.processes[1].send_signal(signal.SIGTERM)
+    assert [end.code for end in endless.ended()] == [75, 75], endless.stderr(0)
 
 
 HANGS = """
