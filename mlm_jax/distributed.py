@@ -27,8 +27,6 @@ def join(config: DistributedConfig) -> None:
     Raises:
         InputError: nobody answers at the coordinator's address, or process 0 finds its port taken.
     """
-    # Where devices are CPUs; without it every collective of more than one process is an error.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would swallow a SIGTERM that comes before the run listens for one; the run agrees on a step by itself.
     jax.config.update("jax_enable_preemption_service", False)
     end = time.monotonic() + config.timeout_seconds
