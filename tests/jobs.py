@@ -38,7 +38,7 @@ class Job:
         devices: int,
         arguments: Sequence[object] | Sequence[Sequence[object]],
         *,
-        timeout_seconds: int = 8,
+        timeout_seconds: int = 15,
         scheduler_variables: Callable[[int], dict[str, str]] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -244,12 +244,12 @@ def test_a_signal_to_one_process_stops_all_at_one_saved_step(
 def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
     endless: Job, tmp_path: Path, victim: int, number: signal.Signals
 ) -> None:
-    """8 seconds are the timeout; a killed process is often noticed at once."""
+    """15 seconds are the timeout; a killed process is often noticed at once."""
     survivor = 1 - victim
     endless.processes[victim].send_signal(number)
     (ended,) = endless.ended(survivor)
     assert ended.code == 1, ended.stderr
-    assert ended.seconds < 30
+    assert ended.seconds < 45
     error = ended.stderr.splitlines()[-1]
     named = rf"error: process {victim} \(host .+, pid {endless.processes[victim].pid}; in step [\d,]+\)"
     assert re.match(named, error), ended.stderr
@@ -269,7 +269,7 @@ def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for process in endless.processes:
             process.send_signal(number)
-        time.sleep(11)
+        time.sleep(18)
     endless.processes[1].send_signal(signal.SIGTERM)
     assert [end.code for end in endless.ended()] == [75, 75], endless.stderr(0)
 
