@@ -178,12 +178,12 @@ from mlm_jax.distributed import join
 from mlm_jax.trainer import train
 config = parse_config(sys.argv[1:], prog="")
 join(config.distributed)
-restore = ocp.CheckpointManager.restore
-def fails(self, step, args):
-    if step == 12 and "state" in args and config.distributed.process_id == 1:
+restore = ocp.PyTreeCheckpointHandler.restore
+def fails(self, folder, args):
+    if "/12/" in str(folder) and config.distributed.process_id == 1:
         raise OSError("Stale file handle")
-    return restore(self, step, args=args)
-ocp.CheckpointManager.restore = fails
+    return restore(self, folder, args=args)
+ocp.PyTreeCheckpointHandler.restore = fails
 train(config)
 """
 
