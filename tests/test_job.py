@@ -116,6 +116,12 @@ def test_two_processes_train_as_one(one_process: Path, tmp_path: Path) -> None:
     assert [line for line in told[1].splitlines() if "Gloo" not in line] == []
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {path.name for path in (one_process / "data").iterdir()}
+    # Written once: events are of one size, whatever the figures.
+    sizes = [
+        [file.stat().st_size for file in (run / "tensorboard").iterdir()]
+        for run in (tmp_path / "run", one_process / "data")
+    ]
+    assert sizes[0] == sizes[1]
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["distributed"]
     # The run goes on anywhere from its own config.json.
     assert stored == {"coordinator": None, "num_processes": None, "process_id": None, "timeout_seconds": 60}
@@ -272,6 +278,27 @@ def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
         time.sleep(18)
     endless.processes[1].send_signal(signal.SIGTERM)
     assert [end.code for end in endless.ended()] == [75, 75], endless.stderr(0)
+
+
+LATE = """
+import sys, time
+from mlm_jax import trainer
+from mlm_jax.config_files import parse_config
+from mlm_jax.distributed import join
+config = parse_config(sys.argv[1:], prog="")
+join(config.distributed)
+draw = trainer._draw_losses
+trainer._draw_losses = lambda folder: (time.sleep(22), draw(folder))
+trainer.train(config)
+"""
+
+
+@pytest.mark.slow
+def test_who_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """The first process writes for longer than the timeout when the other has nothing left to do."""
+    config = write_config(wide_config(tmp_path / "run", num_steps=3))
+    ended = Job(tmp_path, 2, 1, ["-c", LATE, config]).ended()
+    assert [end.code for end in ended] == [0, 0], ended
 
 
 HANGS = """
