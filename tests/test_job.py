@@ -259,6 +259,8 @@ def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
     error = ended.stderr.splitlines()[-1]
     named = rf"error: process {victim} \(host .+, pid {endless.processes[victim].pid}; in step [\d,]+\)"
     assert re.match(named, error), ended.stderr
+    if number == signal.SIGSTOP:
+        assert "gave no sign of life for " in error
     end = rf"; the same command goes on from the last checkpoint \(process {survivor}, in step [\d,]+\)$"
     assert re.search(end, error), error
     endless.kill()
@@ -278,6 +280,27 @@ def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
         time.sleep(18)
     endless.processes[1].send_signal(signal.SIGTERM)
     assert [end.code for end in endless.ended()] == [75, 75], endless.stderr(0)
+
+
+READS = """
+import os, sys
+from mlm_jax.config_files import parse_config
+from mlm_jax.data.batches import Rows
+from mlm_jax.distributed import join
+from mlm_jax.trainer import train
+config = parse_config(sys.argv[1:], prog="")
+join(config.distributed)
+read = Rows.read
+Rows.read = lambda self, numbers: read(self, numbers) if len(numbers) <= 4 else os._exit(9)
+train(config)
+"""
+
+
+@pytest.mark.slow
+def test_each_process_reads_its_own_rows_alone(tmp_path: Path) -> None:
+    """Of eight a step four, in evaluation too."""
+    config = write_config(wide_config(tmp_path / "run", num_steps=3))
+    run_job(tmp_path, 2, 1, "-c", READS, config)
 
 
 LATE = """
