@@ -165,9 +165,9 @@ class Job:
                 self._tell()
                 entries = self._client.key_value_dir_get(f"{self._prefix}/records/")
             except jax.errors.JaxRuntimeError:
-                self._over.wait(self._period)
-                continue
-            self._heard = time.monotonic()
+                entries = []
+            else:
+                self._heard = time.monotonic()
             for key, record in entries:
                 self._take(int(key.rpartition("/")[2]), _Record(**json.loads(record)))
             self._over.wait(self._period)

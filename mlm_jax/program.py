@@ -79,9 +79,14 @@ class Program:
 
     def put(self, batch: Batch) -> Batch:
         """This process's rows as arrays over the mesh, their first dimension split over the batch axes."""
-        sharding, ways = batch_sharding(self.mesh), batch_ways(self.mesh)
-        shares = ways // len(local_rows(self.mesh, ways))
-        return Batch(*(_put(sharding, part, shares * part.shape[0]) for part in batch))
+        sharding = batch_sharding(self.mesh)
+        return Batch(*(_put(sharding, part, self._shares * part.shape[0]) for part in batch))
+
+    @cached_property
+    def _shares(self) -> int:
+        """How many times the rows of this process make a batch."""
+        ways = batch_ways(self.mesh)
+        return ways // len(local_rows(self.mesh, ways))
 
     def stop_votes(self, stop: bool) -> jax.Array:
         """The votes of this process's devices, among those of all: bool [devices]."""
@@ -108,13 +113,11 @@ class Program:
         plan = self.train.memory_analysis()
         if plan is None:
             return "not told by this backend"
-        peak = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-        peak -= plan.alias_size_in_bytes
         parts = {
             "parameters": device_bytes(self.abstract_state.params),
             "optimiser": device_bytes(self.abstract_state.opt_state),
             "temporary": plan.temp_size_in_bytes,
-            "in all": peak,
+            "in all": peak_bytes(plan),
         }
         return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())
 
@@ -166,6 +169,12 @@ def _put(sharding: NamedSharding, local: np.ndarray, rows: int) -> jax.Array:
     # Asked for, but jax takes it for an implicit transfer where other processes hold a part.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.make_array_from_process_local_data(sharding, local, (rows, *local.shape[1:]))
+
+
+def peak_bytes(plan: Any) -> int:
+    """What a device needs at most, of `jax.stages.Compiled.memory_analysis()`."""
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes + plan.generated_code_size_in_bytes
 
 
 def device_bytes(abstract: Any) -> int:

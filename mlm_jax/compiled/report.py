@@ -10,7 +10,7 @@ from mlm_jax.chips import Chip, chip_of, peak_flops
 from mlm_jax.compiled.collectives import Collective, collectives_of
 from mlm_jax.compiled.costs import matmul_flops, memory_bytes
 from mlm_jax.compiled.hlo import parse
-from mlm_jax.program import Program, device_bytes
+from mlm_jax.program import Program, device_bytes, peak_bytes
 
 _LINKS, _NETWORK = "links", "network"
 
@@ -89,8 +89,6 @@ def report_step(
     module = parse(text)
     collectives = collectives_of(module, mesh, slices)
     flops, traffic = matmul_flops(module), memory_bytes(module)
-    peak = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-    peak += plan.generated_code_size_in_bytes - plan.alias_size_in_bytes
     return StepReport(
         device_kind=kind,
         num_devices=mesh.size,
@@ -102,7 +100,7 @@ def report_step(
         parameter_bytes=device_bytes(program.abstract_state.params),
         optimizer_bytes=device_bytes(program.abstract_state.opt_state),
         activation_bytes=plan.temp_size_in_bytes,
-        peak_bytes=peak,
+        peak_bytes=peak_bytes(plan),
         memory_bytes=chip.memory_bytes if chip else None,
         flops=flops,
         traffic_bytes=traffic,
