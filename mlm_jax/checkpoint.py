@@ -14,8 +14,6 @@ writes it under a temporary name and renames it when all is written, so that `ST
 whenever the process is killed.
 """
 
-import hashlib
-import json
 import math
 import shutil
 import sys
@@ -30,16 +28,20 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
+from mlm_jax.checkpoint_manifest import (
+    PyTree,
+    describe_arrays,
+    describe_differences,
+    enumerate_some,
+    name_leaves,
+    sealed,
+)
 from mlm_jax.digest import array_digests
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.orbax_errors import reason, silence_orbax
-from mlm_jax.settings import flatten
-
-PyTree = Any
 
 # Orbax moves here what is no longer kept: a rename is done or not, a recursive delete can be half done.
 _DELETED = "deleted"
-_ITEMS_SHOWN = 8
 
 
 class CheckpointError(RunError):
@@ -168,7 +170,7 @@ class Checkpointer:
         if not steps:
             return None
         raise InputError(
-            f"{self.directory}: every checkpoint is damaged ({_join(steps)}); name another output folder, "
+            f"{self.directory}: every checkpoint is damaged ({enumerate_some(steps)}); name another output folder, "
             "or delete this one to start from step 0"
         )
 
@@ -207,36 +209,36 @@ class Checkpointer:
     def _begin(
         self, step: int, state: PyTree, description: dict[str, Any], examples: int, eval_loss: float | None
     ) -> None:
-        leaves, _ = _name_leaves(state)
+        leaves, _ = name_leaves(state)
         loss = eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None
         manifest = {
             "description": description,
             "examples": examples,
             "eval_loss": loss,
-            "arrays": _describe(leaves),
+            "arrays": describe_arrays(leaves),
             "digests": array_digests(leaves),
         }
         self._eval_losses[step] = loss
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(leaves), manifest=ocp.args.JsonSave(_sealed(manifest))
+                state=ocp.args.PyTreeSave(leaves), manifest=ocp.args.JsonSave(sealed(manifest))
             ),
             force=True,
         )
 
     def _load(self, step: int, abstract: PyTree, description: dict[str, Any], *, part: str | None) -> PyTree:
         manifest = self._manifest(step)
-        abstract_leaves, treedef = _name_leaves(abstract, part)
+        abstract_leaves, treedef = name_leaves(abstract, part)
         belongs_to, arrays = manifest["description"], manifest["arrays"]
         if part is not None:
             belongs_to = {key: value for key, value in belongs_to.items() if key in description}
             arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
             (belongs_to, description, "continue with the same settings"),
-            (arrays, _describe(abstract_leaves), "restore into the model it was saved from"),
+            (arrays, describe_arrays(abstract_leaves), "restore into the model it was saved from"),
         ):
-            if differences := _differences(flatten(stored), flatten(_as_json(now))):
+            if differences := describe_differences(stored, now):
                 raise InputError(
                     f"checkpoint {self.directory / str(step)} belongs to something else: {differences}; "
                     f"{remedy}, or name another output folder"
@@ -260,7 +262,7 @@ class Checkpointer:
             raise _DamagedError(f"arrays: {why}") from damage
         digests = array_digests(leaves)
         if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
-            raise _DamagedError(f"the values of {_join(changed)} are not those that were saved")
+            raise _DamagedError(f"the values of {enumerate_some(changed)} are not those that were saved")
         return treedef.unflatten([leaves[name] for name in abstract_leaves])
 
     def _read(
@@ -273,13 +275,13 @@ class Checkpointer:
 
     def _manifest(self, step: int) -> dict[str, Any]:
         try:
-            sealed = self._read(ocp.JsonCheckpointHandler(), step, "manifest", ocp.args.JsonRestore())
-            whole = sealed == _sealed(sealed["manifest"])
+            content = self._read(ocp.JsonCheckpointHandler(), step, "manifest", ocp.args.JsonRestore())
+            whole = content == sealed(content["manifest"])
         except Exception as error:
             raise _DamagedError(f"manifest: {reason(error)}") from error
         if not whole:
             raise _DamagedError("manifest: the checksum does not match")
-        return sealed["manifest"]
+        return content["manifest"]
 
     def _read_eval_losses(self) -> None:
         """Once for each checkpoint of an earlier run, while no save is under way: Orbax would wait for it."""
@@ -331,7 +333,7 @@ class Checkpointer:
         step, self._saving = self._saving, None
         self._settle()
         self._manager.reload()
-        left = _join(self.steps()) or "none"
+        left = enumerate_some(self.steps()) or "none"
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}; "
             f"older checkpoints left as they were: {left}"
@@ -363,49 +365,6 @@ class _NewestAndBest:
 
 class _DamagedError(Exception):
     """A checkpoint is not what was saved; the message says in what."""
-
-
-def _name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
-    """Leaves by dotted path, so that what is stored does not depend on the classes of the tree's nodes."""
-    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    prefix = "" if part is None else f"{part}."
-    leaves = {prefix + jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-    if len(leaves) != len(paths):
-        raise ValueError("two leaves of the state have the same dotted path")
-    return leaves, treedef
-
-
-def _describe(leaves: dict[str, Any]) -> dict[str, str]:
-    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in leaves.items()}
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    manifest = _as_json(manifest)
-    text = json.dumps(manifest, sort_keys=True)
-    return {"manifest": manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
-    """`field: a in the checkpoint, b now; …`, empty where the two are equal."""
-    absent = object()
-
-    def show(value: Any) -> str:
-        text = "absent" if value is absent else json.dumps(value)
-        return text if len(text) <= 40 else f"{text[:16]}…{text[-8:]}"
-
-    pairs = [(name, stored.get(name, absent), now.get(name, absent)) for name in stored | now]
-    lines = [f"{name}: {show(a)} in the checkpoint, {show(b)} now" for name, a, b in pairs if a != b]
-    return _join(lines, "; ")
-
-
-def _join(items: Sequence[object], separator: str = ", ") -> str:
-    shown = separator.join(map(str, items[:_ITEMS_SHOWN]))
-    more = len(items) - _ITEMS_SHOWN
-    return f"{shown}{separator}and {more} more" if more > 0 else shown
 
 
 silence_orbax()

@@ -83,23 +83,28 @@ def _candidates(config: TrainConfig, data: int) -> Iterator[tuple[str, TrainConf
     most = "full"
     extra = "" if config.compute.remat == most else f"--compute.remat {most} "
     within = data // config.mesh.dcn_data
-    splits = [factor for factor in _doublings(within) if within % factor == 0]
-    for factor in splits:
-        sizes = f"--mesh.data {within // factor} --mesh.fsdp {config.mesh.fsdp * factor}"
-        yield sizes, _with(config, data=within // factor, fsdp=config.mesh.fsdp * factor)
+    splits = [
+        {"data": within // factor, "fsdp": config.mesh.fsdp * factor}
+        for factor in _doublings(within)
+        if within % factor == 0
+    ]
+    for split in splits:
+        yield _mesh_flags(split), _with(config, mesh=split)
     steps = [config.accumulation_steps * factor for factor in _doublings(config.batch_size)]
     for remat, prefix in ((config.compute.remat, ""), (most, extra)) if extra else ((most, ""),):
         for count in steps:
             if config.batch_size % count == 0:
                 flags = f"{prefix}--accumulation-steps {count}"
                 yield flags, _with(config, remat=remat, accumulation_steps=count)
-    for factor in splits:
-        sizes = f"--mesh.data {within // factor} --mesh.fsdp {config.mesh.fsdp * factor}"
-        split = _with(config, remat=most, data=within // factor, fsdp=config.mesh.fsdp * factor)
+    for split in splits:
         for count in (config.accumulation_steps, *steps):
             if config.batch_size % count == 0:
-                flags = f"{extra}{sizes} --accumulation-steps {count}"
-                yield flags, _with(split, accumulation_steps=count)
+                flags = f"{extra}{_mesh_flags(split)} --accumulation-steps {count}"
+                yield flags, _with(config, remat=most, accumulation_steps=count, mesh=split)
+
+
+def _mesh_flags(sizes: dict[str, int]) -> str:
+    return " ".join(f"--mesh.{axis} {size}" for axis, size in sizes.items())
 
 
 def _doublings(limit: int) -> list[int]:
@@ -107,9 +112,12 @@ def _doublings(limit: int) -> list[int]:
 
 
 def _with(
-    config: TrainConfig, accumulation_steps: int | None = None, remat: str | None = None, **mesh: int
+    config: TrainConfig,
+    accumulation_steps: int | None = None,
+    remat: str | None = None,
+    mesh: dict[str, int] | None = None,
 ) -> TrainConfig:
-    changed = replace(config, mesh=replace(config.mesh, **mesh))
+    changed = replace(config, mesh=replace(config.mesh, **(mesh or {})))
     if remat is not None:
         changed = replace(changed, compute=replace(config.compute, remat=remat))  # type: ignore[arg-type]
     return changed if accumulation_steps is None else replace(changed, accumulation_steps=accumulation_steps)

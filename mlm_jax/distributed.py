@@ -73,7 +73,7 @@ def join(config: DistributedConfig) -> None:
 
 
 def _require_free(address: str) -> None:
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
         # As the runtime will bind it: a port that an ended job has just left is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -5,10 +5,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tests.run_small import ROOT, environment
+from mlm_jax.config import MeshConfig, OptimizerConfig, TrainConfig
+from tests.run_small import MODEL, ROOT, config_of, environment
+
+# What a script begins with, besides what it imports itself.
+JOIN = """
+import os, signal, sys, time
+from mlm_jax.config_files import parse_config
+from mlm_jax.distributed import join
+config = parse_config(sys.argv[1:], prog="")
+join(config.distributed)
+"""
+
+# Eight ways of anything divide it.
+WIDE = replace(MODEL, num_heads=8, vocabulary_multiple=8)
 
 # Long enough for an import on a busy machine.
 _PATIENCE = 300
@@ -109,3 +123,17 @@ def run_job(folder: Path, processes: int, devices: int, *arguments: object) -> l
     ended = Job(folder, processes, devices, list(map(str, arguments)), timeout_seconds=60).ended()
     assert [end.code for end in ended] == [0] * processes, "\n".join(end.stderr for end in ended)
     return [end.stderr for end in ended]
+
+
+def wide_config(folder: Path, **changes: Any) -> TrainConfig:
+    """Twelve steps that any mesh of eight divides."""
+    defaults = {
+        "model": WIDE,
+        "mesh": MeshConfig(),
+        "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+        "num_steps": 12,
+        "log_every": 1,
+        "eval_every": 6,
+        "checkpoint_every": 6,
+    }
+    return config_of(folder, **defaults | changes)

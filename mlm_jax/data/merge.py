@@ -1,7 +1,7 @@
 """The parts of a preparation → one manifest over all of them. No shard is moved, rewritten or read."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def merge_parts(folder: str | Path) -> Totals:
     if corpus_identity(inputs) != corpus:
         raise InputError(f"{folder}: the parts' files are not all of the {corpus['files']}; prepare again")
     totals = Totals(
-        **{name: sum(manifest["totals"][name] for manifest in manifests) for name in asdict(_NOTHING)}
+        **{field.name: sum(part["totals"][field.name] for part in manifests) for field in fields(Totals)}
     )
     shards = [
         replace(ShardRecord(**record), folder=part.folder)
@@ -58,9 +58,6 @@ def merge_parts(folder: str | Path) -> Totals:
         folder, folder / parts[0].folder, manifest_content({"inputs": inputs, **settings}, totals, shards)
     )
     return totals
-
-
-_NOTHING = Totals(0, 0, 0, 0, 0)
 
 
 def _finished_parts(folder: Path) -> list[Part]:

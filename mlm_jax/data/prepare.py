@@ -122,14 +122,7 @@ def prepare(
     was made with other settings; and where the output cannot be written, which keeps the finished shards for
     another call.
     """
-    if shard_tokens < 1:
-        raise InputError(f"shard_tokens {shard_tokens}: expected at least 1")
-    if workers is not None and workers < 1:
-        raise InputError(f"workers {workers}: expected at least 1")
-    if is_url(output):
-        raise InputError(
-            f"{output}: must be a folder of this machine; prepare into one, then copy the whole of it"
-        )
+    _check_arguments(output, shard_tokens, workers)
     folder = Path(output)
     files = input_files(paths)
     streams = divide(files, shard_tokens)
@@ -149,11 +142,7 @@ def prepare(
         **(part_settings(part, files) if part else {}),
     }
     if (folder / MANIFEST_FILE).exists():
-        manifest = read_manifest(LocalFolder(folder))
-        _check_settings(folder, manifest["settings"], settings)
-        open_shards(folder)
-        (folder / PROGRESS_FILE).unlink(missing_ok=True)
-        return Preparation(Totals(**manifest["totals"]), 0.0, 0)
+        return Preparation(_check_finished(folder, settings), 0.0, 0)
     counts = CorpusCounts()
     started = time.perf_counter()
     existed = folder.exists()
@@ -180,6 +169,26 @@ def check_any_token(num_shards: int, num_documents: int) -> None:
     """Raise InputError where so many documents made no shard."""
     if not num_shards:
         raise InputError(f"none of the {num_documents} documents holds a token; expected text")
+
+
+def _check_arguments(output: str | Path, shard_tokens: int, workers: int | None) -> None:
+    if shard_tokens < 1:
+        raise InputError(f"shard_tokens {shard_tokens}: expected at least 1")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers {workers}: expected at least 1")
+    if is_url(output):
+        raise InputError(
+            f"{output}: must be a folder of this machine; prepare into one, then copy the whole of it"
+        )
+
+
+def _check_finished(folder: Path, settings: dict[str, Any]) -> Totals:
+    """Of a complete preparation that was made with `settings`."""
+    manifest = read_manifest(LocalFolder(folder))
+    _check_settings(folder, manifest["settings"], settings)
+    open_shards(folder)
+    (folder / PROGRESS_FILE).unlink(missing_ok=True)
+    return Totals(**manifest["totals"])
 
 
 def _documents(stream: Sequence[InputFile], settings: dict[str, Any], counts: CorpusCounts) -> Iterator[str]:
