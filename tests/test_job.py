@@ -97,6 +97,33 @@ def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
         job.kill()
 
 
+IMPATIENT = f"""{JOIN}
+import jax
+from mlm_jax.job import Job
+with Job(6 if jax.process_index() == 1 else 600) as job:
+    job.turn(1)
+    if jax.process_index() == 2:
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
+    """The first would by itself wait for ten minutes, and then find two processes silent."""
+    config = write_config(wide_config(tmp_path / "run"))
+    job = Job(tmp_path, 3, 1, ["-c", IMPATIENT, config])
+    try:
+        for ended in job.ended(0, 1):
+            assert ended.code == 1
+            assert re.match(
+                r"error: process 2 \([^)]+\) gave no sign of life for \d s", ended.stderr.splitlines()[-1]
+            ), ended.stderr
+    finally:
+        job.kill()
+
+
 @pytest.mark.slow
 def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
     """Longer than the timeout, as where the machines of a job are moved: nobody was silent for the others."""

@@ -30,6 +30,7 @@ def test_the_jobs_of_the_jobset_fit_the_schema_of_kubernetes() -> None:
     manifest = jobset()
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert set(manifest["spec"]) <= {"failurePolicy", "replicatedJobs", "network", "successPolicy"}
+    assert set(manifest["spec"]["failurePolicy"]) == {"maxRestarts"}
     for replicated in manifest["spec"]["replicatedJobs"]:
         assert set(replicated) == {"name", "replicas", "template"}
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, **replicated["template"]}
@@ -43,8 +44,18 @@ def test_the_jobset_starts_a_config_that_there_is_on_the_chips_it_asks_for() -> 
     assert (ROOT / container["command"][1]).is_file()
     assert (ROOT / container["command"][2]).is_file()
     width, height = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    # The pods of a slice have numbers, by which they find each other.
+    assert spec["completionMode"] == "Indexed"
     assert spec["parallelism"] == spec["completions"]
     assert spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == width * height
+
+
+def test_slurm_sends_the_signal_that_a_run_saves_at_and_may_queue_it_again() -> None:
+    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+    assert {"#SBATCH --signal=TERM@120", "#SBATCH --requeue"} <= set(lines)
+    # All processes get it, and each has to be left the time to save.
+    (srun,) = (line for line in lines if line.startswith("srun "))
+    assert "--kill-on-bad-exit=0" in srun
 
 
 def run_with(tmp_path: Path, script: str, stand_ins: dict[str, str], *arguments: str) -> tuple[int, str]:
@@ -95,6 +106,11 @@ esac
     assert r"scripts/train.py config.py --output-dir a\ b" in notes
     _, notes = run_with(tmp_path, "tpu_queued_resource.sh", stand_ins, *arguments)
     assert notes.count("|create|bert|") == 1
+
+
+def test_a_queued_resource_needs_to_know_what_to_run(tmp_path: Path) -> None:
+    ended, notes = run_with(tmp_path, "tpu_queued_resource.sh", {"gcloud": ""}, "bert", "us-west4-a")
+    assert (ended, notes) == (2, "")
 
 
 def test_a_queued_resource_that_failed_is_told(tmp_path: Path) -> None:
