@@ -17,6 +17,7 @@ from mlm_jax.data.sources import Sources, open_sources, resolve_masking, tokenis
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.evaluation import evaluate_rows
+from mlm_jax.host_memory import keep_freed_memory
 from mlm_jax.job import Job
 from mlm_jax.loading import load_model
 from mlm_jax.model_folder import with_padded_rows
@@ -63,6 +64,7 @@ def train(
         RunError: the run cannot go on: a checkpoint or a file could not be written, or the loss is no longer
             finite. The checkpoints written before are intact.
     """
+    keep_freed_memory()
     folder = Path(config.output_dir)
     with StopRequest() as stop, Job(config.distributed.timeout_seconds) as job:
         # Data.

@@ -4,6 +4,8 @@ Modules hold parameters and a forward computation, nothing that changes: dropout
 float32; a module computes in the dtype of its input, LayerNorm inside in float32.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -33,9 +35,13 @@ def parameter(
     return nnx.Param(value, out_sharding=axes, eager_sharding=False)
 
 
+# What is cheap to compute again from what is kept anyway: the backward pass keeps its input alone.
+_recomputed = partial(jax.checkpoint, prevent_cse=False)
+
+
 def activate(x: Array, kind: Activation) -> Array:
     """GELU (Hendrycks & Gimpel 2016): exact, by erf, or its tanh approximation."""
-    return jax.nn.gelu(x, approximate=kind == "gelu_tanh")
+    return _recomputed(partial(jax.nn.gelu, approximate=kind == "gelu_tanh"))(x)
 
 
 def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
@@ -82,10 +88,13 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
         """Same shape and dtype as `x`."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        leading = range(x.ndim - 1)
-        scale, bias = (jnp.expand_dims(p[...], leading) for p in (self.scale, self.bias))
-        return (normal * scale + bias).astype(x.dtype)
+        return _recomputed(partial(_normalise, epsilon=self.epsilon))(x, self.scale[...], self.bias[...])
+
+
+def _normalise(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + epsilon)
+    leading = range(x.ndim - 1)
+    return (normal * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)).astype(x.dtype)

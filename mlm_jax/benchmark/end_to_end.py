@@ -1,0 +1,51 @@
+"""`benchmark.py end-to-end`: real tokens learned a second from raw text on, beside other libraries."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from mlm_jax.benchmark.contest import Contestant, compete
+from mlm_jax.benchmark.corpus import text_files
+from mlm_jax.benchmark.peers import hugging_face, keras_hub
+from mlm_jax.benchmark.step import SIZES
+from mlm_jax.benchmark.table import Table, compare
+from mlm_jax.data.corpus import read_documents
+from mlm_jax.data.tokenizer import Tokenizer
+
+_OURS = "mlm_jax"
+
+
+def measure_end_to_end(
+    texts: tuple[Path, ...], vocabulary: Path | None, *, documents: int, rounds: int, peers: bool
+) -> list[Table]:
+    """BERT-tiny on rows of 128 tokens, an epoch over `documents` new documents a round.
+
+    `vocabulary` is a tokenizer's folder, by default one trained on the text; all contestants have it.
+
+    Raises:
+        InputError: a text or the tokenizer cannot be read.
+        RunError: a contestant failed.
+    """
+    work, paths = SIZES["tiny"], text_files(texts)
+    with tempfile.TemporaryDirectory(prefix="mlm_jax_benchmark_") as folder:
+        if vocabulary is None:
+            vocabulary = Path(folder)
+            Tokenizer.train(read_documents(paths), work.model.vocabulary_size).save(vocabulary)
+        settings = {
+            "work": asdict(work),
+            "texts": paths,
+            "tokenizer": str(vocabulary),
+            "documents": documents,
+        }
+        contestants = [Contestant(_OURS, "mlm_jax.benchmark.ours.end_to_end", settings)]
+        if peers:
+            contestants += keras_hub("end_to_end", settings) + hugging_face("end_to_end", settings)
+        results = compete(contestants, rounds=rounds)
+    return [
+        compare(
+            f"From text to trained, {work.preset}, {work.batch_size} × {work.sequence_length} tokens, "
+            f"{documents} documents a round",
+            "real tokens",
+            results,
+        )
+    ]

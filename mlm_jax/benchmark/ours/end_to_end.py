@@ -1,0 +1,46 @@
+"""A contestant: raw text to trained steps, an epoch over new documents each round, by our pipeline and train step."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlm_jax.benchmark.contest import Round, serve
+from mlm_jax.benchmark.corpus import document_slices
+from mlm_jax.benchmark.ours.step import step_program
+from mlm_jax.benchmark.step_work import StepWork
+from mlm_jax.config import DataConfig, MaskingRecipe
+from mlm_jax.data.batches import TrainingBatches
+from mlm_jax.data.sources import resolve_masking, tokenise_sources
+from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.host_memory import keep_freed_memory
+
+
+def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
+    """Units are real tokens: of an epoch, those of all its documents but what does not fill a batch."""
+    keep_freed_memory()
+    work = StepWork(**settings["work"])
+    tokenizer = Tokenizer.load(settings["tokenizer"])
+    slices = document_slices(settings["texts"], settings["documents"])
+    recipe = MaskingRecipe(mask_selection_length=work.masked)
+    program = step_program(work, resolve_masking(recipe, tokenizer, work.sequence_length))
+    votes = program.stop_votes(False)
+    state = program.initial_state()
+    config = DataConfig(sequence_length=work.sequence_length)
+
+    def epoch() -> float:
+        nonlocal state
+        rows = tokenise_sources(next(slices), None, tokenizer, config).train
+        batches = TrainingBatches(rows, work.batch_size, seed=0)
+        real = 0
+        for batch in batches.from_step(0, rows.num_rows // work.batch_size, config.prefetch_batches):
+            state, metrics = program.train(state, program.put(batch), votes)
+            real += int(np.count_nonzero(batch.token_ids != tokenizer.pad_token_id))
+        jax.block_until_ready((state, metrics))
+        return real
+
+    return epoch, {"version": f"jax {jax.__version__}"}
+
+
+if __name__ == "__main__":
+    serve(prepare)

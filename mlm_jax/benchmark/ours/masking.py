@@ -1,0 +1,37 @@
+"""A contestant: our masking function, jitted."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlm_jax.benchmark.contest import Round, serve
+from mlm_jax.benchmark.step_work import StepWork, token_rows
+from mlm_jax.masking import example_keys, mask_tokens
+
+
+def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
+    """A round masks `batches` batches of new examples; units are rows."""
+    work = StepWork(**settings["work"])
+    rows = jax.device_put(token_rows(work, work.batch_size))
+    masking = work.masking
+
+    @jax.jit
+    def mask(example_ids: jax.Array) -> Any:
+        return mask_tokens(example_keys(0, 0, example_ids), rows, masking)
+
+    first = 0
+
+    def batches() -> float:
+        nonlocal first
+        for _ in range(settings["batches"]):
+            masked = mask(np.arange(first, first + work.batch_size, dtype=np.uint32))
+            first += work.batch_size
+        jax.block_until_ready(masked)
+        return settings["batches"] * work.batch_size
+
+    return batches, {"version": f"jax {jax.__version__}"}
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,57 @@
+"""A contestant: our train step, masking included, as a run compiles it."""
+
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlm_jax.benchmark.contest import Round, serve
+from mlm_jax.benchmark.step_work import StepWork, read_batches
+from mlm_jax.config import ComputeConfig, DataConfig, MaskingConfig, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.data.batches import Batch
+from mlm_jax.host_memory import keep_freed_memory
+from mlm_jax.program import Program, build_program
+from mlm_jax.sharding import make_mesh
+
+
+def step_program(work: StepWork, masking: MaskingConfig, **compute: Any) -> Program:
+    """The program of a run that does `work` on one device."""
+    config = TrainConfig(
+        model=work.model,
+        data=DataConfig(sequence_length=work.sequence_length),
+        optimizer=OptimizerConfig(learning_rate=1e-4),
+        mesh=MeshConfig(data=1),
+        compute=ComputeConfig(**{"dtype": work.dtype} | compute),
+        batch_size=work.batch_size,
+        num_steps=1_000_000,
+    )
+    return build_program(config, masking, make_mesh(config.mesh, jax.devices()[:1]))
+
+
+def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
+    """A round is `steps` steps; units are sequences."""
+    keep_freed_memory()
+    work = StepWork(**settings["work"])
+    program = step_program(work, work.masking, **settings.get("compute", {}))
+    batches = (
+        Batch(
+            batch["rows"], np.arange(work.batch_size, dtype=np.uint32), np.zeros(work.batch_size, np.uint32)
+        )
+        for batch in read_batches(settings["batches"], work.batch_size)
+    )
+    votes = program.stop_votes(False)
+    state = program.initial_state()
+
+    def steps() -> float:
+        nonlocal state
+        for batch in islice(batches, work.steps):
+            state, metrics = program.train(state, program.put(batch), votes)
+        jax.block_until_ready((state, metrics))
+        return work.steps * work.batch_size
+
+    return steps, {"version": f"jax {jax.__version__}"}
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,101 @@
+"""What was measured, as JSON and as a Markdown table, with the machine and the versions it was measured with."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from typing import Any
+
+from mlm_jax.benchmark.contest import Result
+
+Cell = str | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures; a column's name holds its unit."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+
+    def as_markdown(self) -> str:
+        """A heading and the table; three significant digits, and a dash where there is no figure."""
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        return f"### {self.title}\n\n" + "\n".join(
+            f"| {' | '.join(_shown(cell) for cell in line)} |" for line in lines
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The same with all digits, one object a row."""
+        return {
+            "title": self.title,
+            "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows],
+        }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and with what it was measured."""
+
+    date: str
+    processor: str
+    cores: int
+    python: str
+    jax: str
+    flax: str
+
+    def as_markdown(self) -> str:
+        """One line."""
+        return (
+            f"{self.date}; {self.processor}, {self.cores} cores; Python {self.python}, jax {self.jax}, "
+            f"flax {self.flax}"
+        )
+
+
+def this_machine(accelerator: str | None = None) -> Machine:
+    """The one this runs on; `accelerator` is named in place of its processor."""
+    return Machine(
+        date=date.today().isoformat(),
+        processor=accelerator or _processor(),
+        cores=len(os.sched_getaffinity(0)),
+        python=platform.python_version(),
+        jax=version("jax"),
+        flax=version("flax"),
+    )
+
+
+def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
+    """The rates of all, the first one's being ours, and how many times as fast it is as each other."""
+    ours = results[0]
+    return Table(
+        title,
+        ("contestant", "version", f"{unit}/s", f"{ours.name} is × as fast"),
+        [
+            (other.name, other.about["version"], other.rate, None if other is ours else ours.ratio_to(other))
+            for other in results
+        ],
+    )
+
+
+def report(tables: Sequence[Table], machine: Machine) -> dict[str, Any]:
+    """All of it as one JSON object."""
+    return {"machine": asdict(machine), "tables": [table.as_json() for table in tables]}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
