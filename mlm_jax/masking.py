@@ -2,8 +2,7 @@
 
 The mask of a row depends on (seed, epoch, example id, row content, config) and on nothing else: not on the batch
 it travels in, the devices, the processes or the mesh. All that follows is integer arithmetic on threefry bits and
-comparisons of float32 values; what is summed in float32 are whole numbers, exactly. So it is the same to the bit on
-every backend.
+comparisons of float32 values that are never summed, so it is the same to the bit on every backend.
 
 Every selectable position draws one random word, and the k smallest words are selected. The laws differ only in k:
 
@@ -26,11 +25,13 @@ from jaxtyping import Bool, Float32, Int, Integer, Key, UInt32
 
 from mlm_jax.config import MaskingConfig
 from mlm_jax.keys import Purpose, purpose_key
+from mlm_jax.threefry import random_bits
 
 HostOrDevice = Array | np.ndarray
 
 _WORD_BITS = 31
 _BLOCK = 32
+_FOLDED = 64
 # Larger than every word, so that what cannot be selected comes last.
 _NEVER = np.uint32(2**32 - 1)
 
@@ -141,7 +142,8 @@ def _mask_row(key: Key[Array, ""], token_ids: Int[Array, " length"], config: Mas
     selected = positions < length
     original = jnp.where(selected, token_ids.at[positions].get(mode="clip"), 0)
 
-    u = jax.random.uniform(decide_key, (slots,), jnp.float32)
+    # The bits and the rounding of jax.random.uniform.
+    u = (random_bits(decide_key, (slots,)) >> 9).astype(jnp.float32) * np.float32(2**-23)
     random_ids = _draw_token_ids(draw_key, slots, config)
     mask_rate = np.float32(config.mask_token_rate)
     changed_rate = np.float32(config.mask_token_rate + config.random_token_rate)
@@ -200,24 +202,24 @@ def _positions(selected: Bool[Array, " length"], slots: int) -> Int[Array, " K"]
 
 
 def _ranks(chosen: Bool[Array, " length"]) -> Int[Array, " length"]:
-    """How many are chosen before each position: within blocks by a product with a triangle, then over blocks.
-
-    Whole numbers below 2^8 in every product, and sums below 2^24: exact in whatever precision a backend multiplies.
-    """
+    """How many are chosen before each position: within blocks, then over blocks, which is less to add up."""
     length = chosen.shape[0]
-    blocks = jnp.pad(chosen, (0, -length % _BLOCK)).reshape(-1, _BLOCK).astype(jnp.float32)
-    within = blocks @ np.triu(np.ones((_BLOCK, _BLOCK), np.float32), 1)
-    before = jnp.cumsum(jnp.sum(blocks, axis=1)) - jnp.sum(blocks, axis=1)
-    return (within + before[:, None]).reshape(-1)[:length].astype(jnp.int32)
+    blocks = jnp.pad(chosen, (0, -length % _BLOCK)).reshape(-1, _BLOCK).astype(jnp.int32)
+    within, of_blocks = jnp.cumsum(blocks, axis=1), jnp.sum(blocks, axis=1)
+    before = jnp.cumsum(of_blocks) - of_blocks
+    return (within - blocks + before[:, None]).reshape(-1)[:length]
 
 
 def _count(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
-    """How many; added in float32, exact below 2^24, because XLA for CPU adds integers one by one."""
-    return jnp.sum(chosen.astype(jnp.float32)).astype(jnp.int32)
+    """How many. Folded first: XLA for CPU vectorises sums of halves, and adds along a row one by one."""
+    counts = chosen.astype(jnp.int32)
+    while counts.shape[0] > _FOLDED and counts.shape[0] % 2 == 0:
+        counts = counts[: counts.shape[0] // 2] + counts[counts.shape[0] // 2 :]
+    return jnp.sum(counts)
 
 
 def _words(key: Key[Array, ""], length: int) -> UInt32[Array, " length"]:
-    return jax.random.bits(key, (length,), jnp.uint32) >> (32 - _WORD_BITS)
+    return random_bits(key, (length,)) >> (32 - _WORD_BITS)
 
 
 def _wanted(

@@ -18,7 +18,7 @@ def measure_masking(*, rounds: int, peers: bool) -> list[Table]:
     Raises:
         RunError: a contestant failed.
     """
-    settings = {"work": asdict(_WORK), "batches": 8}
+    settings = {"work": asdict(_WORK), "batches": 16}
     contestants = [Contestant(_OURS, "mlm_jax.benchmark.ours.masking", settings)]
     if peers:
         contestants += keras_hub("masking", settings | {"eager": False}, "KerasHub in tf.data")

@@ -4,15 +4,18 @@ Modules hold parameters and a forward computation, nothing that changes: dropout
 float32; a module computes in the dtype of its input, LayerNorm inside in float32.
 """
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key
 
 from mlm_jax.config import Activation
+from mlm_jax.threefry import random_bits
 
 
 def parameter(
@@ -48,7 +51,8 @@ def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
     """Zero a share `rate` of `x` and scale the rest by 1 / (1 - rate); without a key, `x` itself."""
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    # As jax.random.bernoulli has it: of a word the 23 bits that make a float32 in [0, 1).
+    keep = random_bits(key, x.shape) >> 9 < np.uint32(math.ceil(float(np.float32(1.0 - rate)) * 2**23))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 

@@ -1,0 +1,32 @@
+"""Our bits are JAX's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.threefry import random_bits
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 4, 130), (0,)])
+def test_the_bits_are_those_of_jax(shape: tuple[int, ...]) -> None:
+    for seed in (0, 1, 2**32 - 1):
+        key = jax.random.fold_in(jax.random.key(seed), 5)
+        np.testing.assert_array_equal(random_bits(key, shape), jax.random.bits(key, shape, jnp.uint32))
+
+
+def test_the_bits_are_those_of_jax_for_many_keys_at_once() -> None:
+    keys = jax.random.split(jax.random.key(3), 11)
+    ours = jax.jit(jax.vmap(lambda key: random_bits(key, (6, 9))))(keys)
+    np.testing.assert_array_equal(ours, jax.vmap(lambda key: jax.random.bits(key, (6, 9), jnp.uint32))(keys))
+
+
+def test_another_generator_is_jax_own() -> None:
+    key = jax.random.key(0, impl="rbg")
+    np.testing.assert_array_equal(random_bits(key, (8,)), jax.random.bits(key, (8,), jnp.uint32))
+
+
+def test_more_numbers_than_words_are_jax_own() -> None:
+    shape = (2**16, 2**16)
+    assert jax.eval_shape(lambda: random_bits(jax.random.key(0), shape)).shape == shape
+    assert "random_bits" in str(jax.make_jaxpr(lambda: random_bits(jax.random.key(0), shape))())
