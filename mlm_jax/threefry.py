@@ -1,7 +1,7 @@
 """Threefry-2x32 (Salmon et al. 2011) written out, with the bits of `jax.random.bits`.
 
 JAX's own is a loop where XLA compiles for CPU, and every turn of it writes four arrays of the shape asked for. Written
-out it fuses with whatever reads the bits, which then never lie in memory: a tenth of the time, for the words of masking.
+out it fuses with whatever reads the bits, which then never lie in memory: a tenth of the time for the words of masks.
 """
 
 import math
