@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ class StepWork:
     real_share: float = 1.0
     """How much of a row is no padding."""
     dropout_rate: float = 0.1
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     steps: int = 4
     """Steps a round."""
 

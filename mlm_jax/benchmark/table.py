@@ -55,11 +55,11 @@ class Machine:
         )
 
 
-def this_machine(accelerator: str | None = None) -> Machine:
-    """The one this runs on; `accelerator` is named in place of its processor."""
+def this_machine() -> Machine:
+    """The one this runs on."""
     return Machine(
         date=date.today().isoformat(),
-        processor=accelerator or _processor(),
+        processor=_processor(),
         cores=len(os.sched_getaffinity(0)),
         python=platform.python_version(),
         jax=version("jax"),

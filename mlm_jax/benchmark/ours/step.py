@@ -15,14 +15,14 @@ from mlm_jax.program import Program, build_program
 from mlm_jax.sharding import make_mesh
 
 
-def step_program(work: StepWork, masking: MaskingConfig, **compute: Any) -> Program:
+def step_program(work: StepWork, masking: MaskingConfig) -> Program:
     """The program of a run that does `work` on one device."""
     config = TrainConfig(
         model=work.model,
         data=DataConfig(sequence_length=work.sequence_length),
         optimizer=OptimizerConfig(learning_rate=1e-4),
         mesh=MeshConfig(data=1),
-        compute=ComputeConfig(**{"dtype": work.dtype} | compute),
+        compute=ComputeConfig(dtype=work.dtype),
         batch_size=work.batch_size,
         num_steps=1_000_000,
     )
@@ -33,7 +33,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     """A round is `steps` steps; units are sequences."""
     keep_freed_memory()
     work = StepWork(**settings["work"])
-    program = step_program(work, work.masking, **settings.get("compute", {}))
+    program = step_program(work, work.masking)
     batches = (
         Batch(
             batch["rows"], np.arange(work.batch_size, dtype=np.uint32), np.zeros(work.batch_size, np.uint32)
