@@ -215,9 +215,11 @@ class Job:
         if now - self._heard > patience:
             # Nothing is known of the others either.
             return self._silent([0] if self._index else others, now - self._heard)
-        silent = [process for process in running if now - self._changed[process, "beat"] > patience]
+        # Up to the last answer: while process 0 gives none, that another is not heard of is no fault of that one.
+        still = {process: self._heard - self._changed[process, "beat"] for process in running}
+        silent = [process for process in running if still[process] > patience]
         if silent:
-            return self._silent(silent, min(now - self._changed[process, "beat"] for process in silent))
+            return self._silent(silent, min(still[process] for process in silent))
         return self._stuck(now, seen)
 
     def _stuck(self, now: float, seen: dict[int, _Record]) -> str | None:
@@ -226,7 +228,7 @@ class Job:
         limit = max(self._timeout, _SLACK * self._longest_turn)
         turns = {process: record.turn for process, record in seen.items()}
         waited_for = [process for process, turn in turns.items() if turn == min(turns.values())]
-        still = min(now - self._changed[process, "turn"] for process in turns)
+        still = min(self._heard - self._changed[process, "turn"] for process in turns)
         if now - self._turned < limit or still < limit:
             return None
         names = ", ".join(self._name(process) for process in waited_for)

@@ -82,12 +82,18 @@ def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
 
 @pytest.mark.slow
 def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
-    """While the first process is stopped, the others hear nothing of one another either."""
+    """While the first process is stopped, the others hear nothing of one another either.
+
+    Nor is one to blame that was last heard of some seconds before.
+    """
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
     job = Job(tmp_path, 4, 1, ["scripts/train.py", config])
     try:
         job.wait_for("step 8/")
+        job.processes[2].send_signal(signal.SIGSTOP)
+        time.sleep(6)
         job.processes[0].send_signal(signal.SIGSTOP)
+        job.processes[2].send_signal(signal.SIGCONT)
         for ended in job.ended(1, 2, 3):
             assert ended.code == 1, ended.stderr
             assert re.match(
