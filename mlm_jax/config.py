@@ -257,7 +257,8 @@ class ComputeConfig:
 
     `remat`: what the backward pass recomputes instead of keeping: `"none"`, `"dots"` (all but matrix products) or
     `"full"` (each layer). `scan_unroll`: layers a loop iteration. `loss_chunks`: the masked positions are put
-    through the output embedding in that many pieces, so that only a piece of the logits exists at a time.
+    through the output embedding in that many pieces, so that only a piece of the logits exists at a time; by default
+    in as many as keep those of a device at 128 MiB or less.
     `dropout_generator`: `"rbg"` is cheap on one TPU chip, but its bits depend on the mesh, and each device makes those
     of the whole global batch (docs/pods.md). `attention`: `"auto"` is a kernel that never holds the L × L weights,
     cuDNN's on NVIDIA GPUs (in bfloat16) and splash on TPU, for rows of 512 tokens or more where nothing that is asked
@@ -267,13 +268,15 @@ class ComputeConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "full"] = "none"
     scan_unroll: int = 1
-    loss_chunks: int = 1
+    loss_chunks: int | None = None
     dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
     attention: Attention = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)
-        require_positive(self, "scan_unroll", "loss_chunks")
+        require_positive(self, "scan_unroll")
+        if self.loss_chunks is not None:
+            require_positive(self, "loss_chunks")
 
 
 @dataclass(frozen=True, kw_only=True)

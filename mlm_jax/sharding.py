@@ -25,6 +25,9 @@ BATCH_AXES = ("data", "fsdp")
 RULES: Mapping[str, tuple[str, ...]] = {
     # Activations.
     "batch": BATCH_AXES,
+    "replica": ("data",),
+    "shard": ("fsdp",),
+    "row": (),
     "length": (),
     "masked": (),
     "hidden": (),
@@ -124,6 +127,12 @@ def constrain(x: Array, *axes: str) -> Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+
+
+def shares(*axes: str) -> int:
+    """Into how many parts the rules split an array with those logical axes, on the mesh in use; 1 without one."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes.get(mesh_axis, 1) for axis in axes for mesh_axis in RULES[axis])
 
 
 def parameter_shardings(mesh: Mesh, abstract_model: nnx.Module) -> dict[str, Any]:

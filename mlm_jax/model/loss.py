@@ -6,6 +6,7 @@ The loss is a sum, so its gradient is known as soon as its logits are: it is com
 pass makes no logits again, nor were they kept for it.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +17,10 @@ from jax import Array
 from jaxtyping import Float, Float32, Int
 
 from mlm_jax.model.bert import vocabulary_logits
-from mlm_jax.sharding import constrain
+from mlm_jax.sharding import constrain, shares
+
+# Logits of a chunk, a device. Each chunk reads and writes the gradient of the table, which is of that size in BERT.
+_CHUNK_BYTES = 128 * 2**20
 
 
 class MaskedLMSums(NamedTuple):
@@ -46,15 +50,24 @@ def masked_lm_sums(
     mask_weights: Float32[Array, "B K"],
     *,
     vocabulary_size: int,
-    chunks: int = 1,
+    chunks: int | None = None,
 ) -> MaskedLMSums:
     """Cross-entropy of `mask_ids` under the logits `predictions · tableᵀ + bias`, summed with `mask_weights`.
 
-    With `chunks` above 1 the K positions go through the table in that many pieces, one after the other: no buffer of
-    B × K × V ever exists, in neither pass, at no cost but that of smaller products. Only `loss` has a gradient, and
-    it reaches `predictions`, `table` and `bias`; the products of the gradient are in the dtype of `predictions`.
+    The K positions go through the table in `chunks` pieces, one after the other, and with more than one no buffer of
+    B × K × V ever exists, in neither pass, at no cost but that of smaller products. By default there are as many as
+    keep a device's logits at 128 MiB or less. Only `loss` has a gradient, and it reaches `predictions`, `table` and
+    `bias`; the products of the gradient are in the dtype of `predictions`.
     """
+    if chunks is None:
+        chunks = _chunks_needed(mask_ids.shape, table.shape[0])
     return _sums(vocabulary_size, chunks, table, bias, _Masked(predictions, mask_ids, mask_weights))
+
+
+def _chunks_needed(shape: tuple[int, ...], rows: int) -> int:
+    """So many that those of `shape`, [B, K], times `rows` in float32 are not too much; never more than positions."""
+    held = 4 * math.prod(shape) * rows / shares("batch", "masked", "vocabulary")
+    return min(shape[1], math.ceil(held / _CHUNK_BYTES))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -69,18 +82,36 @@ def _sums(vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: 
 def _sums_and_gradients(
     vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: _Masked
 ) -> tuple[MaskedLMSums, tuple[Array, Array, Array]]:
+    # Gathered over fsdp once for all chunks, in the narrow dtype.
+    rows = constrain(table.astype(masked.predictions.dtype), "vocabulary", "hidden")
+    # Chunks are added up within each device's rows, and over the devices once, after the last: within fsdp first, so
+    # that of a shard of the table only its replicas remain to be added.
+    replicas, shards = shares("replica"), shares("shard")
+
+    def by_device(x: Array, last: str) -> Array:
+        """[B, K, last] to [replicas, shards, B / replicas / shards, K, last]."""
+        x = x.reshape(replicas, shards, -1, *x.shape[1:])
+        return constrain(x, "replica", "shard", "row", "masked", last)
+
     @jax.named_scope("loss")
     def of_chunk(chunk: _Masked) -> tuple[tuple[MaskedLMSums, Array, Array], Array]:
-        sums, logit_gradients = _cross_entropy(vocabulary_size, table, bias, chunk)
+        sums, logit_gradients = _cross_entropy(vocabulary_size, rows, bias, chunk)
         narrow = logit_gradients.astype(chunk.predictions.dtype)
-        rows = constrain(table.astype(narrow.dtype), "vocabulary", "hidden")
         of_predictions = jnp.einsum("bkv,vd->bkd", narrow, rows)
         # Transposed here and back below: the other way round XLA's CPU backend transposes the logits instead.
-        of_table = jnp.einsum("bkd,bkv->dv", chunk.predictions, narrow).astype(logit_gradients.dtype)
-        of_bias = jnp.sum(logit_gradients, axis=(0, 1))
-        return (sums, of_table, of_bias), constrain(of_predictions, "batch", "masked", "hidden")
+        of_table = jnp.einsum(
+            "rsbkd,rsbkv->rsdv", by_device(chunk.predictions, "hidden"), by_device(narrow, "vocabulary")
+        ).astype(logit_gradients.dtype)
+        of_bias = jnp.sum(by_device(logit_gradients, "vocabulary"), axis=(2, 3))
+        return (
+            sums,
+            constrain(of_table, "replica", "shard", "hidden", "vocabulary"),
+            constrain(of_bias, "replica", "shard", "vocabulary"),
+        ), constrain(of_predictions, "batch", "masked", "hidden")
 
     (sums, of_table, of_bias), of_predictions = _add_chunks(of_chunk, chunks, masked)
+    of_table = jnp.sum(constrain(jnp.sum(of_table, axis=1), "replica", "embed", "vocabulary"), axis=0)
+    of_bias = jnp.sum(of_bias, axis=(0, 1))
     return sums, (of_table.T.astype(table.dtype), of_bias.astype(bias.dtype), of_predictions)
 
 

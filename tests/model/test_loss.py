@@ -1,14 +1,24 @@
 """Loss and accuracy as sums: against a plain computation, in any number of chunks, and without the big buffer."""
 
+import math
 import re
+from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
 
+from mlm_jax.compile_check import stand_in_masking
+from mlm_jax.compiled.hlo import parse
+from mlm_jax.config import BertConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig
 from mlm_jax.model.loss import masked_lm_sums
+from mlm_jax.presets import PRESETS
+from mlm_jax.program import build_program
+from mlm_jax.sharding import make_mesh, partition_spec
 
 BATCH, MASKED, WIDTH, VOCABULARY = 3, 7, 8, 50
 
@@ -25,27 +35,108 @@ def inputs() -> tuple[jax.Array, ...]:
     )
 
 
+def plain(
+    x: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """All logits at once, and autodiff."""
+    logits = x @ table.T + bias[None, None]
+    return (optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights).sum()
+
+
+def ours(chunks: int | None) -> Callable[..., jax.Array]:
+    return lambda *inputs: masked_lm_sums(*inputs, vocabulary_size=inputs[1].shape[0], chunks=chunks).loss
+
+
+def gradients(loss: Callable[..., jax.Array], inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The loss, and what it gives to predictions, table and bias."""
+    value, of_arrays = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*inputs)
+    return value, *of_arrays
+
+
 @pytest.mark.parametrize("chunks", [1, 2, 3, 7])
 def test_sums_and_gradients_are_those_of_the_plain_formula(
     inputs: tuple[jax.Array, ...], chunks: int
 ) -> None:
     *arrays, labels, weights = inputs
-
-    def plain(x: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
-        logits = x @ table.T + bias[None, None]
-        return (optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights).sum()
-
-    def ours(x: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
-        return masked_lm_sums(x, table, bias, labels, weights, vocabulary_size=VOCABULARY, chunks=chunks).loss
-
-    np.testing.assert_allclose(ours(*arrays), plain(*arrays), rtol=1e-6)
-    for a, b in zip(jax.grad(ours, (0, 1, 2))(*arrays), jax.grad(plain, (0, 1, 2))(*arrays), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    for a, b in zip(gradients(ours(chunks), inputs), gradients(plain, inputs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5)
     best = (arrays[0] @ arrays[1].T + arrays[2][None, None]).argmax(-1)
     half_right = jnp.where(jnp.arange(MASKED)[None] % 2 == 0, best, labels)
     sums = masked_lm_sums(*arrays, half_right, weights, vocabulary_size=VOCABULARY, chunks=chunks)
     assert sums.correct == (weights * (best == half_right)).sum() > 3
     assert sums.weight == weights.sum() > sums.correct
+
+
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (1, 1, 8), (2, 2, 2)]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_gradients_are_exact_in_float64_on_any_mesh(mesh: tuple[int, int, int], chunks: int) -> None:
+    """To a few roundings of float64, the vocabulary and the rows split or not."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(1), 5)
+        inputs = (
+            jax.random.normal(keys[0], (16, MASKED, WIDTH), jnp.float64),
+            jax.random.normal(keys[1], (VOCABULARY + 6, WIDTH), jnp.float64),
+            jax.random.normal(keys[2], (VOCABULARY + 6,), jnp.float64),
+            jax.random.randint(keys[3], (16, MASKED), 0, VOCABULARY),
+            jax.random.bernoulli(keys[4], 0.7, (16, MASKED)).astype(jnp.float32),
+        )
+        expected = gradients(plain, inputs)
+        devices = make_mesh(
+            MeshConfig(data=mesh[0], fsdp=mesh[1], tensor=mesh[2]), jax.devices()[: math.prod(mesh)]
+        )
+        axes = [("batch",), ("vocabulary", "embed"), ("vocabulary",), ("batch",), ("batch",)]
+        with jax.set_mesh(devices):
+            placed = tuple(
+                jax.device_put(array, NamedSharding(devices, partition_spec(names)))
+                for array, names in zip(inputs, axes, strict=True)
+            )
+            for a, b in zip(gradients(ours(chunks), placed), expected, strict=True):
+                assert a.dtype == jnp.float64
+                np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+
+
+BERT_LARGE = replace(PRESETS["bert_large_en_uncased"], pooler=False, vocabulary_multiple=128)
+
+
+def arrays_of_the_vocabulary(model: BertConfig, rows: int, mesh: MeshConfig, **compute: int) -> set[int]:
+    """Elements of every float32 array of a compiled step that the vocabulary is a dimension of; 77 of 512 masked."""
+    config = TrainConfig(
+        model=model,
+        data=DataConfig(sequence_length=512),
+        mesh=mesh,
+        compute=ComputeConfig(remat="full", **compute),
+        batch_size=rows,
+        num_steps=10,
+    )
+    devices = jax.devices()[: mesh.tensor]
+    program = build_program(config, stand_in_masking(config), make_mesh(mesh, devices))
+    vocabulary = model.padded_vocabulary_size // mesh.tensor
+    return {
+        math.prod(shape.dims)
+        for computation in parse(program.train.as_text() or "").computations.values()
+        for instruction in computation.instructions.values()
+        for shape in instruction.shapes
+        if shape.dtype == "f32" and vocabulary in shape.dims
+    }
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_no_step_of_bert_large_holds_all_logits(tensor: int) -> None:
+    """Of 16 rows a device, and twice as many where two devices share the vocabulary; nothing was set for that."""
+    rows, vocabulary = 16 * tensor, BERT_LARGE.padded_vocabulary_size // tensor
+    arrays = arrays_of_the_vocabulary(BERT_LARGE, rows, MeshConfig(data=1, tensor=tensor))
+    assert rows * 39 * vocabulary in arrays, "a chunk is 39 of 77 positions"
+    assert max(arrays) == max(rows * 39 * vocabulary, vocabulary * BERT_LARGE.hidden_dim)
+
+
+def test_in_one_chunk_a_step_holds_all_logits() -> None:
+    """Two layers of BERT-large: what the test above would find."""
+    shallow = replace(BERT_LARGE, num_layers=2)
+    arrays = arrays_of_the_vocabulary(shallow, 16, MeshConfig(data=1), loss_chunks=1)
+    assert 16 * 77 * BERT_LARGE.padded_vocabulary_size in arrays
 
 
 def test_label_zero_is_a_label(inputs: tuple[jax.Array, ...]) -> None:
