@@ -98,9 +98,50 @@ class Startup(Measurement):
         return measure_startup(Path(__file__).with_name("train.py"), rounds=self.rounds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Memory(Measurement):
+    """Memory of a step of BERT-large on rows of 512 tokens, and its time, for each policy of rematerialisation."""
+
+    rounds: int = 3
+    """How often each contestant is measured, in turns; the figures are medians."""
+
+    def measure(self) -> Any:
+        """The tables."""
+        from mlm_jax.benchmark.memory import measure_memory
+
+        return measure_memory(rounds=self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth(Measurement):
+    """What a token costs with more microbatches and documents, and a compilation with more layers."""
+
+    def measure(self) -> Any:
+        """The tables."""
+        from mlm_jax.benchmark.growth import measure_growth
+
+        return measure_growth(rounds=self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu(Measurement):
+    """Training steps of BERT-base and BERT-large that fill one NVIDIA GPU, beside those of transformers."""
+
+    rounds: int = 5
+    """How often each contestant is measured; the figures are medians."""
+    minutes: float = 8
+    """What has no time left then has no figures; those that tell most are measured first."""
+
+    def measure(self) -> Any:
+        """The tables."""
+        from mlm_jax.benchmark.gpu import measure_gpu
+
+        return measure_gpu(minutes=self.minutes, rounds=self.rounds)
+
+
 def main() -> None:
     """Measure, print the tables, write the JSON."""
-    arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Startup)  # type: ignore[arg-type]
+    arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Startup | Memory | Growth | Gpu)  # type: ignore[arg-type]
     tables = arguments.measure()
     # Late, so that a mistyped flag is told before jax starts.
     from mlm_jax.benchmark.table import report, this_machine

@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ Round = Callable[[], float]
 """Does the work once and returns how many units of it that was; it may return only when all is done."""
 
 _WARM_UPS = 2
+_WORDS_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,25 @@ class Result:
         return median(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
 
 
-def compete(contestants: Sequence[Contestant], *, rounds: int) -> list[Result]:
-    """Let each do its work once a round, one after the other.
+def compete(
+    contestants: Sequence[Contestant], *, rounds: int, seconds: float = threading.TIMEOUT_MAX
+) -> list[Result]:
+    """Let each do its work once a round, one after the other; after so many seconds they are ended.
 
     Raises:
-        RunError: a contestant ended before its time; with the end of what it wrote.
+        RunError: a contestant ended before its time, with the end of what it wrote; or was ended.
     """
     with tempfile.TemporaryDirectory() as folder:
         running = [
             _Running(contestant, os.path.join(folder, f"{i}.log")) for i, contestant in enumerate(contestants)
         ]
+
+        def give_up() -> None:
+            for process in running:
+                process.give_up()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.start()
         try:
             about = [process.answer() for process in running]
             for _ in range(_WARM_UPS):
@@ -72,6 +84,7 @@ def compete(contestants: Sequence[Contestant], *, rounds: int) -> list[Result]:
                 for process, own in zip(running, rates, strict=True):
                     own.append(process.ask())
         finally:
+            timer.cancel()
             for process in running:
                 process.end()
     return [
@@ -82,7 +95,7 @@ def compete(contestants: Sequence[Contestant], *, rounds: int) -> list[Result]:
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[Round, dict[str, Any]]]) -> None:
     """A contestant's main: `prepare` makes the round from the settings and tells of itself; then it is asked."""
-    with _own_stdout() as answers:
+    with _own_stdout() as answers, _last_words():
         work, about = prepare(json.loads(sys.argv[1]))
         print(json.dumps(about), file=answers, flush=True)
         for _ in sys.stdin:
@@ -93,7 +106,7 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Round, dict[str, Any]]]) -> 
 
 class _Running:
     def __init__(self, contestant: Contestant, log: str) -> None:
-        self._name, self._log = contestant.name, log
+        self._name, self._log, self._late = contestant.name, log, False
         with open(log, "w") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", contestant.module, json.dumps(dict(contestant.settings))],
@@ -114,10 +127,16 @@ class _Running:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
+            if self._late:
+                raise RunError(f"{self._name}: ended because its time was over")
             with open(self._log) as written:
                 last = (written.read().strip().splitlines() or ["nothing was written"])[-1]
             raise RunError(f"{self._name}: ended with {code}: {last}")
         return json.loads(line)
+
+    def give_up(self) -> None:
+        self._late = True
+        self._process.kill()
 
     def end(self) -> None:
         self._process.kill()
@@ -130,3 +149,14 @@ def _own_stdout() -> Iterator[IO[str]]:
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         yield answers
+
+
+@contextmanager
+def _last_words() -> Iterator[None]:
+    """The error itself ends what is written: after their tracebacks libraries give advice."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        words = (type(error).__name__, " ".join(str(error).split()))
+        sys.exit(": ".join(filter(None, words))[:_WORDS_LENGTH])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from mlm_jax.config import BertConfig, MaskingConfig, MaskingRecipe
+from mlm_jax.config import Attention, BertConfig, MaskingConfig, MaskingRecipe
 from mlm_jax.masking import example_keys, mask_tokens
 from mlm_jax.metrics import train_flops_per_sequence
 from mlm_jax.presets import PRESETS
@@ -18,6 +18,9 @@ from mlm_jax.presets import PRESETS
 # Those of the published uncased vocabulary.
 PADDING_ID, UNKNOWN_ID, CLS_ID, SEP_ID, MASK_ID = 0, 100, 101, 102, 103
 _FIRST_WORD_ID = 1000
+
+BATCHES = 4
+"""How many different ones contestants are given."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,26 @@ class StepWork:
     real_share: float = 1.0
     """How much of a row is no padding."""
     dropout_rate: float = 0.1
+    attention_dropout_rate: float | None = None
+    """By default `dropout_rate`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Attention = "auto"
+    """What computes ours; so are the next two of ours alone."""
+    remat: Literal["none", "dots", "full"] = "none"
+    accumulation_steps: int = 1
     steps: int = 4
     """Steps a round."""
 
     @property
     def model(self) -> BertConfig:
         """The shape, without a pooler, which no loss would reach."""
-        rate = self.dropout_rate
-        return replace(PRESETS[self.preset], pooler=False, dropout_rate=rate, attention_dropout_rate=rate)
+        rate, of_weights = self.dropout_rate, self.attention_dropout_rate
+        return replace(
+            PRESETS[self.preset],
+            pooler=False,
+            dropout_rate=rate,
+            attention_dropout_rate=rate if of_weights is None else of_weights,
+        )
 
     @property
     def masking(self) -> MaskingConfig:
@@ -85,7 +99,7 @@ def token_rows(work: StepWork, count: int) -> np.ndarray:
     return rows
 
 
-def write_batches(work: StepWork, file: Path, batches: int = 4) -> None:
+def write_batches(work: StepWork, file: Path, batches: int = BATCHES) -> None:
     """Rows and their masks for contestants that do not mask by themselves."""
     rows = token_rows(work, batches * work.batch_size)
     keys = example_keys(0, 0, np.arange(len(rows)))

@@ -1,5 +1,6 @@
 """A contestant: our train step, masking included, as a run compiles it."""
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -15,18 +16,31 @@ from mlm_jax.program import Program, build_program
 from mlm_jax.sharding import make_mesh
 
 
-def step_program(work: StepWork, masking: MaskingConfig) -> Program:
-    """The program of a run that does `work` on one device."""
-    config = TrainConfig(
+def step_config(work: StepWork) -> TrainConfig:
+    """The config of a run that does `work` on one device."""
+    return TrainConfig(
         model=work.model,
         data=DataConfig(sequence_length=work.sequence_length),
         optimizer=OptimizerConfig(learning_rate=1e-4),
         mesh=MeshConfig(data=1),
-        compute=ComputeConfig(dtype=work.dtype),
+        compute=ComputeConfig(dtype=work.dtype, attention=work.attention, remat=work.remat),
         batch_size=work.batch_size,
+        accumulation_steps=work.accumulation_steps,
         num_steps=1_000_000,
     )
+
+
+def step_program(work: StepWork, masking: MaskingConfig) -> Program:
+    """Its program."""
+    config = step_config(work)
     return build_program(config, masking, make_mesh(config.mesh, jax.devices()[:1]))
+
+
+def step_batches(work: StepWork, file: str) -> Iterator[Batch]:
+    """The rows of `write_batches` as batches of a run, over and over."""
+    for batch in read_batches(file, work.batch_size):
+        example_ids = np.arange(work.batch_size, dtype=np.uint32)
+        yield Batch(batch["rows"], example_ids, np.zeros(work.batch_size, np.uint32))
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
@@ -34,12 +48,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     keep_freed_memory()
     work = StepWork(**settings["work"])
     program = step_program(work, work.masking)
-    batches = (
-        Batch(
-            batch["rows"], np.arange(work.batch_size, dtype=np.uint32), np.zeros(work.batch_size, np.uint32)
-        )
-        for batch in read_batches(settings["batches"], work.batch_size)
-    )
+    batches = step_batches(work, settings["batches"])
     votes = program.stop_votes(False)
     state = program.initial_state()
 

@@ -20,4 +20,5 @@ def hugging_face(work: str, settings: Mapping[str, Any]) -> list[Contestant]:
     """The contestant at that work; none where it is not installed."""
     module = f"{__name__}.hugging_face_{work}"
     there = find_spec("transformers") is not None and find_spec("torch") is not None
-    return [Contestant(_HUGGING_FACE, module, settings)] if there else []
+    # Where ours is imported for the work, its jax shall leave the accelerator to torch.
+    return [Contestant(_HUGGING_FACE, module, settings, {"JAX_PLATFORMS": "cpu"})] if there else []

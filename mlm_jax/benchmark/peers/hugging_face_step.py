@@ -35,8 +35,8 @@ def hugging_face_model(work: StepWork) -> transformers.BertForMaskedLM:
         num_attention_heads=shape.num_heads,
         hidden_size=shape.hidden_dim,
         intermediate_size=shape.intermediate_dim,
-        hidden_dropout_prob=work.dropout_rate,
-        attention_probs_dropout_prob=work.dropout_rate,
+        hidden_dropout_prob=shape.dropout_rate,
+        attention_probs_dropout_prob=shape.attention_dropout_rate,
         max_position_embeddings=shape.max_sequence_length,
     )
     return transformers.BertForMaskedLM(config).train()

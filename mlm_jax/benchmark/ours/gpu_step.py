@@ -1,0 +1,37 @@
+"""A contestant: our train step on batches that fill the card and are on it before the clock starts."""
+
+from itertools import cycle, islice
+from typing import Any
+
+import jax
+
+from mlm_jax.benchmark.contest import Round, serve
+from mlm_jax.benchmark.filling import Steps, filled_round
+from mlm_jax.benchmark.ours.step import step_batches, step_program
+from mlm_jax.benchmark.step_work import BATCHES, StepWork
+
+
+def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
+    """Units are sequences; `rows` tells how many fitted a batch."""
+
+    def begin(work: StepWork) -> Steps:
+        program = step_program(work, work.masking)
+        stored = islice(step_batches(work, settings["batches"]), BATCHES)
+        batches = cycle([program.put(batch) for batch in stored])
+        votes = program.stop_votes(False)
+        state = program.initial_state()
+
+        def take(steps: int) -> None:
+            nonlocal state
+            for batch in islice(batches, steps):
+                state, metrics = program.train(state, batch, votes)
+            jax.block_until_ready((state, metrics))
+
+        return take
+
+    work_once, rows = filled_round(StepWork(**settings["work"]), begin)
+    return work_once, {"version": f"jax {jax.__version__}", "rows": rows}
+
+
+if __name__ == "__main__":
+    serve(prepare)
