@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from mlm_jax.config import Attention, BertConfig, ComputeConfig
 from mlm_jax.model.attention import attend
-from mlm_jax.model.layers import LayerNorm, Linear, activate, dropout, parameter
+from mlm_jax.model.layers import LayerNorm, Linear, activate, dropout, parameter, recomputed
 from mlm_jax.sharding import constrain
 
 _DEFAULT_COMPUTE = ComputeConfig()
@@ -111,7 +111,8 @@ class FeedForward(nnx.Module):
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The same width again; no residual."""
-        return self.down(activate(self.up(x), self.activation))
+        # Of the second map the backward pass needs the input, which it computes again, and never the result.
+        return recomputed(lambda inner: self.down(activate(inner, self.activation)))(self.up(x))
 
 
 class BertLayer(nnx.Module):
@@ -223,7 +224,7 @@ class MaskedLMHead(nnx.Module):
     @jax.named_scope("mlm_head")
     def __call__(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """What is compared with the output embedding."""
-        return self.norm(activate(self.dense(hidden), self.activation))
+        return recomputed(lambda inner: self.norm(activate(inner, self.activation)))(self.dense(hidden))
 
 
 class BertMaskedLM(nnx.Module):

@@ -38,13 +38,13 @@ def parameter(
     return nnx.Param(value, out_sharding=axes, eager_sharding=False)
 
 
-# What is cheap to compute again from what is kept anyway: the backward pass keeps its input alone.
-_recomputed = partial(jax.checkpoint, prevent_cse=False)
+# What is cheap to compute again from what is kept anyway: the backward pass keeps the input alone.
+recomputed = partial(jax.checkpoint, prevent_cse=False)
 
 
 def activate(x: Array, kind: Activation) -> Array:
     """GELU (Hendrycks & Gimpel 2016): exact, by erf, or its tanh approximation."""
-    return _recomputed(partial(jax.nn.gelu, approximate=kind == "gelu_tanh"))(x)
+    return jax.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
 def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
@@ -92,7 +92,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
         """Same shape and dtype as `x`."""
-        return _recomputed(partial(_normalise, epsilon=self.epsilon))(x, self.scale[...], self.bias[...])
+        return recomputed(partial(_normalise, epsilon=self.epsilon))(x, self.scale[...], self.bias[...])
 
 
 def _normalise(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:

@@ -144,8 +144,9 @@ def test_how_it_is_computed_changes_neither_value_nor_gradient(compute: ComputeC
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, other)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_rematerialisation_keeps_less(remat: str) -> None:
+@pytest.mark.parametrize(("remat", "share"), [("dots", 0.9), ("full", 0.6)])
+def test_rematerialisation_keeps_less(remat: str, share: float) -> None:
+    """Without any, GELU and LayerNorm are computed again all the same, and "dots" has not much left to spare."""
     config = replace(SMALL, num_layers=8, hidden_dim=64, intermediate_dim=256)
     graph, params = split_model(nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0))))
 
@@ -155,7 +156,7 @@ def test_rematerialisation_keeps_less(remat: str) -> None:
 
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary_bytes(ComputeConfig(remat=remat)) < 0.8 * temporary_bytes(ComputeConfig())
+    assert temporary_bytes(ComputeConfig(remat=remat)) < share * temporary_bytes(ComputeConfig())
 
 
 def test_bfloat16_stays_near_float32() -> None:
