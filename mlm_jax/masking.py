@@ -14,7 +14,6 @@ with n selectable positions and K = mask_selection_length. Words are independent
 are a uniformly random subset without replacement, also among those that Bernoulli chose when K cuts them.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,14 +23,12 @@ from jax import Array
 from jaxtyping import Bool, Float32, Int, Integer, Key, UInt32
 
 from mlm_jax.config import MaskingConfig
+from mlm_jax.counting import WORD_BITS, position_of_rank, smallest
 from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.threefry import random_bits
+from mlm_jax.threefry import random_below, random_bits
 
 HostOrDevice = Array | np.ndarray
 
-_WORD_BITS = 31
-_BLOCK = 32
-_FOLDED = 64
 # Larger than every word, so that what cannot be selected comes last.
 _NEVER = np.uint32(2**32 - 1)
 
@@ -166,60 +163,11 @@ def _select_tokens(
     words = _words(key, length)
     count = jnp.minimum(_wanted(words, token_ids, config), slots)
     words = jnp.where(selectable_positions(token_ids, config), words, _NEVER)
-    return _positions(_smallest(words, count), slots)
-
-
-def _smallest(words: UInt32[Array, " length"], count: Int[Array, ""]) -> Bool[Array, " length"]:
-    """True at the `count` smallest words, of equal ones at the first: what a stable sort would put in front."""
-    length = words.shape[0]
-    largest = _bisect(_WORD_BITS, lambda word: _count(words < word) < count)
-    below, equal = words < largest, words == largest
-    wanted = count - _count(below)
-    index = jnp.arange(length, dtype=jnp.uint32)
-    last = _bisect(length.bit_length(), lambda end: _count(equal & (index < end)) < wanted)
-    return below | (equal & (index <= last) & (wanted > 0))
-
-
-def _bisect(bits: int, falls_short: Callable[[UInt32[Array, ""]], Bool[Array, ""]]) -> UInt32[Array, ""]:
-    """The largest number below 2^bits that falls short, as 0 does and with a number all smaller ones.
-
-    Bit by bit, because counting a row some 40 times is faster than sorting it, on a CPU six times.
-    """
-
-    def settle(step: Int[Array, ""], settled: UInt32[Array, ""]) -> UInt32[Array, ""]:
-        tried = settled | (np.uint32(1 << (bits - 1)) >> step.astype(jnp.uint32))
-        return jnp.where(falls_short(tried), tried, settled)
-
-    return jax.lax.fori_loop(0, bits, settle, jnp.uint32(0))
-
-
-def _positions(selected: Bool[Array, " length"], slots: int) -> Int[Array, " K"]:
-    """The positions of True, of which there are at most `slots`, ascending; slots left over hold `length`."""
-    length = selected.shape[0]
-    slot = jnp.where(selected, _ranks(selected), slots)
-    positions = jnp.full((slots,), length, jnp.int32)
-    return positions.at[slot].set(jnp.arange(length, dtype=jnp.int32), mode="drop")
-
-
-def _ranks(chosen: Bool[Array, " length"]) -> Int[Array, " length"]:
-    """How many are chosen before each position: within blocks, then over blocks, which is less to add up."""
-    length = chosen.shape[0]
-    blocks = jnp.pad(chosen, (0, -length % _BLOCK)).reshape(-1, _BLOCK).astype(jnp.int32)
-    within, of_blocks = jnp.cumsum(blocks, axis=1), jnp.sum(blocks, axis=1)
-    before = jnp.cumsum(of_blocks) - of_blocks
-    return (within - blocks + before[:, None]).reshape(-1)[:length]
-
-
-def _count(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
-    """How many. Folded first: XLA for CPU vectorises sums of halves, and adds along a row one by one."""
-    counts = chosen.astype(jnp.int32)
-    while counts.shape[0] > _FOLDED and counts.shape[0] % 2 == 0:
-        counts = counts[: counts.shape[0] // 2] + counts[counts.shape[0] // 2 :]
-    return jnp.sum(counts)
+    return position_of_rank(smallest(words, count), jnp.arange(slots))
 
 
 def _words(key: Key[Array, ""], length: int) -> UInt32[Array, " length"]:
-    return random_bits(key, (length,)) >> (32 - _WORD_BITS)
+    return random_bits(key, (length,)) >> (32 - WORD_BITS)
 
 
 def _wanted(
@@ -229,7 +177,7 @@ def _wanted(
     rate, length = config.mask_selection_rate, token_ids.shape[0]
     selectable = selectable_positions(token_ids, config)
     if config.selection == "bernoulli":
-        return jnp.sum(selectable & (words < np.uint32(round(rate * 2**_WORD_BITS))))
+        return jnp.sum(selectable & (words < np.uint32(round(rate * 2**WORD_BITS))))
     # A table over all counts, made on the host: no backend gets to round the product its own way.
     counts = np.arange(length + 1)
     if config.selection == "ceil":
@@ -247,7 +195,7 @@ def _draw_token_ids(key: Key[Array, ""], count: int, config: MaskingConfig) -> I
     An index into the pool becomes an id by stepping over each special id at or below it, in ascending order:
     exact, and without a table the size of the vocabulary.
     """
-    ids = jax.random.randint(key, (count,), 0, max(1, config.random_pool_size), jnp.int32)
+    ids = random_below(key, (count,), max(1, config.random_pool_size))
     if config.random_pool == "no_special":
         for special in config.special_token_ids:
             ids = ids + (ids >= special)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Key, UInt32
+from jaxtyping import Int32, Key, UInt32
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -27,6 +27,14 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
         index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
     first, second = jax.random.key_data(key)
     return _hash(first, second, index)
+
+
+def random_below(key: Key[Array, ""], shape: tuple[int, ...], limit: int) -> Int32[Array, "..."]:
+    """`jax.random.randint(key, shape, 0, limit, jnp.int32)`, bit for bit; `limit` in [1, 2^31)."""
+    higher, lower = (random_bits(half, shape) for half in jax.random.split(key))
+    # The remainder of 64 bits, without the higher 32 where limit is above 2^16: JAX's square overflows.
+    divisor, of_higher = np.uint32(limit), np.uint32((2**16 % limit) ** 2 % 2**32 % limit)
+    return ((higher % divisor * of_higher + lower % divisor) % divisor).astype(jnp.int32)
 
 
 def _hash(first: Array, second: Array, low: Array) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.threefry import random_bits
+from mlm_jax.threefry import random_below, random_bits
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 4, 130), (0,)])
@@ -19,6 +19,14 @@ def test_the_bits_are_those_of_jax_for_many_keys_at_once() -> None:
     keys = jax.random.split(jax.random.key(3), 11)
     ours = jax.jit(jax.vmap(lambda key: random_bits(key, (6, 9))))(keys)
     np.testing.assert_array_equal(ours, jax.vmap(lambda key: jax.random.bits(key, (6, 9), jnp.uint32))(keys))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 30_518, 2**16, 2**16 + 1, 119_547, 2**31 - 1])
+def test_the_numbers_below_a_limit_are_those_of_jax(limit: int) -> None:
+    keys = jax.random.split(jax.random.key(4), 50)
+    ours = jax.jit(jax.vmap(lambda key: random_below(key, (77,), limit)))(keys)
+    theirs = jax.vmap(lambda key: jax.random.randint(key, (77,), 0, limit, jnp.int32))(keys)
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_another_generator_is_jax_own() -> None:
