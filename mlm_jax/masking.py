@@ -23,9 +23,9 @@ from jax import Array
 from jaxtyping import Bool, Float32, Int, Integer, Key, UInt32
 
 from mlm_jax.config import MaskingConfig
-from mlm_jax.counting import WORD_BITS, position_of_rank, smallest
+from mlm_jax.counting import WORD_BITS, count_true, positions_of_smallest
 from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.threefry import random_below, random_bits
+from mlm_jax.threefry import fold_in, random_below, random_bits, split
 
 HostOrDevice = Array | np.ndarray
 
@@ -67,7 +67,7 @@ def example_keys(
     ids = jnp.asarray(example_ids).astype(jnp.uint32)
     epochs = jnp.broadcast_to(jnp.asarray(epoch, jnp.uint32), ids.shape)
     stream = purpose_key(seed, Purpose.MASKING)
-    return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(stream, e), i))(epochs, ids)
+    return jax.vmap(lambda e, i: fold_in(fold_in(stream, e), i))(epochs, ids)
 
 
 def mask_tokens(
@@ -126,14 +126,14 @@ def wanted_selections(
     """
 
     def wanted(key: Key[Array, ""], row: Int[Array, " length"]) -> Int[Array, ""]:
-        return _wanted(_words(jax.random.split(key, 3)[0], row.shape[0]), row, config)
+        return _wanted(_words(split(key, 3)[0], row.shape[0]), row, config)
 
     return jax.vmap(wanted)(keys, jnp.asarray(token_ids, jnp.int32))
 
 
 @jax.named_scope("mask_tokens")
 def _mask_row(key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig) -> MaskedTokens:
-    select_key, decide_key, draw_key = jax.random.split(key, 3)
+    select_key, decide_key, draw_key = split(key, 3)
     positions = _select_tokens(select_key, token_ids, config)
     length, slots = token_ids.shape[0], positions.shape[0]
     selected = positions < length
@@ -163,7 +163,7 @@ def _select_tokens(
     words = _words(key, length)
     count = jnp.minimum(_wanted(words, token_ids, config), slots)
     words = jnp.where(selectable_positions(token_ids, config), words, _NEVER)
-    return position_of_rank(smallest(words, count), jnp.arange(slots))
+    return positions_of_smallest(words, count, slots)
 
 
 def _words(key: Key[Array, ""], length: int) -> UInt32[Array, " length"]:
@@ -177,16 +177,16 @@ def _wanted(
     rate, length = config.mask_selection_rate, token_ids.shape[0]
     selectable = selectable_positions(token_ids, config)
     if config.selection == "bernoulli":
-        return jnp.sum(selectable & (words < np.uint32(round(rate * 2**WORD_BITS))))
+        return count_true(selectable & (words < np.uint32(round(rate * 2**WORD_BITS))))
     # A table over all counts, made on the host: no backend gets to round the product its own way.
     counts = np.arange(length + 1)
     if config.selection == "ceil":
         table = np.ceil(counts.astype(np.float32) * np.float32(rate)).astype(np.int32)
-        return jnp.asarray(table)[jnp.sum(selectable)]
+        return jnp.asarray(table)[count_true(selectable)]
     # Python's round, half to even, of a double, as create_pretraining_data.py has it.
     table = np.array([max(1, round(int(count) * rate)) for count in counts], np.int32)
-    real = jnp.sum(token_ids != config.padding_token_id)
-    return jnp.minimum(jnp.asarray(table)[real], jnp.sum(selectable))
+    real = count_true(token_ids != config.padding_token_id)
+    return jnp.minimum(jnp.asarray(table)[real], count_true(selectable))
 
 
 def _draw_token_ids(key: Key[Array, ""], count: int, config: MaskingConfig) -> Int[Array, " count"]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Int32, Key, UInt32
+from jaxtyping import Int, Int32, Key, UInt32
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -25,20 +25,35 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
     for axis, dimension in enumerate(shape):
         stride //= max(dimension, 1)
         index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
-    first, second = jax.random.key_data(key)
-    return _hash(first, second, index)
+    high, low = _hash(key, index)
+    return high ^ low
+
+
+def fold_in(key: Key[Array, ""], number: int | Int[Array, ""]) -> Key[Array, ""]:
+    """`jax.random.fold_in(key, number)`, bit for bit; JAX's own for another generator."""
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return jax.random.fold_in(key, number)
+    words = jnp.stack(_hash(key, jnp.asarray(number).astype(jnp.uint32)))
+    # What fuses with the bits that a key gives would be computed again for each of them.
+    return jax.random.wrap_key_data(jax.lax.optimization_barrier(words))
+
+
+def split(key: Key[Array, ""], count: int) -> list[Key[Array, ""]]:
+    """`jax.random.split(key, count)`, bit for bit, for Threefry alone."""
+    return [fold_in(key, number) for number in range(count)]
 
 
 def random_below(key: Key[Array, ""], shape: tuple[int, ...], limit: int) -> Int32[Array, "..."]:
     """`jax.random.randint(key, shape, 0, limit, jnp.int32)`, bit for bit; `limit` in [1, 2^31)."""
-    higher, lower = (random_bits(half, shape) for half in jax.random.split(key))
+    higher, lower = (random_bits(half, shape) for half in split(key, 2))
     # The remainder of 64 bits, without the higher 32 where limit is above 2^16: JAX's square overflows.
     divisor, of_higher = np.uint32(limit), np.uint32((2**16 % limit) ** 2 % 2**32 % limit)
     return ((higher % divisor * of_higher + lower % divisor) % divisor).astype(jnp.int32)
 
 
-def _hash(first: Array, second: Array, low: Array) -> Array:
-    """The two words that Threefry makes of (0, low), by exclusive or."""
+def _hash(key: Array, low: Array) -> list[Array]:
+    """The two words that Threefry makes of (0, low)."""
+    first, second = jax.random.key_data(key)
     schedule = (first, second, first ^ second ^ _PARITY)
     words = [jnp.broadcast_to(schedule[0], low.shape), low + schedule[1]]
     for turn in range(5):
@@ -47,4 +62,4 @@ def _hash(first: Array, second: Array, low: Array) -> Array:
             words[1] = ((words[1] << rotation) | (words[1] >> (32 - rotation))) ^ words[0]
         words[0] += schedule[(turn + 1) % 3]
         words[1] += schedule[(turn + 2) % 3] + np.uint32(turn + 1)
-    return words[0] ^ words[1]
+    return words

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.threefry import random_below, random_bits
+from mlm_jax.threefry import fold_in, random_below, random_bits, split
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 4, 130), (0,)])
@@ -29,9 +29,22 @@ def test_the_numbers_below_a_limit_are_those_of_jax(limit: int) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
+def test_keys_are_folded_and_split_as_jax_does() -> None:
+    keys = jax.random.split(jax.random.key(6), 20)
+    numbers = np.random.default_rng(0).integers(0, 2**32, 20, dtype=np.uint32)
+    numbers[:2] = 0, 2**32 - 1
+    ours, theirs = jax.vmap(fold_in)(keys, numbers), jax.vmap(jax.random.fold_in)(keys, numbers)
+    np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
+    for mine, its in zip(split(keys[0], 3), jax.random.split(keys[0], 3), strict=True):
+        np.testing.assert_array_equal(jax.random.key_data(mine), jax.random.key_data(its))
+
+
 def test_another_generator_is_jax_own() -> None:
     key = jax.random.key(0, impl="rbg")
     np.testing.assert_array_equal(random_bits(key, (8,)), jax.random.bits(key, (8,), jnp.uint32))
+    np.testing.assert_array_equal(
+        jax.random.key_data(fold_in(key, 3)), jax.random.key_data(jax.random.fold_in(key, 3))
+    )
 
 
 def test_more_numbers_than_words_are_jax_own() -> None:
