@@ -102,7 +102,10 @@ def _sums_and_gradients(
         of_table = jnp.einsum(
             "rsbkd,rsbkv->rsdv", by_device(chunk.predictions, "hidden"), by_device(narrow, "vocabulary")
         ).astype(logit_gradients.dtype)
-        of_bias = jnp.sum(by_device(logit_gradients, "vocabulary"), axis=(2, 3))
+        # A sum as a product, which XLA's CPU backend computes in a seventh of the time.
+        by_rows = by_device(logit_gradients, "vocabulary")
+        ones = jnp.ones(by_rows.shape[:-1], by_rows.dtype)
+        of_bias = jnp.einsum("rsbk,rsbkv->rsv", ones, by_rows, precision=jax.lax.Precision.HIGHEST)
         return (
             sums,
             constrain(of_table, "replica", "shard", "hidden", "vocabulary"),
