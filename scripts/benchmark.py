@@ -59,12 +59,13 @@ class Data(Measurement):
 
     texts: tuple[Path, ...] = ()
     """Text files, as prepare_data.py takes them; by default the demo's text."""
+    sequence_length: int = 128
 
     def measure(self) -> Any:
         """The tables."""
         from mlm_jax.benchmark.data import measure_data
 
-        return measure_data(self.texts, rounds=self.rounds)
+        return measure_data(self.texts, sequence_length=self.sequence_length, rounds=self.rounds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlm_jax.benchmark import growth, memory
 from mlm_jax.benchmark.contest import Contestant, Result, compete
 from mlm_jax.benchmark.corpus import document_slices, passages
 from mlm_jax.benchmark.ours.step import step_program
@@ -21,6 +23,7 @@ WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3)
 
 CONTESTANT = """
 import sys, time
+from mlm_jax.benchmark import growth, memory
 from mlm_jax.benchmark.contest import serve
 def prepare(settings):
     print("libraries may print")
@@ -125,6 +128,34 @@ def test_the_script_measures_and_writes(work: list[str], tmp_path: Path) -> None
         assert f"### {table['title']}" in ended.stdout
         for row in table["rows"]:
             assert all(value > 0 for value in row.values() if isinstance(value, float))
+
+
+@pytest.mark.slow
+def test_what_rematerialisation_spares_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_COMPILED", "_TIMED"):
+        monkeypatch.setattr(
+            memory, name, replace(WORK, batch_size=8, sequence_length=128, masked=20, steps=1)
+        )
+    (table,) = memory.measure_memory(rounds=1)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["none"]["time, × none's"] is None
+    assert rows["none"]["peak, × none's"] == 1.0
+    assert rows["full"]["activations and work, GiB"] < rows["none"]["activations and work, GiB"]
+    assert rows["full"]["TFLOP/step"] > rows["none"]["TFLOP/step"]
+    assert 0.1 < rows["full"]["time, × none's"] < 10
+
+
+@pytest.mark.slow
+def test_growth_is_a_ratio_of_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "_DOCUMENTS", (500, 2000))
+    monkeypatch.setattr(growth, "_LAYERS", (1, 2))
+    (table,) = growth.measure_growth(rounds=1)
+    assert [row[0].partition(",")[0] for row in table.rows] == [
+        *("train step", "preparation", "input pipeline", "compilation of a train step")
+    ]
+    for _, _, less, rate, more, larger_rate, cost in table.rows:
+        assert less != more
+        assert cost == pytest.approx(rate / larger_rate)
 
 
 def test_a_wrong_work_is_told_in_one_line() -> None:

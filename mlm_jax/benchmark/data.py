@@ -1,36 +1,51 @@
 """`benchmark.py data`: rows that the input pipeline of a run reads a second, beside what a train step takes."""
 
+import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from mlm_jax.benchmark.contest import Contestant, compete
+from mlm_jax.benchmark.contest import Contestant, Result, compete
 from mlm_jax.benchmark.corpus import prepare_for_benchmark, text_files
 from mlm_jax.benchmark.step import SIZES
 from mlm_jax.benchmark.step_work import as_settings, write_batches
-from mlm_jax.benchmark.table import Table
+from mlm_jax.benchmark.table import Cell, Table
 
 
-def measure_data(texts: tuple[Path, ...], *, rounds: int) -> list[Table]:
-    """Rows of `texts`, by default of the demo's text, and steps of BERT-tiny on as many tokens.
+def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) -> list[Table]:
+    """Rows of `texts`, by default of the demo's text, packed and not, and steps of BERT-tiny on as many tokens.
 
     Raises:
         InputError: a text cannot be read.
         RunError: a contestant failed.
     """
-    work = SIZES["tiny"]
+    tokens = SIZES["tiny"].batch_size * SIZES["tiny"].sequence_length
+    work = replace(
+        SIZES["tiny"],
+        batch_size=tokens // sequence_length,
+        sequence_length=sequence_length,
+        masked=math.ceil(0.15 * sequence_length),
+    )
     with tempfile.TemporaryDirectory(prefix="mlm_jax_benchmark_") as name:
         folder = Path(name)
         data = prepare_for_benchmark(text_files(texts), folder / "data")
         write_batches(work, folder / "batches.npz")
         reading = {
             "folder": str(data),
-            "sequence_length": work.sequence_length,
+            "sequence_length": sequence_length,
             "batch_size": work.batch_size,
             "batches": 2000,
         }
-        pipeline, step = compete(
+        *pipelines, step = compete(
             [
-                Contestant("input pipeline", "mlm_jax.benchmark.ours.data", reading),
+                *(
+                    Contestant(
+                        f"input pipeline, {packing}",
+                        "mlm_jax.benchmark.ours.data",
+                        reading | {"packing": packing},
+                    )
+                    for packing in ("packed", "document")
+                ),
                 Contestant(
                     "step, BERT-tiny",
                     "mlm_jax.benchmark.ours.step",
@@ -41,17 +56,23 @@ def measure_data(texts: tuple[Path, ...], *, rounds: int) -> list[Table]:
         )
     return [
         Table(
-            f"The input pipeline, rows of {work.sequence_length} tokens, {work.batch_size} a batch, "
-            f"{pipeline.about['rows']:,} rows in all",
-            ("", "rows/s", "tokens/s", "× what the step takes"),
+            f"The input pipeline, rows of {sequence_length} tokens, {work.batch_size} a batch",
+            ("", "rows in all", "padding, %", "rows/s", "tokens/s", "× what the step takes"),
             [
-                (
-                    result.name,
-                    result.rate,
-                    result.rate * work.sequence_length,
-                    None if result is step else result.ratio_to(step),
-                )
-                for result in (pipeline, step)
+                *(_row(result, sequence_length, result.ratio_to(step)) for result in pipelines),
+                _row(step, sequence_length, None),
             ],
         )
     ]
+
+
+def _row(result: Result, sequence_length: int, ratio: float | None) -> tuple[Cell, ...]:
+    padding = result.about.get("padding")
+    return (
+        result.name,
+        result.about.get("rows"),
+        None if padding is None else 100 * padding,
+        result.rate,
+        result.rate * sequence_length,
+        ratio,
+    )

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlm_jax.benchmark.contest import Contestant, Result, compete
@@ -9,7 +10,7 @@ from mlm_jax.benchmark.peers import hugging_face, keras_hub
 from mlm_jax.benchmark.step_work import StepWork, as_settings, write_batches
 from mlm_jax.benchmark.table import Table
 
-_OURS, _ROOF = "mlm_jax", "roof"
+_OURS, _UNROLLED, _ROOF = "mlm_jax", "mlm_jax, layers unrolled", "roof"
 
 # Steps a round: long enough for a clock, short enough that the contestants of a round see the same machine.
 SIZES = {
@@ -32,12 +33,15 @@ def _compete(work: StepWork, rounds: int, peers: bool) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         batches = Path(folder) / "batches.npz"
         write_batches(work, batches)
-        settings = as_settings(work, batches)
+        settings, roof = as_settings(work, batches), {"size": 2048, "products": 8, "dtype": work.dtype}
         contestants = [
-            Contestant(
-                _ROOF, "mlm_jax.benchmark.ours.roof", {"size": 2048, "products": 8, "dtype": work.dtype}
-            ),
+            Contestant(_ROOF, "mlm_jax.benchmark.ours.roof", roof),
             Contestant(_OURS, "mlm_jax.benchmark.ours.step", settings),
+            Contestant(
+                _UNROLLED,
+                "mlm_jax.benchmark.ours.step",
+                as_settings(replace(work, scan_unroll=work.model.num_layers), batches),
+            ),
         ]
         if peers:
             contestants += keras_hub("step", settings) + hugging_face("step", settings)
@@ -45,7 +49,7 @@ def _compete(work: StepWork, rounds: int, peers: bool) -> list[Result]:
 
 
 def _table(work: StepWork, results: list[Result]) -> Table:
-    roof, ours = (next(result for result in results if result.name == name) for name in (_ROOF, _OURS))
+    roof, ours, unrolled, *_ = results
     rows = [
         (
             result.name,
@@ -54,9 +58,13 @@ def _table(work: StepWork, results: list[Result]) -> Table:
             result.rate * work.sequence_length,
             result.rate * work.sequence_length * work.real_share,
             result.rate * work.flops_per_sequence / 1e9,
-            result.rate * work.flops_per_sequence / roof.rate,
-            result.rate * work.real_flops_per_sequence / roof.rate,
-            None if result is ours else ours.ratio_to(result),
+            result.ratio_to(roof) * work.flops_per_sequence,
+            result.ratio_to(roof) * work.real_flops_per_sequence,
+            *(
+                (None, None)
+                if result in (ours, unrolled)
+                else (ours.ratio_to(result), unrolled.ratio_to(result))
+            ),
         )
         for result in results
         if result is not roof
@@ -66,7 +74,7 @@ def _table(work: StepWork, results: list[Result]) -> Table:
         f"dropout {work.dropout_rate:g}; roof {roof.rate / 1e9:,.0f} GFLOP/s",
         (
             *("contestant", "version", "sequences/s", "tokens/s", "real tokens/s", "model GFLOP/s"),
-            *("of the roof", "of the roof, real tokens", "mlm_jax is × as fast"),
+            *("of the roof", "of the roof, real tokens", "mlm_jax is × as fast", "unrolled ×"),
         ),
         rows,
     )

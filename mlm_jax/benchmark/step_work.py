@@ -38,8 +38,9 @@ class StepWork:
     """By default `dropout_rate`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Attention = "auto"
-    """What computes ours; so are the next two of ours alone."""
+    """What computes ours; the next three are of ours alone, too."""
     remat: Literal["none", "dots", "full"] = "none"
+    scan_unroll: int = 1
     accumulation_steps: int = 1
     steps: int = 4
     """Steps a round."""

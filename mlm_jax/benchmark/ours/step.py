@@ -23,7 +23,9 @@ def step_config(work: StepWork) -> TrainConfig:
         data=DataConfig(sequence_length=work.sequence_length),
         optimizer=OptimizerConfig(learning_rate=1e-4),
         mesh=MeshConfig(data=1),
-        compute=ComputeConfig(dtype=work.dtype, attention=work.attention, remat=work.remat),
+        compute=ComputeConfig(
+            dtype=work.dtype, attention=work.attention, remat=work.remat, scan_unroll=work.scan_unroll
+        ),
         batch_size=work.batch_size,
         accumulation_steps=work.accumulation_steps,
         num_steps=1_000_000,
