@@ -14,11 +14,14 @@ _FOLDED = 64
 
 
 def count_true(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
-    """How many. Folded first: XLA for CPU vectorises sums of halves, and adds along a row one by one."""
+    """How many. Folded first: XLA for CPU vectorises sums of halves, and adds along a row one by one.
+
+    A product with ones for the same reason; of integers, so that it is exact.
+    """
     counts = chosen.astype(jnp.int32)
     while counts.shape[0] > _FOLDED and counts.shape[0] % 2 == 0:
         counts = counts[: counts.shape[0] // 2] + counts[counts.shape[0] // 2 :]
-    return jnp.sum(counts)
+    return jax.lax.dot(counts, jnp.ones_like(counts))
 
 
 def positions_of_smallest(
