@@ -258,7 +258,7 @@ class ComputeConfig:
     `remat`: what the backward pass recomputes instead of keeping: `"none"`, `"dots"` (all but matrix products) or
     `"full"` (each layer). `scan_unroll`: layers a loop iteration. `loss_chunks`: the masked positions are put
     through the output embedding in that many pieces, so that only a piece of the logits exists at a time; by default
-    in as many as keep those of a device at 128 MiB or less.
+    in as many as keep those of a device at 128 MiB or less, or at one position a row.
     `dropout_generator`: `"rbg"` is cheap on one TPU chip, but its bits depend on the mesh, and each device makes those
     of the whole global batch (docs/pods.md). `attention`: `"auto"` is a kernel that never holds the L × L weights,
     cuDNN's on NVIDIA GPUs (in bfloat16) and splash on TPU, for rows of 512 tokens or more where nothing that is asked

@@ -165,20 +165,27 @@ class Job:
                 self._tell()
                 entries = self._client.key_value_dir_get(f"{self._prefix}/records/")
             except jax.errors.JaxRuntimeError:
-                entries = []
+                pass
             else:
-                self._heard = time.monotonic()
-            for key, record in entries:
-                self._take(int(key.rpartition("/")[2]), _Record(**json.loads(record)))
+                self._hear(entries)
             self._over.wait(self._period)
 
-    def _take(self, process: int, record: _Record) -> None:
+    def _hear(self, entries: list[tuple[str, str]]) -> None:
+        now = time.monotonic()
+        # While process 0 gave no answer nobody could tell anything.
+        lost = max(0.0, now - self._heard - 2 * self._period)
+        self._changed = {key: changed + lost for key, changed in self._changed.items()}
+        for key, record in entries:
+            self._take(int(key.rpartition("/")[2]), _Record(**json.loads(record)), now)
+        self._heard = now
+
+    def _take(self, process: int, record: _Record, now: float) -> None:
         before = self._seen.get(process, _Record())
         for field in ("beat", "turn"):
             if getattr(before, field) != getattr(record, field):
-                self._changed[process, field] = self._heard
+                self._changed[process, field] = now
         if not record.limited:
-            self._changed[process, "turn"] = self._heard
+            self._changed[process, "turn"] = now
         self._seen[process] = record
 
     def _watch(self) -> None:

@@ -103,7 +103,7 @@ def mask_tokens(
             "[batch, length]"
         )
     if key.shape == ():
-        key = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(token_ids.shape[0]))
+        key = jax.vmap(fold_in, in_axes=(None, 0))(key, jnp.arange(token_ids.shape[0]))
     return jax.vmap(_mask_row, in_axes=(0, 0, None))(key, token_ids, config)
 
 

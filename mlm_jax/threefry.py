@@ -33,18 +33,18 @@ def fold_in(key: Key[Array, ""], number: int | Int[Array, ""]) -> Key[Array, ""]
     """`jax.random.fold_in(key, number)`, bit for bit; JAX's own for another generator."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.fold_in(key, number)
-    words = jnp.stack(_hash(key, jnp.asarray(number).astype(jnp.uint32)))
+    words = jnp.stack(_hash(key, jnp.asarray(number, jnp.uint32)))
     # What fuses with the bits that a key gives would be computed again for each of them.
     return jax.random.wrap_key_data(jax.lax.optimization_barrier(words))
 
 
 def split(key: Key[Array, ""], count: int) -> list[Key[Array, ""]]:
-    """`jax.random.split(key, count)`, bit for bit, for Threefry alone."""
+    """`count` keys; for Threefry those of `jax.random.split(key, count)`, bit for bit."""
     return [fold_in(key, number) for number in range(count)]
 
 
 def random_below(key: Key[Array, ""], shape: tuple[int, ...], limit: int) -> Int32[Array, "..."]:
-    """`jax.random.randint(key, shape, 0, limit, jnp.int32)`, bit for bit; `limit` in [1, 2^31)."""
+    """`jax.random.randint(key, shape, 0, limit, jnp.int32)`, bit for bit, for Threefry; `limit` in [1, 2^31)."""
     higher, lower = (random_bits(half, shape) for half in split(key, 2))
     # The remainder of 64 bits, without the higher 32 where limit is above 2^16: JAX's square overflows.
     divisor, of_higher = np.uint32(limit), np.uint32((2**16 % limit) ** 2 % 2**32 % limit)

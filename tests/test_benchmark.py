@@ -23,7 +23,6 @@ WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3)
 
 CONTESTANT = """
 import sys, time
-from mlm_jax.benchmark import growth, memory
 from mlm_jax.benchmark.contest import serve
 def prepare(settings):
     print("libraries may print")

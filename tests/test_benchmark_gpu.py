@@ -300,7 +300,7 @@ def test_a_tiny_model_is_measured_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All of it but the question for the card: cuDNN cannot, and its row says so; XLA is measured."""
-    monkeypatch.setattr(gpu, "_card", lambda: Card("cpu", 10**9))
+    monkeypatch.setattr(gpu, "_card", lambda deadline: Card("cpu", 10**9))
     monkeypatch.setattr(gpu, "_PRESETS", (WORK.preset,))
     monkeypatch.setattr(gpu, "_DROPOUT_RATES", (0.1,))
     monkeypatch.setattr(gpu, "_ROWS", ((WORK.sequence_length, WORK.masked),))

@@ -103,6 +103,25 @@ def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
         job.kill()
 
 
+@pytest.mark.slow
+def test_nobody_is_blamed_for_what_the_keeper_could_not_hear(tmp_path: Path) -> None:
+    """One is stopped for a while and then the first process, each for less than the 15 seconds: the run goes on."""
+    config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
+    job = Job(tmp_path, 4, 1, ["scripts/train.py", config])
+    try:
+        job.wait_for("step 8/")
+        job.processes[2].send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        job.processes[0].send_signal(signal.SIGSTOP)
+        job.processes[2].send_signal(signal.SIGCONT)
+        time.sleep(11)
+        job.processes[0].send_signal(signal.SIGCONT)
+        job.wait_for("step 40/")
+        assert all(process.poll() is None for process in job.processes)
+    finally:
+        job.kill()
+
+
 IMPATIENT = f"""{JOIN}
 import jax
 from mlm_jax.job import Job

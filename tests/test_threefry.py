@@ -35,6 +35,10 @@ def test_keys_are_folded_and_split_as_jax_does() -> None:
     numbers[:2] = 0, 2**32 - 1
     ours, theirs = jax.vmap(fold_in)(keys, numbers), jax.vmap(jax.random.fold_in)(keys, numbers)
     np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
+    largest = fold_in(keys[0], 2**32 - 1)
+    np.testing.assert_array_equal(
+        jax.random.key_data(largest), jax.random.key_data(jax.random.fold_in(keys[0], 2**32 - 1))
+    )
     for mine, its in zip(split(keys[0], 3), jax.random.split(keys[0], 3), strict=True):
         np.testing.assert_array_equal(jax.random.key_data(mine), jax.random.key_data(its))
 

@@ -39,8 +39,8 @@ _OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory|STATUS_ALLOC_FAILE
 def estimated_rows(work: StepWork, memory_bytes: int, *, predicted: int, attention_weights: bool) -> int:
     """Rows of `work` that should fill a card: a power of two, of at most `MOST_TOKENS` tokens.
 
-    `predicted` is at how many positions of a row there are logits; `attention_weights` is whether the L × L weights of
-    each head are kept for the backward pass.
+    `predicted` is at how many positions of a row all logits are kept, of ours none; `attention_weights` is whether the
+    L × L weights of each head are kept for the backward pass.
     """
     model, length = work.model, work.sequence_length
     layer = _LAYER_BYTES * model.hidden_dim * length

@@ -65,7 +65,7 @@ def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
         InputError: jax sees no NVIDIA GPU, or one that has no bfloat16.
     """
     deadline = time.monotonic() + 60 * minutes
-    card = _card()
+    card = _card(deadline)
     with_peers = _torch_sees_the_card(deadline)
     # This process masks the rows, and must not hold the card that its children measure.
     jax.config.update("jax_platforms", "cpu")
@@ -84,11 +84,11 @@ def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
     return gpu_tables(entries, outcomes, card.kind)
 
 
-def _card() -> Card:
+def _card(deadline: float) -> Card:
     question = Contestant("jax", "mlm_jax.benchmark.ours.card", {}, _WHOLE_CARD)
     remedy = "where there is one, pip install 'mlm-jax[cuda]' lets jax use it"
     try:
-        about = compete([question], rounds=0)[0].about
+        about = compete([question], rounds=0, seconds=deadline - time.monotonic())[0].about
     except RunError as error:
         raise InputError(f"gpu: needs an NVIDIA GPU that jax can use, but {error}; {remedy}") from error
     if about["obstacle"] is not None:
@@ -128,7 +128,7 @@ def gpu_entries(card: Card, folder: str, *, with_peers: bool) -> list[Entry]:
 
 def _ours(name: str, shape: StepWork, card: Card, folder: str) -> Entry:
     weights = shape.attention == "xla"
-    rows = estimated_rows(shape, card.memory_bytes, predicted=shape.masked, attention_weights=weights)
+    rows = estimated_rows(shape, card.memory_bytes, predicted=0, attention_weights=weights)
     work = replace(shape, batch_size=rows)
     settings = as_settings(work, _batches(folder, work.sequence_length))
     contestant = Contestant(name, "mlm_jax.benchmark.ours.gpu_step", settings, _WHOLE_CARD)

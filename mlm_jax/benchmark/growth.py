@@ -48,7 +48,7 @@ def _accumulation(rounds: int) -> tuple[Cell, ...]:
         batches = Path(folder) / "batches.npz"
         write_batches(works[-1], batches)
         contestants = [
-            Contestant(f"{count:,} microbatches", "mlm_jax.benchmark.ours.step", as_settings(one, batches))
+            Contestant(f"microbatches: {count}", "mlm_jax.benchmark.ours.step", as_settings(one, batches))
             for count, one in zip(_MICROBATCHES, works, strict=True)
         ]
         return _row("train step, BERT-tiny", "rows", contestants, rounds)
@@ -63,7 +63,7 @@ def _corpus(rounds: int) -> Iterator[tuple[Cell, ...]]:
         for documents in _DOCUMENTS:
             text, folder = Path(name) / f"{documents}.txt", Path(name) / str(documents)
             endless = itertools.chain.from_iterable(read_documents(paths) for _ in itertools.count())
-            with text.open("w") as file:
+            with text.open("w", encoding="utf-8") as file:
                 file.writelines(f"{document}\n" for document in itertools.islice(endless, documents))
             started = time.perf_counter()
             prepare([str(text)], tokenizer, folder)

@@ -38,7 +38,8 @@ def parameter(
     return nnx.Param(value, out_sharding=axes, eager_sharding=False)
 
 
-# What is cheap to compute again from what is kept anyway: the backward pass keeps the input alone.
+# What is cheap to compute again from what is kept anyway: in a loop over layers the backward pass keeps the input
+# alone; elsewhere XLA may keep more.
 recomputed = partial(jax.checkpoint, prevent_cse=False)
 
 

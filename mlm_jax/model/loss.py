@@ -54,27 +54,38 @@ def masked_lm_sums(
 ) -> MaskedLMSums:
     """Cross-entropy of `mask_ids` under the logits `predictions · tableᵀ + bias`, summed with `mask_weights`.
 
-    The K positions go through the table in `chunks` pieces, one after the other, and with more than one no buffer of
-    B × K × V ever exists, in neither pass, at no cost but that of smaller products. By default there are as many as
-    keep a device's logits at 128 MiB or less. Only `loss` has a gradient, and it reaches `predictions`, `table` and
-    `bias`; the products of the gradient are in the dtype of `predictions`.
+    The K positions go through the table in `chunks` pieces or fewer, one after the other, and with more than one no
+    buffer of B × K × V ever exists, in neither pass, at no cost but that of smaller products. By default a piece has as
+    many positions as keep a device's logits at 128 MiB or less, and at least one a row. Only `loss` has a gradient, and
+    it reaches `predictions`, `table` and `bias`; the products of the gradient are in the dtype of `predictions`.
+
+    Raises:
+        ValueError: the mesh in use does not divide B.
     """
-    if chunks is None:
-        chunks = _chunks_needed(mask_ids.shape, table.shape[0])
+    rows, positions = mask_ids.shape
+    if rows % shares("batch"):
+        raise ValueError(
+            f"predictions: {rows} rows must be a multiple of the mesh's {shares('batch')} shares of a batch"
+        )
+    size = _positions_of_chunk(rows, table.shape[0]) if chunks is None else math.ceil(positions / chunks)
+    # Of equal size but the last, and none empty.
+    chunks = max(1, math.ceil(positions / max(1, size)))
     return _sums(vocabulary_size, chunks, table, bias, _Masked(predictions, mask_ids, mask_weights))
 
 
-def _chunks_needed(shape: tuple[int, ...], rows: int) -> int:
-    """So many that those of `shape`, [B, K], times `rows` in float32 are not too much; never more than positions."""
-    held = 4 * math.prod(shape) * rows / shares("batch", "masked", "vocabulary")
-    return min(shape[1], math.ceil(held / _CHUNK_BYTES))
+def _positions_of_chunk(rows: int, vocabulary: int) -> int:
+    """Positions a row whose float32 logits are not too much; 0 where those of one are."""
+    of_one = 4 * rows * vocabulary / shares("batch", "vocabulary")
+    return int(_CHUNK_BYTES / max(1.0, of_one))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sums(vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: _Masked) -> MaskedLMSums:
+    rows = _gathered(table, masked)
+
     @jax.named_scope("loss")
     def of_chunk(chunk: _Masked) -> tuple[MaskedLMSums, None]:
-        return _cross_entropy(vocabulary_size, table, bias, chunk)[0], None
+        return _cross_entropy(vocabulary_size, rows, bias, chunk)[0], None
 
     return _add_chunks(of_chunk, chunks, masked)[0]
 
@@ -82,8 +93,7 @@ def _sums(vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: 
 def _sums_and_gradients(
     vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: _Masked
 ) -> tuple[MaskedLMSums, tuple[Array, Array, Array]]:
-    # Gathered over fsdp once for all chunks, in the narrow dtype.
-    rows = constrain(table.astype(masked.predictions.dtype), "vocabulary", "hidden")
+    rows = _gathered(table, masked)
     # Chunks are added up within each device's rows, and over the devices once, after the last: within fsdp first, so
     # that of a shard of the table only its replicas remain to be added.
     replicas, shards = shares("replica"), shares("shard")
@@ -128,6 +138,11 @@ def _scale_gradients(
 
 
 _sums.defvjp(_sums_and_gradients, _scale_gradients)
+
+
+def _gathered(table: Array, masked: _Masked) -> Array:
+    """Over fsdp once for all chunks, in the narrow dtype."""
+    return constrain(table.astype(masked.predictions.dtype), "vocabulary", "hidden")
 
 
 def _cross_entropy(

@@ -139,6 +139,34 @@ def test_in_one_chunk_a_step_holds_all_logits() -> None:
     assert 16 * 77 * BERT_LARGE.padded_vocabulary_size in arrays
 
 
+@pytest.mark.parametrize(
+    ("rows", "positions"),
+    [(16, 77), (64, 77), (128, 77), (512, 20), (700, 20), (1000, 20), (5000, 3), (0, 4)],
+)
+@pytest.mark.parametrize("vocabulary", [30_592, 119_547])
+def test_pieces_are_as_small_as_they_should_be_and_none_is_empty(
+    rows: int, positions: int, vocabulary: int
+) -> None:
+    def loss(*arrays: jax.Array) -> jax.Array:
+        return masked_lm_sums(*arrays, vocabulary_size=vocabulary).loss
+
+    shapes = [(rows, positions, 2), (vocabulary, 2), (vocabulary,), (rows, positions), (rows, positions)]
+    dtypes = [jnp.float32] * 3 + [jnp.int32, jnp.float32]
+    arguments = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, dtypes, strict=True)]
+    text = str(jax.make_jaxpr(loss)(*arguments))
+    pieces = {int(n) for n in re.findall(rf"f32\[{rows},(\d+),{vocabulary}\]", text)}
+    (piece,) = pieces
+    assert piece == 1 or 4 * rows * piece * vocabulary <= 128 * 2**20
+    count = int((re.search(r"length=(\d+)", text) or [0, 1])[1])
+    assert 0 <= piece * count - positions < max(piece, 1)
+
+
+def test_rows_that_the_mesh_does_not_divide_are_refused(inputs: tuple[jax.Array, ...]) -> None:
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="3 rows must be a multiple of the mesh's 4"):
+        masked_lm_sums(*inputs, vocabulary_size=VOCABULARY)
+
+
 def test_label_zero_is_a_label(inputs: tuple[jax.Array, ...]) -> None:
     *arrays, labels, weights = inputs
     sums = masked_lm_sums(*arrays, jnp.zeros_like(labels), weights, vocabulary_size=VOCABULARY)

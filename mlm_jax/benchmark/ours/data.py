@@ -13,7 +13,7 @@ from mlm_jax.data.sources import open_sources
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round reads `batches` batches; units are rows. Tells how many there are, and which share of them is padding."""
+    """A round reads `batches` batches; units are rows. Tells how many there are, and the share of padding in them."""
     config = DataConfig(
         path=settings["folder"], sequence_length=settings["sequence_length"], packing=settings["packing"]
     )
