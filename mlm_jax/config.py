@@ -19,6 +19,7 @@ RandomPool = Literal["no_special", "full"]
 MaskingUnit = Literal["token"]
 Packing = Literal["packed", "document"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
+Remat = Literal["none", "dots", "full"]
 Schedule = Literal["linear", "cosine", "trapezoidal"]
 
 
@@ -266,7 +267,7 @@ class ComputeConfig:
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
     scan_unroll: int = 1
     loss_chunks: int | None = None
     dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"

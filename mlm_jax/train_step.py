@@ -148,9 +148,7 @@ def update(
     """
     sums, grads = _accumulate(rule, state, inputs, summed_loss)
     weight = jnp.maximum(sums.weight, 1.0)
-    # Not divided: of a division XLA keeps the results, because the norm and the update both read them.
-    scale = 1.0 / weight
-    grads = jax.tree.map(lambda g: g * scale, grads)
+    grads = jax.tree.map(lambda g: g / weight, grads)
     loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
 
     updates, opt_state = rule.optimizer.update(grads, state.opt_state, state.params)

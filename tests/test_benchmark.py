@@ -17,6 +17,7 @@ from mlm_jax.benchmark.table import Table, compare
 from mlm_jax.compiled.costs import matmul_flops
 from mlm_jax.compiled.hlo import parse
 from mlm_jax.errors import RunError
+from tests.contestants import importable
 from tests.run_small import run_script
 
 WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3)
@@ -40,9 +41,7 @@ serve(prepare)
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "a_contestant.py").write_text(CONTESTANT)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
-    return "a_contestant"
+    return importable(CONTESTANT, tmp_path, monkeypatch)
 
 
 def test_contestants_are_timed_in_turns(module: str) -> None:

@@ -21,6 +21,7 @@ from mlm_jax.benchmark.step_work import StepWork, as_settings, write_batches
 from mlm_jax.config import MaskingConfig
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.program import Program
+from tests.contestants import importable
 from tests.run_small import run_script
 
 H200 = Card("NVIDIA H200", 127 * 10**9)
@@ -52,9 +53,7 @@ serve(prepare)
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "a_contestant.py").write_text(CONTESTANT)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
-    return "a_contestant"
+    return importable(CONTESTANT, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -80,12 +80,8 @@ def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
     assert f"finished {step + 2:,} steps" in run_job(tmp_path / "again", 2, 1, *again)[0]
 
 
-@pytest.mark.slow
-def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
-    """While the first process is stopped, the others hear nothing of one another either.
-
-    Nor is one to blame that was last heard of some seconds before.
-    """
+def job_with_its_keeper_stopped(tmp_path: Path) -> Job:
+    """Four processes: the third was stopped for some seconds, and just before it goes on the first is stopped."""
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
     job = Job(tmp_path, 4, 1, ["scripts/train.py", config])
     try:
@@ -94,6 +90,20 @@ def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
         time.sleep(6)
         job.processes[0].send_signal(signal.SIGSTOP)
         job.processes[2].send_signal(signal.SIGCONT)
+    except BaseException:
+        job.kill()
+        raise
+    return job
+
+
+@pytest.mark.slow
+def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
+    """While the first process is stopped, the others hear nothing of one another either.
+
+    Nor is one to blame that was last heard of some seconds before.
+    """
+    job = job_with_its_keeper_stopped(tmp_path)
+    try:
         for ended in job.ended(1, 2, 3):
             assert ended.code == 1, ended.stderr
             assert re.match(
@@ -106,14 +116,8 @@ def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_nobody_is_blamed_for_what_the_keeper_could_not_hear(tmp_path: Path) -> None:
     """One is stopped for a while and then the first process, each for less than the 15 seconds: the run goes on."""
-    config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
-    job = Job(tmp_path, 4, 1, ["scripts/train.py", config])
+    job = job_with_its_keeper_stopped(tmp_path)
     try:
-        job.wait_for("step 8/")
-        job.processes[2].send_signal(signal.SIGSTOP)
-        time.sleep(6)
-        job.processes[0].send_signal(signal.SIGSTOP)
-        job.processes[2].send_signal(signal.SIGCONT)
         time.sleep(11)
         job.processes[0].send_signal(signal.SIGCONT)
         job.wait_for("step 40/")

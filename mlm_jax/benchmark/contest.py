@@ -23,6 +23,9 @@ from mlm_jax.errors import RunError
 Round = Callable[[], float]
 """Does the work once and returns how many units of it that was; it may return only when all is done."""
 
+Steps = Callable[[int], None]
+"""Takes so many training steps and returns when all are done."""
+
 _WARM_UPS = 2
 _WORDS_LENGTH = 300
 

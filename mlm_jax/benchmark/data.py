@@ -4,12 +4,14 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from mlm_jax.benchmark.contest import Contestant, Result, compete
 from mlm_jax.benchmark.corpus import prepare_for_benchmark, text_files
 from mlm_jax.benchmark.step import SIZES
 from mlm_jax.benchmark.step_work import as_settings, write_batches
 from mlm_jax.benchmark.table import Cell, Table
+from mlm_jax.config import Packing
 
 
 def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) -> list[Table]:
@@ -30,21 +32,17 @@ def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) 
         folder = Path(name)
         data = prepare_for_benchmark(text_files(texts), folder / "data")
         write_batches(work, folder / "batches.npz")
-        reading = {
-            "folder": str(data),
-            "sequence_length": sequence_length,
-            "batch_size": work.batch_size,
-            "batches": 2000,
-        }
         *pipelines, step = compete(
             [
                 *(
-                    Contestant(
+                    pipeline_contestant(
                         f"input pipeline, {packing}",
-                        "mlm_jax.benchmark.ours.data",
-                        reading | {"packing": packing},
+                        data,
+                        sequence_length=sequence_length,
+                        batch_size=work.batch_size,
+                        packing=packing,
                     )
-                    for packing in ("packed", "document")
+                    for packing in get_args(Packing)
                 ),
                 Contestant(
                     "step, BERT-tiny",
@@ -64,6 +62,20 @@ def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) 
             ],
         )
     ]
+
+
+def pipeline_contestant(
+    name: str, folder: Path, *, sequence_length: int, batch_size: int, packing: Packing
+) -> Contestant:
+    """The input pipeline of a run on a prepared folder, 2,000 batches a round."""
+    settings = {
+        "folder": str(folder),
+        "sequence_length": sequence_length,
+        "packing": packing,
+        "batch_size": batch_size,
+        "batches": 2000,
+    }
+    return Contestant(name, "mlm_jax.benchmark.ours.data", settings)
 
 
 def _row(result: Result, sequence_length: int, ratio: float | None) -> tuple[Cell, ...]:

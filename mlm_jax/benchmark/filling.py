@@ -8,14 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from mlm_jax.benchmark.contest import Round
+from mlm_jax.benchmark.contest import Round, Steps
 from mlm_jax.benchmark.step_work import StepWork
 from mlm_jax.model.bert import count_parameters
 
 FittedT = TypeVar("FittedT")
-
-Steps = Callable[[int], None]
-"""Takes so many training steps and returns when all are done."""
 
 MOST_TOKENS = 65_536
 """Tokens a batch beyond which a card is no busier."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlm_jax.benchmark.contest import Contestant, compete
 from mlm_jax.benchmark.corpus import text_files
+from mlm_jax.benchmark.data import pipeline_contestant
 from mlm_jax.benchmark.step import SIZES
 from mlm_jax.benchmark.step_work import as_settings, write_batches
 from mlm_jax.benchmark.table import Cell, Table
@@ -68,14 +69,11 @@ def _corpus(rounds: int) -> Iterator[tuple[Cell, ...]]:
             started = time.perf_counter()
             prepare([str(text)], tokenizer, folder)
             rates.append(documents / (time.perf_counter() - started))
-            reading = {
-                "folder": str(folder),
-                "sequence_length": 128,
-                "packing": "packed",
-                "batch_size": 32,
-                "batches": 2000,
-            }
-            contestants.append(Contestant(f"{documents:,} documents", "mlm_jax.benchmark.ours.data", reading))
+            contestants.append(
+                pipeline_contestant(
+                    f"{documents:,} documents", folder, sequence_length=128, batch_size=32, packing="packed"
+                )
+            )
         less, more = (contestant.name for contestant in contestants)
         yield "preparation, once each", "documents", less, rates[0], more, rates[1], rates[0] / rates[1]
         yield _row("input pipeline", "rows", contestants, rounds)

@@ -3,18 +3,18 @@
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from mlm_jax.benchmark.contest import Contestant, compete
 from mlm_jax.benchmark.ours.step import step_program
 from mlm_jax.benchmark.step_work import StepWork, as_settings, write_batches
 from mlm_jax.benchmark.table import Cell, Table
 from mlm_jax.compiled.report import StepReport, report_step
+from mlm_jax.config import Remat
 
 _COMPILED = StepWork("bert_large_en_uncased", 16, sequence_length=512, masked=77, dropout_rate=0.0)
 # As many as let two contestants into 24 GiB.
 _TIMED = replace(_COMPILED, batch_size=2, steps=1)
-_POLICIES: tuple[Literal["none", "dots", "full"], ...] = ("none", "dots", "full")
+_POLICIES: tuple[Remat, ...] = ("none", "dots", "full")
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def measure_memory(*, rounds: int) -> list[Table]:
     ]
 
 
-def _compiled(remat: Literal["none", "dots", "full"]) -> StepReport:
+def _compiled(remat: Remat) -> StepReport:
     program = step_program(replace(_COMPILED, remat=remat), _COMPILED.masking)
     return report_step(program, program.train, chip_kind=None, compile_seconds=0.0)
 
 
-def _time(remat: Literal["none", "dots", "full"], rounds: int) -> float:
+def _time(remat: Remat, rounds: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         batches = Path(folder) / "batches.npz"
         write_batches(_TIMED, batches)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from mlm_jax.config import Attention, BertConfig, MaskingConfig, MaskingRecipe
+from mlm_jax.config import Attention, BertConfig, MaskingConfig, MaskingRecipe, Remat
 from mlm_jax.masking import example_keys, mask_tokens
 from mlm_jax.metrics import train_flops_per_sequence
 from mlm_jax.presets import PRESETS
@@ -39,7 +39,7 @@ class StepWork:
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Attention = "auto"
     """What computes ours; the next three are of ours alone, too."""
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
     scan_unroll: int = 1
     accumulation_steps: int = 1
     steps: int = 4

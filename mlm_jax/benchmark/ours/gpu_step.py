@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from mlm_jax.benchmark.contest import Round, serve
-from mlm_jax.benchmark.filling import Steps, filled_round
-from mlm_jax.benchmark.ours.step import step_batches, step_program
+from mlm_jax.benchmark.contest import Round, Steps, serve
+from mlm_jax.benchmark.filling import filled_round
+from mlm_jax.benchmark.ours.step import begin_training, step_batches, step_program
 from mlm_jax.benchmark.step_work import BATCHES, StepWork
 
 
@@ -17,17 +17,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     def begin(work: StepWork) -> Steps:
         program = step_program(work, work.masking)
         stored = islice(step_batches(work, settings["batches"]), BATCHES)
-        batches = cycle([program.put(batch) for batch in stored])
-        votes = program.stop_votes(False)
-        state = program.initial_state()
-
-        def take(steps: int) -> None:
-            nonlocal state
-            for batch in islice(batches, steps):
-                state, metrics = program.train(state, batch, votes)
-            jax.block_until_ready((state, metrics))
-
-        return take
+        return begin_training(program, cycle([program.put(batch) for batch in stored]))
 
     work_once, rows = filled_round(StepWork(**settings["work"]), begin)
     return work_once, {"version": f"jax {jax.__version__}", "rows": rows}

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mlm_jax.benchmark.contest import Round, serve
+from mlm_jax.benchmark.contest import Round, Steps, serve
 from mlm_jax.benchmark.step_work import StepWork, read_batches
 from mlm_jax.config import ComputeConfig, DataConfig, MaskingConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.data.batches import Batch
@@ -45,20 +45,29 @@ def step_batches(work: StepWork, file: str) -> Iterator[Batch]:
         yield Batch(batch["rows"], example_ids, np.zeros(work.batch_size, np.uint32))
 
 
+def begin_training(program: Program, batches: Iterator[Batch]) -> Steps:
+    """From a new state, on batches that are on the device when they are asked for."""
+    votes = program.stop_votes(False)
+    state = program.initial_state()
+
+    def take(steps: int) -> None:
+        nonlocal state
+        for batch in islice(batches, steps):
+            state, metrics = program.train(state, batch, votes)
+        jax.block_until_ready((state, metrics))
+
+    return take
+
+
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     """A round is `steps` steps; units are sequences."""
     keep_freed_memory()
     work = StepWork(**settings["work"])
     program = step_program(work, work.masking)
-    batches = step_batches(work, settings["batches"])
-    votes = program.stop_votes(False)
-    state = program.initial_state()
+    take = begin_training(program, map(program.put, step_batches(work, settings["batches"])))
 
     def steps() -> float:
-        nonlocal state
-        for batch in islice(batches, work.steps):
-            state, metrics = program.train(state, program.put(batch), votes)
-        jax.block_until_ready((state, metrics))
+        take(work.steps)
         return work.steps * work.batch_size
 
     return steps, {"version": f"jax {jax.__version__}"}

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import transformers
 
-from mlm_jax.benchmark.contest import Round, serve
-from mlm_jax.benchmark.filling import Steps, filled_round
+from mlm_jax.benchmark.contest import Round, Steps, serve
+from mlm_jax.benchmark.filling import filled_round
 from mlm_jax.benchmark.peers.hugging_face_step import hugging_face_batch, hugging_face_model
 from mlm_jax.benchmark.step_work import BATCHES, StepWork, read_batches
 

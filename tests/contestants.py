@@ -1,0 +1,12 @@
+"""Fake contestants of a benchmark."""
+
+from pathlib import Path
+
+import pytest
+
+
+def importable(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module of that source which child processes can run."""
+    (folder / "a_contestant.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).parents[1]}")
+    return "a_contestant"
