@@ -153,7 +153,7 @@ class TextClassifier:
             seed=seed,
         )
         rule = make_update_rule(settings, self.params)
-        tuner = Tuner(rule, self._summed_loss, batch_size, settings.max_nonfinite_steps)
+        tuner = Tuner(rule, self._summed_loss, settings, batch_size)
         evaluations: list[ClassifierEvaluation] = []
         best, state = self.params, state_of(rule, self.params)
         before, finished = self.params, False

@@ -162,7 +162,8 @@ class DataConfig:
     """Where the prepared shards lie and how their documents become rows of `sequence_length` tokens.
 
     `"packed"` cuts the documents' stream into full rows; `"document"` starts each document in a row of its own
-    and splits long ones over several rows. `eval_path` names a second prepared folder.
+    and splits long ones over several rows. `eval_path` names a second prepared folder, whose documents become rows as
+    `eval_packing` says: by default like those of training.
 
     With `attend_within_documents` a token of a packed row attends to those of its own document alone: up to and with
     the [SEP] that ends it, the row's [CLS] being of the first. Positions count from the start of the row all the same.
@@ -172,6 +173,7 @@ class DataConfig:
     eval_path: str | None = None
     sequence_length: int = 128
     packing: Packing = "packed"
+    eval_packing: Packing | None = None
     attend_within_documents: bool = False
     prefetch_batches: int = 4
 

@@ -1,5 +1,6 @@
 """A run's config from a file and the command line: `CONFIG.py --optimizer.learning-rate 1e-3`."""
 
+import inspect
 import re
 import runpy
 import sys
@@ -7,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import mlm_jax.config
 from mlm_jax import cli
@@ -24,25 +26,35 @@ def load_config(path: str | Path) -> TrainConfig:
         InputError: no such file, an error inside it (with its line), or no `config()` that gives a TrainConfig.
     """
     path = Path(path)
+    if path.suffix == ".json" and path.is_file():
+        return read_json_config(path)
+    config, _ = call_in_file(path, "config", "TrainConfig")
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"{path}: config() gave {type(config).__name__}: must give a TrainConfig")
+    return config
+
+
+def call_in_file(path: Path, function: str, gives: str) -> tuple[Any, str]:
+    """What `function()` of a Python file gives, and the file's docstring. It may import its neighbours by name.
+
+    Raises:
+        InputError: no such file, no such function in it, or an error inside it, with its line.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
-    if path.suffix == ".json":
-        return read_json_config(path)
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        make = runpy.run_path(str(path)).get("config")
+        names = runpy.run_path(str(path))
+        make = names.get(function)
         if not callable(make):
-            raise InputError(f"{path}: must define config() -> TrainConfig")
-        config = make()
+            raise InputError(f"{path}: must define {function}() -> {gives}")
+        return make(), inspect.cleandoc(names["__doc__"] or "")
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     except Exception as error:
         raise InputError(f"{_place(path, error)}: {_what(error)}") from error
     finally:
         sys.path.pop(0)
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"{path}: config() gave {type(config).__name__}: must give a TrainConfig")
-    return config
 
 
 def _place(path: Path, error: Exception) -> str:

@@ -34,6 +34,7 @@ from mlm_jax.train_step import (
     SummedLoss,
     TrainState,
     UpdateRule,
+    hyperparameters_of,
     make_setup,
     masked_loss,
     state_of,
@@ -94,8 +95,8 @@ class Tuner:
 
     rule: UpdateRule
     summed_loss: SummedLoss
+    settings: TrainConfig
     batch_size: int
-    max_nonfinite_steps: int
 
     def train(
         self, state: TrainState, batches: Iterable[Any], num_steps: int
@@ -106,7 +107,7 @@ class Tuner:
 
         Raises:
             InputError: `batches` ends before the last step.
-            RunError: the loss was not finite for `max_nonfinite_steps` steps in a row.
+            RunError: the loss was not finite for `settings.max_nonfinite_steps` steps in a row.
         """
         split = batch_sharding(self._mesh)
         # A copy: the step takes over the buffers it is given, and the caller's state is to outlive a failure.
@@ -121,9 +122,10 @@ class Tuner:
                 state, taken = self._step(state, jax.device_put(inputs, split))
                 steps.append(taken)
                 # Of the step before, so that the device is never waited for with nothing to do.
-                if number and float(steps[number - 1][2]) >= self.max_nonfinite_steps:
+                limit = self.settings.max_nonfinite_steps
+                if number and float(steps[number - 1][2]) >= limit:
                     raise RunError(
-                        f"step {number}: the loss was not finite for {self.max_nonfinite_steps} steps in a row; "
+                        f"step {number}: the loss was not finite for {limit} steps in a row; "
                         "the model is as it was"
                     )
         losses, accuracies, _ = zip(*jax.device_get(steps), strict=True)
@@ -139,7 +141,8 @@ class Tuner:
     @cached_property
     def _step(self) -> Any:
         def step(state: TrainState, inputs: Any) -> tuple[TrainState, tuple[Array, Array, Array]]:
-            state, sums, _ = update(self.rule, state, inputs, self.summed_loss)
+            numbers = hyperparameters_of(self.settings)
+            state, sums, _ = update(self.rule, numbers, state, inputs, self.summed_loss)
             weight = jnp.maximum(sums.weight, 1.0)
             return state, (sums.loss / weight, sums.correct / weight, state.nonfinite_steps)
 
@@ -170,7 +173,7 @@ def fit_texts(
         return masked_loss(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), dropout_key)
 
     batches = TrainingBatches(rows, settings.batch_size, settings.seed)
-    tuner = Tuner(setup, summed_loss, settings.batch_size, settings.max_nonfinite_steps)
+    tuner = Tuner(setup, summed_loss, settings, settings.batch_size)
     state, result = tuner.train(
         state_of(setup, params), map(batches.batch, range(settings.num_steps)), settings.num_steps
     )
@@ -184,9 +187,7 @@ def fit_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokeni
     first = next(batches, None)
     if first is None:
         raise InputError("data: no batch: must be at least one")
-    tuner = Tuner(
-        setup, partial(_masked_batch_loss, setup), len(first.token_ids), settings.max_nonfinite_steps
-    )
+    tuner = Tuner(setup, partial(_masked_batch_loss, setup), settings, len(first.token_ids))
     state, result = tuner.train(state_of(setup, params), _cycled(first, batches), settings.num_steps)
     return state.params, result
 

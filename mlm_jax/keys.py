@@ -6,6 +6,7 @@ Keys are threefry on every backend: its bits are the same under jit, vmap and an
 import enum
 
 import jax
+import numpy as np
 from jax import Array
 
 
@@ -18,6 +19,6 @@ class Purpose(enum.IntEnum):
     CLASSIFIER = 3
 
 
-def purpose_key(seed: int, purpose: Purpose, generator: str = "threefry2x32") -> Array:
+def purpose_key(seed: int | Array | np.ndarray, purpose: Purpose, generator: str = "threefry2x32") -> Array:
     """The key, of shape [], of one purpose's stream under `seed` in [0, 2**32)."""
     return jax.random.fold_in(jax.random.key(seed, impl=generator), purpose)

@@ -47,7 +47,9 @@ class MaskedTokens(NamedTuple):
 
 
 def example_keys(
-    seed: int, epoch: int | Integer[HostOrDevice, " batch"], example_ids: Integer[HostOrDevice, " batch"]
+    seed: int | Integer[HostOrDevice, ""],
+    epoch: int | Integer[HostOrDevice, " batch"],
+    example_ids: Integer[HostOrDevice, " batch"],
 ) -> Key[Array, " batch"]:
     """One masking key an example, a function of (seed, epoch, example id) alone.
 

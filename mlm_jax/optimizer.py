@@ -21,9 +21,13 @@ _POOLER = "encoder/pooler/*"
 _STACKED = "encoder/layers/"
 
 
-def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Step (int, from 0) to learning rate: linear warm-up from 0, then the decay that the config names."""
-    peak, final = config.learning_rate, config.learning_rate * config.final_learning_rate_fraction
+def learning_rate_schedule(config: OptimizerConfig, num_steps: int, peak: Any = None) -> optax.Schedule:
+    """Step (int, from 0) to learning rate: linear warm-up from 0, then the decay that the config names.
+
+    `peak`, a number or a float32 [] that is traced, stands in for the config's learning rate.
+    """
+    peak = config.learning_rate if peak is None else peak
+    final = peak * config.final_learning_rate_fraction
     remaining = max(1, num_steps - config.warmup_steps)
     if config.schedule == "linear":
         decay = optax.linear_schedule(peak, final, remaining)
@@ -81,8 +85,12 @@ def frozen_mask(config: OptimizerConfig, params: Any) -> Any:
     return mask
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int, params: Any) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, params: Any, peak: Any = None
+) -> optax.GradientTransformation:
     """The optax chain over `params` (arrays or their abstract values; only the structure is read).
+
+    `peak` is that of `learning_rate_schedule`; the state does not depend on it.
 
     AdamW: clip, Adam moments, decoupled decay, schedule. LAMB (You et al. 2020): the same with each decayed
     weight's update scaled to the weight's norm, layer by layer though layers are stacked in one array.
@@ -95,7 +103,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int, params: Any) -> opta
     if config.name == "lamb":
         # The authors' code exempts from adaptation what it exempts from decay.
         chain.append(optax.masked(_scale_by_trust_ratio_per_layer(), decay_mask))
-    chain.append(optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps)))
+    chain.append(optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps, peak)))
     labels = jax.tree.map(lambda frozen: "frozen" if frozen else "trained", frozen_mask(config, params))
     return optax.partition({"trained": optax.chain(*chain), "frozen": optax.set_to_zero()}, labels)
 

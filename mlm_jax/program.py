@@ -23,7 +23,17 @@ from mlm_jax.sharding import (
     parameter_shardings,
     replicated,
 )
-from mlm_jax.train_step import StepSetup, TrainState, eval_step, initial_state, make_setup, train_step
+from mlm_jax.train_step import (
+    Hyperparameters,
+    StepMetrics,
+    StepSetup,
+    TrainState,
+    eval_step,
+    hyperparameters_of,
+    initial_state,
+    make_setup,
+    train_step,
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +47,16 @@ class Program:
     """Shape, dtype and sharding of every array of the state."""
     attention: AttentionChoice
 
+    def train(self, state: TrainState, batch: Batch, stop_votes: jax.Array) -> tuple[TrainState, StepMetrics]:
+        """A train step; takes over the buffers of the state it is given."""
+        stepped: tuple[TrainState, StepMetrics] = self.compiled_train(
+            self._hyperparameters, state, batch, stop_votes
+        )
+        return stepped
+
     @cached_property
-    def train(self) -> jax.stages.Compiled:
-        """(state, batch, stop votes) to (state, metrics); takes over the buffers of the state it is given."""
+    def compiled_train(self) -> jax.stages.Compiled:
+        """(hyperparameters, state, batch, stop votes) to (state, metrics)."""
         return self.lowered_train.compile()
 
     @cached_property
@@ -49,10 +66,11 @@ class Program:
         step = jax.jit(
             partial(train_step, self.setup),
             out_shardings=(shardings, replicated(self.mesh)),
-            donate_argnums=0,
+            donate_argnums=1,
         )
         with jax.set_mesh(self.mesh):
             return step.lower(
+                self._abstract_hyperparameters,
                 self.abstract_state,
                 self._abstract_batch(self.config.batch_size),
                 jax.ShapeDtypeStruct((self.mesh.size,), jnp.bool_, sharding=device_sharding(self.mesh)),
@@ -75,7 +93,23 @@ class Program:
         """Freshly drawn parameters, each shard made where it stays; the same on every mesh."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         with jax.set_mesh(self.mesh):
-            return jax.jit(partial(initial_state, self.config, self.setup), out_shardings=shardings)()
+            draw = jax.jit(partial(initial_state, self.config, self.setup), out_shardings=shardings)
+            return draw(self._hyperparameters.seed)
+
+    @cached_property
+    def _hyperparameters(self) -> Hyperparameters:
+        """On every device."""
+        return Hyperparameters(
+            *(_put(replicated(self.mesh), number) for number in hyperparameters_of(self.config))
+        )
+
+    @property
+    def _abstract_hyperparameters(self) -> Hyperparameters:
+        everywhere = replicated(self.mesh)
+        return jax.tree.map(
+            lambda number: jax.ShapeDtypeStruct(number.shape, number.dtype, sharding=everywhere),
+            hyperparameters_of(self.config),
+        )
 
     def put(self, batch: Batch) -> Batch:
         """This process's rows as arrays over the mesh, their first dimension split over the batch axes."""
@@ -110,7 +144,7 @@ class Program:
 
     def memory_report(self) -> str:
         """Bytes a device, as XLA planned them."""
-        plan = self.train.memory_analysis()
+        plan = self.compiled_train.memory_analysis()
         if plan is None:
             return "not told by this backend"
         parts = {
@@ -149,12 +183,12 @@ def build_program(
 
 def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:
     """Shape, dtype and sharding of every array of the state: parameters by the rules, moments beside them."""
-    shapes = jax.eval_shape(partial(initial_state, config, setup))
+    shapes = jax.eval_shape(partial(initial_state, config, setup), np.uint32(config.seed))
     params = parameter_shardings(mesh, abstract_masked_lm(config.model))
     shardings = TrainState(
         step=replicated(mesh),
         params=params,
-        opt_state=optimizer_shardings(mesh, setup.optimizer, shapes.opt_state, params),
+        opt_state=optimizer_shardings(mesh, setup.optimizer(0.0), shapes.opt_state, params),
         nonfinite_steps=replicated(mesh),
     )
     return jax.tree.map(
@@ -164,11 +198,11 @@ def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainSt
     )
 
 
-def _put(sharding: NamedSharding, local: np.ndarray, rows: int) -> jax.Array:
-    """An array of `rows` rows from those of this process."""
+def _put(sharding: NamedSharding, local: np.ndarray, *rows: int) -> jax.Array:
+    """An array of `rows` rows from those of this process, or without rows what every process has whole."""
     # Asked for, but jax takes it for an implicit transfer where other processes hold a part.
     with jax.transfer_guard_host_to_device("allow"):
-        return jax.make_array_from_process_local_data(sharding, local, (rows, *local.shape[1:]))
+        return jax.make_array_from_process_local_data(sharding, local, (*rows, *local.shape[len(rows) :]))
 
 
 def peak_bytes(plan: Any) -> int:

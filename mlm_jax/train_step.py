@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -46,6 +47,18 @@ class TrainState:
     """How many of the last steps in a row were skipped for a non-finite loss or gradient: int32 []."""
 
 
+class Hyperparameters(NamedTuple):
+    """The numbers of a run that no shape depends on.
+
+    They are inputs of a step: runs that differ in nothing else share one compiled program.
+    """
+
+    seed: Any
+    """uint32 []"""
+    learning_rate: Any
+    """At its peak: float32 []"""
+
+
 class StepMetrics(NamedTuple):
     """Float32 scalars of one step, still on the device."""
 
@@ -67,12 +80,13 @@ class StepMetrics(NamedTuple):
 class UpdateRule:
     """The static half of a parameter update, whatever the loss is."""
 
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    optimizer: Callable[[Any], optax.GradientTransformation]
+    """Of the learning rate at its peak, which its state does not depend on."""
+    schedule: Callable[[Any], optax.Schedule]
+    """Of the learning rate at its peak."""
     frozen: Any
     """True at every parameter that keeps its value, in the structure of the parameters."""
     compute: ComputeConfig
-    seed: int
     accumulation_steps: int
 
 
@@ -90,14 +104,21 @@ class StepSetup(UpdateRule):
 SummedLoss = Callable[[Any, Any, Array], MaskedLMSums]
 
 
+def hyperparameters_of(config: TrainConfig) -> Hyperparameters:
+    """Those of a config, on the host."""
+    return Hyperparameters(
+        seed=np.array(config.seed, np.uint32),
+        learning_rate=np.array(config.optimizer.learning_rate, np.float32),
+    )
+
+
 def make_update_rule(config: TrainConfig, params: Any) -> UpdateRule:
-    """The rule of a run's optimizer, compute and seed; of `params` only the structure is read."""
+    """The rule of a run's optimizer and compute; of `params` only the structure is read."""
     return UpdateRule(
-        optimizer=make_optimizer(config.optimizer, config.num_steps, params),
-        schedule=learning_rate_schedule(config.optimizer, config.num_steps),
+        optimizer=partial(make_optimizer, config.optimizer, config.num_steps, params),
+        schedule=partial(learning_rate_schedule, config.optimizer, config.num_steps),
         frozen=frozen_mask(config.optimizer, params),
         compute=config.compute,
-        seed=config.seed,
         accumulation_steps=config.accumulation_steps,
     )
 
@@ -126,32 +147,39 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
     return graph, nnx.to_pure_dict(state)
 
 
-def initial_state(config: TrainConfig, setup: StepSetup) -> TrainState:
+def initial_state(config: TrainConfig, setup: StepSetup, seed: Array) -> TrainState:
     """Freshly drawn parameters, zero moments, step 0. Pure: jit it with the shardings the state is to have."""
-    key = purpose_key(config.seed, Purpose.PARAMETERS)
+    key = purpose_key(seed, Purpose.PARAMETERS)
     return state_of(setup, split_model(BertMaskedLM(config.model, key=key))[1])
 
 
 def state_of(rule: UpdateRule, params: Any) -> TrainState:
     """The state in which training begins from those parameters."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(step=zero, params=params, opt_state=rule.optimizer.init(params), nonfinite_steps=zero)
+    # Of no peak, because the state is the same at any.
+    opt_state = rule.optimizer(0.0).init(params)
+    return TrainState(step=zero, params=params, opt_state=opt_state, nonfinite_steps=zero)
 
 
 def update(
-    rule: UpdateRule, state: TrainState, inputs: Any, summed_loss: SummedLoss
+    rule: UpdateRule,
+    hyperparameters: Hyperparameters,
+    state: TrainState,
+    inputs: Any,
+    summed_loss: SummedLoss,
 ) -> tuple[TrainState, MaskedLMSums, Array]:
     """Forward, backward, update on one batch: the new state, the batch's sums, and the gradient's norm.
 
     The loss is the sum of losses over the sum of weights. A step whose loss or gradient is not finite changes
     neither parameters nor moments; it counts in `nonfinite_steps`, and the step number goes on.
     """
-    sums, grads = _accumulate(rule, state, inputs, summed_loss)
+    sums, grads = _accumulate(rule, hyperparameters.seed, state, inputs, summed_loss)
     weight = jnp.maximum(sums.weight, 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
     loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
 
-    updates, opt_state = rule.optimizer.update(grads, state.opt_state, state.params)
+    optimizer = rule.optimizer(hyperparameters.learning_rate)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     params, opt_state = jax.tree.map(
@@ -167,17 +195,17 @@ def update(
 
 
 def train_step(
-    setup: StepSetup, state: TrainState, batch: Batch, stop_votes: Array
+    setup: StepSetup, hyperparameters: Hyperparameters, state: TrainState, batch: Batch, stop_votes: Array
 ) -> tuple[TrainState, StepMetrics]:
     """Mask, and `update` on what was masked.
 
     `stop_votes`, bool [devices], go through the step only to be counted: so all processes learn of a signal to one of
     them at the same step, and no process has to be asked.
     """
-    keys = example_keys(setup.seed, batch.epochs, batch.example_ids)
+    keys = example_keys(hyperparameters.seed, batch.epochs, batch.example_ids)
     masked = mask_tokens(keys, batch.token_ids, setup.masking)
     inputs = (masked, _document_ids(setup, batch.token_ids))
-    new_state, sums, grad_norm = update(setup, state, inputs, partial(_loss_of_rows, setup))
+    new_state, sums, grad_norm = update(setup, hyperparameters, state, inputs, partial(_loss_of_rows, setup))
     weight = jnp.maximum(sums.weight, 1.0)
     wanted = wanted_selections(keys, batch.token_ids, setup.masking)
     metrics = StepMetrics(
@@ -188,7 +216,7 @@ def train_step(
         selectable_tokens=jnp.sum(selectable_positions(batch.token_ids, setup.masking)),
         clipped_rows=jnp.sum(wanted > setup.masking.mask_selection_length),
         grad_norm=grad_norm,
-        learning_rate=setup.schedule(state.step),
+        learning_rate=setup.schedule(hyperparameters.learning_rate)(state.step),
         nonfinite_steps=new_state.nonfinite_steps,
         stop_votes=jnp.sum(stop_votes),
     )
@@ -223,11 +251,11 @@ def _loss_of_rows(
 
 
 def _accumulate(
-    rule: UpdateRule, state: TrainState, inputs: Any, summed_loss: SummedLoss
+    rule: UpdateRule, seed: Any, state: TrainState, inputs: Any, summed_loss: SummedLoss
 ) -> tuple[MaskedLMSums, Any]:
     """Sums over the global batch, and the gradient of the summed loss."""
     step_key = jax.random.fold_in(
-        purpose_key(rule.seed, Purpose.DROPOUT, rule.compute.dropout_generator), state.step
+        purpose_key(seed, Purpose.DROPOUT, rule.compute.dropout_generator), state.step
     )
 
     def loss(params: Any, inputs: Any, microbatch: Array) -> tuple[Array, MaskedLMSums]:

@@ -52,12 +52,13 @@ def train(
     documents: Iterable[str] | None = None,
     eval_documents: Iterable[str] | None = None,
     tokenizer: Tokenizer | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train, or go on training, the run of `config.output_dir`.
 
     The data are the prepared folders that `config.data` names or, where `documents` are given, those strings,
     tokenised in memory with `tokenizer`. A run folder with checkpoints is resumed from the newest whole one; one
-    that has all its steps is left as it is.
+    that has all its steps is left as it is. `on_step` is called with the number of every step that was begun.
 
     Raises:
         InputError: a setting, the data or the run folder is not usable; says which and what would be right.
@@ -73,11 +74,10 @@ def train(
 
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
-        masking = resolve_masking(config.masking, sources.tokenizer, config.data.sequence_length)
-        program = build_program(config, masking, make_mesh(config.mesh), sources.tokenizer.sep_token_id)
+        program = _program(config, sources)
 
         with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            run = _Run(config, folder, sources, program, checkpointer, stop, job)
+            run = _Run(config, folder, sources, program, checkpointer, stop, job, on_step)
 
             # State.
             state, batches = run.start()
@@ -106,6 +106,15 @@ def train(
     return TrainResult(folder, step, finished=True)
 
 
+def check_run(config: TrainConfig) -> None:
+    """Open the prepared data and trace the shapes: a look at what `train` would refuse before its first step.
+
+    Raises:
+        InputError: as `train`, but of the run folder and of `init_from`, which are not looked at.
+    """
+    _program(config, _open(config, None, None, None))
+
+
 @dataclass(frozen=True)
 class _Run:
     """What the loop needs at every step."""
@@ -117,6 +126,7 @@ class _Run:
     checkpointer: Checkpointer
     stop: StopRequest
     job: Job
+    on_step: Callable[[int], None] | None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -170,6 +180,8 @@ class _Run:
                     votes = program.stop_votes(self.stop.name is not None)
                     state, metrics = program.train(state, program.put(batch), votes)
                     reporter.step(step, metrics)
+                    if self.on_step is not None:
+                        self.on_step(step)
                     if self._evaluate_and_save(step, state, batches.examples(step), reporter):
                         break
                 reporter.flush()
@@ -253,6 +265,11 @@ def _open(
     if needed > known:
         raise InputError(f"model.vocabulary_size = {known}: must be at least the tokenizer's {needed}")
     return sources
+
+
+def _program(config: TrainConfig, sources: Sources) -> Program:
+    masking = resolve_masking(config.masking, sources.tokenizer, config.data.sequence_length)
+    return build_program(config, masking, make_mesh(config.mesh), sources.tokenizer.sep_token_id)
 
 
 def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:

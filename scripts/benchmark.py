@@ -145,7 +145,8 @@ def main() -> None:
     arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Startup | Memory | Growth | Gpu)  # type: ignore[arg-type]
     tables = arguments.measure()
     # Late, so that a mistyped flag is told before jax starts.
-    from mlm_jax.benchmark.table import report, this_machine
+    from mlm_jax.benchmark.table import report
+    from mlm_jax.machine import this_machine
 
     machine = this_machine()
     print(f"{machine.as_markdown()}\n")

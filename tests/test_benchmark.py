@@ -92,7 +92,7 @@ def test_the_closed_form_of_the_flops_is_what_is_compiled(preset: str) -> None:
     """To 3 %: the products of a step at the benchmark's shapes, as XLA compiled them."""
     work = StepWork(preset, 4, sequence_length=128, masked=20)
     program = step_program(work, work.masking)
-    compiled = matmul_flops(parse(program.train.as_text() or ""))
+    compiled = matmul_flops(parse(program.compiled_train.as_text() or ""))
     assert compiled == pytest.approx(work.flops_per_sequence * work.batch_size, rel=0.03)
 
 

@@ -39,7 +39,7 @@ COMPUTES = [ComputeConfig(), pytest.param(ComputeConfig(remat="full", loss_chunk
 
 def budget_of(program: Program) -> dict[tuple[str, str], list[Collective]]:
     budget = defaultdict(list)
-    for one in collectives_of(parse(program.train.as_text() or ""), program.mesh):
+    for one in collectives_of(parse(program.compiled_train.as_text() or ""), program.mesh):
         budget[one.kind, " × ".join(one.axes)].append(one)
     return budget
 
@@ -160,7 +160,7 @@ def test_no_moment_is_gathered_and_no_stack_of_layers(kind: str, compute: Comput
 @pytest.mark.parametrize("compute", COMPUTES)
 def test_no_device_holds_activations_of_the_whole_batch(kind: str, compute: ComputeConfig) -> None:
     """Rows are 16 over all devices; an array of 16 rows of the length would be one that the mesh did not split."""
-    text = program(kind, compute=compute).train.as_text() or ""
+    text = program(kind, compute=compute).compiled_train.as_text() or ""
     for shape in parse(text).computations.values():
         for instruction in shape.instructions.values():
             for array in instruction.shapes:

@@ -215,7 +215,7 @@ def test_hosts_of_gpus_need_not_be_told_apart() -> None:
 def test_the_partitioner_never_replicates_as_a_last_resort(
     mesh: tuple[int, int, int], compute: ComputeConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    program_of.__wrapped__(mesh, compute=compute).train  # noqa: B018
+    program_of.__wrapped__(mesh, compute=compute).compiled_train  # noqa: B018
     assert "rematerialization" not in capfd.readouterr().err
 
 

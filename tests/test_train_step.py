@@ -16,7 +16,14 @@ from mlm_jax.model import attention
 from mlm_jax.model.kernels import splash_attention
 from mlm_jax.model.loss import MaskedLMSums
 from mlm_jax.program import Program
-from mlm_jax.train_step import TrainState, eval_step, make_setup, masked_loss, train_step
+from mlm_jax.train_step import (
+    TrainState,
+    eval_step,
+    hyperparameters_of,
+    make_setup,
+    masked_loss,
+    train_step,
+)
 from tests.small import CONFIG, MASKING, MODEL, SEP, batch_of, losses_of, program_of, without_dropout
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
@@ -113,7 +120,7 @@ def test_metrics_count_what_the_batch_holds(program: Program) -> None:
 def test_clipped_rows_are_counted() -> None:
     setup = replace(program_of().setup, masking=replace(MASKING, mask_selection_length=3))
     program = program_of()
-    step = jax.jit(partial(train_step, setup))
+    step = jax.jit(partial(train_step, setup, hyperparameters_of(CONFIG)))
     _, metrics = step(program.initial_state(), batch_of(0), program.stop_votes(False))
     assert metrics.clipped_rows == 8
 
@@ -184,18 +191,28 @@ def test_bfloat16_trains_beside_float32(reference: list[float]) -> None:
 
 def test_dropout_depends_on_the_step_and_the_seed() -> None:
     config = replace(CONFIG, model=replace(MODEL, dropout_rate=0.5))
-    program, other = program_of(model=config.model), program_of(model=config.model, seed=1)
-    params = program.initial_state().params
+    program = program_of(model=config.model)
+    params, numbers = program.initial_state().params, hyperparameters_of(program.config)
     step = jax.jit(partial(train_step, program.setup))
 
-    def loss(setup_step: Any, number: int) -> float:
+    def loss(number: int, seed: int = 0) -> float:
         zero = jnp.zeros((), jnp.int32)
-        state = TrainState(jnp.asarray(number), params, program.setup.optimizer.init(params), zero)
-        return float(setup_step(state, batch_of(0), program.stop_votes(False))[1].loss)
+        state = TrainState(jnp.asarray(number), params, program.setup.optimizer(0.0).init(params), zero)
+        seeded = numbers._replace(seed=np.array(seed, np.uint32))
+        return float(step(seeded, state, batch_of(0), program.stop_votes(False))[1].loss)
 
-    assert loss(step, 0) == loss(step, 0)
-    assert loss(step, 0) != loss(step, 1)
-    assert loss(step, 0) != loss(jax.jit(partial(train_step, replace(other.setup, masking=MASKING))), 0)
+    assert loss(0) == loss(0)
+    assert loss(0) != loss(1)
+    assert loss(0) != loss(0, seed=1)
+
+
+def test_runs_that_differ_in_seed_and_learning_rate_alone_are_one_program() -> None:
+    program = program_of()
+    other = program_of(seed=7, optimizer=replace(CONFIG.optimizer, learning_rate=1e-4))
+    assert other.lowered_train.as_text() == program.lowered_train.as_text()
+    assert losses_of(other, 3)[2] != losses_of(program, 3)[2]
+    decayed = program_of(optimizer=replace(CONFIG.optimizer, weight_decay=0.5))
+    assert decayed.lowered_train.as_text() != program.lowered_train.as_text()
 
 
 def test_evaluation_has_fixed_masks_and_no_dropout(program: Program) -> None:
@@ -203,7 +220,7 @@ def test_evaluation_has_fixed_masks_and_no_dropout(program: Program) -> None:
     evaluate = jax.jit(partial(eval_step, program.setup))
     first = evaluate(params, batch_of(0))
     later = evaluate(params, batch_of(0)._replace(epochs=np.full(16, 3, np.uint32)))
-    other_seed = jax.jit(partial(eval_step, replace(program.setup, seed=9)))(params, batch_of(0))
+    other_seed = jax.jit(partial(eval_step, program_of(seed=9).setup))(params, batch_of(0))
     for sums in (later, other_seed):
         assert jax.tree.map(float, sums) == jax.tree.map(float, first)
 

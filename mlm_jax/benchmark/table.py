@@ -1,14 +1,11 @@
 """What was measured, as JSON and as a Markdown table, with the machine and the versions it was measured with."""
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
-from importlib.metadata import version
 from typing import Any
 
 from mlm_jax.benchmark.contest import Result
+from mlm_jax.machine import Machine
 
 Cell = str | float | None
 
@@ -36,37 +33,6 @@ class Table:
         }
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where and with what it was measured."""
-
-    date: str
-    processor: str
-    cores: int
-    python: str
-    jax: str
-    flax: str
-
-    def as_markdown(self) -> str:
-        """One line."""
-        return (
-            f"{self.date}; {self.processor}, {self.cores} cores; Python {self.python}, jax {self.jax}, "
-            f"flax {self.flax}"
-        )
-
-
-def this_machine() -> Machine:
-    """The one this runs on."""
-    return Machine(
-        date=date.today().isoformat(),
-        processor=_processor(),
-        cores=len(os.sched_getaffinity(0)),
-        python=platform.python_version(),
-        jax=version("jax"),
-        flax=version("flax"),
-    )
-
-
 def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
     """The rates of all, the first one's being ours, and how many times as fast it is as each other."""
     ours = results[0]
@@ -83,14 +49,6 @@ def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
 def report(tables: Sequence[Table], machine: Machine) -> dict[str, Any]:
     """All of it as one JSON object."""
     return {"machine": asdict(machine), "tables": [table.as_json() for table in tables]}
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _shown(cell: Cell) -> str:

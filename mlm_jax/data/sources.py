@@ -1,7 +1,7 @@
 """What a run reads: rows to train on, rows to evaluate on, and the one tokenizer of both."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlm_jax.config import DataConfig, MaskingConfig, MaskingRecipe
@@ -68,10 +68,11 @@ def _sources(
                 f"data.attend_within_documents = True: the documents of {name} have no [SEP] between them: "
                 "must be prepared with --separator sep"
             )
+    of_evaluation = replace(config, packing=config.eval_packing or config.packing)
     return Sources(
         tokenizer=tokenizer,
         train=Rows(train, tokenizer, config),
-        evaluation=None if evaluation is None else Rows(evaluation, tokenizer, config),
+        evaluation=None if evaluation is None else Rows(evaluation, tokenizer, of_evaluation),
         fingerprint=train.fingerprint,
         evaluation_fingerprint=None if evaluation is None else evaluation.fingerprint,
     )

@@ -136,7 +136,7 @@ for name in ("auto", "xla"):
         compute=ComputeConfig(dtype="bfloat16", attention=name),
         batch_size=64,
     )
-    step = build_program(config, masking, mesh, 102).train
+    step = build_program(config, masking, mesh, 102).compiled_train
     kernels = [kernel for kernel in ("fwd", "dq", "dkv") if f"splash_mha_{kernel}" in step.as_text()]
     temporary = step.memory_analysis().temp_size_in_bytes
     print(json.dumps({"kernels": kernels, "temporary": temporary}))

@@ -116,7 +116,7 @@ def arrays_of_the_vocabulary(model: BertConfig, rows: int, mesh: MeshConfig, **c
     vocabulary = model.padded_vocabulary_size // mesh.tensor
     return {
         math.prod(shape.dims)
-        for computation in parse(program.train.as_text() or "").computations.values()
+        for computation in parse(program.compiled_train.as_text() or "").computations.values()
         for instruction in computation.instructions.values()
         for shape in instruction.shapes
         if shape.dtype == "f32" and vocabulary in shape.dims

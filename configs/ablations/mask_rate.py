@@ -1,0 +1,21 @@
+"""How many tokens to mask: 15, 30, 40 or 80 %.
+
+python scripts/ablate.py configs/ablations/mask_rate.py --output runs/ablations/mask_rate --seeds 3
+
+Wettig et al. 2022 ("Should You Mask 15% in Masked Language Modeling?") found 40 % better than 15 % for a large BERT, and
+even 80 % to keep most of what is learnt; smaller models were best at lower rates.
+"""
+
+from dataclasses import replace
+
+from tiny_wiki import config as parent
+
+from mlm_jax.config import MaskingRecipe, TrainConfig
+
+
+def trials() -> dict[str, TrainConfig]:
+    """The rate alone changes; a step has as many rows with each, so at a higher rate more predictions."""
+    return {
+        f"rate_{rate}": replace(parent(), masking=MaskingRecipe(mask_selection_rate=rate / 100))
+        for rate in (15, 30, 40, 80)
+    }

@@ -1,0 +1,22 @@
+"""What is masked as one: tokens, whole words, or spans of words.
+
+python scripts/ablate.py configs/ablations/unit.py --output runs/ablations/unit --seeds 3
+
+Google's whole-word masking and SpanBERT (Joshi et al. 2020) were found better by what their models were fine-tuned to do.
+Here all are evaluated on single masked tokens, which is what the first trains on.
+"""
+
+from dataclasses import replace
+
+from tiny_wiki import config as parent
+
+from mlm_jax.config import MaskingRecipe, TrainConfig
+
+
+def trials() -> dict[str, TrainConfig]:
+    """As many tokens are masked with each."""
+    return {
+        "token": parent(),
+        "whole_word": replace(parent(), masking=MaskingRecipe(unit="whole_word")),
+        "span": replace(parent(), masking=MaskingRecipe(unit="span")),
+    }

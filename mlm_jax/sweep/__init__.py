@@ -1,0 +1,1 @@
+"""Trials that differ in what is studied, each with several seeds: what a sweep is, its folder, and running it."""

@@ -1,0 +1,155 @@
+"""What a sweep is: named configs that differ in what is studied, and the checks that make them comparable. No jax."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import TrainConfig
+from mlm_jax.config_files import call_in_file
+from mlm_jax.errors import InputError
+from mlm_jax.settings import flatten
+
+# It is a folder's name, on any file system.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Trials to be compared with the first of them, the baseline."""
+
+    name: str
+    """That of its file."""
+    source: str
+    """The file, as it was given."""
+    description: str
+    """The file's docstring."""
+    trials: Mapping[str, TrainConfig]
+    """In the order of the file; each with its name."""
+
+    @property
+    def baseline(self) -> str:
+        """The trial that the others are compared with."""
+        return next(iter(self.trials))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial with one seed."""
+
+    trial: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """As a user reads it, and below the sweep's folder its own."""
+        return f"{self.trial}/seed_{self.seed}"
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """The sweep of a Python file, from its `trials() -> dict[str, TrainConfig]`.
+
+    `output_dir` and `seed` of the trials are left to whoever runs them.
+
+    Raises:
+        InputError: the file cannot be read, a trial sets what no trial may, two are the same, or they would not be
+            evaluated alike. Says which, where, and what would be right.
+    """
+    path = Path(path)
+    trials, description = call_in_file(path, "trials", "dict[str, TrainConfig]")
+    if not isinstance(trials, dict) or not trials:
+        raise InputError(
+            f"{path}: trials() gave {type(trials).__name__}: must give a dict with a trial in it"
+        )
+    for name, config in trials.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InputError(
+                f"{path}: trial {name!r}: must be named by letters, digits and any of _ . = + - (it names a folder)"
+            )
+        if not isinstance(config, TrainConfig):
+            raise InputError(f"{path}: trial {name!r} is {type(config).__name__}: must be a TrainConfig")
+        if config.seed:
+            raise InputError(f"{path}: trial {name!r} has seed = {config.seed}: must be left to --seeds")
+    sweep = Sweep(
+        path.stem, str(path), description, {name: _unplaced(config) for name, config in trials.items()}
+    )
+    _require_different(sweep)
+    _require_comparable(sweep)
+    return sweep
+
+
+def _unplaced(config: TrainConfig) -> TrainConfig:
+    return replace(config, output_dir="", seed=0)
+
+
+def runs_of(sweep: Sweep, folder: Path, num_seeds: int) -> list[Run]:
+    """All runs, seed by seed, so that after a while every trial has as many as another."""
+    return [
+        Run(trial, seed, replace(config, seed=seed, output_dir=str(folder / trial / f"seed_{seed}")))
+        for seed in range(num_seeds)
+        for trial, config in sweep.trials.items()
+    ]
+
+
+def share_of(runs: list[Run], index: int, count: int) -> list[Run]:
+    """Those of process `index` of `count`: no run is in two shares, and together they are all.
+
+    Raises:
+        InputError: there is no such share.
+    """
+    if count < 1 or not 0 <= index < count:
+        raise InputError(f"--index {index} --count {count}: must be 0 <= index < count")
+    return runs[index::count]
+
+
+def changed_settings(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Name to both values, of every setting that is not the same."""
+    first, second = flatten(asdict(config)), flatten(asdict(other))
+    return {name: (first[name], second[name]) for name in first if first[name] != second[name]}
+
+
+def describe_trial(sweep: Sweep, trial: str) -> str:
+    """What a trial has that the baseline has not, in one line."""
+    changes = changed_settings(sweep.trials[sweep.baseline], sweep.trials[trial])
+    return ", ".join(f"{name} = {value!r}" for name, (_, value) in changes.items()) or "the baseline"
+
+
+def _require_different(sweep: Sweep) -> None:
+    seen: dict[TrainConfig, str] = {}
+    for name, config in sweep.trials.items():
+        if config in seen:
+            raise InputError(
+                f"{sweep.source}: trials {seen[config]!r} and {name!r} have the same config: must differ in a setting"
+            )
+        seen[config] = name
+
+
+def _require_comparable(sweep: Sweep) -> None:
+    """Every trial is to be evaluated on the same rows with the same masks."""
+    wanted = _evaluated(sweep.trials[sweep.baseline])
+    if not wanted["data.eval_path"]:
+        raise InputError(
+            f"{sweep.source}: trial {sweep.baseline!r} has no data.eval_path: must name what all are evaluated on"
+        )
+    for name, config in sweep.trials.items():
+        for setting, value in _evaluated(config).items():
+            if value != wanted[setting]:
+                raise InputError(
+                    f"{sweep.source}: trial {name!r} is evaluated with {setting} = {value!r}: must be "
+                    f"{wanted[setting]!r}, as in {sweep.baseline!r}, to be compared with it"
+                )
+
+
+def _evaluated(config: TrainConfig) -> dict[str, Any]:
+    """All that the evaluation of a run depends on beside its parameters."""
+    data, rows = config.data, None
+    if config.eval_batches is not None:
+        rows = config.eval_batches * (config.batch_size // config.accumulation_steps)
+    return {
+        "data.eval_path": data.eval_path,
+        "data.eval_packing, or data.packing,": data.eval_packing or data.packing,
+        "data.sequence_length": data.sequence_length,
+        "eval_batches * batch_size / accumulation_steps": rows,
+    }

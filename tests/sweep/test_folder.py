@@ -1,0 +1,112 @@
+"""The folder of a sweep: what may go on in it, how runs ended, and who has a run."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.config import TrainConfig
+from mlm_jax.errors import InputError
+from mlm_jax.sweep import folder as folders
+from mlm_jax.sweep.folder import Outcome, begin, check, claimed, read_outcome, write_outcome
+from mlm_jax.sweep.plan import Sweep
+
+BASE = TrainConfig(output_dir="")
+SWEEP = Sweep("rates", "rates.py", "What.", {"a": BASE, "b": replace(BASE, num_steps=7)})
+OUTCOME = Outcome(
+    status="failed", error="no", step=3, seconds=1.5, command="c", machine={"cores": 2}, versions={"jax": "1"}
+)
+
+
+def test_the_folder_says_what_the_sweep_is(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 2)
+    tree = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert {key: tree[key] for key in ("name", "source", "description", "baseline", "seeds")} == {
+        "name": "rates",
+        "source": "rates.py",
+        "description": "What.",
+        "baseline": "a",
+        "seeds": [0, 1],
+    }
+    assert list(tree["trials"]) == ["a", "b"]
+    assert tree["trials"]["b"]["num_steps"] == 7
+    assert check(tmp_path / "s", SWEEP) == 2
+
+
+def test_trials_and_seeds_may_come_and_none_goes(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 3)
+    more = replace(SWEEP, trials={**SWEEP.trials, "c": replace(BASE, num_steps=9)})
+    begin(tmp_path / "s", more, 1)
+    tree = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert (list(tree["trials"]), tree["seeds"]) == (["a", "b", "c"], [0, 1, 2])
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 1)
+    before = (tmp_path / "s" / "sweep.json").read_bytes()
+    with pytest.raises(InputError, match="holds the sweep 'rates': must be a folder of its own for 'norms'"):
+        begin(tmp_path / "s", replace(SWEEP, name="norms"), 1)
+    changed = replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)})
+    with pytest.raises(
+        InputError, match=r"rates.py: trial 'b' was begun in .*/s with num_steps = 7, and has 8 now: must be"
+    ):
+        begin(tmp_path / "s", changed, 1)
+    assert (tmp_path / "s" / "sweep.json").read_bytes() == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("")
+    with pytest.raises(InputError, match="other: holds no sweep: must be a new folder"):
+        begin(tmp_path / "other", SWEEP, 1)
+    (tmp_path / "s" / "sweep.json").write_text("{")
+    with pytest.raises(InputError, match=r"sweep.json: damaged"):
+        check(tmp_path / "s", SWEEP)
+
+
+def test_an_outcome_is_read_back(tmp_path: Path) -> None:
+    assert read_outcome(tmp_path) is None
+    write_outcome(tmp_path / "run", OUTCOME)
+    assert read_outcome(tmp_path / "run") == OUTCOME
+    (tmp_path / "run" / "outcome.json").write_text('{"status": "finished"}')
+    with pytest.raises(InputError, match=r"outcome.json: damaged .*; delete it"):
+        read_outcome(tmp_path / "run")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from mlm_jax.sweep.folder import claimed
+with claimed(Path(sys.argv[1])) as mine:
+    print(mine, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_is_claimed_by_one_process_until_it_ends_even_if_it_is_killed(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "True\n"
+    with claimed(tmp_path / "run") as mine:
+        assert not mine
+    with claimed(tmp_path / "other") as mine:
+        assert mine
+    child.kill()
+    child.wait()
+    for _ in range(2):
+        with claimed(tmp_path / "run") as mine:
+            assert mine
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(folders.fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"No locks available: must be on a file system"), claimed(tmp_path):
+        pass

@@ -1,0 +1,108 @@
+"""What a sweep is, and what is refused before anything is trained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
+from mlm_jax.errors import InputError
+from mlm_jax.sweep.plan import Sweep, changed_settings, describe_trial, load_sweep, runs_of, share_of
+
+BASE = TrainConfig(data=DataConfig(path="a", eval_path="b"))
+SETUP = """from dataclasses import replace
+from mlm_jax.config import *
+base = TrainConfig(data=DataConfig(path="a", eval_path="b"))
+def rate(value): return replace(base, optimizer=replace(base.optimizer, learning_rate=value))
+"""
+
+
+def sweep_of(tmp_path: Path, body: str) -> Sweep:
+    path = tmp_path / "rates.py"
+    path.write_text(f'"""Two rates.\n\nMore."""\n{SETUP}{body}')
+    return load_sweep(path)
+
+
+def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, 'def trials(): return {"low": rate(1e-4), "high": rate(1e-3)}')
+    assert (sweep.name, sweep.baseline, sweep.description) == ("rates", "low", "Two rates.\n\nMore.")
+    assert sweep.source == str(tmp_path / "rates.py")
+    assert list(sweep.trials) == ["low", "high"]
+    assert sweep.trials["low"] == replace(BASE, output_dir="")
+    assert describe_trial(sweep, "high") == "optimizer.learning_rate = 0.001"
+    assert describe_trial(sweep, "low") == "the baseline"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "rates.py: must define trials() -> dict[str, TrainConfig]"),
+        ("def trials(): return {}", "trials() gave dict: must give a dict with a trial in it"),
+        ("def trials(): return [base]", "trials() gave list: must give a dict"),
+        ('def trials(): return {"a/b": base}', "trial 'a/b': must be named by letters, digits"),
+        ('def trials(): return {"": base}', "trial '': must be named by letters"),
+        ('def trials(): return {"a": 1}', "trial 'a' is int: must be a TrainConfig"),
+        (
+            'def trials(): return {"a": replace(base, seed=3)}',
+            "trial 'a' has seed = 3: must be left to --seeds",
+        ),
+        (
+            'def trials(): return {"a": base, "b": replace(base, sede=3)}',
+            "rates.py:8: TrainConfig.sede: no such setting; did you mean 'seed'?",
+        ),
+        (
+            'def trials(): return {"a": base, "b": rate(1e-3), "c": replace(rate(1e-3), output_dir="x")}',
+            "trials 'b' and 'c' have the same config: must differ in a setting",
+        ),
+        (
+            'def trials(): return {"a": replace(base, data=DataConfig(path="a"))}',
+            "trial 'a' has no data.eval_path: must name what all are evaluated on",
+        ),
+        (
+            'def trials(): return {"a": base, "b": replace(base, data=DataConfig(path="a", eval_path="c"))}',
+            "trial 'b' is evaluated with data.eval_path = 'c': must be 'b', as in 'a', to be compared with it",
+        ),
+        (
+            'def trials(): return {"a": base, "b": replace(base, eval_batches=3)}',
+            "eval_batches * batch_size / accumulation_steps = 96: must be None, as in 'a'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_training(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        sweep_of(tmp_path, body)
+    assert message in str(error.value)
+    assert "rates.py" in str(error.value)
+
+
+def test_trials_of_other_packings_and_batches_may_be_evaluated_alike(tmp_path: Path) -> None:
+    body = """def trials():
+    data = replace(base.data, packing="document", eval_packing="packed")
+    batches = replace(base, batch_size=64, eval_batches=5, data=replace(base.data, eval_packing="packed"))
+    return {"a": replace(base, eval_batches=10), "b": replace(base, data=data, eval_batches=10), "c": batches}"""
+    assert len(sweep_of(tmp_path, body).trials) == 3
+    with pytest.raises(InputError, match=r"data\.packing, = 'document'"):
+        sweep_of(tmp_path, body.replace(', eval_packing="packed")', ")", 1))
+
+
+def test_runs_go_seed_by_seed_and_shares_divide_them(tmp_path: Path) -> None:
+    sweep = Sweep(
+        "s", "s.py", "", {"a": BASE, "b": replace(BASE, num_steps=5), "c": replace(BASE, num_steps=6)}
+    )
+    runs = runs_of(sweep, tmp_path, 3)
+    assert [run.name for run in runs[:4]] == ["a/seed_0", "b/seed_0", "c/seed_0", "a/seed_1"]
+    assert runs[4].config == replace(BASE, num_steps=5, seed=1, output_dir=str(tmp_path / "b" / "seed_1"))
+    shares = [share_of(runs, index, 4) for index in range(4)]
+    assert sorted(run.name for share in shares for run in share) == sorted(run.name for run in runs)
+    assert sum(map(len, shares)) == len(runs)
+    for index, count in ((4, 4), (-1, 4), (0, 0)):
+        with pytest.raises(InputError, match="must be 0 <= index < count"):
+            share_of(runs, index, count)
+
+
+def test_changed_settings_are_named_by_their_path() -> None:
+    changed = replace(BASE, optimizer=OptimizerConfig(schedule="cosine"), num_steps=7)
+    assert changed_settings(BASE, changed) == {
+        "optimizer.schedule": ("linear", "cosine"),
+        "num_steps": (1000, 7),
+    }

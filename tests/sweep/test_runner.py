@@ -1,0 +1,203 @@
+"""Sweeps that are run: once each, whatever happens to the process, a trial, or the other processes."""
+
+import json
+import signal
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlm_jax.config import MeshConfig, OptimizerConfig
+from mlm_jax.sweep.folder import begin, claimed, read_outcome
+from mlm_jax.sweep.plan import load_sweep
+from tests.run_small import (
+    MODEL,
+    assert_same_end,
+    config_of,
+    listing,
+    run_python,
+    run_script,
+    start_script,
+    uninterrupted,
+    wait_for_a_step,
+)
+from tests.sweep.sweeps import short, with_rate, write_sweep
+
+
+def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_path: Path) -> None:
+    base = config_of(tmp_path / "run")
+    sweep = write_sweep(tmp_path, {"base": base, "low": with_rate(1e-3, base)})
+    folder = tmp_path / "sweep"
+    ended = run_script("ablate", sweep, "--output", folder, "--seeds", 2)
+    assert ended.returncode == 0, ended.stderr
+    assert "[1/4] base/seed_0: 0% of the sweep is done, the time left is not known yet\n" in ended.stderr
+    assert "[4/4] low/seed_1: 75% of the sweep is done, about 00:0" in ended.stderr
+    assert_same_end(folder / "base" / "seed_0", uninterrupted())
+    configs = [json.loads((folder / f"low/seed_{seed}/config.json").read_text()) for seed in (0, 1)]
+    assert [config["seed"] for config in configs] == [0, 1]
+    assert {config["optimizer"]["learning_rate"] for config in configs} == {1e-3}
+    outcome = read_outcome(folder / "low" / "seed_1")
+    assert outcome is not None
+    assert (outcome.status, outcome.error, outcome.step) == ("finished", None, 40)
+    assert outcome.command == f"python scripts/ablate.py {sweep} --output {folder} --seeds 2"
+    assert outcome.seconds > 0
+    assert {"mlm_jax", "jax", "python"} <= outcome.versions.keys()
+
+    before = listing(folder)
+    again = run_script("ablate", sweep, "--output", folder, "--seeds", 2)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("is finished\n") == 4
+    changed = {name for name, digest in listing(folder).items() if before.get(name) != digest}
+    assert not [name for name in changed if "seed_" in name]
+
+
+COUNT_COMPILATIONS = """
+import sys
+from collections import Counter
+from pathlib import Path
+import jax.monitoring
+
+counts = Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
+from mlm_jax.sweep import runner
+from mlm_jax.sweep.plan import load_sweep
+
+train = runner.train
+
+def counted(config, **options):
+    counts.clear()
+    result = train(config, **options)
+    print(counts["/jax/compilation_cache/cache_misses"])
+    return result
+
+runner.train = counted
+runner.run_sweep(load_sweep(sys.argv[1]), Path(sys.argv[2]), num_seeds=2)
+"""
+
+
+def test_trials_of_one_shape_are_compiled_once(tmp_path: Path) -> None:
+    """By another folder for compiled programs than the other tests', which hold them already."""
+    first = replace(short(), compilation_cache_dir=str(tmp_path / "compiled"))
+    trials = {"a": first, "b": with_rate(1e-3, first), "c": replace(first, batch_size=4)}
+    ended = run_python(COUNT_COMPILATIONS, write_sweep(tmp_path, trials), tmp_path / "sweep")
+    assert ended.returncode == 0, ended.stderr
+    misses = list(map(int, ended.stdout.split()))
+    assert misses[0] >= 3
+    # Another batch is another program, for training and for evaluation.
+    assert misses[2] == 2
+    assert misses[1] == misses[3] == misses[4] == misses[5] == 0
+
+
+def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    diverges = replace(
+        short(), optimizer=OptimizerConfig(learning_rate=1e30, max_grad_norm=None), max_nonfinite_steps=2
+    )
+    sweep = write_sweep(tmp_path, {"base": short(), "wild": diverges})
+    folder = tmp_path / "sweep"
+    for _ in range(2):
+        ended = run_script("ablate", sweep, "--output", folder, "--seeds", 1)
+        assert ended.returncode == 1
+        assert "failed: wild/seed_0\n" in ended.stderr
+        assert "wild/seed_0 failed: step " in ended.stderr
+    outcome, other = read_outcome(folder / "wild" / "seed_0"), read_outcome(folder / "base" / "seed_0")
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "2 steps in a row had a non-finite loss or gradient" in (outcome.error or "")
+    assert other is not None
+    assert other.status == "finished"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    sweep = write_sweep(tmp_path, {"base": config_of(tmp_path), "low": with_rate(1e-3)})
+    folder = tmp_path / "sweep"
+    arguments = ("ablate", sweep, "--output", folder, "--seeds", 1)
+    child = start_script(*arguments)
+    wait_for_a_step(child)
+    child.send_signal(number)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == code, told
+    if number == signal.SIGTERM:
+        assert f"{folder}: stopped at base/seed_0, saved; the same command goes on\n" in told
+    assert read_outcome(folder / "base" / "seed_0") is None
+    assert not (folder / "low").exists()
+    ended = run_script(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert_same_end(folder / "base" / "seed_0", uninterrupted())
+    assert read_outcome(folder / "low" / "seed_0") is not None
+
+
+def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -> None:
+    trials = {name: with_rate(rate) for name, rate in (("a", 1e-2), ("b", 1e-3), ("c", 1e-4))}
+    sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
+    arguments = ("ablate", sweep, "--output", folder, "--seeds", 2)
+    children = [start_script(*arguments) for _ in range(3)]
+    told = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], told
+    trained = Counter(
+        line.split()[1].rstrip(":")
+        for text in told
+        for line in text.splitlines()
+        if "of the sweep is" in line
+    )
+    assert trained == {f"{name}/seed_{seed}": 1 for name in "abc" for seed in (0, 1)}
+    assert all(read_outcome(folder / run) is not None for run in trained)
+
+
+def test_a_run_of_another_process_is_left_to_it(tmp_path: Path) -> None:
+    sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
+    begin(folder, load_sweep(sweep), 1)
+    with claimed(folder / "a" / "seed_0") as mine:
+        assert mine
+        ended = run_script("ablate", sweep, "--output", folder, "--seeds", 1)
+    assert ended.returncode == 0, ended.stderr
+    assert "[1/2] a/seed_0 is being trained by another process\n" in ended.stderr
+    assert {path.parent.parent.name for path in folder.glob("*/*/outcome.json")} == {"b"}
+
+
+def test_shares_divide_the_runs(tmp_path: Path) -> None:
+    sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
+    for index in (0, 1):
+        ended = run_script("ablate", sweep, "--output", folder, "--seeds", 2, "--index", index, "--count", 2)
+        assert ended.returncode == 0, ended.stderr
+        runs = {str(path.parent.relative_to(folder)) for path in folder.glob("*/*/outcome.json")}
+        assert runs == {f"{trial}/seed_{seed}" for trial in "ab"[: index + 1] for seed in (0, 1)}
+
+
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, {"base": short(), "low": with_rate(1e-3)})
+    ended = run_script("ablate", sweep, "--output", tmp_path / "sweep", "--seeds", 2, "--dry-run")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [
+        "base: the baseline",
+        "    seed 0: 6 steps, to be trained",
+        "    seed 1: 6 steps, to be trained",
+        "low: optimizer.learning_rate = 0.001",
+        "    seed 0: 6 steps, to be trained",
+        "    seed 1: 6 steps, to be trained",
+    ]
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": replace(short().data, path="nowhere")}, "trial 'b': nowhere"),
+        ({"mesh": MeshConfig(data=3)}, "trial 'b': mesh: data 3"),
+        ({"model": replace(MODEL, vocabulary_size=20)}, "trial 'b': model.vocabulary_size = 20: must be"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_a_folder_is_made(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    ended = run_script(
+        "ablate", write_sweep(tmp_path, {"a": short(), "b": short(**change)}), "--output", tmp_path / "sweep"
+    )
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "sweep").exists()
