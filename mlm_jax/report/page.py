@@ -1,0 +1,255 @@
+"""report.html: one file that needs no other and no network; its parts stand beside this module as they are."""
+
+import html
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.report.curves import LOSS_KEYS, Curve, Kind, curve_of, stack_seeds, thin
+from mlm_jax.report.palette import styles_of
+from mlm_jax.report.results import (
+    TrialResult,
+    costs_of,
+    count_statuses,
+    results_of,
+    shown_count,
+    shown_setting,
+)
+from mlm_jax.report.sweep import Sweep, Trial
+from mlm_jax.report.tables import circumstances, notes_of, shown_changes, shown_loss
+
+MOST_POINTS = 500
+"""Of a curve on the page; longer ones are thinned."""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What a cell of a sortable table shows, as HTML, and what it is sorted by; None is nothing."""
+
+    shown: str
+    value: str | float | None
+    kind: str = ""
+
+
+def page(sweep: Sweep) -> str:
+    """The whole of report.html.
+
+    All that comes from the sweep is escaped: as text in HTML, and in the data of the script without `<`, so that no
+    name ends the element that holds it.
+    """
+    seeds = ", ".join(map(str, sweep.seeds))
+    status = f"{len(sweep.trials)} trials of {sweep.source}, each with the seeds {seeds}. "
+    parts = {
+        "name": html.escape(sweep.name),
+        "description": html.escape(sweep.description),
+        "status": html.escape(f"{status}{count_statuses(sweep.runs)}."),
+        "results": _results(results_of(sweep)),
+        "notes": "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes_of(sweep)),
+        "about_curves": f"Bold: the mean over the seeds that finished. Of a longer curve {MOST_POINTS} points are "
+        "shown, those that keep its look; each of them is one that was logged.",
+        "settings": _settings(sweep),
+        "left_out": _left_out(sweep),
+        "costs": _costs(sweep),
+        "circumstances": _circumstances(sweep),
+        "configs": "\n".join(_config(sweep)),
+        "data": _json_in_script(_data(sweep)),
+        "style": _resource("page.css"),
+        "script": _resource("page.js"),
+    }
+    # In one pass: what is put in is never searched for a place to put something in.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _resource("page.html"))
+
+
+def _resource(name: str) -> str:
+    return files("mlm_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _json_in_script(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[_Cell]], *, narrow: bool = False) -> str:
+    """A sortable table in a box of its own that scrolls; the first cell of a row is its header."""
+    columns = list(zip(*(rows := list(rows)), strict=True)) or [()] * len(head)
+    numeric = [any(cell.kind == "number" for cell in column) for column in columns]
+    titles = "".join(
+        f'<th scope="col" aria-sort="none"{_class("number" if is_number else "")}>'
+        f'<button type="button">{title}</button></th>'
+        for title, is_number in zip(head, numeric, strict=True)
+    )
+    lines = []
+    for first, *others in rows:
+        name = f'<th scope="row" data-value="{html.escape(str(first.value))}">{first.shown}</th>'
+        lines.append(f"<tr>{name}{''.join(_td(cell) for cell in others)}</tr>")
+    box = f'<div class="scroll{" narrow" if narrow else ""}" role="region" aria-label="{label}" tabindex="0">'
+    return (
+        f"{box}<table><thead><tr>{titles}</tr></thead><tbody>\n"
+        + "\n".join(lines)
+        + "\n</tbody></table></div>"
+    )
+
+
+def _td(cell: _Cell) -> str:
+    value = "" if cell.value is None else html.escape(str(cell.value))
+    return f'<td{_class(cell.kind)} data-value="{value}">{cell.shown}</td>'
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _number(shown: str, value: float | None) -> _Cell:
+    return _Cell(html.escape(shown), value, "number")
+
+
+def _name(trial: Trial) -> _Cell:
+    return _Cell(html.escape(trial.name), trial.name)
+
+
+def _results(results: Sequence[TrialResult]) -> str:
+    head = ["trial", "changes", "evaluation loss", "seeds", "accuracy", "perplexity"]
+    head += ["difference", "95 % interval", "drawn", "pairs", "verdict", "real tokens"]
+    differences = [result.difference for result in results]
+    ends = [0.0, *(x for d in differences for x in (d.mean, d.low, d.high) if x is not None)]
+    rows = []
+    for result in results:
+        difference, changes = result.difference, shown_changes(result)
+        mean = difference.mean
+        kind = "unclear" if not difference.is_claim or mean is None else "lower" if mean < 0 else "higher"
+        listed = "".join(f"<code>{html.escape(line)}</code>" for line in changes) or "–"
+        rows.append(
+            [
+                _name(result.trial),
+                _Cell(listed, "; ".join(changes), "changes"),
+                _number(shown_loss(result), result.loss.mean),
+                _number(str(result.loss.count), result.loss.count),
+                _number(
+                    "–" if result.accuracy.mean is None else f"{result.accuracy.mean:.2%}",
+                    result.accuracy.mean,
+                ),
+                _number("–" if result.perplexity is None else f"{result.perplexity:.2f}", result.perplexity),
+                _number(difference.shown_mean(), mean),
+                _number(difference.interval(), difference.low),
+                _Cell(_interval(result, kind, min(ends), max(ends)), mean),
+                _number("–" if result.is_baseline else str(len(difference.values)), len(difference.values)),
+                _Cell(html.escape(result.verdict), result.verdict, f"verdict {kind}"),
+                _number(shown_count(result.real_tokens), result.real_tokens),
+            ]
+        )
+    return _table("Results", head, rows)
+
+
+def _interval(result: TrialResult, kind: str, low: float, high: float) -> str:
+    """The difference and its interval on one scale for all rows; the text beside it says the same."""
+    difference = result.difference
+    if difference.mean is None:
+        return ""
+
+    def place(value: float) -> str:
+        return f"{6 + 148 * (value - low) / ((high - low) or 1.0):.1f}"
+
+    drawn = f'<line class="zero" x1="{place(0)}" x2="{place(0)}" y1="0" y2="18"/>'
+    if difference.low is not None and difference.high is not None:
+        ends = f'x1="{place(difference.low)}" x2="{place(difference.high)}"'
+        drawn += f'<line class="range" {ends} y1="9" y2="9"/>'
+    drawn += f'<circle class="mean" cx="{place(difference.mean)}" cy="9" r="4"/>'
+    return f'<svg class="interval {kind}" viewBox="0 0 160 18" aria-hidden="true">{drawn}</svg>'
+
+
+def _settings(sweep: Sweep) -> str:
+    if not sweep.varied_settings:
+        return "<p>None.</p>"
+    rows = [
+        [_name(trial), *(_setting(trial.settings.get(name)) for name in sweep.varied_settings)]
+        for trial in sweep.trials
+    ]
+    head = ["trial", *(f"<code>{html.escape(name)}</code>" for name in sweep.varied_settings)]
+    return _table("Settings that differ", head, rows, narrow=True)
+
+
+def _setting(value: Any) -> _Cell:
+    is_number = type(value) in (int, float)
+    return _Cell(
+        html.escape(shown_setting(value)),
+        value if is_number else shown_setting(value),
+        "number" if is_number else "",
+    )
+
+
+def _left_out(sweep: Sweep) -> str:
+    items = [
+        f'<li class="{"error" if run.status == "failed" else ""}"><code>{html.escape(run.name)}</code>: '
+        f"{html.escape(str(run.why_left_out))}</li>"
+        for run in sweep.runs
+        if run.why_left_out is not None
+    ]
+    return "<ul>\n" + "\n".join(items) + "\n</ul>" if items else "<p>None.</p>"
+
+
+def _costs(sweep: Sweep) -> str:
+    rows = [
+        [
+            _name(cost.trial),
+            _number(str(cost.count), cost.count),
+            _number("–" if cost.seconds is None else f"{cost.seconds:,.0f}", cost.seconds),
+            _number(
+                "–" if cost.tokens_per_second is None else f"{cost.tokens_per_second:,.0f}",
+                cost.tokens_per_second,
+            ),
+        ]
+        for cost in costs_of(sweep)
+    ]
+    return _table(
+        "Time of each trial", ["trial", "finished runs", "seconds a run", "real tokens/s"], rows, narrow=True
+    )
+
+
+def _circumstances(sweep: Sweep) -> str:
+    lines = []
+    for name, values in circumstances(sweep.runs):
+        shown = "<br>".join(
+            f"<code>{html.escape(value)}</code>" + (f" ({count} runs)" if len(values) > 1 else "")
+            for value, count in values
+        )
+        lines.append(f"<dt>{html.escape(name)}</dt><dd>{shown}</dd>")
+    return f"<dl>{''.join(lines)}</dl>" if lines else ""
+
+
+def _config(sweep: Sweep) -> Iterable[str]:
+    for run in sweep.runs:
+        config = html.escape(json.dumps(run.config, indent=2, ensure_ascii=False))
+        summary = html.escape(f"{run.name} ({run.status})")
+        yield f"<details><summary>{summary}</summary><pre>{config}</pre></details>"
+
+
+def _data(sweep: Sweep) -> dict[str, Any]:
+    """What the script draws: for each trial its curves and its look."""
+    styles = styles_of([trial.name for trial in sweep.trials], sweep.baseline, "currentColor")
+    trials = []
+    for trial, (colour, dashes) in zip(sweep.trials, styles, strict=True):
+        means = {kind: _mean(trial, kind) for kind in LOSS_KEYS}
+        runs = [
+            {"seed": run.seed} | {kind: _points(curve_of(run, kind)) for kind in LOSS_KEYS}
+            for run in trial.runs
+        ]
+        trials.append({"name": trial.name, "colour": colour, "dashes": dashes, "runs": runs, "mean": means})
+    return {"baseline": sweep.baseline, "trials": trials}
+
+
+def _mean(trial: Trial, kind: Kind) -> dict[str, Any]:
+    curve, losses = stack_seeds([curve_of(run, kind) for run in trial.curve_runs])
+    return _points(curve) | {"count": len(losses)}
+
+
+def _points(curve: Curve) -> dict[str, list[float]]:
+    thinned = thin(curve, MOST_POINTS)
+    return {
+        "steps": thinned.steps.astype(int).tolist(),
+        "tokens": np.rint(thinned.tokens).astype(int).tolist(),
+        "losses": [round(loss, 6) for loss in thinned.losses.tolist()],
+    }
