@@ -34,7 +34,7 @@ for (const table of document.querySelectorAll("table")) {
 const data = JSON.parse(document.getElementById("data").textContent);
 const state = { hidden: new Set(), axis: "steps", part: 1, seeds: true };
 const HEIGHT = 340;
-const MARGIN = { left: 52, right: 14, top: 10, bottom: 44 };
+const MARGIN = { left: 52, right: 30, top: 10, bottom: 44 };
 const REACH = 60; // pixels from the pointer to the point that it is taken to mean
 
 function svg(name, attributes, parent) {
@@ -73,11 +73,13 @@ function visibleCurves(kind) {
   const curves = [];
   for (const trial of data.trials) {
     if (state.hidden.has(trial.name)) continue;
-    const own = trial.runs.map((run) => ({ ...run[kind], trial, role: "seed", label: `seed ${run.seed}` }));
-    if (state.seeds || !trial.mean[kind].steps.length) curves.push(...own);
-    if (trial.mean[kind].count > 1 || !state.seeds) {
-      curves.push({ ...trial.mean[kind], trial, role: "mean", label: `mean of ${trial.mean[kind].count} seeds` });
-    }
+    const mean = trial.mean[kind];
+    const isAlone = (run) => mean.seeds.length === 1 && mean.seeds[0] === run.seed;
+    const nameOf = (run) => `seed ${run.seed}${run.status === "finished" ? "" : ` (${run.status})`}`;
+    const own = trial.runs.filter((run) => !isAlone(run));
+    if (state.seeds) curves.push(...own.map((run) => ({ ...run[kind], trial, role: "seed", label: nameOf(run) })));
+    const one = trial.runs.find(isAlone);
+    curves.push({ ...mean, trial, role: "mean", label: one ? nameOf(one) : `mean of ${mean.seeds.length} seeds` });
   }
   return curves.filter((curve) => curve.steps.length);
 }
@@ -109,11 +111,11 @@ class Chart {
     this.svg.addEventListener("pointerleave", () => this.point(null));
     this.svg.addEventListener("blur", () => this.point(null));
     this.svg.addEventListener("keydown", (event) => this.step(event));
-    new ResizeObserver(() => this.box.clientWidth !== this.width && this.draw()).observe(this.box);
+    new ResizeObserver(() => this.draw()).observe(this.box);
   }
 
   draw() {
-    this.width = this.box.clientWidth;
+    this.width = Math.max(this.box.clientWidth, 240); // 0 in a tab that was never shown
     this.curves = visibleCurves(this.kind);
     this.bounds = bounds(this.kind, this.curves);
     this.svg.replaceChildren();
@@ -166,7 +168,7 @@ class Chart {
       path.style.strokeWidth = "6";
       path.style.strokeLinecap = "round";
     }
-    if (curve.role === "mean" || !(curve.trial.mean[this.kind].count > 1)) {
+    if (curve.role === "mean") {
       path.style.strokeDasharray = curve.trial.dashes.map((length) => 2 * length).join(" ");
     }
   }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.report.comparison import Difference
 from mlm_jax.report.curves import LOSS_KEYS, Curve, Kind, curve_of, stack_seeds, thin
 from mlm_jax.report.palette import styles_of
 from mlm_jax.report.results import (
@@ -112,53 +113,57 @@ def _name(trial: Trial) -> _Cell:
 
 
 def _results(results: Sequence[TrialResult]) -> str:
-    head = ["trial", "changes", "evaluation loss", "seeds", "accuracy", "perplexity"]
-    head += ["difference", "95 % interval", "drawn", "pairs", "verdict", "real tokens"]
+    head = ["trial", "evaluation loss", "seeds", "difference", "verdict", "pairs"]
+    head += ["accuracy", "perplexity", "real tokens", "changes"]
     differences = [result.difference for result in results]
     ends = [0.0, *(x for d in differences for x in (d.mean, d.low, d.high) if x is not None)]
-    rows = []
-    for result in results:
-        difference, changes = result.difference, shown_changes(result)
-        mean = difference.mean
-        kind = "unclear" if not difference.is_claim or mean is None else "lower" if mean < 0 else "higher"
-        listed = "".join(f"<code>{html.escape(line)}</code>" for line in changes) or "–"
-        rows.append(
-            [
-                _name(result.trial),
-                _Cell(listed, "; ".join(changes), "changes"),
-                _number(shown_loss(result), result.loss.mean),
-                _number(str(result.loss.count), result.loss.count),
-                _number(
-                    "–" if result.accuracy.mean is None else f"{result.accuracy.mean:.2%}",
-                    result.accuracy.mean,
-                ),
-                _number("–" if result.perplexity is None else f"{result.perplexity:.2f}", result.perplexity),
-                _number(difference.shown_mean(), mean),
-                _number(difference.interval(), difference.low),
-                _Cell(_interval(result, kind, min(ends), max(ends)), mean),
-                _number("–" if result.is_baseline else str(len(difference.values)), len(difference.values)),
-                _Cell(html.escape(result.verdict), result.verdict, f"verdict {kind}"),
-                _number(shown_count(result.real_tokens), result.real_tokens),
-            ]
-        )
-    return _table("Results", head, rows)
+    scale = (min(ends), max(ends))
+    return _table("Results", head, [_result(result, scale) for result in results])
 
 
-def _interval(result: TrialResult, kind: str, low: float, high: float) -> str:
-    """The difference and its interval on one scale for all rows; the text beside it says the same."""
-    difference = result.difference
+def _result(result: TrialResult, scale: tuple[float, float]) -> list[_Cell]:
+    difference, accuracy, perplexity = result.difference, result.accuracy.mean, result.perplexity
+    kind = "unclear"
+    if difference.is_claim and difference.mean is not None:
+        kind = "lower" if difference.mean < 0 else "higher"
+    listed = [f"{_breakable(name)} = {html.escape(shown)}" for name, shown in shown_changes(result).items()]
+    pairs = len(difference.values)
+    return [
+        _name(result.trial),
+        _number(shown_loss(result), result.loss.mean),
+        _number(str(result.loss.count), result.loss.count),
+        _Cell(_difference(difference, kind, scale), difference.mean),
+        _Cell(html.escape(result.verdict), result.verdict, f"verdict {kind}"),
+        _number("–" if result.is_baseline else str(pairs), None if result.is_baseline else pairs),
+        _number("–" if accuracy is None else f"{accuracy:.2%}", accuracy),
+        _number("–" if perplexity is None else f"{perplexity:.2f}", perplexity),
+        _number(shown_count(result.real_tokens), result.real_tokens),
+        _Cell("".join(f"<code>{line}</code>" for line in listed) or "–", "; ".join(listed), "changes"),
+    ]
+
+
+def _difference(difference: Difference, kind: str, scale: tuple[float, float]) -> str:
+    """The mean and its interval, in figures and drawn on one `scale` for all rows."""
     if difference.mean is None:
-        return ""
+        return "–"
+    low, high = scale
 
     def place(value: float) -> str:
         return f"{6 + 148 * (value - low) / ((high - low) or 1.0):.1f}"
 
     drawn = f'<line class="zero" x1="{place(0)}" x2="{place(0)}" y1="0" y2="18"/>'
+    shown = difference.shown_mean()
     if difference.low is not None and difference.high is not None:
         ends = f'x1="{place(difference.low)}" x2="{place(difference.high)}"'
         drawn += f'<line class="range" {ends} y1="9" y2="9"/>'
+        shown += f" ({difference.interval()})"
     drawn += f'<circle class="mean" cx="{place(difference.mean)}" cy="9" r="4"/>'
-    return f'<svg class="interval {kind}" viewBox="0 0 160 18" aria-hidden="true">{drawn}</svg>'
+    return f'<svg class="interval {kind}" viewBox="0 0 160 18" aria-hidden="true">{drawn}</svg>{shown}'
+
+
+def _breakable(name: str) -> str:
+    """The name of a setting, which may go on in the next line after a dot or an underscore."""
+    return re.sub(r"([._])", r"\1<wbr>", html.escape(name))
 
 
 def _settings(sweep: Sweep) -> str:
@@ -234,7 +239,8 @@ def _data(sweep: Sweep) -> dict[str, Any]:
     for trial, (colour, dashes) in zip(sweep.trials, styles, strict=True):
         means = {kind: _mean(trial, kind) for kind in LOSS_KEYS}
         runs = [
-            {"seed": run.seed} | {kind: _points(curve_of(run, kind)) for kind in LOSS_KEYS}
+            {"seed": run.seed, "status": run.status}
+            | {kind: _points(curve_of(run, kind)) for kind in LOSS_KEYS}
             for run in trial.runs
         ]
         trials.append({"name": trial.name, "colour": colour, "dashes": dashes, "runs": runs, "mean": means})
@@ -242,8 +248,10 @@ def _data(sweep: Sweep) -> dict[str, Any]:
 
 
 def _mean(trial: Trial, kind: Kind) -> dict[str, Any]:
-    curve, losses = stack_seeds([curve_of(run, kind) for run in trial.curve_runs])
-    return _points(curve) | {"count": len(losses)}
+    """Over the seeds that stand for the trial; they are named, for a mean of one is that one."""
+    curves = {run.seed: curve_of(run, kind) for run in trial.curve_runs}
+    mean, _ = stack_seeds(list(curves.values()))
+    return _points(mean) | {"seeds": [seed for seed, curve in curves.items() if len(curve.steps)]}
 
 
 def _points(curve: Curve) -> dict[str, list[float]]:

@@ -183,10 +183,10 @@ def read_sweep(folder: Path) -> Sweep:
         raise InputError(
             f"{file}: baseline = {plan['baseline']!r}: must be one of {', '.join(plan['trials'])}"
         )
-    for key, kind, allowed in (("seeds", int, "a whole number"), ("trials", dict, "the settings of a trial")):
-        items = plan[key] if key == "seeds" else plan[key].values()
-        if not items or not all(type(item) is kind for item in items):
-            raise InputError(f"{file}: {key}: must hold at least one, each {allowed}")
+    if not plan["seeds"] or not all(type(seed) is int for seed in plan["seeds"]):
+        raise InputError(f"{file}: seeds = {plan['seeds']!r}: must be whole numbers, at least one")
+    if not all(isinstance(settings, dict) for settings in plan["trials"].values()):
+        raise InputError(f"{file}: trials: each must be a JSON object of settings")
     trials = tuple(_trial(folder, name, settings, plan["seeds"]) for name, settings in plan["trials"].items())
     named = {key: plan[key] for key in ("name", "source", "description", "baseline")}
     return Sweep(**named, seeds=tuple(plan["seeds"]), trials=trials)

@@ -26,21 +26,29 @@ _TIMED = {"tokens_per_second", "real_tokens_per_second", "sequences_per_second",
 
 def results_table(results: Sequence[TrialResult]) -> str:
     """The comparison of the trials in Markdown: the same text for every rerun of the sweep, so without times."""
-    head = ["trial", "changes", "evaluation loss (nats)", "seeds", "accuracy", "perplexity"]
-    head += ["difference (nats)", "95 % interval", "pairs", "verdict", "real tokens"]
+    head = [
+        "trial",
+        "evaluation loss (nats)",
+        "seeds",
+        "difference (nats)",
+        "95 % interval",
+        "verdict",
+        "pairs",
+    ]
+    head += ["accuracy", "perplexity", "real tokens", "changes"]
     rows = [
         [
             f"`{result.trial.name}`",
-            "<br>".join(f"`{line}`" for line in shown_changes(result)) or "–",
             shown_loss(result),
             str(result.loss.count),
-            "–" if result.accuracy.mean is None else f"{result.accuracy.mean:.2%}",
-            "–" if result.perplexity is None else f"{result.perplexity:.2f}",
             result.difference.shown_mean(),
             result.difference.interval(),
-            "–" if result.is_baseline else str(len(result.difference.values)),
             result.verdict,
+            "–" if result.is_baseline else str(len(result.difference.values)),
+            "–" if result.accuracy.mean is None else f"{result.accuracy.mean:.2%}",
+            "–" if result.perplexity is None else f"{result.perplexity:.2f}",
             shown_count(result.real_tokens),
+            "<br>".join(f"`{name} = {value}`" for name, value in shown_changes(result).items()) or "–",
         ]
         for result in results
     ]
@@ -55,9 +63,9 @@ def shown_loss(result: TrialResult) -> str:
     return f"{result.loss.mean:.4f}{spread}"
 
 
-def shown_changes(result: TrialResult) -> list[str]:
-    """A line a setting in which the trial differs from the baseline."""
-    return [f"{name} = {shown_setting(value)}" for name, value in result.changes.items()]
+def shown_changes(result: TrialResult) -> dict[str, str]:
+    """The settings in which the trial differs from the baseline, with its values."""
+    return {name: shown_setting(value) for name, value in result.changes.items()}
 
 
 def notes_of(sweep: Sweep) -> list[str]:
