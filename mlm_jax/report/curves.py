@@ -74,3 +74,15 @@ def thin(curve: Curve, most: int) -> Curve:
         areas = np.abs((steps - x) * (next_y - y) - (next_x - x) * (losses - y))
         kept.append(int(start + np.argmax(areas)))
     return curve.take(np.array([*kept, count - 1]))
+
+
+def stretch_medians(curve: Curve, stretches: int) -> tuple[Curve, int]:
+    """The median of every so many points, so that about `stretches` are left, and how many points that is.
+
+    A running mean would follow late and be pulled by spikes. A curve of fewer than two points a stretch stays as it is.
+    """
+    length = len(curve.steps) // stretches
+    if length < 2:
+        return curve, 1
+    whole = [values[len(values) % length :].reshape(-1, length) for values in vars(curve).values()]
+    return Curve(*(np.median(values, axis=1) for values in whole)), length

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.report.comparison import Difference
-from mlm_jax.report.curves import LOSS_KEYS, Curve, Kind, curve_of, stack_seeds, thin
+from mlm_jax.report.curves import LOSS_KEYS, Curve, Kind, curve_of, stack_seeds, stretch_medians, thin
 from mlm_jax.report.palette import styles_of
 from mlm_jax.report.results import (
     TrialResult,
@@ -26,6 +26,8 @@ from mlm_jax.report.tables import circumstances, notes_of, shown_changes, shown_
 
 MOST_POINTS = 500
 """Of a curve on the page; longer ones are thinned."""
+STRETCHES = 100
+"""Of a trial's training losses, which scatter from batch to batch: its bold curve has the median of each."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def page(sweep: Sweep) -> str:
         "status": html.escape(f"{status}{count_statuses(sweep.runs)}."),
         "results": _results(results_of(sweep)),
         "notes": "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes_of(sweep)),
-        "about_curves": f"Bold: the mean over the seeds that finished. Of a longer curve {MOST_POINTS} points are "
+        "about_curves": f"Bold: the mean over the seeds that finished; for the training loss the medians of some "
+        f"{STRETCHES} stretches of it. Of a longer curve {MOST_POINTS} points are "
         "shown, those that keep its look; each of them is one that was logged.",
         "settings": _settings(sweep),
         "left_out": _left_out(sweep),
@@ -251,7 +254,11 @@ def _mean(trial: Trial, kind: Kind) -> dict[str, Any]:
     """Over the seeds that stand for the trial; they are named, for a mean of one is that one."""
     curves = {run.seed: curve_of(run, kind) for run in trial.curve_runs}
     mean, _ = stack_seeds(list(curves.values()))
-    return _points(mean) | {"seeds": [seed for seed, curve in curves.items() if len(curve.steps)]}
+    stretch = 1
+    if kind == "training":
+        mean, stretch = stretch_medians(mean, STRETCHES)
+    seeds = [seed for seed, curve in curves.items() if len(curve.steps)]
+    return _points(mean) | {"seeds": seeds, "stretch": stretch}
 
 
 def _points(curve: Curve) -> dict[str, list[float]]:

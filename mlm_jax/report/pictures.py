@@ -13,6 +13,7 @@ from mlm_jax.report.palette import COLOURS, styles_of
 from mlm_jax.report.results import TrialResult
 from mlm_jax.report.sweep import Sweep
 
+_NO_CLAIM_COLOUR = "#6B7280"
 _LAST_PART = 0.3
 """Of the steps: what the second panel shows closer, where trials that end near one another can be told apart."""
 
@@ -71,7 +72,7 @@ def differences_picture(sweep: Sweep, results: Sequence[TrialResult]) -> bytes |
     axes.axvline(0, color="black", linewidth=0.9)
     for place, (result, mean) in enumerate(shown):
         difference = result.difference
-        colour = (COLOURS[0] if mean < 0 else COLOURS[3]) if difference.is_claim else "0.45"
+        colour = (COLOURS[0] if mean < 0 else COLOURS[3]) if difference.is_claim else _NO_CLAIM_COLOUR
         axes.plot(difference.values, [place] * len(difference.values), "o", color=colour, alpha=0.35, ms=4)
         if difference.low is not None and difference.high is not None:
             axes.plot([difference.low, difference.high], [place] * 2, color=colour, lw=2, marker="|", ms=9)

@@ -23,7 +23,8 @@ class TrialResult:
     """Evaluation loss in nats."""
     accuracy: Summary
     perplexity: float | None
-    """exp of the mean loss, which is the geometric mean over the seeds; None without a result."""
+    """exp of the mean loss, which is the geometric mean over the seeds; None without a result, infinite where exp
+    overflows."""
     difference: Difference
     """To the baseline; without pairs for the baseline itself."""
     real_tokens: float | None
@@ -93,7 +94,7 @@ def _result(sweep: Sweep, trial: Trial, baseline: dict[int, float]) -> TrialResu
         changes=sweep.changes(trial),
         loss=loss,
         accuracy=summarise(list(trial.results("mlm_accuracy").values())),
-        perplexity=None if loss.mean is None else math.exp(min(loss.mean, 709.0)),
+        perplexity=None if loss.mean is None else math.exp(loss.mean) if loss.mean < 709 else math.inf,
         difference=paired_difference(baseline, {} if is_baseline else losses),
         real_tokens=sum(tokens) / len(tokens) if tokens else None,
     )

@@ -30,7 +30,7 @@ def settings_of(number: int) -> dict[str, Any]:
     }
 
 
-def write_plan(folder: Path, trials: Sequence[str], seeds: Sequence[int], **changes: Any) -> None:
+def write_plan(folder: Path, trials: Sequence[str], seeds: Sequence[int], /, **changes: Any) -> None:
     plan = {
         "name": "mask_rate",
         "source": "configs/ablations/mask_rate.py",
