@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -52,8 +53,10 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     plan = {"plain": {"a": 1}, HOSTILE: {"a": HOSTILE}}
     changes = dict.fromkeys(("name", "source", "description"), HOSTILE)
     write_plan(tmp_path, list(plan), [0], trials=plan, **changes)
-    elements = Elements(page(read_sweep(tmp_path)))
+    text = page(read_sweep(tmp_path))
+    elements = Elements(text)
     assert len(elements.scripts) == 2
+    assert f"<h1>{html.escape(HOSTILE)}</h1>" in text
     assert json.loads(elements.scripts[0])["trials"][1]["name"] == HOSTILE
     assert not [tag for tag, _ in elements.tags if tag == "b"]
 
