@@ -201,6 +201,7 @@ def test_text_stands_out_in_light_and_dark(opened: Any, scheme: str) -> None:
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     script = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
     text, background = (numbers(colour)[0] for colour in opened.execute_script(script))
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert (text < 60 and background > 240) if scheme == "light" else (text > 200 and background < 40)
 
 
@@ -213,6 +214,18 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(opened: Any) -> None:
         assert opened.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", box)
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_fits_on_paper(opened: Any) -> None:
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    metrics = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") == 720
+        assert not find(opened, ".choices")[0].is_displayed()
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 def test_hostile_names_stay_text(chromium: Any, tmp_path: Path) -> None:
