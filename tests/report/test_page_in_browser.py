@@ -221,7 +221,9 @@ def test_the_page_fits_on_paper(opened: Any) -> None:
     metrics = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        assert opened.execute_script("return document.documentElement.scrollWidth") == 720
+        script = "const page = document.documentElement; return [page.scrollWidth, page.clientWidth]"
+        needed, there = opened.execute_script(script)
+        assert needed == there
         assert not find(opened, ".choices")[0].is_displayed()
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
