@@ -53,9 +53,9 @@ def page(sweep: Sweep) -> str:
         "status": html.escape(f"{status}{count_statuses(sweep.runs)}."),
         "results": _results(results_of(sweep)),
         "notes": "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes_of(sweep)),
-        "about_curves": f"Bold: the mean over the seeds that finished; for the training loss the medians of some "
-        f"{STRETCHES} stretches of it. Of a longer curve {MOST_POINTS} points are "
-        "shown, those that keep its look; each of them is one that was logged.",
+        "about_curves": f"Thin: single seeds, of longer curves the {MOST_POINTS} logged points that keep their look. "
+        f"Bold: the mean over the seeds that finished, of the training loss the medians of some {STRETCHES} "
+        "stretches of it.",
         "settings": _settings(sweep),
         "left_out": _left_out(sweep),
         "costs": _costs(sweep),
@@ -77,10 +77,9 @@ def _json_in_script(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[_Cell]], *, narrow: bool = False) -> str:
+def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[_Cell]], *, narrow: bool = False) -> str:
     """A sortable table in a box of its own that scrolls; the first cell of a row is its header."""
-    columns = list(zip(*(rows := list(rows)), strict=True)) or [()] * len(head)
-    numeric = [any(cell.kind == "number" for cell in column) for column in columns]
+    numeric = [any(cell.kind == "number" for cell in column) for column in zip(*rows, strict=True)]
     titles = "".join(
         f'<th scope="col" aria-sort="none"{_class("number" if is_number else "")}>'
         f'<button type="button">{title}</button></th>'
@@ -129,7 +128,8 @@ def _result(result: TrialResult, scale: tuple[float, float]) -> list[_Cell]:
     kind = "unclear"
     if difference.is_claim and difference.mean is not None:
         kind = "lower" if difference.mean < 0 else "higher"
-    listed = [f"{_breakable(name)} = {html.escape(shown)}" for name, shown in shown_changes(result).items()]
+    changes = shown_changes(result)
+    listed = [f"<code>{_breakable(name)} = {html.escape(shown)}</code>" for name, shown in changes.items()]
     pairs = len(difference.values)
     return [
         _name(result.trial),
@@ -141,7 +141,7 @@ def _result(result: TrialResult, scale: tuple[float, float]) -> list[_Cell]:
         _number("–" if accuracy is None else f"{accuracy:.2%}", accuracy),
         _number("–" if perplexity is None else f"{perplexity:.2f}", perplexity),
         _number(shown_count(result.real_tokens), result.real_tokens),
-        _Cell("".join(f"<code>{line}</code>" for line in listed) or "–", "; ".join(listed), "changes"),
+        _Cell("".join(listed) or "–", str(changes), "changes"),
     ]
 
 

@@ -219,9 +219,10 @@ def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> Run:
 
 def _read_outcome(file: Path) -> dict[str, Any]:
     outcome = _read_object(file)
-    if outcome.get("status") not in ("finished", "failed") or type(outcome.get("step")) is not int:
+    ended = outcome.get("status") in ("finished", "failed")
+    if not ended or type(outcome.get("step")) is not int or type(outcome.get("seconds")) not in (int, float):
         raise InputError(
-            f"{file}: must hold a status, 'finished' or 'failed', and a step; delete it to run this one again"
+            f"{file}: must hold a status, 'finished' or 'failed', a step and seconds; delete it to run this one again"
         )
     return outcome
 

@@ -26,16 +26,8 @@ _TIMED = {"tokens_per_second", "real_tokens_per_second", "sequences_per_second",
 
 def results_table(results: Sequence[TrialResult]) -> str:
     """The comparison of the trials in Markdown: the same text for every rerun of the sweep, so without times."""
-    head = [
-        "trial",
-        "evaluation loss (nats)",
-        "seeds",
-        "difference (nats)",
-        "95 % interval",
-        "verdict",
-        "pairs",
-    ]
-    head += ["accuracy", "perplexity", "real tokens", "changes"]
+    head = ["trial", "evaluation loss (nats)", "seeds", "difference (nats)", "95 % interval", "verdict"]
+    head += ["pairs", "accuracy", "perplexity", "real tokens", "changes"]
     rows = [
         [
             f"`{result.trial.name}`",
@@ -73,9 +65,9 @@ def notes_of(sweep: Sweep) -> list[str]:
     notes = [
         "Evaluation loss: the last evaluation at the last step of each run that finished, lower is better; mean ± "
         "standard deviation over the seeds. Perplexity is exp of the mean loss.",
-        f"Difference: to {sweep.baseline}, same seed with same seed, with the paired 95 % t interval of its mean. It "
-        "is of training again with other seeds; the evaluation text stays the same. Where the interval covers zero, "
-        "no difference was seen, which is not to say that there is none.",
+        f"Difference: to {sweep.baseline}, same seed with same seed, with the paired 95 % t interval of its mean, "
+        "which speaks of training again with other seeds and evaluating on the same text. Where it covers zero, no "
+        "difference was seen, which is not to say that there is none.",
     ]
     if len(sweep.trials) > 2:
         notes.append(

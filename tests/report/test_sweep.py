@@ -148,7 +148,15 @@ def test_a_plan_that_is_no_json_object_is_named(tmp_path: Path, content: bytes) 
         read_sweep(tmp_path)
 
 
-@pytest.mark.parametrize("outcome", ["{", "{}", json.dumps({"status": "done", "step": 1})])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        "{",
+        "{}",
+        json.dumps({"status": "done", "step": 1, "seconds": 2.0}),
+        json.dumps({"status": "failed", "step": 1}),
+    ],
+)
 def test_a_damaged_outcome_is_named(tmp_path: Path, outcome: str) -> None:
     (one_run(tmp_path) / "outcome.json").write_text(outcome)
     with pytest.raises(InputError, match=r"seed_0/outcome\.json: (not JSON|must hold a status)"):
