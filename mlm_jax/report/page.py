@@ -21,7 +21,7 @@ from mlm_jax.report.results import (
     shown_count,
     shown_setting,
 )
-from mlm_jax.report.sweep import Sweep, Trial
+from mlm_jax.report.sweep import SweepState, Trial
 from mlm_jax.report.tables import circumstances, notes_of, shown_changes, shown_loss
 
 MOST_POINTS = 500
@@ -39,7 +39,7 @@ class _Cell:
     kind: str = ""
 
 
-def page(sweep: Sweep) -> str:
+def page(sweep: SweepState) -> str:
     """The whole of report.html.
 
     All that comes from the sweep is escaped: as text in HTML, and in the data of the script without `<`, so that no
@@ -169,7 +169,7 @@ def _breakable(name: str) -> str:
     return re.sub(r"([._])", r"\1<wbr>", html.escape(name))
 
 
-def _settings(sweep: Sweep) -> str:
+def _settings(sweep: SweepState) -> str:
     if not sweep.varied_settings:
         return "<p>None.</p>"
     rows = [
@@ -189,7 +189,7 @@ def _setting(value: Any) -> _Cell:
     )
 
 
-def _left_out(sweep: Sweep) -> str:
+def _left_out(sweep: SweepState) -> str:
     items = [
         f'<li class="{"error" if run.status == "failed" else ""}"><code>{html.escape(run.name)}</code>: '
         f"{html.escape(str(run.why_left_out))}</li>"
@@ -199,7 +199,7 @@ def _left_out(sweep: Sweep) -> str:
     return "<ul>\n" + "\n".join(items) + "\n</ul>" if items else "<p>None.</p>"
 
 
-def _costs(sweep: Sweep) -> str:
+def _costs(sweep: SweepState) -> str:
     rows = [
         [
             _name(cost.trial),
@@ -217,7 +217,7 @@ def _costs(sweep: Sweep) -> str:
     )
 
 
-def _circumstances(sweep: Sweep) -> str:
+def _circumstances(sweep: SweepState) -> str:
     lines = []
     for name, values in circumstances(sweep.runs):
         shown = "<br>".join(
@@ -228,14 +228,14 @@ def _circumstances(sweep: Sweep) -> str:
     return f"<dl>{''.join(lines)}</dl>" if lines else ""
 
 
-def _config(sweep: Sweep) -> Iterable[str]:
+def _config(sweep: SweepState) -> Iterable[str]:
     for run in sweep.runs:
         config = html.escape(json.dumps(run.config, indent=2, ensure_ascii=False))
         summary = html.escape(f"{run.name} ({run.status})")
         yield f"<details><summary>{summary}</summary><pre>{config}</pre></details>"
 
 
-def _data(sweep: Sweep) -> dict[str, Any]:
+def _data(sweep: SweepState) -> dict[str, Any]:
     """What the script draws: for each trial its curves and its look."""
     styles = styles_of([trial.name for trial in sweep.trials], sweep.baseline, "currentColor")
     trials = []

@@ -11,14 +11,14 @@ from matplotlib.ticker import MaxNLocator
 from mlm_jax.report.curves import Curve, curve_of, stack_seeds
 from mlm_jax.report.palette import COLOURS, styles_of
 from mlm_jax.report.results import TrialResult
-from mlm_jax.report.sweep import Sweep
+from mlm_jax.report.sweep import SweepState
 
 _NO_CLAIM_COLOUR = "#6B7280"
 _LAST_PART = 0.3
 """Of the steps: what the second panel shows closer, where trials that end near one another can be told apart."""
 
 
-def losses_picture(sweep: Sweep) -> bytes | None:
+def losses_picture(sweep: SweepState) -> bytes | None:
     """A PNG of the evaluation losses over steps, whole and once more the end; None where there is none.
 
     A line is the mean of a trial's seeds, the band around it goes from the lowest seed to the highest.
@@ -59,7 +59,7 @@ def losses_picture(sweep: Sweep) -> bytes | None:
     return _png(figure)
 
 
-def differences_picture(sweep: Sweep, results: Sequence[TrialResult]) -> bytes | None:
+def differences_picture(sweep: SweepState, results: Sequence[TrialResult]) -> bytes | None:
     """A PNG of each trial's difference to the baseline with its 95 % interval; None where there is no pair.
 
     Dots are the pairs of seeds. What an interval that covers zero does not allow to be claimed is grey.

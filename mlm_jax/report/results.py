@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlm_jax.report.comparison import Difference, Summary, paired_difference, summarise
-from mlm_jax.report.sweep import Run, Sweep, Trial
+from mlm_jax.report.sweep import Run, SweepState, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +48,13 @@ class TrialCost:
     """Real tokens over the time of the steps alone."""
 
 
-def results_of(sweep: Sweep) -> list[TrialResult]:
+def results_of(sweep: SweepState) -> list[TrialResult]:
     """One a trial, in the order of the sweep."""
     baseline = sweep.baseline_trial.results("mlm_loss")
     return [_result(sweep, trial, baseline) for trial in sweep.trials]
 
 
-def costs_of(sweep: Sweep) -> list[TrialCost]:
+def costs_of(sweep: SweepState) -> list[TrialCost]:
     """One a trial, in the order of the sweep."""
     return [_cost(trial) for trial in sweep.trials]
 
@@ -83,7 +83,7 @@ def shown_count(count: float | None) -> str:
     return f"{count:.{decimals}f}{prefixes[power]}"
 
 
-def _result(sweep: Sweep, trial: Trial, baseline: dict[int, float]) -> TrialResult:
+def _result(sweep: SweepState, trial: Trial, baseline: dict[int, float]) -> TrialResult:
     losses = trial.results("mlm_loss")
     loss = summarise(list(losses.values()))
     is_baseline = trial.name == sweep.baseline

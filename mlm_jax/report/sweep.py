@@ -121,7 +121,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class SweepState:
     """Trials to compare with one of them, each with the same seeds."""
 
     name: str
@@ -163,7 +163,7 @@ class Sweep:
         }
 
 
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: Path) -> SweepState:
     """All that a sweep's folder holds so far.
 
     A half-written last line of metrics.jsonl or eval.jsonl, as a killed process leaves it, is left out.
@@ -189,7 +189,7 @@ def read_sweep(folder: Path) -> Sweep:
         raise InputError(f"{file}: trials: each must be a JSON object of settings")
     trials = tuple(_trial(folder, name, settings, plan["seeds"]) for name, settings in plan["trials"].items())
     named = {key: plan[key] for key in ("name", "source", "description", "baseline")}
-    return Sweep(**named, seeds=tuple(plan["seeds"]), trials=trials)
+    return SweepState(**named, seeds=tuple(plan["seeds"]), trials=trials)
 
 
 _JSON_NAMES = {str: "string", list: "array", dict: "object"}

@@ -15,7 +15,7 @@ from mlm_jax.report.results import (
     shown_count,
     shown_setting,
 )
-from mlm_jax.report.sweep import Run, Sweep
+from mlm_jax.report.sweep import Run, SweepState
 from mlm_jax.settings import flatten
 
 RESULTS_HEADING = "## Results"
@@ -60,7 +60,7 @@ def shown_changes(result: TrialResult) -> dict[str, str]:
     return {name: shown_setting(value) for name, value in result.changes.items()}
 
 
-def notes_of(sweep: Sweep) -> list[str]:
+def notes_of(sweep: SweepState) -> list[str]:
     """How the results table is to be read, a sentence or two each, without markup."""
     notes = [
         "Evaluation loss: the last evaluation at the last step of each run that finished, lower is better; mean ± "
@@ -77,7 +77,7 @@ def notes_of(sweep: Sweep) -> list[str]:
     return notes
 
 
-def settings_table(sweep: Sweep) -> str:
+def settings_table(sweep: SweepState) -> str:
     """The settings that are not the same in all trials, in Markdown."""
     names = sweep.varied_settings
     rows = [
@@ -114,7 +114,7 @@ def circumstances(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]
     ]
 
 
-def markdown(sweep: Sweep, pictures: Mapping[str, str]) -> str:
+def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
     """report.md. `pictures` are captions by file name."""
     left_out = [(run, run.why_left_out) for run in sweep.runs if run.why_left_out is not None]
     seeds = ", ".join(map(str, sweep.seeds))
@@ -141,7 +141,7 @@ def markdown(sweep: Sweep, pictures: Mapping[str, str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def results_csv(sweep: Sweep) -> str:
+def results_csv(sweep: SweepState) -> str:
     """report.csv, a line a run: the last figures of the model, all digits; the same text for every rerun."""
     rows = []
     for run, settings in _runs_with_settings(sweep):
@@ -154,7 +154,7 @@ def results_csv(sweep: Sweep) -> str:
     return _csv(rows)
 
 
-def runs_csv(sweep: Sweep) -> str:
+def runs_csv(sweep: SweepState) -> str:
     """runs.csv, a line a run: what it took, where, and with which versions. Not the same in a rerun."""
     rows = []
     for run in sweep.runs:
@@ -166,7 +166,7 @@ def runs_csv(sweep: Sweep) -> str:
     return _csv(rows)
 
 
-def _runs_with_settings(sweep: Sweep) -> Iterable[tuple[Run, dict[str, str]]]:
+def _runs_with_settings(sweep: SweepState) -> Iterable[tuple[Run, dict[str, str]]]:
     for trial in sweep.trials:
         settings = {name: shown_setting(trial.settings.get(name)) for name in sweep.varied_settings}
         for run in trial.runs:

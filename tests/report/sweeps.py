@@ -1,4 +1,4 @@
-"""Sweep folders as the runner writes them, with curves that are computed instead of trained."""
+"""SweepState folders as the runner writes them, with curves that are computed instead of trained."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -8,14 +8,14 @@ from matplotlib.image import imread
 from mlm_jax.report.palette import COLOURS, styles_of
 from mlm_jax.report.pictures import differences_picture, losses_picture
 from mlm_jax.report.results import results_of
-from mlm_jax.report.sweep import Sweep, read_sweep
+from mlm_jax.report.sweep import SweepState, read_sweep
 from tests.report.sweeps import LOSSES, write_plan, write_sweep
 
 BLUE, ORANGE, VERMILLION, GREY = COLOURS[0], COLOURS[1], COLOURS[3], "#6B7280"
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepState:
     losses = LOSSES | {"worse": {0: 2.50, 1: 2.55, 2: 2.53}}
     return read_sweep(write_sweep(tmp_path_factory.mktemp("sweep"), losses))
 
@@ -28,7 +28,7 @@ def pixels(picture: bytes | None, colour: str) -> np.ndarray:
     return np.argwhere((image == wanted).all(axis=-1))
 
 
-def test_each_trial_has_a_falling_line_in_both_panels(sweep: Sweep) -> None:
+def test_each_trial_has_a_falling_line_in_both_panels(sweep: SweepState) -> None:
     picture = losses_picture(sweep)
     for colour in (BLUE, ORANGE, COLOURS[2]):
         line = pixels(picture, colour)
@@ -39,7 +39,7 @@ def test_each_trial_has_a_falling_line_in_both_panels(sweep: Sweep) -> None:
         assert left[left[:, 1].argmin()][0] < left[left[:, 1].argmax()][0] - 200
 
 
-def test_differences_are_coloured_by_what_may_be_claimed(sweep: Sweep) -> None:
+def test_differences_are_coloured_by_what_may_be_claimed(sweep: SweepState) -> None:
     picture = differences_picture(sweep, results_of(sweep))
     lower, unclear, higher = (pixels(picture, colour) for colour in (BLUE, GREY, VERMILLION))
     # From top to bottom in the order of the trials, lower losses to the left.
