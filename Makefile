@@ -1,10 +1,10 @@
-# make demo | test | check | test-slow | test-peers;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
+# make demo | test | check | test-slow | test-peers | test-browser;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test test-slow test-peers check clean
+.PHONY: demo test test-slow test-peers test-browser check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/train_tokenizer.py --input mlm_jax/demo/landmarks.txt --vocab-size 2200 --output $(DEMO)-tokenizer
@@ -25,6 +25,10 @@ TORCH ?= torch
 test-peers: $(VENV)/.installed-peers
 	$(BIN)/python -m pytest -m peers -n 2 --dist loadfile
 
+# In Chromium, where it and its chromedriver are installed; skipped with a reason elsewhere.
+test-browser: $(VENV)/.installed-browser
+	$(BIN)/python -m pytest -m browser
+
 # Statically first: these take seconds, and the tests minutes.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -44,6 +48,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-pod: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[pod]"
+	touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
 	touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev

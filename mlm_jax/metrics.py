@@ -21,9 +21,8 @@ from tensorboardX.record_writer import masked_crc32c
 
 from mlm_jax.config import MaskingConfig
 from mlm_jax.data.files import write_atomically
+from mlm_jax.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 
-METRICS_FILE = "metrics.jsonl"
-EVALUATIONS_FILE = "eval.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 _CLIPPED_ROWS_ALLOWED = 0.01
@@ -164,19 +163,6 @@ def _append_whole(file: FileIO, data: bytes) -> None:
     if written != len(data):
         file.truncate(end)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl or eval.jsonl, oldest first; none where the file is missing."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_bytes().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:  # the torn last line of a process that was killed
-            continue
-    return records
 
 
 def _drop_records_after(path: Path, step: int) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mlm_jax.data.files import write_atomically
-from mlm_jax.metrics import EVALUATIONS_FILE, METRICS_FILE, read_records
+from mlm_jax.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 
 LOSS_PICTURE = "loss.png"
 

@@ -39,8 +39,7 @@ def main() -> int:
     arguments = cli.parse(Arguments)
     sweep, folder = load_sweep(arguments.sweep), Path(arguments.output)
     # Late, so that what is wrong with the file is told before jax starts.
-    from mlm_jax.report import write_report
-
+    from mlm_jax.report.report import write_report
     from mlm_jax.sweep.runner import plan_of, run_sweep
 
     share = {"num_seeds": arguments.seeds, "index": arguments.index, "count": arguments.count}

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.tokenizer import Tokenizer
-from mlm_jax.metrics import read_records
+from mlm_jax.records import read_records
 from mlm_jax.settings import to_json
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from mlm_jax.metrics import read_records
+from mlm_jax.records import read_records
 from tests.jobs import JOIN, Job, free_port, run_job, wide_config
 from tests.run_small import prepared, run_script, write_config
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.config import MeshConfig
-from mlm_jax.metrics import read_records
+from mlm_jax.records import read_records
 from tests.jobs import JOIN, Job, run_job, wide_config
 from tests.run_small import learned, run_script, write_config
 

@@ -28,9 +28,9 @@ from mlm_jax.metrics import (
     ThroughputMeter,
     masking_warnings,
     mfu,
-    read_records,
     train_flops_per_sequence,
 )
+from mlm_jax.records import read_records
 
 STEP_KEYS = [
     *("step", "epoch", "loss", "mlm_accuracy", "masked_tokens", "grad_norm", "learning_rate"),

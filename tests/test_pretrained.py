@@ -16,10 +16,10 @@ from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
 from mlm_jax.data.files import new_folder
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
-from mlm_jax.metrics import EVALUATIONS_FILE, read_records
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model_folder import StoredModel, write_model_folder
 from mlm_jax.pretrained import MaskedLM, evaluate_model
+from mlm_jax.records import EVALUATIONS_FILE, read_records
 from mlm_jax.settings import to_json
 from mlm_jax.sharding import make_mesh
 from mlm_jax.train_step import split_model

@@ -19,9 +19,9 @@ import pytest
 from mlm_jax import trainer
 from mlm_jax.config import MaskingRecipe, OptimizerConfig, TrainConfig
 from mlm_jax.data.sources import open_sources, resolve_masking
-from mlm_jax.metrics import read_records
 from mlm_jax.model.attention import AttentionChoice
 from mlm_jax.program import build_program
+from mlm_jax.records import read_records
 from mlm_jax.reporting import describe_start
 from mlm_jax.sharding import make_mesh
 from mlm_jax.trainer import train

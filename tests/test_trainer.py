@@ -21,9 +21,9 @@ from mlm_jax.data.batches import Batch, TrainingBatches
 from mlm_jax.data.sources import open_sources
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.metrics import read_records
 from mlm_jax.presets import PRESETS
 from mlm_jax.program import Program, build_program
+from mlm_jax.records import read_records
 from mlm_jax.settings import from_json
 from mlm_jax.sharding import make_mesh
 from mlm_jax.trainer import train
@@ -447,7 +447,7 @@ from statistics import median
 import jax.numpy as jnp
 
 from mlm_jax.config_files import load_config
-from mlm_jax.metrics import read_records
+from mlm_jax.records import read_records
 from mlm_jax.program import Program, build_program
 from mlm_jax.train_step import StepMetrics
 from mlm_jax.trainer import train

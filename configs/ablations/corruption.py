@@ -1,4 +1,4 @@
-"""What stands at a masked position: BERT's 80 % [MASK], 10 % a random token and 10 % the token itself, or always [MASK].
+"""What stands at a masked position: 80 % [MASK], 10 % a random token, 10 % the token itself (BERT); or always [MASK].
 
 python scripts/ablate.py configs/ablations/corruption.py --output runs/ablations/corruption --seeds 3
 

@@ -2,8 +2,8 @@
 
 python scripts/ablate.py configs/ablations/mask_rate.py --output runs/ablations/mask_rate --seeds 3
 
-Wettig et al. 2022 ("Should You Mask 15% in Masked Language Modeling?") found 40 % better than 15 % for a large BERT, and
-even 80 % to keep most of what is learnt; smaller models were best at lower rates.
+Wettig et al. 2022 ("Should You Mask 15% in Masked Language Modeling?") found 40 % better than 15 % for a large BERT,
+and even 80 % to keep most of what is learnt; smaller models were best at lower rates.
 """
 
 from dataclasses import replace

@@ -2,8 +2,8 @@
 
 python scripts/ablate.py configs/ablations/unit.py --output runs/ablations/unit --seeds 3
 
-Google's whole-word masking and SpanBERT (Joshi et al. 2020) were found better by what their models were fine-tuned to do.
-Here all are evaluated on single masked tokens, which is what the first trains on.
+Google's whole-word masking and SpanBERT (Joshi et al. 2020) were found better by what their models were fine-tuned
+to do. Here all are evaluated on single masked tokens, which is what the first trains on.
 """
 
 from dataclasses import replace

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.machine import this_machine
-from mlm_jax.metrics import METRICS_FILE, read_records
+from mlm_jax.records import METRICS_FILE, read_records
 from mlm_jax.reporting import say
 from mlm_jax.sweep.folder import Outcome, begin, check, claimed, read_outcome, write_outcome
 from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of

@@ -1,0 +1,88 @@
+"""Losses over steps and tokens: of each run, over the seeds of a trial, and thinned to what a picture can show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from mlm_jax.report.sweep import Run
+
+Kind = Literal["evaluation", "training"]
+
+LOSS_KEYS: dict[Kind, str] = {"evaluation": "mlm_loss", "training": "loss"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Three arrays of the same length; the losses are finite."""
+
+    steps: np.ndarray
+    tokens: np.ndarray
+    """Real tokens trained on up to each step."""
+    losses: np.ndarray
+    """In nats."""
+
+    def take(self, indices: np.ndarray) -> "Curve":
+        """The points with these indices."""
+        return Curve(self.steps[indices], self.tokens[indices], self.losses[indices])
+
+
+def curve_of(run: Run, kind: Kind) -> Curve:
+    """The losses that a run has logged; those that were not finite are left out."""
+    records: Sequence[dict[str, Any]] = run.evaluations if kind == "evaluation" else run.training
+    key = LOSS_KEYS[kind]
+    points = np.array([(r["step"], r[key]) for r in records if r[key] is not None], float).reshape(-1, 2)
+    return Curve(points[:, 0], np.interp(points[:, 0], *run.token_counts), points[:, 1])
+
+
+def stack_seeds(curves: Sequence[Curve]) -> tuple[Curve, np.ndarray]:
+    """The mean of curves at the steps that all of them have, and all their losses there, float [curves, points].
+
+    A mean over fewer runs at some of its steps would jump where one of them joins or leaves. Curves without a point
+    are left out.
+    """
+    curves = [curve for curve in curves if len(curve.steps)]
+    if not curves:
+        return Curve(*np.empty((3, 0))), np.empty((0, 0))
+    common = curves[0].steps
+    for curve in curves[1:]:
+        common = np.intersect1d(common, curve.steps)
+    shared = [curve.take(np.searchsorted(curve.steps, common)) for curve in curves]
+    losses = np.stack([curve.losses for curve in shared])
+    return Curve(common, np.mean([curve.tokens for curve in shared], axis=0), losses.mean(axis=0)), losses
+
+
+def thin(curve: Curve, most: int) -> Curve:
+    """At most `most` (from 3) of its points, those that keep its look: largest triangle three buckets.
+
+    The first and the last stay. Of each of the stretches between, the point is kept that makes the largest triangle
+    with the point kept before and the mean of the next stretch, so that spikes survive (Steinarsson 2013, Downsampling
+    time series for visual representation). Every point that is left is one of the curve's own.
+    """
+    count = len(curve.steps)
+    if count <= most:
+        return curve
+    edges = np.linspace(1, count - 1, most - 1).astype(int)
+    kept = [0]
+    for number, (start, stop) in enumerate(pairwise(edges)):
+        after = slice(stop, edges[number + 2] if number + 2 < len(edges) else count)
+        x, y = curve.steps[kept[-1]], curve.losses[kept[-1]]
+        next_x, next_y = curve.steps[after].mean(), curve.losses[after].mean()
+        steps, losses = curve.steps[start:stop], curve.losses[start:stop]
+        areas = np.abs((steps - x) * (next_y - y) - (next_x - x) * (losses - y))
+        kept.append(int(start + np.argmax(areas)))
+    return curve.take(np.array([*kept, count - 1]))
+
+
+def stretch_medians(curve: Curve, stretches: int) -> tuple[Curve, int]:
+    """The median of every so many points, so that about `stretches` are left, and how many points that is.
+
+    A running mean would follow late and be pulled by spikes. A curve of fewer than two points a stretch stays as it is.
+    """
+    length = len(curve.steps) // stretches
+    if length < 2:
+        return curve, 1
+    whole = [values[len(values) % length :].reshape(-1, length) for values in vars(curve).values()]
+    return Curve(*(np.median(values, axis=1) for values in whole)), length

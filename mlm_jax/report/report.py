@@ -1,0 +1,47 @@
+"""The files of a sweep's report: report.md, report.csv, runs.csv, report.html, losses.png, differences.png."""
+
+from pathlib import Path
+
+from mlm_jax.data.files import write_atomically
+from mlm_jax.report.page import page
+from mlm_jax.report.results import results_of
+from mlm_jax.report.sweep import read_sweep
+from mlm_jax.report.tables import markdown, results_csv, runs_csv
+
+REPORT_FILE = "report.md"
+
+
+def write_report(sweep_folder: Path) -> Path:
+    """Write what a sweep has come to so far into its folder, each file whole or not at all, and return report.md.
+
+    A sweep may be under way, and have runs that failed; the report says so. A picture for which there is nothing to
+    draw is not there. matplotlib is imported here.
+
+    Raises:
+        InputError: the folder is not a sweep's, or a file of it is damaged.
+    """
+    from mlm_jax.report.pictures import differences_picture, losses_picture
+
+    sweep = read_sweep(sweep_folder)
+    drawn = {
+        "losses.png": ("Evaluation loss over steps", losses_picture(sweep)),
+        "differences.png": (
+            f"Difference to {sweep.baseline} with 95 % intervals",
+            differences_picture(sweep, results_of(sweep)),
+        ),
+    }
+    for name, (_, content) in drawn.items():
+        if content is None:
+            (sweep_folder / name).unlink(missing_ok=True)
+        else:
+            write_atomically(sweep_folder / name, content)
+    captions = {name: caption for name, (caption, content) in drawn.items() if content is not None}
+    texts = {
+        "report.csv": results_csv(sweep),
+        "runs.csv": runs_csv(sweep),
+        "report.html": page(sweep),
+        REPORT_FILE: markdown(sweep, captions),
+    }
+    for name, text in texts.items():
+        write_atomically(sweep_folder / name, text.encode())
+    return sweep_folder / REPORT_FILE

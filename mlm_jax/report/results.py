@@ -1,0 +1,111 @@
+"""A row a trial: what its runs came to, what that is beside the baseline, and what it took."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlm_jax.report.comparison import Difference, Summary, paired_difference, summarise
+from mlm_jax.report.sweep import Run, SweepState, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What is the same in every rerun of a trial: no times."""
+
+    trial: Trial = field(repr=False)
+    is_baseline: bool
+    changes: dict[str, Any]
+    """The settings in which it differs from the baseline."""
+    loss: Summary
+    """Evaluation loss in nats."""
+    accuracy: Summary
+    perplexity: float | None
+    """exp of the mean loss, which is the geometric mean over the seeds; None without a result, infinite where exp
+    overflows."""
+    difference: Difference
+    """To the baseline; without pairs for the baseline itself."""
+    real_tokens: float | None
+    """Mean over the runs that have a result."""
+
+    @property
+    def verdict(self) -> str:
+        """Of the comparison with the baseline."""
+        return "baseline" if self.is_baseline else self.difference.verdict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialCost:
+    """What may differ from one rerun to the next: means over the runs that finished."""
+
+    trial: Trial = field(repr=False)
+    count: int
+    seconds: float | None
+    """Wall time, all starts of a run together, with compilation, evaluations and checkpoints."""
+    tokens_per_second: float | None
+    """Real tokens over the time of the steps alone."""
+
+
+def results_of(sweep: SweepState) -> list[TrialResult]:
+    """One a trial, in the order of the sweep."""
+    baseline = sweep.baseline_trial.results("mlm_loss")
+    return [_result(sweep, trial, baseline) for trial in sweep.trials]
+
+
+def costs_of(sweep: SweepState) -> list[TrialCost]:
+    """One a trial, in the order of the sweep."""
+    return [_cost(trial) for trial in sweep.trials]
+
+
+def count_statuses(runs: Sequence[Run]) -> str:
+    """As in `8 of 9 runs finished, 1 failed`."""
+    counts = Counter[str](run.status for run in runs)
+    words = {"failed": "failed", "started": "under way or killed", "not started": "not started"}
+    others = [f"{counts[status]} {said}" for status, said in words.items() if counts[status]]
+    return ", ".join([f"{counts['finished']} of {len(runs)} runs finished", *others])
+
+
+def shown_setting(value: Any) -> str:
+    """A setting as JSON writes it, strings without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def shown_count(count: float | None) -> str:
+    """Three digits with the prefix of a power of a thousand, as in `4.10 M`; a dash for None."""
+    if count is None:
+        return "–"
+    prefixes, power = ("", " k", " M", " G", " T"), 0
+    while count >= 999.5 and power < len(prefixes) - 1:
+        count, power = count / 1000, power + 1
+    decimals = 0 if not power or count >= 99.95 else 1 if count >= 9.995 else 2
+    return f"{count:.{decimals}f}{prefixes[power]}"
+
+
+def _result(sweep: SweepState, trial: Trial, baseline: dict[int, float]) -> TrialResult:
+    losses = trial.results("mlm_loss")
+    loss = summarise(list(losses.values()))
+    is_baseline = trial.name == sweep.baseline
+    tokens = [run.real_tokens for run in trial.runs if run.result is not None]
+    return TrialResult(
+        trial=trial,
+        is_baseline=is_baseline,
+        changes=sweep.changes(trial),
+        loss=loss,
+        accuracy=summarise(list(trial.results("mlm_accuracy").values())),
+        perplexity=None if loss.mean is None else math.exp(loss.mean) if loss.mean < 709 else math.inf,
+        difference=paired_difference(baseline, {} if is_baseline else losses),
+        real_tokens=sum(tokens) / len(tokens) if tokens else None,
+    )
+
+
+def _cost(trial: Trial) -> TrialCost:
+    runs = [run for run in trial.runs if run.status == "finished"]
+    stepping = sum(run.training_seconds for run in runs)
+    return TrialCost(
+        trial=trial,
+        count=len(runs),
+        seconds=sum(run.outcome["seconds"] for run in runs) / len(runs) if runs else None,
+        tokens_per_second=sum(run.real_tokens for run in runs) / stepping if stepping else None,
+    )

@@ -1,0 +1,204 @@
+"""report.md, report.csv and runs.csv. What a rerun of the same sweep would give again stands apart from times."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mlm_jax.report.results import (
+    TrialCost,
+    TrialResult,
+    costs_of,
+    count_statuses,
+    results_of,
+    shown_count,
+    shown_setting,
+)
+from mlm_jax.report.sweep import Run, SweepState
+from mlm_jax.settings import flatten
+
+RESULTS_HEADING = "## Results"
+
+# What a line of metrics.jsonl says of the machine rather than of the model.
+_TIMED = {"tokens_per_second", "real_tokens_per_second", "sequences_per_second", "step_seconds", "mfu"}
+
+
+def results_table(results: Sequence[TrialResult]) -> str:
+    """The comparison of the trials in Markdown: the same text for every rerun of the sweep, so without times."""
+    head = ["trial", "evaluation loss (nats)", "seeds", "difference (nats)", "95 % interval", "verdict"]
+    head += ["pairs", "accuracy", "perplexity", "real tokens", "changes"]
+    rows = [
+        [
+            f"`{result.trial.name}`",
+            shown_loss(result),
+            str(result.loss.count),
+            result.difference.shown_mean(),
+            result.difference.interval(),
+            result.verdict,
+            "–" if result.is_baseline else str(len(result.difference.values)),
+            "–" if result.accuracy.mean is None else f"{result.accuracy.mean:.2%}",
+            "–" if result.perplexity is None else f"{result.perplexity:.2f}",
+            shown_count(result.real_tokens),
+            "<br>".join(f"`{name} = {value}`" for name, value in shown_changes(result).items()) or "–",
+        ]
+        for result in results
+    ]
+    return _markdown_table(head, rows)
+
+
+def shown_loss(result: TrialResult) -> str:
+    """Mean and standard deviation."""
+    if result.loss.mean is None:
+        return "–"
+    spread = "" if result.loss.deviation is None else f" ± {result.loss.deviation:.4f}"
+    return f"{result.loss.mean:.4f}{spread}"
+
+
+def shown_changes(result: TrialResult) -> dict[str, str]:
+    """The settings in which the trial differs from the baseline, with its values."""
+    return {name: shown_setting(value) for name, value in result.changes.items()}
+
+
+def notes_of(sweep: SweepState) -> list[str]:
+    """How the results table is to be read, a sentence or two each, without markup."""
+    notes = [
+        "Evaluation loss: the last evaluation at the last step of each run that finished, lower is better; mean ± "
+        "standard deviation over the seeds. Perplexity is exp of the mean loss.",
+        f"Difference: to {sweep.baseline}, same seed with same seed, with the paired 95 % t interval of its mean, "
+        "which speaks of training again with other seeds and evaluating on the same text. Where it covers zero, no "
+        "difference was seen, which is not to say that there is none.",
+    ]
+    if len(sweep.trials) > 2:
+        notes.append(
+            f"Each interval is for one comparison alone: {len(sweep.trials) - 1} trials are compared with one "
+            "baseline, and nothing is corrected for that."
+        )
+    return notes
+
+
+def settings_table(sweep: SweepState) -> str:
+    """The settings that are not the same in all trials, in Markdown."""
+    names = sweep.varied_settings
+    rows = [
+        [f"`{trial.name}`", *(shown_setting(trial.settings.get(name)) for name in names)]
+        for trial in sweep.trials
+    ]
+    return _markdown_table(["trial", *(f"`{name}`" for name in names)], rows)
+
+
+def costs_table(costs: Sequence[TrialCost]) -> str:
+    """What each trial took, in Markdown; not the same in a rerun."""
+    rows = [
+        [
+            f"`{cost.trial.name}`",
+            str(cost.count),
+            "–" if cost.seconds is None else f"{cost.seconds:,.0f}",
+            "–" if cost.tokens_per_second is None else f"{cost.tokens_per_second:,.0f}",
+        ]
+        for cost in costs
+    ]
+    return _markdown_table(["trial", "finished runs", "seconds a run", "real tokens/s"], rows)
+
+
+def circumstances(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """What outcomes say of command, machine and versions: each with its values and how many runs have it."""
+    told = [
+        flatten({key: run.outcome[key] for key in ("command", "machine", "versions") if key in run.outcome})
+        for run in runs
+    ]
+    names = dict.fromkeys(name for run in told for name in run)
+    return [
+        (name.partition(".")[2] or name, list(Counter(str(run[name]) for run in told if name in run).items()))
+        for name in names
+    ]
+
+
+def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
+    """report.md. `pictures` are captions by file name."""
+    left_out = [(run, run.why_left_out) for run in sweep.runs if run.why_left_out is not None]
+    seeds = ", ".join(map(str, sweep.seeds))
+    parts = [
+        f"# {_text(sweep.name)}",
+        _text(sweep.description),
+        f"{len(sweep.trials)} trials of `{sweep.source}`, each with the seeds {seeds}. {count_statuses(sweep.runs)}.",
+        RESULTS_HEADING,
+        results_table(results_of(sweep)),
+        *map(_text, notes_of(sweep)),
+        "## Settings that differ",
+        settings_table(sweep) if sweep.varied_settings else "None.",
+        "## Runs without a result",
+        "\n".join(f"- `{run.name}`: {_text(str(why))}" for run, why in left_out) or "None.",
+        "## Curves",
+        "\n\n".join(f"![{caption}]({name})" for name, caption in pictures.items())
+        or "No evaluation is there yet.",
+        "## Time, machine and versions",
+        costs_table(costs_of(sweep)),
+        "Seconds are wall time, all starts of a run together, with compilation and evaluations; tokens/s those of "
+        "the steps alone.",
+        _circumstances_list(circumstances(sweep.runs)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def results_csv(sweep: SweepState) -> str:
+    """report.csv, a line a run: the last figures of the model, all digits; the same text for every rerun."""
+    rows = []
+    for run, settings in _runs_with_settings(sweep):
+        row: dict[str, Any] = {"trial": run.trial, "seed": run.seed, "status": run.status, "step": run.step}
+        row["left_out"] = run.why_left_out
+        for kind, records in (("evaluation", run.evaluations), ("training", run.training)):
+            last = records[-1] if records else {}
+            row.update({f"{kind}.{key}": value for key, value in last.items() if key not in _TIMED})
+        rows.append(row | settings)
+    return _csv(rows)
+
+
+def runs_csv(sweep: SweepState) -> str:
+    """runs.csv, a line a run: what it took, where, and with which versions. Not the same in a rerun."""
+    rows = []
+    for run in sweep.runs:
+        row: dict[str, Any] = {"trial": run.trial, "seed": run.seed, "status": run.status}
+        row |= {"real_tokens": run.real_tokens, "seconds": run.outcome.get("seconds")}
+        row["real_tokens_per_second"] = run.real_tokens / run.training_seconds if run.training else None
+        kept = {key: run.outcome[key] for key in ("command", "machine", "versions") if key in run.outcome}
+        rows.append(row | flatten(kept))
+    return _csv(rows)
+
+
+def _runs_with_settings(sweep: SweepState) -> Iterable[tuple[Run, dict[str, str]]]:
+    for trial in sweep.trials:
+        settings = {name: shown_setting(trial.settings.get(name)) for name in sweep.varied_settings}
+        for run in trial.runs:
+            yield run, settings
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _circumstances_list(found: Iterable[tuple[str, list[tuple[str, int]]]]) -> str:
+    def shown(values: list[tuple[str, int]]) -> str:
+        if len(values) == 1:
+            return f"`{values[0][0]}`"
+        return "; ".join(f"`{value}` ({count} {'run' if count == 1 else 'runs'})" for value, count in values)
+
+    return "\n".join(f"- {name}: {shown(values)}" for name, values in found)
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def escaped(cell: str) -> str:
+        return cell.replace("|", "\\|").replace("\n", " ")
+
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
+
+
+def _text(text: str) -> str:
+    """With what Markdown would take for HTML or for the end of a cell escaped."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
