@@ -111,7 +111,7 @@ def _number(shown: str, value: float | None) -> _Cell:
 
 
 def _name(trial: Trial) -> _Cell:
-    return _Cell(html.escape(trial.name), trial.name)
+    return _Cell(_breakable(trial.name), trial.name)
 
 
 def _results(results: Sequence[TrialResult]) -> str:
@@ -165,7 +165,7 @@ def _difference(difference: Difference, kind: str, scale: tuple[float, float]) -
 
 
 def _breakable(name: str) -> str:
-    """The name of a setting, which may go on in the next line after a dot or an underscore."""
+    """A name, which may go on in the next line after a dot or an underscore."""
     return re.sub(r"([._])", r"\1<wbr>", html.escape(name))
 
 

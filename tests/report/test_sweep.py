@@ -1,9 +1,11 @@
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from mlm_jax.errors import InputError
+from mlm_jax.metrics import EvaluationRecord, StepRecord
 from mlm_jax.report.sweep import read_sweep
 from tests.report.sweeps import (
     LOSSES,
@@ -23,6 +25,11 @@ def one_run(folder: Path) -> Path:
     run = folder / "rate_15" / "seed_0"
     run.mkdir(parents=True)
     return run
+
+
+def test_records_are_those_that_a_run_writes() -> None:
+    assert step_record(1, 2.0).keys() <= {field.name for field in fields(StepRecord)}
+    assert evaluation_record(1, 2.0).keys() <= {field.name for field in fields(EvaluationRecord)}
 
 
 def test_trials_and_seeds_in_the_order_of_the_plan(tmp_path: Path) -> None:
