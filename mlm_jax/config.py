@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from mlm_jax.errors import InputError
+from mlm_jax.optimizer_config import OptimizerConfig
 from mlm_jax.settings import check_types, require, require_below_one, require_positive, require_rate
 
 Activation = Literal["gelu", "gelu_tanh"]
@@ -20,7 +21,6 @@ MaskingUnit = Literal["token"]
 Packing = Literal["packed", "document"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
-Schedule = Literal["linear", "cosine", "trapezoidal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,48 +186,6 @@ class DataConfig:
             divided,
             f"False with packing {self.packing!r}: a row is of one document",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020) with a warmed-up learning-rate schedule.
-
-    Weight decay spares biases and LayerNorm. After `warmup_steps` of linear warm-up the rate goes to
-    `final_learning_rate_fraction` of its peak: linearly, along a cosine, or, with `"trapezoidal"`, it stays at
-    the peak until `cooldown_steps` before the end, a setting of that schedule alone. `freeze` lists patterns
-    over parameter paths (`fnmatch`, as in `encoder/*`); what they match keeps its values and costs no optimiser
-    memory.
-    """
-
-    name: Literal["adamw", "lamb"] = "adamw"
-    learning_rate: float = 1e-4
-    schedule: Schedule = "linear"
-    warmup_steps: int = 0
-    cooldown_steps: int = 0
-    final_learning_rate_fraction: float = 0.0
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    max_grad_norm: float | None = 1.0
-    freeze: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require(self, "learning_rate", self.learning_rate > 0, "above 0")
-        require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
-        if self.schedule == "trapezoidal":
-            require(
-                self, "cooldown_steps", self.cooldown_steps >= 1, "at least 1 with schedule 'trapezoidal'"
-            )
-        else:
-            require(self, "cooldown_steps", self.cooldown_steps == 0, f"0 with schedule {self.schedule!r}")
-        require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
-        require(self, "epsilon", self.epsilon > 0, "above 0")
-        require_rate(self, "final_learning_rate_fraction")
-        require_below_one(self, "beta1", "beta2")
-        if self.max_grad_norm is not None:
-            require(self, "max_grad_norm", self.max_grad_norm > 0, "above 0, or None for no clipping")
 
 
 @dataclass(frozen=True, kw_only=True)

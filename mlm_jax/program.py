@@ -154,7 +154,7 @@ def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainSt
     shardings = TrainState(
         step=replicated(mesh),
         params=params,
-        opt_state=optimizer_shardings(mesh, setup.optimizer, shapes.opt_state, params),
+        opt_state=optimizer_shardings(mesh, setup.optimizer, shapes.opt_state, shapes.params, params),
         nonfinite_steps=replicated(mesh),
     )
     return jax.tree.map(
