@@ -123,6 +123,7 @@ class TextClassifier:
         eval_texts: Sequence[Text] | None = None,
         eval_labels: Sequence[int | str] | None = None,
         sequence_length: int | None = None,
+        layer_rate_decay: float = 1.0,
         freeze_backbone: bool = False,
         seed: int = 0,
         on_epoch: Callable[[int, FitResult, ClassifierEvaluation | None], None] | None = None,
@@ -131,6 +132,7 @@ class TextClassifier:
 
         With `eval_texts` every epoch is evaluated, and the parameters of the best one are kept (the first of
         equals); the evaluations are returned, one an epoch. Texts are strings or pairs, labels numbers or names.
+        `layer_rate_decay` is that of `OptimizerConfig`: below 1 the first layers learn more slowly than the last.
         `on_epoch` is told the epoch's number from 1, its steps and its evaluation.
 
         Raises:
@@ -149,6 +151,7 @@ class TextClassifier:
             batch_size=batch_size,
             learning_rate=learning_rate,
             warmup_steps=steps * num_epochs // 10,
+            layer_rate_decay=layer_rate_decay,
             freeze_backbone=freeze_backbone,
             seed=seed,
         )

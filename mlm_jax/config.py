@@ -10,7 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.errors import InputError
+from mlm_jax.optimizer_config import OptimizerConfig
 from mlm_jax.settings import check_types, require, require_below_one, require_positive, require_rate
 
 Activation = Literal["gelu", "gelu_tanh"]
@@ -20,7 +22,6 @@ MaskingUnit = Literal["token"]
 Packing = Literal["packed", "document"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
-Schedule = Literal["linear", "cosine", "trapezoidal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,48 +192,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020) with a warmed-up learning-rate schedule.
-
-    Weight decay spares biases and LayerNorm. After `warmup_steps` of linear warm-up the rate goes to
-    `final_learning_rate_fraction` of its peak: linearly, along a cosine, or, with `"trapezoidal"`, it stays at
-    the peak until `cooldown_steps` before the end, a setting of that schedule alone. `freeze` lists patterns
-    over parameter paths (`fnmatch`, as in `encoder/*`); what they match keeps its values and costs no optimiser
-    memory.
-    """
-
-    name: Literal["adamw", "lamb"] = "adamw"
-    learning_rate: float = 1e-4
-    schedule: Schedule = "linear"
-    warmup_steps: int = 0
-    cooldown_steps: int = 0
-    final_learning_rate_fraction: float = 0.0
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    max_grad_norm: float | None = 1.0
-    freeze: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require(self, "learning_rate", self.learning_rate > 0, "above 0")
-        require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
-        if self.schedule == "trapezoidal":
-            require(
-                self, "cooldown_steps", self.cooldown_steps >= 1, "at least 1 with schedule 'trapezoidal'"
-            )
-        else:
-            require(self, "cooldown_steps", self.cooldown_steps == 0, f"0 with schedule {self.schedule!r}")
-        require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
-        require(self, "epsilon", self.epsilon > 0, "above 0")
-        require_rate(self, "final_learning_rate_fraction")
-        require_below_one(self, "beta1", "beta2")
-        if self.max_grad_norm is not None:
-            require(self, "max_grad_norm", self.max_grad_norm > 0, "above 0, or None for no clipping")
-
-
-@dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Sizes of the mesh axes: `data` replicates the model, `fsdp` shards it over the batch, `tensor` within layers.
 
@@ -322,7 +281,13 @@ def _is_address(text: str | None) -> bool:
 class TrainConfig:
     """One run. `batch_size` is global: rows a step over all devices and all accumulated microbatches.
 
-    `accumulation_steps` splits a step's rows into that many microbatches. `eval_batches=None` evaluates the whole
+    `accumulation_steps` splits a step's rows into that many microbatches. With `initial_batch_size`, a divisor of
+    `batch_size`, steps begin with so many rows and grow to `batch_size` over `batch_size_warmup_examples` rows,
+    linearly in the rows taken and by multiples of `initial_batch_size` (see `BatchSizes`). Each size is a program of
+    its own, compiled when a step first has it, in as few microbatches as are no larger than those of `batch_size`.
+    Evaluation batches stay as large as these.
+
+    `eval_batches=None` evaluates the whole
     evaluation set. `init_from` names the model that the run starts from: a run folder, a folder that was exported
     or that another library wrote, or a name of the hubs. Steps with a non-finite loss or gradient are skipped;
     `max_nonfinite_steps` of them in a row stop the run.
@@ -340,6 +305,8 @@ class TrainConfig:
     num_steps: int = 1000
     batch_size: int = 32
     accumulation_steps: int = 1
+    initial_batch_size: int | None = None
+    batch_size_warmup_examples: int = 0
     log_every: int = 10
     eval_every: int = 500
     eval_batches: int | None = None
@@ -361,6 +328,7 @@ class TrainConfig:
             require_positive(self, "eval_batches")
         divides = self.batch_size % self.accumulation_steps == 0
         require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
+        self._check_batch_size_warmup()
         length, positions = self.data.sequence_length, self.model.max_sequence_length
         if length > positions:
             raise InputError(
@@ -372,3 +340,32 @@ class TrainConfig:
                 f"optimizer.warmup_steps + optimizer.cooldown_steps = {cycle}: "
                 f"must be at most num_steps = {self.num_steps}"
             )
+
+    def batch_sizes(self, first_step: int = 0, first_example: int = 0) -> BatchSizes:
+        """The size of every step's batch, of a run that goes on at `first_step` with example `first_example`."""
+        return BatchSizes(
+            self.batch_size,
+            self.initial_batch_size,
+            self.batch_size_warmup_examples,
+            first_step,
+            first_example,
+        )
+
+    def _check_batch_size_warmup(self) -> None:
+        examples, initial = self.batch_size_warmup_examples, self.initial_batch_size
+        if initial is None:
+            require(self, "batch_size_warmup_examples", examples == 0, "0 without initial_batch_size")
+            return
+        require_positive(self, "initial_batch_size")
+        grows = initial < self.batch_size and self.batch_size % initial == 0
+        require(
+            self, "initial_batch_size", grows, f"a divisor of batch_size = {self.batch_size}, and below it"
+        )
+        require(self, "batch_size_warmup_examples", examples >= 1, "at least 1 with initial_batch_size")
+        full_from = self.batch_sizes().stages[-1].first_step
+        require(
+            self,
+            "batch_size_warmup_examples",
+            full_from < self.num_steps,
+            f"fewer: batches would be whole after {full_from} steps, not before num_steps = {self.num_steps}",
+        )

@@ -74,12 +74,17 @@ def fit_settings(
     batch_size: int,
     learning_rate: float,
     warmup_steps: int,
+    layer_rate_decay: float,
     freeze_backbone: bool,
     seed: int,
 ) -> TrainConfig:
     """The settings of a fit: AdamW with linear warm-up and decay, as BERT is fine-tuned."""
-    freeze = (_BACKBONE,) if freeze_backbone else ()
-    optimizer = OptimizerConfig(learning_rate=learning_rate, warmup_steps=warmup_steps, freeze=freeze)
+    optimizer = OptimizerConfig(
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        layer_rate_decay=layer_rate_decay,
+        freeze=(_BACKBONE,) if freeze_backbone else (),
+    )
     return settings_of(config, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed)
 
 
@@ -172,7 +177,7 @@ def fit_texts(
         keys = example_keys(settings.seed, batch.epochs, batch.example_ids)
         return masked_loss(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), dropout_key)
 
-    batches = TrainingBatches(rows, settings.batch_size, settings.seed)
+    batches = TrainingBatches(rows, settings.batch_sizes(), settings.seed)
     tuner = Tuner(setup, summed_loss, settings, settings.batch_size)
     state, result = tuner.train(
         state_of(setup, params), map(batches.batch, range(settings.num_steps)), settings.num_steps

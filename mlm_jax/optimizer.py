@@ -1,9 +1,8 @@
-"""Learning-rate schedules, the weight-decay mask, freezing, and the optax chain of AdamW and LAMB.
+"""Learning-rate schedules, the weight-decay mask, freezing, and the optax chain of every optimiser.
 
 Parameters are the nested dict that the model's parameters are; a path joins its keys with "/".
 """
 
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,13 +11,21 @@ import optax
 
 from mlm_jax.config import OptimizerConfig
 from mlm_jax.errors import InputError
+from mlm_jax.layer_transforms import (
+    LAYERS,
+    is_layer_kernel,
+    map_paths,
+    per_layer,
+    scale_by_depth,
+    scale_by_factored_rms,
+    scale_by_muon,
+)
 
 # By the last name of a parameter's path. BERT decays neither biases nor LayerNorm (Devlin et al. 2018, A.2).
 _DECAYED = frozenset({"kernel", "token", "position", "segment", "output"})
 _SPARED = frozenset({"bias", "scale"})
 # A classifier's loss alone reaches the pooler: in a masked LM decay would shrink it to nothing.
 _POOLER = "encoder/pooler/*"
-_STACKED = "encoder/layers/"
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int, peak: Any = None) -> optax.Schedule:
@@ -38,13 +45,6 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int, peak: Any = 
         decay = optax.linear_schedule(peak, final, config.cooldown_steps, transition_begin=begin)
     warmup = optax.linear_schedule(0.0, peak, max(1, config.warmup_steps))
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
-
-
-def map_paths(function: Callable[[str, Any], Any], params: Any) -> Any:
-    """`function(path, leaf)` over a nested dict of parameters."""
-    return jax.tree.map_with_path(
-        lambda path, leaf: function("/".join(str(entry.key) for entry in path), leaf), params
-    )
 
 
 def decay_mask(params: Any) -> Any:
@@ -88,38 +88,52 @@ def frozen_mask(config: OptimizerConfig, params: Any) -> Any:
 def make_optimizer(
     config: OptimizerConfig, num_steps: int, params: Any, peak: Any = None
 ) -> optax.GradientTransformation:
-    """The optax chain over `params` (arrays or their abstract values; only the structure is read).
+    """The optax chain over `params` (arrays or their abstract values; only structure and shapes are read).
 
-    `peak` is that of `learning_rate_schedule`; the state does not depend on it.
-
-    AdamW: clip, Adam moments, decoupled decay, schedule. LAMB (You et al. 2020): the same with each decayed
-    weight's update scaled to the weight's norm, layer by layer though layers are stacked in one array.
+    Clip, what is the optimiser's own, decoupled weight decay, layer-wise decay of the learning rate, schedule. Though
+    layers are stacked in one array, no optimiser looks at two of them at once. `peak` is that of
+    `learning_rate_schedule`; the state does not depend on it.
     """
     chain = []
     if config.max_grad_norm is not None:
         chain.append(optax.clip_by_global_norm(config.max_grad_norm))
-    chain.append(optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon))
+    chain += _own_transformations(config)
     chain.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
     if config.name == "lamb":
         # The authors' code exempts from adaptation what it exempts from decay.
-        chain.append(optax.masked(_scale_by_trust_ratio_per_layer(), decay_mask))
+        chain.append(optax.masked(per_layer(optax.scale_by_trust_ratio()), decay_mask))
+    if config.layer_rate_decay != 1.0:
+        chain.append(scale_by_depth(config.layer_rate_decay, _num_layers(params)))
     chain.append(optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps, peak)))
     labels = jax.tree.map(lambda frozen: "frozen" if frozen else "trained", frozen_mask(config, params))
     return optax.partition({"trained": optax.chain(*chain), "frozen": optax.set_to_zero()}, labels)
 
 
-def _scale_by_trust_ratio_per_layer() -> optax.GradientTransformation:
-    """optax's trust ratio, with each slice of a stacked weight a weight of its own."""
-    whole = optax.scale_by_trust_ratio()
+def _own_transformations(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """What makes a gradient the optimiser's update, before weight decay and the learning rate."""
+    coefficients = config.coefficients
+    if config.name == "adafactor":
+        # As optax.adafactor has them: the learning rate is relative to the weight's root mean square.
+        parts = [
+            scale_by_factored_rms(coefficients["epsilon"]),
+            per_layer(optax.clip_by_block_rms(1.0)),
+            per_layer(optax.scale_by_param_block_rms()),
+        ]
+        if coefficients["beta1"] > 0:
+            parts.append(optax.ema(coefficients["beta1"], debias=False))
+        return parts
+    adam = optax.scale_by_adam(coefficients["beta1"], coefficients["beta2"], coefficients["epsilon"])
+    if config.name == "muon":
+        by_kind = {"matrix": scale_by_muon(coefficients["momentum"]), "other": adam}
+        return [optax.partition(by_kind, _muon_labels)]
+    return [adam]
 
-    def scale(update: Any, param: Any) -> Any:
-        return whole.update(update, whole.init(param), param)[0]
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def scale_leaf(path: str, update: Any, param: Any) -> Any:
-            return (jax.vmap(scale) if path.startswith(_STACKED) else scale)(update, param)
+def _muon_labels(params: Any) -> Any:
+    return map_paths(lambda path, _: "matrix" if is_layer_kernel(path) else "other", params)
 
-        paths = map_paths(lambda path, _: path, updates)
-        return jax.tree.map(scale_leaf, paths, updates, params), state
 
-    return optax.GradientTransformation(whole.init, update)
+def _num_layers(params: Any) -> int:
+    """Layers of a stack, 0 where `params` has none."""
+    depths = map_paths(lambda path, leaf: leaf.shape[0] if path.startswith(LAYERS) else 0, params)
+    return max(jax.tree.leaves(depths))

@@ -255,6 +255,7 @@ class MaskedLM:
         batch_size: int = 32,
         learning_rate: float = 5e-5,
         warmup_steps: int = 0,
+        layer_rate_decay: float = 1.0,
         freeze_backbone: bool = False,
         masking: MaskingRecipe = _DEFAULT_RECIPE,
         sequence_length: int | None = None,
@@ -266,6 +267,7 @@ class MaskedLM:
         longest or `sequence_length`; or batches that are masked already, as a mapping of arrays or an iterable of
         them: token_ids, mask_positions, labels, and padding_mask, segment_ids, mask_weights where they matter (see
         `mlm_jax.fine_tuning.masked_batches`). The batch is split over the local devices that divide it.
+        `layer_rate_decay` is that of `OptimizerConfig`: below 1 the first layers learn more slowly than the last.
 
         Raises:
             InputError: the data or a setting is not usable.
@@ -277,6 +279,7 @@ class MaskedLM:
             batch_size=batch_size,
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
+            layer_rate_decay=layer_rate_decay,
             freeze_backbone=freeze_backbone,
             seed=seed,
         )

@@ -89,6 +89,24 @@ class Program:
         """Rows of an evaluation batch: those of a microbatch, so that evaluation needs no more memory."""
         return self.config.batch_size // self.config.accumulation_steps
 
+    def resized(self, rows: int) -> "Program":
+        """The same for steps of `rows` rows, in as few microbatches as have no more rows than those of this one.
+
+        So the steps on fewer rows need no more memory. `rows` is a multiple of what the mesh splits a batch into.
+        """
+        if rows == self.config.batch_size:
+            return self
+        microbatch, ways = self.config.batch_size // self.config.accumulation_steps, batch_ways(self.mesh)
+        count = next(n for n in range(-(-rows // microbatch), rows // ways + 1) if rows % (n * ways) == 0)
+        config = replace(
+            self.config,
+            batch_size=rows,
+            accumulation_steps=count,
+            initial_batch_size=None,
+            batch_size_warmup_examples=0,
+        )
+        return replace(self, config=config, setup=replace(self.setup, accumulation_steps=count))
+
     def initial_state(self) -> TrainState:
         """Freshly drawn parameters, each shard made where it stays; the same on every mesh."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
@@ -165,14 +183,19 @@ def build_program(
     documents.
 
     Raises:
-        InputError: the mesh divides neither the rows of a microbatch nor a dimension that it splits, or its devices
-            have not the attention that the config names.
+        InputError: the mesh does not divide the rows of a microbatch, those of the smallest batch or a dimension that
+            it splits, or its devices have not the attention that the config names.
     """
     microbatch = config.batch_size // config.accumulation_steps
     ways = batch_ways(mesh)
     if microbatch % ways:
         raise InputError(
             f"batch_size / accumulation_steps = {microbatch}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
+        )
+    initial = config.initial_batch_size
+    if initial is not None and initial % ways:
+        raise InputError(
+            f"initial_batch_size = {initial}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
         )
     length, device = config.data.sequence_length, mesh.devices.flat[0]
     attention = choose_attention(config.compute, config.model, length, device)
@@ -188,7 +211,7 @@ def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainSt
     shardings = TrainState(
         step=replicated(mesh),
         params=params,
-        opt_state=optimizer_shardings(mesh, setup.optimizer(0.0), shapes.opt_state, params),
+        opt_state=optimizer_shardings(mesh, setup.optimizer(0.0), shapes.opt_state, shapes.params, params),
         nonfinite_steps=replicated(mesh),
     )
     return jax.tree.map(

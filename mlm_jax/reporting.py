@@ -60,6 +60,8 @@ class Reporter:
             unit="step",
             dynamic_ncols=True,
             disable=not self._interactive,
+            # Without tqdm's estimate, which takes all steps to be as large as the last.
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
 
     def __enter__(self) -> "Reporter":
@@ -102,7 +104,8 @@ class Reporter:
         if held is None:
             return
         step, metrics = held
-        rows, length = self._config.batch_size, self._config.data.sequence_length
+        sizes, length = self._batches.sizes, self._config.data.sequence_length
+        rows = sizes.size(step - 1)
         self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
         self._window.add(rows, metrics)
         self.stop_voted |= bool(metrics.stop_votes)
@@ -135,13 +138,12 @@ class Reporter:
         )
         if self._log is not None:
             self._log.log_step(record)
-        self._bar.set_postfix_str(f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s")
+        examples = self._batches.sizes.examples
+        seconds = (examples(self._config.num_steps) - examples(step)) / record.sequences_per_second
+        speed, left = f"{record.tokens_per_second:,.0f} tokens/s", f"{tqdm.format_interval(seconds)} left"
+        self._bar.set_postfix_str(f"{left}, loss {record.loss:.3f}, {speed}")
         if not self._interactive:
-            left = (self._config.num_steps - step) * record.step_seconds
-            say(
-                f"step {step:,}/{self._config.num_steps:,}: loss {record.loss:.4f}, "
-                f"{record.tokens_per_second:,.0f} tokens/s, {tqdm.format_interval(left)} left"
-            )
+            say(f"step {step:,}/{self._config.num_steps:,}: loss {record.loss:.4f}, {speed}, {left}")
 
     def _mfu(self, sequences_per_second: float) -> float | None:
         config, mesh = self._config, self._program.mesh
@@ -205,6 +207,12 @@ def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
     steps = rows.num_rows / config.batch_size
     say(f"model: {count:,} parameters; mesh: {shape} of {device}; compute: {config.compute.dtype}")
     say(f"data: {rows.num_rows:,} rows of {config.data.sequence_length} tokens, {steps:,.1f} steps an epoch")
+    if config.initial_batch_size is not None:
+        stages = config.batch_sizes().stages
+        say(
+            f"batch size: {config.initial_batch_size:,} rows, growing to {config.batch_size:,} at step "
+            f"{stages[-1].first_step + 1:,}; {len(stages)} sizes, each a program that is compiled when it is needed"
+        )
     say(
         f"masking: {config.masking.mask_selection_rate:.0%} of the tokens, at most "
         f"{program.setup.masking.mask_selection_length} a row"

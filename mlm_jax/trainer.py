@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,13 @@ def train(
 
             # State.
             state, batches = run.start()
-            if batches.first_step >= config.num_steps:
+            start = batches.sizes.first_step
+            if start >= config.num_steps:
                 say(
-                    f"{folder}: finished, at step {batches.first_step:,} of {config.num_steps:,}; "
+                    f"{folder}: finished, at step {start:,} of {config.num_steps:,}; "
                     "a larger num_steps goes on"
                 )
-                return TrainResult(folder, batches.first_step, finished=True)
+                return TrainResult(folder, start, finished=True)
 
             # Steps.
             try:
@@ -140,21 +142,20 @@ class _Run:
         restored = self.checkpointer.restore(self.program.abstract_state, self.description)
         step, state = restored or (0, _initial_state(config, self.program, self.sources.tokenizer))
         self.job.require_same({"newest whole checkpoint": step})
+        first_example = self.checkpointer.examples(step) if restored else 0
         batches = TrainingBatches(
             self.sources.train,
-            config.batch_size,
+            config.batch_sizes(step, first_example),
             config.seed,
-            first_step=step,
-            first_example=self.checkpointer.examples(step) if restored else 0,
-            local_rows=local_rows(self.program.mesh, config.batch_size),
+            cache(partial(local_rows, self.program.mesh)),
         )
         if (self.folder / CONFIG_FILE).is_file() and step < config.num_steps:
             for change in config_changes(read_config(self.folder), config):
                 say(f"changed since this run last started: {change}")
-            if batches.first_example != step * config.batch_size:
+            if first_example != config.batch_sizes().examples(step):
                 say(
                     f"batches had another size before: step {step + 1:,} begins at example "
-                    f"{batches.first_example:,}, {batches.epoch(step):.2f} epochs"
+                    f"{first_example:,}, {batches.epoch(step):.2f} epochs"
                 )
         return state, batches
 
@@ -165,7 +166,7 @@ class _Run:
         background, and any transfer that nobody asked for is an error.
         """
         config, program = self.config, self.program
-        step = start = batches.first_step
+        step = start = batches.sizes.first_step
         self._write(write_run, self.folder, config, self.sources.tokenizer)
         describe_start(config, program, batches.rows)
         with (
@@ -175,14 +176,17 @@ class _Run:
         ):
             try:
                 for batch in batches.from_step(start, config.num_steps, config.data.prefetch_batches):
+                    rows = batches.sizes.size(step)
                     step += 1
+                    if rows != program.config.batch_size:
+                        program = self._compile(rows, step, reporter)
                     self.job.turn(step)
                     votes = program.stop_votes(self.stop.name is not None)
                     state, metrics = program.train(state, program.put(batch), votes)
                     reporter.step(step, metrics)
                     if self.on_step is not None:
                         self.on_step(step)
-                    if self._evaluate_and_save(step, state, batches.examples(step), reporter):
+                    if self._evaluate_and_save(step, state, batches.sizes.examples(step), reporter):
                         break
                 reporter.flush()
             except RunError:
@@ -195,6 +199,15 @@ class _Run:
             # While a signal is still a request: the default would end the process before its checkpoint is whole.
             self.checkpointer.wait()
         return step
+
+    def _compile(self, rows: int, step: int, reporter: Reporter) -> Program:
+        """The program for steps of `rows` rows, compiled."""
+        program = self.program.resized(rows)
+        self.job.rest()
+        with reporter.paused():
+            program.train  # noqa: B018
+        say(f"step {step:,}: {rows:,} rows a step from here on")
+        return program
 
     def _write(self, write: Callable[..., None], *arguments: Any) -> None:
         """The first process writes for all."""

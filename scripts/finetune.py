@@ -25,6 +25,8 @@ class Arguments:
     num_epochs: int = 3
     batch_size: int = 32
     learning_rate: float = 5e-5
+    layer_rate_decay: float = 1.0
+    """What the learning rate is multiplied with from each layer to the one below it."""
     sequence_length: int | None = None
     """Longer texts are cut; by default at what the model takes."""
     dropout_rate: float | None = None
@@ -70,6 +72,7 @@ def main() -> None:
         num_epochs=arguments.num_epochs,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
+        layer_rate_decay=arguments.layer_rate_decay,
         sequence_length=arguments.sequence_length,
         freeze_backbone=arguments.freeze_backbone,
         seed=arguments.seed,

@@ -69,6 +69,29 @@ def test_it_learns_and_predicts(fitted: TextClassifier) -> None:
         np.testing.assert_allclose(alone[0], probabilities[index], atol=1e-5)
 
 
+def test_lower_layers_learn_more_slowly_where_the_learning_rate_decays(folder: Path) -> None:
+    moved = {}
+    for decay in (1.0, 0.25):
+        classifier = TextClassifier.from_preset(folder, num_classes=2, dropout_rate=0.0)
+        before = jax.tree.map(np.asarray, classifier.params)
+        classifier.fit(
+            TEXTS,
+            LABELS,
+            batch_size=len(TEXTS),
+            num_epochs=1,
+            learning_rate=1e-2,
+            layer_rate_decay=decay,
+        )
+        moved[decay] = jax.tree.map(
+            lambda after, before: np.abs(np.asarray(after) - before).mean(), classifier.params, before
+        )
+    ratio = jax.tree.map(lambda slow, full: slow / full, moved[0.25], moved[1.0])
+    assert ratio["classifier"]["kernel"] == pytest.approx(1, rel=1e-3)
+    assert ratio["encoder"]["pooler"]["kernel"] == pytest.approx(1, rel=1e-3)
+    assert ratio["encoder"]["layers"]["feed_forward"]["up"]["kernel"] == pytest.approx(0.25, rel=1e-3)
+    assert ratio["encoder"]["embeddings"]["token"] == pytest.approx(0.25**2, rel=1e-3)
+
+
 def test_dropout_takes_the_place_of_the_models_own(folder: Path) -> None:
     losses, probabilities = {}, []
     for rate in (0.0, 0.5):

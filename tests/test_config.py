@@ -56,7 +56,11 @@ def test_json_gives_back_the_same_config(config: TrainConfig) -> None:
         (("num_stepz",), 3, r"num_stepz: no such setting; did you mean 'num_steps'"),
         (("num_steps",), "3", r"num_steps = '3': must be a whole number"),
         (("num_steps",), True, r"num_steps = True: must be a whole number"),
-        (("optimizer", "name"), "sgd", r"OptimizerConfig\.name = 'sgd': must be one of 'adamw', 'lamb'"),
+        (
+            ("optimizer", "name"),
+            "sgd",
+            r"OptimizerConfig\.name = 'sgd': must be one of 'adamw', 'lamb', 'adafactor', 'muon'",
+        ),
         (
             ("optimizer", "learning_rate"),
             "fast",
@@ -84,6 +88,19 @@ def test_json_with_a_wrong_setting_is_refused(path: tuple[str, ...], value: obje
         (BertConfig(), {"pooler": 1}, r"pooler = 1: must be True or False"),
         (DataConfig(), {"packing": "pack"}, r"packing = 'pack': .*; did you mean 'packed'"),
         (OptimizerConfig(), {"schedule": "cosin"}, r"schedule = 'cosin': .*; did you mean 'cosine'"),
+        (
+            OptimizerConfig(),
+            {"momentum": 0.9},
+            "momentum = 0.9: must be None with name 'adamw', which has none",
+        ),
+        (
+            OptimizerConfig(beta2=0.98),
+            {"name": "adafactor"},
+            "beta2 = 0.98: must be None with name 'adafactor'",
+        ),
+        (OptimizerConfig(name="muon"), {"momentum": 1.0}, r"momentum = 1.0: must be in \[0, 1\)"),
+        (OptimizerConfig(), {"epsilon": 0.0}, "epsilon = 0.0: must be above 0"),
+        (OptimizerConfig(), {"layer_rate_decay": 0.0}, r"layer_rate_decay = 0.0: must be in \(0, 1\]"),
         (OptimizerConfig(), {"beta2": 1.0}, r"beta2 = 1.0: must be in \[0, 1\)"),
         (
             OptimizerConfig(),

@@ -70,6 +70,22 @@ def test_it_learns_strings(model: MaskedLM) -> None:
     assert model.params["head"]["bias"].devices() == {jax.devices()[0]}
 
 
+def test_lower_layers_learn_more_slowly_where_the_learning_rate_decays(
+    tokenizer: Tokenizer, model: MaskedLM
+) -> None:
+    before, moved = jax.tree.map(np.asarray, model.params), {}
+    for decay in (1.0, 0.25):
+        fitted = MaskedLM(model.config, before, tokenizer)
+        fitted.fit(batch_of(model), num_steps=1, batch_size=16, learning_rate=1e-2, layer_rate_decay=decay)
+        moved[decay] = jax.tree.map(
+            lambda after, before: np.abs(np.asarray(after) - before).mean(), fitted.params, before
+        )
+    ratio = jax.tree.map(lambda slow, full: slow / full if full else np.nan, moved[0.25], moved[1.0])
+    assert ratio["head"]["dense"]["kernel"] == pytest.approx(1, rel=1e-3)
+    assert ratio["encoder"]["layers"]["attention"]["value"]["kernel"] == pytest.approx(0.25, rel=1e-3)
+    assert ratio["encoder"]["embeddings"]["position"] == pytest.approx(0.25**2, rel=1e-3)
+
+
 def test_two_strings_are_enough(model: MaskedLM) -> None:
     result = model.fit(["The quick brown fox jumped.", "I forgot my homework."], batch_size=2, num_steps=2)
     assert np.isfinite(result.losses).all()

@@ -1,6 +1,7 @@
-"""Schedules, decay, freezing, and LAMB's per-layer trust ratio."""
+"""Schedules, decay, freezing, LAMB's per-layer trust ratio, and every optimiser on a mesh and in a checkpoint."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +11,15 @@ import optax
 import pytest
 from flax import nnx
 
+from mlm_jax.checkpoint import Checkpointer
 from mlm_jax.config import BertConfig, OptimizerConfig
 from mlm_jax.errors import InputError
+from mlm_jax.layer_transforms import map_paths
 from mlm_jax.model.bert import BertMaskedLM
-from mlm_jax.optimizer import decay_mask, frozen_mask, learning_rate_schedule, make_optimizer, map_paths
-from mlm_jax.train_step import split_model
+from mlm_jax.optimizer import decay_mask, frozen_mask, learning_rate_schedule, make_optimizer
+from mlm_jax.program import Program
+from mlm_jax.train_step import TrainState, split_model
+from tests import small
 
 MODEL = BertConfig(
     vocabulary_size=30, num_layers=3, hidden_dim=8, num_heads=2, intermediate_dim=16, max_sequence_length=8
@@ -84,9 +89,7 @@ def test_adamw_is_optax_adamw(params: Any) -> None:
     trained = {"head": params["head"]}
     reference = optax.chain(
         optax.clip_by_global_norm(0.5),
-        optax.adamw(
-            learning_rate_schedule(config, 50), eps=config.epsilon, weight_decay=0.1, mask=decay_mask(trained)
-        ),
+        optax.adamw(learning_rate_schedule(config, 50), eps=1e-6, weight_decay=0.1, mask=decay_mask(trained)),
     )
     ours = make_optimizer(config, 50, trained)
     states = ours.init(trained), reference.init(trained)
@@ -114,7 +117,7 @@ def test_lamb_adapts_each_layer_of_a_stack_by_itself(params: Any) -> None:
     for index in range(3):
         alone = slice_of(layers, index)
         reference = optax.chain(
-            optax.scale_by_adam(eps=config.epsilon),
+            optax.scale_by_adam(eps=1e-6),
             optax.add_decayed_weights(0.1, decay_mask(alone)),
             optax.masked(optax.scale_by_trust_ratio(), decay_mask(alone)),
             optax.scale_by_learning_rate(1.0),
@@ -133,3 +136,85 @@ def test_parameters_of_every_option_have_a_rule() -> None:
     config = replace(MODEL, tie_embeddings=False, pooler=True)
     abstract = nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0)))
     assert decay_mask(split_model(abstract)[1])["head"]["output"]
+
+
+# Wide enough for Adafactor to factor its matrices.
+WIDE = replace(small.MODEL, hidden_dim=128)
+
+
+def program_of(name: Any, mesh: tuple[int, int, int] = (1, 1, 1)) -> Program:
+    optimizer = OptimizerConfig(name=name, learning_rate=1e-2 if name == "adafactor" else 1e-3)
+    return small.program_of(mesh, model=WIDE, optimizer=optimizer)
+
+
+def train_on(program: Program, state: TrainState, steps: range) -> tuple[TrainState, list[float]]:
+    losses = []
+    with jax.set_mesh(program.mesh):
+        for step in steps:
+            batch, votes = program.put(small.batch_of(step)), program.stop_votes(False)
+            state, metrics = program.train(state, batch, votes)
+            losses.append(float(metrics.loss))
+    return state, losses
+
+
+def bytes_a_device(tree: Any) -> int:
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", ["lamb", "adafactor", "muon"])
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)])
+def test_updates_are_exact_in_float64_on_any_mesh(name: Any, mesh: tuple[int, int, int]) -> None:
+    """To a few roundings of float64, with parameters and moments where a run has them."""
+    with jax.enable_x64(True):
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, program_of(name, mesh).abstract_state)
+        model = split_model(BertMaskedLM(WIDE, key=jax.random.key(0)))[1]
+        params, *grads = (
+            jax.tree.map(lambda w: w.astype(jnp.float64), random_like(model, seed)) for seed in range(3)
+        )
+        optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=2.0**-7), 10, params)
+
+        def updates_of(placed: bool) -> Any:
+            def put(tree: Any, where: Any) -> Any:
+                return jax.device_put(tree, where if placed else jax.devices()[0])
+
+            out = (shardings.params, shardings.opt_state) if placed else None
+            step = jax.jit(optimizer.update, out_shardings=out)
+            weights = put(params, shardings.params)
+            state = put(optimizer.init(params), shardings.opt_state)
+            for gradient in grads:
+                updates, state = step(put(gradient, shardings.params), state, weights)
+            return updates
+
+        def compare(path: str, a: Any, b: Any) -> None:
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14, err_msg=path)
+
+        map_paths(compare, updates_of(True), updates_of(False))
+
+
+@pytest.mark.parametrize("name", ["adafactor", "muon"])
+def test_moments_are_shared_out_and_go_on_on_another_mesh(name: Any, tmp_path: Path) -> None:
+    eight, one = program_of(name, (2, 2, 2)), program_of(name)
+    state, losses = train_on(eight, eight.initial_state(), range(4))
+    share = bytes_a_device(state.params)
+    if name == "adafactor":
+        assert bytes_a_device(state.opt_state) < 0.2 * share, "rows, columns, biases and the segment table"
+    else:
+        layers = state.params["encoder"]["layers"]
+        matrices: list[Any] = []
+        map_paths(lambda path, leaf: path.endswith("kernel") and matrices.append(leaf), layers)
+        moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.size > 8]
+        assert bytes_a_device(moments) == 2 * share - bytes_a_device(matrices)
+    alone, losses_alone = train_on(one, one.initial_state(), range(4))
+    np.testing.assert_allclose(losses, losses_alone, atol=1e-5)
+
+    with Checkpointer(tmp_path / "eight") as checkpointer:
+        checkpointer.save(4, state, {})
+        _, moved = checkpointer.restore(one.abstract_state, {})
+    with Checkpointer(tmp_path / "one") as checkpointer:
+        checkpointer.save(4, alone, {})
+        _, again = checkpointer.restore(one.abstract_state, {})
+    _, goes_on = train_on(eight, state, range(4, 6))
+    np.testing.assert_allclose(train_on(one, moved, range(4, 6))[1], goes_on, atol=1e-5)
+    resumed, uninterrupted = (train_on(one, start, range(4, 6)) for start in (again, alone))
+    assert resumed[1] == uninterrupted[1]
+    jax.tree.map(np.testing.assert_array_equal, resumed[0], uninterrupted[0])

@@ -118,7 +118,7 @@ def on_a_terminal(config: Path, columns: int) -> str:
 def test_on_a_terminal_a_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> None:
     sent = on_a_terminal(write_config(config_of(tmp_path / "run")), columns=100)
     bars = [part for part in re.split(r"[\r\n]+", sent) if "/40 [" in part]
-    pattern = r"\s*\d+%\|.*\| +\d+/40 \[\d\d:\d\d<\d\d:\d\d.*, loss \d\.\d{3}, [\d,]+ tokens/s\]"
+    pattern = r"\s*\d+%\|.*\| +\d+/40 \[\d\d:\d\d, \d\d:\d\d left, loss \d\.\d{3}, [\d,]+ tokens/s\]"
     assert any(re.fullmatch(pattern, bar) for bar in bars), bars
     assert all(len(bar) <= 100 for bar in bars)
     assert "100%" in bars[-1]

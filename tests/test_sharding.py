@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 from mlm_jax import sharding
 from mlm_jax.config import ComputeConfig, MeshConfig
 from mlm_jax.errors import InputError
+from mlm_jax.layer_transforms import map_paths
 from mlm_jax.model.bert import BertMaskedLM
 from mlm_jax.model.layers import parameter
-from mlm_jax.optimizer import map_paths
 from mlm_jax.presets import PRESETS
 from mlm_jax.sharding import make_mesh, parameter_shardings, partition_spec
 from tests.small import MODEL, batch_of, program_of

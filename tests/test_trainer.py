@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from mlm_jax import trainer
+from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.convert.conversion import convert
 from mlm_jax.data.batches import Batch, TrainingBatches
@@ -109,11 +111,85 @@ def test_another_batch_size_goes_on_at_the_next_example(
     for step, examples in ((41, 320), (43, 352)):
         epochs = f"{examples / rows.num_rows:.2f} epochs"
         assert f"step {step} begins at example {examples}, {epochs}\n" in told
-    follow = [TrainingBatches(rows, 8, before.seed).batch(step) for step in range(40, 48)]
+    follow = [TrainingBatches(rows, BatchSizes(8), before.seed).batch(step) for step in range(40, 48)]
     for now, then in zip(zip(*taken, strict=True), zip(*follow, strict=True), strict=True):
         np.testing.assert_array_equal(np.concatenate(now), np.concatenate(then))
     (*_, last_record) = read_records(run / "metrics.jsonl")
     assert last_record["epoch"] == 384 / rows.num_rows
+
+
+def growing(output_dir: Path, **changes: Any) -> TrainConfig:
+    """Batches of 4 rows that grow to 16 over 100 rows: 9 steps of 4, 4 of 8, 3 of 12, and 8 of 16."""
+    settings = {
+        "batch_size": 16,
+        "accumulation_steps": 2,
+        "initial_batch_size": 4,
+        "batch_size_warmup_examples": 100,
+        "num_steps": 24,
+        "eval_every": 6,
+        "log_every": 1,
+        "keep_checkpoints": 9,
+        "compilation_cache_dir": None,
+    }
+    return config_of(output_dir, **settings | changes)
+
+
+GROWING = [4] * 9 + [8] * 4 + [12] * 3 + [16] * 8
+
+
+def test_a_batch_size_that_grows(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a run that goes on amid the growth: the same to the bit."""
+    taken: list[Batch] = []
+    put = Program.put
+    monkeypatch.setattr(Program, "put", lambda self, batch: taken.append(batch) or put(self, batch))
+    run = tmp_path / "run"
+    train(growing(run))
+    told = capsys.readouterr().err
+    rows = open_sources(growing(run).data)
+    per_evaluation = -(-rows.evaluation.num_rows // 8)
+    # Of an evaluation batch what a microbatch has in the end.
+    assert [len(batch.epochs) for batch in taken] == [
+        size
+        for step, rows_of_step in enumerate(GROWING, 1)
+        for size in [rows_of_step, *([8] * per_evaluation if step % 6 == 0 else [])]
+    ]
+    assert (
+        "batch size: 4 rows, growing to 16 at step 17; 4 sizes, each a program that is compiled when" in told
+    )
+    for step, size in ((1, 4), (10, 8), (14, 12), (17, 16)):
+        assert f"step {step}: {size} rows a step from here on\n" in told
+    records = read_records(run / "metrics.jsonl")
+    examples = np.cumsum(GROWING)
+    assert [record["epoch"] for record in records] == pytest.approx(examples / rows.train.num_rows)
+    speeds = [record["sequences_per_second"] * record["step_seconds"] for record in records]
+    assert speeds == pytest.approx(GROWING)
+    left = (examples[-1] - examples[0]) / records[0]["sequences_per_second"]
+    assert f"tokens/s, {tqdm.format_interval(left)} left" in told
+    again = shutil.copytree(run, tmp_path / "again")
+    for checkpoint in (again / "checkpoints").iterdir():
+        if int(checkpoint.name) > 10:
+            shutil.rmtree(checkpoint)
+    train(growing(again))
+    told = capsys.readouterr().err
+    assert "step 11: 8 rows a step from here on" in told
+    assert "batches had another size before" not in told
+    assert_same_end(again, run)
+
+
+@pytest.mark.slow
+def test_a_batch_size_that_grows_on_eight_devices_as_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(growing(tmp_path / "eight", mesh=MeshConfig(data=2, fsdp=2, tensor=2)))
+    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    train(growing(tmp_path / "one"))
+    losses = [
+        [record["loss"] for record in read_records(tmp_path / name / "metrics.jsonl")]
+        for name in ("eight", "one")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 def other(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:

@@ -10,13 +10,14 @@ a batch may cross the end of an epoch, nothing is dropped there, and a checkpoin
 Both keep every token of every document. Only the last row of a shard, and of a document, is padded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
+from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig
 from mlm_jax.data.permutation import permute
 from mlm_jax.data.row_index import row_index, runs
@@ -108,30 +109,22 @@ def _fewer_rows(store: TokenStore, config: DataConfig) -> str:
 class TrainingBatches:
     """The batches of a run: `batch(step)` for any step, `from_step(step)` to read on from there.
 
-    Step `first_step` begins at example `first_example` of the run: `step * batch_size`, unless the steps before had
-    batches of another size. Of every batch only `local_rows` are read, by default all.
+    Of every batch only the local rows are read, by default all.
     """
 
     rows: Rows
-    batch_size: int
+    sizes: BatchSizes
     seed: int
-    first_step: int = 0
-    first_example: int = 0
-    local_rows: np.ndarray | None = None
-    """Places in a batch, int [n], ascending."""
-
-    def examples(self, step: int) -> int:
-        """Rows that the run has taken before `step`, over all epochs."""
-        return self.first_example + (step - self.first_step) * self.batch_size
+    local_rows: Callable[[int], np.ndarray] = np.arange
+    """The size of a batch to places in it, int [n], ascending."""
 
     def epoch(self, step: int) -> float:
         """Passes over the data made before `step`."""
-        return self.examples(step) / self.rows.num_rows
+        return self.sizes.examples(step) / self.rows.num_rows
 
     def batch(self, step: int) -> Batch:
         """The local rows of step `step`."""
-        local_rows = np.arange(self.batch_size) if self.local_rows is None else self.local_rows
-        positions = self.examples(step) + local_rows
+        positions = self.sizes.examples(step) + self.local_rows(self.sizes.size(step))
         epochs, places = np.divmod(positions, self.rows.num_rows)
         row_numbers = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -151,7 +144,7 @@ def evaluation_batches(
     """Every row once, in order, in batches of `batch_size`; rows of nothing but padding fill the last one.
 
     `limit` batches at most; where it leaves rows out, those taken are spread evenly over the data. Of every batch only
-    `local_rows` are read, as in `TrainingBatches`.
+    the rows at the places `local_rows`, int [n], ascending, are read, by default all.
     """
     total = rows.num_rows if limit is None else min(rows.num_rows, limit * batch_size)
     row_numbers = np.arange(total) * rows.num_rows // total

@@ -3,12 +3,14 @@
 import time
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import Rows, TrainingBatches, evaluation_batches
 from mlm_jax.data.shards import TokenStore
@@ -90,14 +92,14 @@ def test_any_rows_may_be_read_together(tokenizer: Tokenizer, packing: str) -> No
     assert whole.dtype == np.int32
 
 
-def batches_of(tokenizer: Tokenizer, **changes: int) -> TrainingBatches:
+def batches_of(tokenizer: Tokenizer, **changes: Any) -> TrainingBatches:
     texts = [" ".join(WORDS[i % 20 : i % 20 + 9]) + f" {WORDS[i % 40]}" for i in range(37)]
     rows = Rows(
         TokenStore.from_documents(texts, tokenizer, shard_tokens=150),
         tokenizer,
         DataConfig(sequence_length=32, packing="document"),
     )
-    return replace(TrainingBatches(rows, batch_size=8, seed=0), **changes)
+    return replace(TrainingBatches(rows, BatchSizes(8), seed=0), **changes)
 
 
 def test_an_epoch_holds_every_row_once_also_across_batches(tokenizer: Tokenizer) -> None:
@@ -125,9 +127,9 @@ def test_a_row_is_the_row_of_its_example_id(tokenizer: Tokenizer) -> None:
 def test_a_batch_size_may_change_between_two_steps(tokenizer: Tokenizer) -> None:
     before, after = (
         batches_of(tokenizer),
-        batches_of(tokenizer, batch_size=16, first_step=5, first_example=40),
+        batches_of(tokenizer, sizes=BatchSizes(16, first_step=5, first_example=40)),
     )
-    assert (after.examples(5), after.examples(7)) == (40, 72)
+    assert (after.sizes.examples(5), after.sizes.examples(7)) == (40, 72)
     assert after.epoch(7) == 72 / 37
     for field in range(3):
         halves = [before.batch(step)[field] for step in (7, 8)]
@@ -135,11 +137,26 @@ def test_a_batch_size_may_change_between_two_steps(tokenizer: Tokenizer) -> None
 
 
 def test_processes_share_a_batch_without_overlap(tokenizer: Tokenizer) -> None:
-    whole = batches_of(tokenizer).batch(6)
-    rows_of = np.arange(8).reshape(4, 2)
-    parts = [batches_of(tokenizer, local_rows=rows_of[i]).batch(6) for i in range(4)]
-    for field in range(3):
-        np.testing.assert_array_equal(np.concatenate([part[field] for part in parts]), whole[field])
+    sizes = BatchSizes(16, 4, 60)
+    whole = batches_of(tokenizer, sizes=sizes)
+    parts = [
+        batches_of(tokenizer, sizes=sizes, local_rows=lambda size, i=i: np.arange(size).reshape(4, -1)[i])
+        for i in range(4)
+    ]
+    assert {len(whole.batch(step).epochs) for step in range(12)} == {4, 8, 12, 16}
+    for step in range(12):
+        for field in range(3):
+            shares = [part.batch(step)[field] for part in parts]
+            np.testing.assert_array_equal(np.concatenate(shares), whole.batch(step)[field])
+
+
+def test_batches_that_grow_read_the_same_rows_in_the_same_order(tokenizer: Tokenizer) -> None:
+    growing = batches_of(tokenizer, sizes=BatchSizes(16, 4, 60))
+    read = np.concatenate([growing.batch(step).example_ids for step in range(12)])
+    one_at_a_time = batches_of(tokenizer, sizes=BatchSizes(1))
+    expected = [one_at_a_time.batch(step).example_ids[0] for step in range(len(read))]
+    np.testing.assert_array_equal(read, expected)
+    assert growing.epoch(12) == len(read) / 37
 
 
 def test_reading_ahead_from_any_step_gives_the_batches_of_the_steps(tokenizer: Tokenizer) -> None:
@@ -185,7 +202,7 @@ def test_another_tokenizer_is_refused(tokenizer: Tokenizer) -> None:
 def test_rows_come_at_300_000_a_second(tokenizer: Tokenizer) -> None:
     texts = [" ".join(np.random.default_rng(i).choice(WORDS, 400)) for i in range(8000)]
     rows = Rows(TokenStore.from_documents(texts, tokenizer), tokenizer, DataConfig())
-    batches = TrainingBatches(rows, batch_size=1024, seed=0)
+    batches = TrainingBatches(rows, BatchSizes(1024), seed=0)
     best = 0.0
     for _ in range(5):
         start = time.process_time()

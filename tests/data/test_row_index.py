@@ -151,6 +151,7 @@ from statistics import median
 import numpy as np
 # Far below what systems give: opening and reading hold next to none.
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import open_sources
@@ -164,7 +165,7 @@ config = DataConfig(path=sys.argv[1], sequence_length=512)
 opening = median(seconds(open_sources, config) for _ in range(3))
 rows = open_sources(config).train
 assert rows.num_rows == 10_000 * -(-10**8 // 510)
-batches = TrainingBatches(rows, batch_size=256, seed=0)
+batches = TrainingBatches(rows, BatchSizes(256), seed=0)
 batch = batches.batch(10**9)
 assert len(set(batch.example_ids // -(-10**8 // 510))) > 200
 assert (batch.token_ids[:, 0] == 2).all() and (batch.token_ids[:, 1:-1] == 0).all()

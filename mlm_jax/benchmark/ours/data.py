@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.benchmark.contest import Round, serve
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import TrainingBatches
@@ -19,7 +20,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     )
     sources = open_sources(config)
     rows, padding_id = sources.train, sources.tokenizer.pad_token_id
-    batches = TrainingBatches(rows, settings["batch_size"], seed=0)
+    batches = TrainingBatches(rows, BatchSizes(settings["batch_size"]), seed=0)
     stream = batches.from_step(0, 10**9, config.prefetch_batches)
 
     def read() -> float:

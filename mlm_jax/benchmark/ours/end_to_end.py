@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.benchmark.contest import Round, serve
 from mlm_jax.benchmark.corpus import document_slices
 from mlm_jax.benchmark.ours.step import step_program
@@ -31,7 +32,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     def epoch() -> float:
         nonlocal state
         rows = tokenise_sources(next(slices), None, tokenizer, config).train
-        batches = TrainingBatches(rows, work.batch_size, seed=0)
+        batches = TrainingBatches(rows, BatchSizes(work.batch_size), seed=0)
         real = 0
         for batch in batches.from_step(0, rows.num_rows // work.batch_size, config.prefetch_batches):
             state, metrics = program.train(state, program.put(batch), votes)

@@ -1,0 +1,72 @@
+"""How many rows each step of a run takes: the batch size may grow while the run is young."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    """Steps of one size, up to the next stage."""
+
+    first_step: int
+    first_example: int
+    """Rows that the run has taken before, over all epochs."""
+    size: int
+    """Rows a step."""
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """The size of every step's batch, and the rows taken before it: whole numbers, for any step at once.
+
+    The size is `final`. With `initial`, which divides it, a step that begins at example e of the run takes
+    initial · (1 + ⌊e · rises / warmup_examples⌋) rows until that is `final`, rises being final / initial - 1: it grows
+    linearly with the examples seen, a multiple of `initial` at a time (Megatron-LM's `--rampup-batch-size`). The size
+    follows from the example alone, so a run may go on anywhere: step `first_step` begins at example `first_example`.
+    """
+
+    final: int
+    initial: int | None = None
+    warmup_examples: int = 0
+    first_step: int = 0
+    first_example: int = 0
+
+    def size(self, step: int) -> int:
+        """Rows of step `step`, from `first_step` on."""
+        return self._stage(step).size
+
+    def examples(self, step: int) -> int:
+        """Rows that the run has taken before `step`, over all epochs."""
+        stage = self._stage(step)
+        return stage.first_example + (step - stage.first_step) * stage.size
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages from `first_step` on, sizes ascending; steps so large that they skip a size leave it out."""
+        stages = [Stage(self.first_step, self.first_example, self._size_at(self.first_example))]
+        while stages[-1].size < self.final:
+            step, example, size = stages[-1]
+            num_steps = -(-(self._end_of(size) - example) // size)
+            example += num_steps * size
+            stages.append(Stage(step + num_steps, example, self._size_at(example)))
+        return tuple(stages)
+
+    def _stage(self, step: int) -> Stage:
+        return self.stages[max(0, bisect_right(self._first_steps, step) - 1)]
+
+    @cached_property
+    def _first_steps(self) -> list[int]:
+        return [stage.first_step for stage in self.stages]
+
+    def _size_at(self, example: int) -> int:
+        if self.initial is None or example >= self.warmup_examples:
+            return self.final
+        rises = self.final // self.initial - 1
+        return self.initial * (1 + example * rises // self.warmup_examples)
+
+    def _end_of(self, size: int) -> int:
+        """The first example at which a step takes more than `size` rows, which is less than `final`."""
+        assert self.initial is not None
+        rises = self.final // self.initial - 1
+        return -(-(size // self.initial) * self.warmup_examples // rises)

@@ -1,0 +1,47 @@
+"""A program for fewer rows: microbatches that are no larger, and so no more memory."""
+
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax.errors import InputError
+from tests.small import batch_of, program_of
+
+
+@pytest.mark.parametrize(
+    ("mesh", "accumulation", "expected"),
+    [
+        ((1, 1, 1), 1, {4: 1, 8: 1, 12: 1, 16: 1}),
+        ((1, 1, 1), 2, {4: 1, 8: 1, 12: 2, 16: 2}),
+        # Microbatches of 8 at most, in multiples of four.
+        ((2, 2, 2), 2, {4: 1, 8: 1, 12: 3, 16: 2}),
+    ],
+)
+def test_smaller_batches_take_no_larger_microbatches(
+    mesh: tuple[int, int, int], accumulation: int, expected: dict[int, int]
+) -> None:
+    program = program_of(mesh, accumulation_steps=accumulation)
+    for rows, count in expected.items():
+        resized = program.resized(rows)
+        assert resized.config.batch_size == rows
+        assert resized.config.accumulation_steps == resized.setup.accumulation_steps == count
+    assert program.resized(16) is program, "which is compiled already"
+
+
+def test_fewer_rows_need_no_more_memory_and_are_trained_on() -> None:
+    program = program_of((2, 2, 2), accumulation_steps=2)
+    small = program.resized(12)
+    temporary = [p.train.memory_analysis().temp_size_in_bytes for p in (small, program)]
+    assert temporary[0] <= temporary[1]
+    batch = batch_of(0, rows=12)
+    with jax.set_mesh(program.mesh):
+        state, metrics = small.train(program.initial_state(), small.put(batch), small.stop_votes(False))
+    assert metrics.real_tokens == np.count_nonzero(batch.token_ids)
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(
+        lambda x: x.sharding, program.abstract_state
+    )
+
+
+def test_the_smallest_batch_is_split_over_the_mesh_too() -> None:
+    with pytest.raises(InputError, match=r"initial_batch_size = 2: must be a multiple of .* = 4"):
+        program_of((2, 2, 2), initial_batch_size=2, batch_size_warmup_examples=40)
