@@ -33,8 +33,8 @@ class BertConfig:
     - `biases=False`: no linear map of encoder, pooler and head has one, and no norm; the head's bias per vocabulary
       entry stays. `embedding_dropout=False`: `dropout_rate` begins with the first layer.
     - `positions`: `"learned"` is a table; `"rotary"` turns queries and keys by their position (Su et al. 2021), with
-      wavelengths of 2π to 2π · `rotary_base` tokens; `"none"` leaves a bag of words. `max_sequence_length` bounds
-      the rows of all three. `num_segments=0`: no segment table.
+      wavelengths from 2π to nearly 2π · `rotary_base` tokens; `"none"` tells the model nothing of their order.
+      `max_sequence_length` bounds the rows of all three. `num_segments=0`: no segment table.
     - `local_attention_window`: a token attends to half of that many tokens to each side and to itself, in all layers
       but every `global_attention_every`-th, of which the first is one (Warner et al. 2024, ModernBERT).
       `local_rotary_base` is the rotary base of those layers, None that of the others.
@@ -112,7 +112,7 @@ class BertConfig:
                 "None without local_attention_window",
             )
             return
-        require(self, "local_attention_window", window > 0 and window % 2 == 0, "an even number of tokens")
+        require(self, "local_attention_window", window > 0 and window % 2 == 0, "even and at least 2")
         require(
             self,
             "local_attention_window",

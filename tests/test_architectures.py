@@ -12,6 +12,7 @@ import pytest
 
 from mlm_jax import trainer
 from mlm_jax.checkpoint import Checkpointer
+from mlm_jax.classifier import TextClassifier
 from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
 from mlm_jax.convert.conversion import Request, convert
 from mlm_jax.errors import InputError
@@ -182,3 +183,10 @@ def test_a_model_without_segments_is_fitted_on_arrays(run: Path) -> None:
     result = model.fit(data, num_steps=2, batch_size=4, learning_rate=1e-3)
     assert len(result.losses) == 2
     assert np.isfinite(result.losses).all()
+
+
+def test_a_model_without_segments_classifies_texts_and_no_pairs(run: Path) -> None:
+    classifier = TextClassifier.from_preset(run, num_classes=2)
+    assert classifier.predict_probabilities(["a statue", "a river"]).shape == (2, 2)
+    with pytest.raises(InputError, match="pairs of texts: need a model with two segments"):
+        classifier.predict([("a statue", "a river")])

@@ -54,8 +54,8 @@ LOCAL = replace(ROTARY, local_attention_window=128, global_attention_every=3)
         (LOCAL, {"global_attention_every": 1}, r"global_attention_every = 1: must be at least 2 with"),
         (LOCAL, {"global_attention_every": 0}, r"global_attention_every = 0: must be at least 1"),
         (LOCAL, {"num_layers": 1}, r"num_layers = 1: must be at least 2 with local_attention_window"),
-        (LOCAL, {"local_attention_window": 127}, r"local_attention_window = 127: must be an even number"),
-        (LOCAL, {"local_attention_window": 0}, r"local_attention_window = 0: must be an even number"),
+        (LOCAL, {"local_attention_window": 127}, r"local_attention_window = 127: must be even"),
+        (LOCAL, {"local_attention_window": 0}, r"local_attention_window = 0: must be even and at least 2"),
         (LOCAL, {"local_attention_window": 1022}, r"local_attention_window = 1022: must be below 1022"),
     ],
 )

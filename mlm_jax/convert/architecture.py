@@ -4,7 +4,7 @@ from mlm_jax.bert_config import BertConfig
 from mlm_jax.errors import InputError
 
 # The fields that no config of theirs has, so that BERT's value is the only one.
-_OF_BERT = (*("positions", "local_attention_window", "norm", "norm_placement", "embedding_norm", "biases"),)
+_OF_BERT = ("positions", "local_attention_window", "norm", "norm_placement", "embedding_norm", "biases")
 _ACTIVATIONS = ("gelu", "gelu_tanh")
 
 

@@ -46,7 +46,7 @@ def choose_attention(compute: ComputeConfig, model: BertConfig, length: int, dev
 
     `device` is one of those that the program is compiled for, there or not. Kernels have no dropout on the weights
     (cuDNN has, but JAX's public function leaves it out, and its seed could not change from step to step), so with
-    `attention_dropout_rate` above 0 it is XLA.
+    `attention_dropout_rate` above 0 it is XLA. Of local layers splash knows nothing; cuDNN is told by a mask.
 
     Raises:
         InputError: the config names a kernel that cannot do what is asked, or not on that device.
