@@ -224,7 +224,9 @@ class TextClassifier:
     ) -> Array:
         padding_mask = token_ids != self.tokenizer.pad_token_id
         model = nnx.merge(self._graph, params)
-        return model(token_ids, padding_mask, segment_ids, dropout_key=dropout_key)
+        # Without segments there are no pairs of texts either: see `_rows`.
+        segments = segment_ids if self.config.num_segments else None
+        return model(token_ids, padding_mask, segments, dropout_key=dropout_key)
 
     def _summed_loss(self, params: Any, batch: LabelledBatch, dropout_key: Array | None) -> MaskedLMSums:
         logits = self._compute_logits(params, batch.token_ids, batch.segment_ids, dropout_key)

@@ -11,67 +11,17 @@ from typing import Literal
 import numpy as np
 
 from mlm_jax.batch_sizes import BatchSizes
+from mlm_jax.bert_config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.optimizer_config import OptimizerConfig
-from mlm_jax.settings import check_types, require, require_below_one, require_positive, require_rate
+from mlm_jax.settings import check_types, require, require_positive, require_rate
 
-Activation = Literal["gelu", "gelu_tanh"]
 Selection = Literal["ceil", "bernoulli", "bert"]
 RandomPool = Literal["no_special", "full"]
 MaskingUnit = Literal["token"]
 Packing = Literal["packed", "document"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BertConfig:
-    """The shape and the numerical conventions of a BERT encoder with its MLM head (Devlin et al. 2018).
-
-    Whatever published checkpoints differ in is a field: `"gelu"` is the exact (erf) GELU of Google and Hugging
-    Face, `"gelu_tanh"` its approximation; KerasHub uses tanh in the encoder and exact with epsilon 1e-5 in the
-    head. `vocabulary_multiple` pads the embedding table with rows that no id reaches, so that a tensor axis
-    divides it; logits and `count_parameters` leave them out.
-    """
-
-    vocabulary_size: int = 30_522
-    num_layers: int = 12
-    hidden_dim: int = 768
-    num_heads: int = 12
-    intermediate_dim: int = 3072
-    max_sequence_length: int = 512
-    num_segments: int = 2
-    activation: Activation = "gelu"
-    layer_norm_epsilon: float = 1e-12
-    head_activation: Activation = "gelu"
-    head_layer_norm_epsilon: float = 1e-12
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.1
-    pooler: bool = True
-    tie_embeddings: bool = True
-    vocabulary_multiple: int = 1
-    initializer_stddev: float = 0.02
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require_positive(
-            self,
-            *("vocabulary_size", "num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
-            *("max_sequence_length", "num_segments", "vocabulary_multiple"),
-        )
-        require_below_one(self, "dropout_rate", "attention_dropout_rate")
-        divides = self.hidden_dim % self.num_heads == 0
-        require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_dim // self.num_heads
-
-    @property
-    def padded_vocabulary_size(self) -> int:
-        """Rows of the embedding table: the vocabulary rounded up to `vocabulary_multiple`."""
-        return -(-self.vocabulary_size // self.vocabulary_multiple) * self.vocabulary_multiple
 
 
 @dataclass(frozen=True, kw_only=True)

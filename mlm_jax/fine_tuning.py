@@ -48,7 +48,7 @@ class MaskedBatch(NamedTuple):
     """Rows that were masked before: what `fit` takes beside strings.
 
     token_ids, segment_ids: int32 [B, L]; padding_mask: bool [B, L], True at real tokens; mask_positions and labels
-    (the ids that stood there): int32 [B, K]; mask_weights: float32 [B, K].
+    (the ids that stood there): int32 [B, K]; mask_weights: float32 [B, K]. A model without segments has None for them.
     """
 
     token_ids: Any
@@ -249,7 +249,7 @@ def masked_batches(
         size = min(batch_size, len(whole.token_ids))
         rows = len(whole.token_ids)
         for first in range(0, rows if keep_rest else rows - size + 1, max(1, size)):
-            yield MaskedBatch(*(array[first : first + size] for array in whole))
+            yield jax.tree.map(lambda array, first=first: array[first : first + size], whole)
         return
     for number, part in enumerate(data):
         if not isinstance(part, Mapping):
@@ -261,6 +261,10 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
     unknown = set(data) - set(MaskedBatch._fields)
     if unknown:
         raise InputError(f"{where}: no field {min(unknown)!r}: must be of {', '.join(MaskedBatch._fields)}")
+    if "segment_ids" in data and not config.num_segments:
+        raise InputError(
+            f"{where}: segment_ids: must be left out, because the model has model.num_segments = 0"
+        )
     for name in ("token_ids", "mask_positions", "labels"):
         if name not in data:
             raise InputError(f"{where}: {name} is missing")
@@ -275,7 +279,8 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
         "segment_ids": np.zeros(token_ids.shape, np.int32),
         "mask_weights": positions > 0,
     }
-    arrays = {name: np.asarray(data.get(name, defaults.get(name))) for name in MaskedBatch._fields}
+    names = [name for name in MaskedBatch._fields if name != "segment_ids" or config.num_segments]
+    arrays = {name: np.asarray(data.get(name, defaults.get(name))) for name in names}
     rows, length = token_ids.shape
     if length > config.max_sequence_length:
         raise InputError(
@@ -301,7 +306,8 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
         ):
             raise InputError(f"{where}: {name}: must hold integers in [0, {limit})")
     types: dict[str, Any] = {"padding_mask": bool, "mask_weights": np.float32}
-    return MaskedBatch(**{name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()})
+    typed = {name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()}
+    return MaskedBatch(**{"segment_ids": None} | typed)
 
 
 def _cycled(first: MaskedBatch, rest: Iterator[MaskedBatch]) -> Iterator[MaskedBatch]:

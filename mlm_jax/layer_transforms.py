@@ -18,7 +18,7 @@ LAYERS = "encoder/layers/"
 _EMBEDDINGS = "encoder/embeddings/"
 
 # How many dimensions of a layer's kernel are inputs, by the name of its module: the others are outputs.
-_NUM_INPUTS = {"query": 1, "key": 1, "value": 1, "output": 2, "up": 1, "down": 1}
+_NUM_INPUTS = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
 
 
 def map_paths(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:

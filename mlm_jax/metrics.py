@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
+from mlm_jax.bert_config import BertConfig
 from mlm_jax.config import MaskingConfig
 from mlm_jax.data.files import write_atomically
 from mlm_jax.records import EVALUATIONS_FILE, METRICS_FILE, read_records
@@ -252,19 +253,19 @@ class ThroughputMeter:
         self._start = self._clock()
 
 
-def train_flops_per_sequence(
-    *, num_layers: int, hidden_dim: int, intermediate_dim: int, length: int, masked: int, vocabulary_size: int
-) -> int:
+def train_flops_per_sequence(model: BertConfig, *, length: int, masked: int) -> int:
     """Model FLOPs of one training step on one row: matrix products only, forward once and backward twice.
 
     Multiply-adds, each two FLOPs, are per layer and position: 4h² for the query, key, value and output
-    projections, 2hf for the feed-forward layers, 2·length·h for attention's scores and weighted sum; and per
-    masked position: h² for the MLM head's dense layer, hV for the output embedding. Padding counts, work done
-    again for rematerialisation does not (Chowdhery et al. 2022, PaLM, appendix B).
+    projections, 2hf for the feed-forward layers or 3hf for gated ones, 2·length·h for attention's scores and weighted
+    sum; and per masked position: h² for the MLM head's dense layer, hV for the output embedding. Padding counts, and
+    so do keys outside the window of a local layer: every implementation here computes them and then leaves them out.
+    Work done again for rematerialisation does not (Chowdhery et al. 2022, PaLM, appendix B).
     """
-    h, f = hidden_dim, intermediate_dim
-    encoder = num_layers * length * (2 * (4 * h * h + 2 * h * f) + 4 * length * h)
-    head = masked * (2 * h * h + 2 * h * vocabulary_size)
+    h, f = model.hidden_dim, model.intermediate_dim
+    feed_forward = (3 if model.gated else 2) * h * f
+    encoder = model.num_layers * length * (2 * (4 * h * h + feed_forward) + 4 * length * h)
+    head = masked * (2 * h * h + 2 * h * model.vocabulary_size)
     return 3 * (encoder + head)
 
 

@@ -148,12 +148,9 @@ class Reporter:
     def _mfu(self, sequences_per_second: float) -> float | None:
         config, mesh = self._config, self._program.mesh
         flops = train_flops_per_sequence(
-            num_layers=config.model.num_layers,
-            hidden_dim=config.model.hidden_dim,
-            intermediate_dim=config.model.intermediate_dim,
+            config.model,
             length=config.data.sequence_length,
             masked=self._program.setup.masking.mask_selection_length,
-            vocabulary_size=config.model.vocabulary_size,
         )
         return mfu(
             flops_per_sequence=flops,

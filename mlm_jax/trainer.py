@@ -306,7 +306,10 @@ def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -
             f"must be that of the data, {tokenizer.fingerprint[:12]}"
         )
     # How much is dropped and how wide the table is padded may change; what a weight means may not.
-    free = ("dropout_rate", "attention_dropout_rate", "initializer_stddev", "vocabulary_multiple")
+    free = (
+        *("dropout_rate", "attention_dropout_rate", "embedding_dropout", "initializer_stddev"),
+        "vocabulary_multiple",
+    )
     for setting, value in asdict(wanted).items():
         theirs = getattr(model.config, setting)
         without_pooler = setting == "pooler" and theirs and not value

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from mlm_jax import compile_check, metrics
+from mlm_jax.bert_config import BertConfig
 from mlm_jax.chips import CHIPS, GIB, Chip
 from mlm_jax.compile_check import DoesNotFit, compile_step, smallest_fix, stand_in_masking
 from mlm_jax.compiled.report import StepReport, describe, row
@@ -32,13 +33,29 @@ def report() -> StepReport:
     return found
 
 
-def test_a_report_says_what_the_step_is_known_to_take(report: StepReport) -> None:
-    flops = metrics.train_flops_per_sequence(
-        num_layers=2, hidden_dim=64, intermediate_dim=128, length=24, masked=4, vocabulary_size=256
-    )
-    # Two sums are products with ones: the gradient of the head's bias, and the 32 counts that a row's mask takes.
+def flops_of(model: BertConfig) -> int:
+    """Of one row: two sums are products with ones, the gradient of the head's bias, and a mask's 32 counts."""
     sums = 2 * 4 * 256 + 32 * 2 * 24
-    assert report.flops * 8 == (flops + sums) * TINY.batch_size
+    return metrics.train_flops_per_sequence(model, length=24, masked=4) + sums
+
+
+def test_gates_and_windows_take_the_flops_that_metrics_counts() -> None:
+    model = replace(
+        TINY.model,
+        activation="geglu",
+        positions="rotary",
+        norm_placement="pre",
+        local_attention_window=8,
+        global_attention_every=2,
+    )
+    found = compile_step(replace(TINY, model=model), jax.devices(), "NVIDIA H100")
+    assert isinstance(found, StepReport)
+    assert found.flops * 8 == flops_of(model) * TINY.batch_size
+    assert flops_of(model) > flops_of(MODEL)
+
+
+def test_a_report_says_what_the_step_is_known_to_take(report: StepReport) -> None:
+    assert report.flops * 8 == flops_of(MODEL) * TINY.batch_size
     assert report.optimizer_bytes == pytest.approx(2 * report.parameter_bytes, abs=16)
     assert report.peak_bytes >= report.parameter_bytes + report.optimizer_bytes + report.activation_bytes
     assert report.mesh == {"data": 2, "fsdp": 4, "tensor": 1}

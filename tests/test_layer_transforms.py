@@ -22,6 +22,7 @@ MODEL = BertConfig(
     hidden_dim=128,
     num_heads=4,
     intermediate_dim=160,
+    activation="geglu",
     max_sequence_length=8,
     pooler=False,
 )

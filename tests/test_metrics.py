@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
+from mlm_jax.bert_config import BertConfig
 from mlm_jax.config import MaskingConfig
 from mlm_jax.masking import example_keys, mask_tokens, selectable_positions, wanted_selections
 from mlm_jax.metrics import (
@@ -30,6 +31,7 @@ from mlm_jax.metrics import (
     mfu,
     train_flops_per_sequence,
 )
+from mlm_jax.presets import PRESETS
 from mlm_jax.records import read_records
 
 STEP_KEYS = [
@@ -281,29 +283,37 @@ def test_throughput_counts_steps_against_time_that_is_not_paused() -> None:
     assert math.isnan(meter.read().tokens_per_second)
 
 
-def test_flops_are_those_of_the_matrix_products_of_a_real_model() -> None:
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_flops_are_those_of_the_matrix_products_of_a_real_model(activation: str) -> None:
     """Against XLA's own count of a forward pass written with nothing but those products."""
     layers, h, f, length, masked, vocabulary = 3, 32, 128, 64, 10, 500
-    shapes = [(length, h), *[(h, h)] * 4, (h, f), (f, h), (h, vocabulary)]
+    shapes = [(length, h), *[(h, h)] * 4, (h, f), (h, f), (f, h), (h, vocabulary)]
 
     def forward(x: jax.Array, *weights: jax.Array) -> jax.Array:
-        query, key, value, output, up, down, table = weights
+        query, key, value, output, up, gate, down, table = weights
         for _ in range(layers):
             x = (((x @ query) @ (x @ key).T) @ (x @ value)) @ output
-            x = (x @ up) @ down
+            x = ((x @ up) * (x @ gate) if activation == "swiglu" else x @ up) @ down
         return (x[:masked] @ output) @ table
 
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     cost = jax.jit(forward).lower(*arguments).compile().cost_analysis()
-    sizes = {"num_layers": layers, "hidden_dim": h, "intermediate_dim": f, "vocabulary_size": vocabulary}
-    assert train_flops_per_sequence(length=length, masked=masked, **sizes) == 3 * cost["flops"]
+    model = BertConfig(
+        num_layers=layers,
+        hidden_dim=h,
+        num_heads=1,
+        intermediate_dim=f,
+        vocabulary_size=vocabulary,
+        activation=activation,
+    )
+    elementwise = layers * length * f if activation == "swiglu" else 0
+    found = train_flops_per_sequence(model, length=length, masked=masked)
+    assert found == 3 * (cost["flops"] - elementwise)
 
 
 def test_flops_of_bert_base() -> None:
     """About 6 FLOPs a parameter and token: 85M encoder parameters, and the head at 20 of 128 positions."""
-    flops = train_flops_per_sequence(
-        num_layers=12, hidden_dim=768, intermediate_dim=3072, length=128, masked=20, vocabulary_size=30522
-    )
+    flops = train_flops_per_sequence(PRESETS["bert_base_en_uncased"], length=128, masked=20)
     assert flops == pytest.approx(6 * 85e6 * 128 + 6 * 24e6 * 20, rel=0.05)
 
 

@@ -31,7 +31,7 @@ def test_smaller_batches_take_no_larger_microbatches(
 def test_fewer_rows_need_no_more_memory_and_are_trained_on() -> None:
     program = program_of((2, 2, 2), accumulation_steps=2)
     small = program.resized(12)
-    temporary = [p.train.memory_analysis().temp_size_in_bytes for p in (small, program)]
+    temporary = [p.compiled_train.memory_analysis().temp_size_in_bytes for p in (small, program)]
     assert temporary[0] <= temporary[1]
     batch = batch_of(0, rows=12)
     with jax.set_mesh(program.mesh):

@@ -65,6 +65,28 @@ def test_every_preset_is_sharded_as_recorded(name: str) -> None:
     assert found == GOLDEN
 
 
+def test_a_gate_is_split_as_what_it_is_multiplied_with() -> None:
+    later = {"activation": "swiglu", "positions": "rotary", "norm": "rms_norm", "norm_placement": "pre"}
+    config = replace(
+        PRESETS["bert_tiny_en_uncased"], vocabulary_multiple=2, num_segments=0, biases=False, **later
+    )
+    model = nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0)))
+    found: dict[str, tuple[Any, ...]] = {}
+    shardings = parameter_shardings(mesh_of(2, 2, 2), model)
+    map_paths(lambda path, leaf: found.update({path: tuple(leaf.spec)}), shardings)
+    gone = ("encoder/embeddings/position", "encoder/embeddings/segment")
+    kept = {
+        path: axes
+        for path, axes in GOLDEN.items()
+        if path not in gone and (path == "head/bias" or not path.endswith("/bias"))
+    }
+    added = {
+        "encoder/layers/feed_forward/gate/kernel": GOLDEN["encoder/layers/feed_forward/up/kernel"],
+        "encoder/final_norm/scale": ("fsdp",),
+    }
+    assert found == kept | added
+
+
 # The slack is what one axis cannot split: tensor leaves LayerNorm and the small embedding tables whole, and in a
 # model of width 64 these are a quarter.
 @pytest.mark.parametrize(

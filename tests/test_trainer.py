@@ -416,6 +416,11 @@ def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -
     other_gelu = replace(MODEL, activation="gelu_tanh")
     with pytest.raises(InputError, match=r"has model.activation = 'gelu': the run has 'gelu_tanh'"):
         train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=other_gelu))
+    for setting, value in (("norm_placement", "pre"), ("positions", "rotary"), ("biases", False)):
+        other = replace(MODEL, **{setting: value})
+        has = f"has model.{setting} = {getattr(MODEL, setting)!r}: the run has {value!r}"
+        with pytest.raises(InputError, match=has):
+            train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=other))
     with pytest.raises(InputError, match="none: no such folder"):
         train(short_run(tmp_path / "run", init_from=str(tmp_path / "none")))
     assert list(tmp_path.iterdir()) == []

@@ -80,15 +80,7 @@ class StepWork:
         return self._flops(round(self.real_share * self.sequence_length))
 
     def _flops(self, length: int) -> int:
-        model = self.model
-        return train_flops_per_sequence(
-            num_layers=model.num_layers,
-            hidden_dim=model.hidden_dim,
-            intermediate_dim=model.intermediate_dim,
-            length=length,
-            masked=self.masked,
-            vocabulary_size=model.vocabulary_size,
-        )
+        return train_flops_per_sequence(self.model, length=length, masked=self.masked)
 
 
 def token_rows(work: StepWork, count: int) -> np.ndarray:

@@ -119,7 +119,10 @@ def _write(work: _Work, target: Format, folder: Path) -> dict[str, Any]:
 def _contents(model: StoredModel) -> dict[str, Any]:
     """What has to be read back as it was written: the tensors to the bit, the conventions, the tokenizer."""
     # Dropout and the spread of random weights mean nothing to a trained model; not every format has them.
-    free = ("dropout_rate", "attention_dropout_rate", "initializer_stddev", "vocabulary_multiple")
+    free = (
+        *("dropout_rate", "attention_dropout_rate", "embedding_dropout", "initializer_stddev"),
+        "vocabulary_multiple",
+    )
     contents: dict[str, Any] = {
         name: value for name, value in asdict(model.config).items() if name not in free
     }
@@ -133,6 +136,7 @@ def _contents(model: StoredModel) -> dict[str, Any]:
 def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
     """The model as the target is to hold it, and in which words it is another one than the source's."""
     changes = []
+    config = target.expressible(model.config)
     params = dict(model.params)
     if target.NEEDS_POOLER and "pooler" not in params["encoder"]:
         if not request.allow_random_pooler:
@@ -141,6 +145,7 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
                 "which masked language modelling does not read"
             )
         model = replace(model, config=replace(model.config, pooler=True))
+        config = replace(config, pooler=True)
         params["encoder"] = params["encoder"] | {"pooler": _drawn(model, "encoder")["pooler"]}
         changes.append("RANDOM: the pooler is drawn at random, it has learned nothing")
     if request.backbone_only:
@@ -159,7 +164,6 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
     for part, reason in target.DROPPED_PARTS.items():
         if params.pop(part, None) is not None:
             changes.append(f"left out: {part} ({reason})")
-    config = target.expressible(model.config)
     if config != model.config:
         differing = [
             f"{name} {value!r} becomes {asdict(config)[name]!r}"

@@ -26,7 +26,7 @@ class Format(Protocol):
         """Whether the folder is of this format."""
 
     def expressible(self, config: BertConfig) -> BertConfig:
-        """The nearest config that the format can say."""
+        """The nearest config that the format can say; InputError where it cannot say the architecture."""
 
     def read_architecture(self, folder: Path) -> tuple[BertConfig, Tokenizer]:
         """The config and the tokenizer, without a weight."""

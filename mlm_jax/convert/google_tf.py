@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from mlm_jax.config import Activation, BertConfig
+from mlm_jax.bert_config import BertConfig, HeadActivation
+from mlm_jax.convert.architecture import require_bert
 from mlm_jax.convert.table import Reading, Row, Tensor, linear, norm, read_params, write_params
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
@@ -33,7 +34,7 @@ _PREFIX = "bert_model.ckpt"
 # Google's code has computed "gelu" by erf until February 2019 and by tanh since, under one name. What it does
 # today is what a config without our key means; the key is one that Google's code reads over.
 _GELU_KEY = "gelu"
-_GELUS: Mapping[str, Activation] = {"erf": "gelu", "tanh": "gelu_tanh"}
+_GELUS: Mapping[str, HeadActivation] = {"erf": "gelu", "tanh": "gelu_tanh"}
 _EPSILON = 1e-12
 _GROUP_BYTES = 1 << 27
 
@@ -84,10 +85,15 @@ def recognises(folder: Path) -> bool:
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """The nearest config: one GELU for encoder and head, every epsilon 1e-12, tied."""
+    """The nearest config: one GELU for encoder and head, every epsilon 1e-12, tied.
+
+    Raises:
+        InputError: the architecture is another one than BERT.
+    """
     return replace(
-        config,
-        head_activation=config.activation,
+        require_bert(NAME, config),
+        embedding_dropout=True,
+        head_activation=cast(HeadActivation, config.activation),
         layer_norm_epsilon=_EPSILON,
         head_layer_norm_epsilon=_EPSILON,
     )
@@ -145,11 +151,12 @@ def _config(file: Path) -> BertConfig:
     if "vocab_size" not in settings:
         raise InputError(f"{file}: no vocab_size: Google's config has one")
     try:
-        return BertConfig(
+        config = BertConfig(
             **{ours: settings[theirs] for theirs, ours in names.items() if theirs in settings},
             activation=_GELUS[gelu],
             head_activation=_GELUS[gelu],
         )
+        return require_bert(NAME, config)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 

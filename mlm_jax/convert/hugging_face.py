@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlm_jax.config import Activation, BertConfig
+from mlm_jax.bert_config import Activation, BertConfig, HeadActivation
+from mlm_jax.convert.architecture import require_bert
 from mlm_jax.convert.table import Reading, Row, Tensor, linear, norm, read_params, write_params
 from mlm_jax.convert.torch_files import WEIGHTS_FILE, open_weights
 from mlm_jax.data.files import write_atomically
@@ -32,7 +33,7 @@ NEEDS_POOLER = False
 
 _CONFIG = "config.json"
 
-_ACTIVATIONS: Mapping[str, Activation] = {
+_ACTIVATIONS: Mapping[str, HeadActivation] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
@@ -98,10 +99,15 @@ def recognises(folder: Path) -> bool:
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """The nearest config that a config.json can say: one activation and one epsilon for encoder and head."""
+    """The nearest config that a config.json can say: one activation and one epsilon for encoder and head.
+
+    Raises:
+        InputError: the architecture is another one than BERT.
+    """
     return replace(
-        config,
-        head_activation=config.activation,
+        require_bert(NAME, config),
+        embedding_dropout=True,
+        head_activation=cast(HeadActivation, config.activation),
         head_layer_norm_epsilon=config.layer_norm_epsilon,
     )
 
@@ -157,7 +163,7 @@ def _config(file: Path, settings: Mapping[str, Any]) -> BertConfig:
         )
     epsilon = float(settings.get("layer_norm_eps", 1e-12))
     try:
-        return BertConfig(
+        config = BertConfig(
             vocabulary_size=settings.get("vocab_size", 30_522),
             num_layers=settings.get("num_hidden_layers", 12),
             hidden_dim=settings.get("hidden_size", 768),
@@ -174,6 +180,7 @@ def _config(file: Path, settings: Mapping[str, Any]) -> BertConfig:
             tie_embeddings=settings.get("tie_word_embeddings", True),
             initializer_stddev=settings.get("initializer_range", 0.02),
         )
+        return require_bert(NAME, config)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from mlm_jax.config import BertConfig
+from mlm_jax.convert.architecture import require_bert
 from mlm_jax.convert.table import Layout, Reading, Row, Tensor, linear, norm, read_params, write_params
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
@@ -83,9 +84,14 @@ def recognises(folder: Path) -> bool:
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """The nearest config: tanh GELU and 1e-12 in the backbone, exact GELU and 1e-5 in the head, tied."""
+    """The nearest config: tanh GELU and 1e-12 in the backbone, exact GELU and 1e-5 in the head, tied.
+
+    Raises:
+        InputError: the architecture is another one than BERT.
+    """
     return replace(
-        config,
+        require_bert(NAME, config),
+        embedding_dropout=True,
         activation="gelu_tanh",
         layer_norm_epsilon=1e-12,
         head_activation="gelu",

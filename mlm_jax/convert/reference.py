@@ -65,7 +65,7 @@ def our_outputs(model: StoredModel, batch: Mapping[str, np.ndarray]) -> np.ndarr
     config = model.config
     graph, _ = split_model(nnx.eval_shape(lambda: BertEncoder(config, key=jax.random.key(0))))
     inputs = (jnp.asarray(batch["token_ids"]), jnp.asarray(batch["padding_mask"], bool))
-    segment_ids = jnp.asarray(batch["segment_ids"])
+    segment_ids = jnp.asarray(batch["segment_ids"]) if config.num_segments else None
     if "head" in params:
         masked_lm, _ = split_model(abstract_masked_lm(config))
         positions = jnp.broadcast_to(jnp.arange(inputs[0].shape[1]), inputs[0].shape)

@@ -11,9 +11,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from mlm_jax.config import Attention, BertConfig, ComputeConfig
+from mlm_jax.bert_config import BertConfig
+from mlm_jax.config import Attention, ComputeConfig
 from mlm_jax.errors import InputError
-from mlm_jax.model.kernels import cudnn_attention, cudnn_obstacle, splash_attention, splash_obstacle
+from mlm_jax.model.kernels import (
+    cudnn_attention,
+    cudnn_obstacle,
+    splash_attention,
+    splash_obstacle,
+    within_reach,
+)
 from mlm_jax.model.layers import dropout
 from mlm_jax.sharding import partition_spec
 
@@ -39,7 +46,7 @@ def choose_attention(compute: ComputeConfig, model: BertConfig, length: int, dev
 
     `device` is one of those that the program is compiled for, there or not. Kernels have no dropout on the weights
     (cuDNN has, but JAX's public function leaves it out, and its seed could not change from step to step), so with
-    `attention_dropout_rate` above 0 it is XLA.
+    `attention_dropout_rate` above 0 it is XLA. Of local layers splash knows nothing; cuDNN is told by a mask.
 
     Raises:
         InputError: the config names a kernel that cannot do what is asked, or not on that device.
@@ -61,7 +68,13 @@ def choose_attention(compute: ComputeConfig, model: BertConfig, length: int, dev
 def _obstacle(
     kernel: Literal["cudnn", "splash"], compute: ComputeConfig, model: BertConfig, length: int, device: Any
 ) -> str | None:
-    obstacle = _OBSTACLES[kernel](device, length=length, head_dim=model.head_dim, dtype=compute.dtype)
+    obstacle = _OBSTACLES[kernel](
+        device,
+        length=length,
+        head_dim=model.head_dim,
+        dtype=compute.dtype,
+        window=model.local_attention_window,
+    )
     if obstacle is None and model.attention_dropout_rate:
         return f"{_NO_DROPOUT} {model.attention_dropout_rate}"
     return obstacle
@@ -74,6 +87,7 @@ def attend(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None = None,
+    reach: Int[Array, ""] | None = None,
     *,
     implementation: Attention = "auto",
     dropout_rate: float = 0.0,
@@ -82,29 +96,30 @@ def attend(
     """softmax(q·k / √K) · v with dropout on the weights (Vaswani et al. 2017), softmax in at least float32.
 
     Keys where `padding_mask` is False get no weight, and with `document_ids` neither do keys of another document than
-    the query's. A query that has no key left attends uniformly and stays finite. `implementation` is what
-    `choose_attention` chose: XLA, to whose values the kernels keep within rounding, where nothing was chosen.
+    the query's, nor with `reach` those more than so many positions away. A query that has no key left attends uniformly
+    and stays finite. `implementation` is what `choose_attention` chose: XLA, to whose values the kernels keep within
+    rounding, where nothing was chosen.
 
     Raises:
-        InputError: dropout on the weights from a kernel.
+        InputError: dropout on the weights from a kernel, or `reach` from splash.
     """
+    inputs = (query, key, value, padding_mask, document_ids, reach)
     if implementation in ("auto", "xla"):
-        return xla_attention(
-            query, key, value, padding_mask, document_ids, dropout_rate=dropout_rate, dropout_key=dropout_key
-        )
+        return xla_attention(*inputs, dropout_rate=dropout_rate, dropout_key=dropout_key)
     if dropout_rate and dropout_key is not None:
         raise InputError(f"compute.attention = {implementation!r}: {_NO_DROPOUT} {dropout_rate}")
     kernel = _KERNELS[implementation]
     if jax.sharding.get_abstract_mesh().empty:
-        return kernel(query, key, value, padding_mask, document_ids)
+        return kernel(*inputs)
     # A kernel is one operation to the partitioner: it is told here what part of it each device computes.
-    heads, tokens = (
+    heads, tokens, scalar = (
         partition_spec(("batch", "length", "heads", "head_dim")),
         partition_spec(("batch", "length")),
+        partition_spec(()),
     )
     return jax.shard_map(
-        kernel, in_specs=(heads, heads, heads, tokens, tokens), out_specs=heads, check_vma=False
-    )(query, key, value, padding_mask, document_ids)
+        kernel, in_specs=(heads, heads, heads, tokens, tokens, scalar), out_specs=heads, check_vma=False
+    )(*inputs)
 
 
 def xla_attention(
@@ -113,11 +128,12 @@ def xla_attention(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None,
+    reach: Int[Array, ""] | None = None,
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """The reference, operation by operation: the weights are an array [B, H, L, L].
+    """The reference, operation by operation: the weights are an array [B, H, L, L], also in layers of little reach.
 
     The mask is a finite number, where -inf would give NaN in a row that is all padding.
     """
@@ -126,6 +142,8 @@ def xla_attention(
     mask = padding_mask[:, None, None, :]
     if document_ids is not None:
         mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+    if reach is not None:
+        mask = mask & within_reach(query.shape[1], reach)[None, None]
     scores = jnp.where(mask, scores, 0.5 * jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018) in Flax NNX: embeddings, layers, encoder, pooler, and the weight-tied MLM head.
+"""BERT (Devlin et al. 2018) and later shapes of it in Flax NNX: embeddings, layers, encoder, pooler, tied MLM head.
 
 B batch, L length, D hidden_dim, K masked positions, V vocabulary.
 
@@ -7,6 +7,7 @@ time does not grow with depth. Keys of dropout are arguments; no module has a st
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,50 +16,69 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from mlm_jax.config import Attention, BertConfig, ComputeConfig
+from mlm_jax.bert_config import BertConfig
+from mlm_jax.config import Attention, ComputeConfig
+from mlm_jax.errors import InputError
 from mlm_jax.model.attention import attend
-from mlm_jax.model.layers import LayerNorm, Linear, activate, dropout, parameter, recomputed
+from mlm_jax.model.layers import Linear, activate, dropout, make_norm, parameter, recomputed
+from mlm_jax.model.positions import LayerPositions, positions_of_layers, rotate
 from mlm_jax.sharding import constrain
 
 _DEFAULT_COMPUTE = ComputeConfig()
+_EVERYWHERE = LayerPositions()
 
 
 class Embeddings(nnx.Module):
-    """Token, position and segment embeddings, summed and normalised."""
+    """Token embeddings, and those of positions and segments where the model has them: summed and normalised."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         token_key, position_key, segment_key, norm_key = jax.random.split(key, 4)
         width, stddev = config.hidden_dim, config.initializer_stddev
-        self.dropout_rate = config.dropout_rate
+        self.dropout_rate = config.dropout_rate if config.embedding_dropout else 0.0
         self.token = parameter(
             token_key, (config.padded_vocabulary_size, width), ("vocabulary", "embed"), stddev=stddev
         )
-        self.position = parameter(
-            position_key, (config.max_sequence_length, width), ("position", "embed"), stddev=stddev
-        )
-        self.segment = parameter(
-            segment_key, (config.num_segments, width), ("segment", "embed"), stddev=stddev
-        )
-        self.norm = LayerNorm(width, epsilon=config.layer_norm_epsilon, key=norm_key)
+        if config.positions == "learned":
+            self.position = parameter(
+                position_key, (config.max_sequence_length, width), ("position", "embed"), stddev=stddev
+            )
+        if config.num_segments:
+            self.segment = parameter(
+                segment_key, (config.num_segments, width), ("segment", "embed"), stddev=stddev
+            )
+        if config.embedding_norm:
+            self.norm = make_norm(config, epsilon=config.layer_norm_epsilon, key=norm_key)
 
     @jax.named_scope("embeddings")
     def __call__(
         self,
         token_ids: Int[Array, "B L"],
-        segment_ids: Int[Array, "B L"],
+        segment_ids: Int[Array, "B L"] | None,
         dropout_key: Key[Array, ""] | None,
         dtype: str,
     ) -> Float[Array, "B L D"]:
-        """The sum of the three embeddings, normalised in `dtype`."""
+        """The sum of the embeddings, normalised in `dtype`; without `segment_ids` every token is of segment 0.
+
+        Raises:
+            InputError: `segment_ids` for a model without a table of segments.
+        """
         # Each table is gathered over fsdp before it is looked up: left to itself the partitioner looks up slices of
         # the width and then reshards whole activations.
         token = constrain(self.token[...], "vocabulary", "hidden")
-        segment = constrain(self.segment[...], "segment", "hidden")
-        position = constrain(self.position[...], "position", "hidden")
         x = constrain(token[token_ids], "batch", "length", "hidden")
-        x = x + constrain(segment[segment_ids], "batch", "length", "hidden")
-        x = x + position[None, : token_ids.shape[1]]
-        x = self.norm(x.astype(dtype))
+        if hasattr(self, "segment"):
+            segment = constrain(self.segment[...], "segment", "hidden")
+            if segment_ids is None:
+                segment_ids = jnp.zeros_like(token_ids)
+            x = x + constrain(segment[segment_ids], "batch", "length", "hidden")
+        elif segment_ids is not None:
+            raise InputError("segment_ids: must be left out, because the model has model.num_segments = 0")
+        if hasattr(self, "position"):
+            position = constrain(self.position[...], "position", "hidden")
+            x = x + position[None, : token_ids.shape[1]]
+        x = x.astype(dtype)
+        if hasattr(self, "norm"):
+            x = self.norm(x)
         return dropout(x, self.dropout_rate, dropout_key)
 
 
@@ -68,12 +88,12 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         keys = jax.random.split(key, 4)
         hidden, heads = (config.hidden_dim,), (config.num_heads, config.head_dim)
-        stddev = config.initializer_stddev
+        linear = partial(Linear, stddev=config.initializer_stddev, bias=config.biases)
         self.dropout_rate = config.attention_dropout_rate
-        self.query = Linear(hidden, heads, ("embed", "heads", "head_dim"), stddev=stddev, key=keys[0])
-        self.key = Linear(hidden, heads, ("embed", "heads", "head_dim"), stddev=stddev, key=keys[1])
-        self.value = Linear(hidden, heads, ("embed", "heads", "head_dim"), stddev=stddev, key=keys[2])
-        self.output = Linear(heads, hidden, ("heads", "head_dim", "embed"), stddev=stddev, key=keys[3])
+        self.query = linear(hidden, heads, ("embed", "heads", "head_dim"), key=keys[0])
+        self.key = linear(hidden, heads, ("embed", "heads", "head_dim"), key=keys[1])
+        self.value = linear(hidden, heads, ("embed", "heads", "head_dim"), key=keys[2])
+        self.output = linear(heads, hidden, ("heads", "head_dim", "embed"), key=keys[3])
 
     def __call__(
         self,
@@ -82,14 +102,19 @@ class SelfAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         document_ids: Int[Array, "B L"] | None = None,
         implementation: Attention = "auto",
+        positions: LayerPositions = _EVERYWHERE,
     ) -> Float[Array, "B L D"]:
-        """What every position gathers from the real tokens of its row, or of its document; no residual."""
+        """What every position gathers from the real tokens of its row, window or document; no residual."""
+        query, key = self.query(x), self.key(x)
+        if positions.rotation is not None:
+            query, key = rotate(query, positions.rotation), rotate(key, positions.rotation)
         attended = attend(
-            self.query(x),
-            self.key(x),
+            query,
+            key,
             self.value(x),
             padding_mask,
             document_ids,
+            positions.reach,
             implementation=implementation,
             dropout_rate=self.dropout_rate,
             dropout_key=dropout_key,
@@ -98,34 +123,45 @@ class SelfAttention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two linear maps with the activation between them."""
+    """Two linear maps with the activation between them, or a gate beside the first (Shazeer 2020)."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
-        up_key, down_key = jax.random.split(key)
+        up_key, down_key, gate_key = jax.random.split(key, 3)
         hidden, inner = (config.hidden_dim,), (config.intermediate_dim,)
-        stddev = config.initializer_stddev
+        linear = partial(Linear, stddev=config.initializer_stddev, bias=config.biases)
         self.activation = config.activation
-        self.up = Linear(hidden, inner, ("embed", "intermediate"), stddev=stddev, key=up_key)
-        self.down = Linear(inner, hidden, ("intermediate", "embed"), stddev=stddev, key=down_key)
+        self.up = linear(hidden, inner, ("embed", "intermediate"), key=up_key)
+        self.down = linear(inner, hidden, ("intermediate", "embed"), key=down_key)
+        if config.gated:
+            # A map of its own: of one twice as wide, a tensor axis would put gate and up on different devices.
+            self.gate = linear(hidden, inner, ("embed", "intermediate"), key=gate_key)
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The same width again; no residual."""
-        # Of the second map the backward pass needs the input, which it computes again, and never the result.
+        # Of the last map the backward pass needs the input, which it computes again, and never the result.
+        if hasattr(self, "gate"):
+            return recomputed(lambda gate, up: self.down(activate(gate, self.activation) * up))(
+                self.gate(x), self.up(x)
+            )
         return recomputed(lambda inner: self.down(activate(inner, self.activation)))(self.up(x))
 
 
 class BertLayer(nnx.Module):
-    """Attention and feed-forward, each followed by dropout, a residual and LayerNorm (post-LN)."""
+    """Attention and feed-forward, each followed by dropout and a residual.
+
+    The norm comes after the residual ("post", Vaswani et al. 2017) or before attention and feed-forward ("pre", Xiong
+    et al. 2020).
+    """
 
     def __init__(self, config: BertConfig, key: Key[Array, ""]) -> None:
         keys = jax.random.split(key, 4)
-        width, epsilon = config.hidden_dim, config.layer_norm_epsilon
-        self.dropout_rate = config.dropout_rate
+        epsilon = config.layer_norm_epsilon
+        self.dropout_rate, self.norm_placement = config.dropout_rate, config.norm_placement
         self.attention = SelfAttention(config, key=keys[0])
-        self.attention_norm = LayerNorm(width, epsilon=epsilon, key=keys[1])
+        self.attention_norm = make_norm(config, epsilon=epsilon, key=keys[1])
         self.feed_forward = FeedForward(config, key=keys[2])
-        self.feed_forward_norm = LayerNorm(width, epsilon=epsilon, key=keys[3])
+        self.feed_forward_norm = make_norm(config, epsilon=epsilon, key=keys[3])
 
     def __call__(
         self,
@@ -134,29 +170,48 @@ class BertLayer(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         document_ids: Int[Array, "B L"] | None = None,
         implementation: Attention = "auto",
+        positions: LayerPositions = _EVERYWHERE,
     ) -> Float[Array, "B L D"]:
         """The layer's output; without a key nothing is dropped."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = self.attention(x, padding_mask, keys[0], document_ids, implementation)
-        x = self.attention_norm(x + dropout(attended, self.dropout_rate, keys[1]))
-        transformed = self.feed_forward(x)
-        return self.feed_forward_norm(x + dropout(transformed, self.dropout_rate, keys[2]))
+
+        def attention(x: Array) -> Array:
+            attended = self.attention(x, padding_mask, keys[0], document_ids, implementation, positions)
+            return dropout(attended, self.dropout_rate, keys[1])
+
+        def feed_forward(x: Array) -> Array:
+            return dropout(self.feed_forward(x), self.dropout_rate, keys[2])
+
+        if self.norm_placement == "pre":
+            x = x + attention(self.attention_norm(x))
+            return x + feed_forward(self.feed_forward_norm(x))
+        x = self.attention_norm(x + attention(x))
+        return self.feed_forward_norm(x + feed_forward(x))
 
 
 class BertEncoder(nnx.Module):
-    """The backbone: embeddings, `num_layers` layers, and the pooler where the config has one."""
+    """The backbone: embeddings, `num_layers` layers, the norm after pre-normalised ones, the pooler if there is one."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
-        embeddings_key, layers_key, pooler_key = jax.random.split(key, 3)
-        self.num_layers = config.num_layers
+        embeddings_key, layers_key, pooler_key, norm_key = jax.random.split(key, 4)
+        self.config = config
         self.embeddings = Embeddings(config, key=embeddings_key)
         make_layers = nnx.vmap(
             BertLayer, in_axes=(None, 0), transform_metadata={nnx.PARTITION_NAME: "layers"}
         )
         self.layers = make_layers(config, jax.random.split(layers_key, config.num_layers))
+        if config.norm_placement == "pre":
+            self.final_norm = make_norm(config, epsilon=config.layer_norm_epsilon, key=norm_key)
         if config.pooler:
-            width, stddev = (config.hidden_dim,), config.initializer_stddev
-            self.pooler = Linear(width, width, ("embed", "pooled"), stddev=stddev, key=pooler_key)
+            width = (config.hidden_dim,)
+            self.pooler = Linear(
+                width,
+                width,
+                ("embed", "pooled"),
+                stddev=config.initializer_stddev,
+                key=pooler_key,
+                bias=config.biases,
+            )
 
     def __call__(
         self,
@@ -172,25 +227,30 @@ class BertEncoder(nnx.Module):
         """The last hidden states, in `compute.dtype`; with a `depth` those after that many layers.
 
         `padding_mask` is True at real tokens. Without `segment_ids` every token is of segment 0; with `document_ids`
-        a token attends to those of its own document alone; without a `dropout_key` nothing is dropped.
+        a token attends to those of its own document alone; without a `dropout_key` nothing is dropped. Between
+        pre-normalised layers hidden states are the residual stream; after the last they are normalised.
+
+        Raises:
+            InputError: `segment_ids` for a model without segments.
         """
-        if segment_ids is None:
-            segment_ids = jnp.zeros_like(token_ids)
+        depth = self.config.num_layers if depth is None else depth
         embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x = self.embeddings(token_ids, segment_ids, embeddings_key, compute.dtype)
         graph, stacked = nnx.split(self.layers)
-        inputs = jax.tree.map(lambda weights: weights[:depth], (stacked, jnp.arange(self.num_layers)))
+        inputs = jax.tree.map(lambda weights: weights[:depth], (stacked, jnp.arange(self.config.num_layers)))
+        positions = positions_of_layers(self.config, token_ids.shape[1], compute.dtype)
 
         def apply_layer(x: Array, inputs: tuple[Any, Array]) -> tuple[Array, None]:
             weights, index = inputs
             key = None if layers_key is None else jax.random.fold_in(layers_key, index)
             with jax.named_scope("layer"):
-                x = nnx.merge(graph, weights)(x, padding_mask, key, document_ids, compute.attention)
+                layer = nnx.merge(graph, weights)
+                x = layer(x, padding_mask, key, document_ids, compute.attention, positions(index))
             return constrain(x, "batch", "length", "hidden"), None
 
         x = constrain(x, "batch", "length", "hidden")
         x, _ = jax.lax.scan(rematerialise(apply_layer, compute), x, inputs, unroll=compute.scan_unroll)
-        return x
+        return self.final_norm(x) if hasattr(self, "final_norm") and depth == self.config.num_layers else x
 
     def pool(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B D"]:
         """tanh of a linear map of the first position: BERT's sentence vector."""
@@ -208,14 +268,16 @@ def rematerialise(function: Any, compute: ComputeConfig) -> Any:
 
 
 class MaskedLMHead(nnx.Module):
-    """Dense, activation, LayerNorm; then the output embedding, which is the input embedding where tied."""
+    """Dense, activation, norm; then the output embedding, which is the input embedding where tied."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         dense_key, norm_key, output_key = jax.random.split(key, 3)
         width, stddev = config.hidden_dim, config.initializer_stddev
         self.activation = config.head_activation
-        self.dense = Linear((width,), (width,), ("embed", "pooled"), stddev=stddev, key=dense_key)
-        self.norm = LayerNorm(width, epsilon=config.head_layer_norm_epsilon, key=norm_key)
+        self.dense = Linear(
+            (width,), (width,), ("embed", "pooled"), stddev=stddev, key=dense_key, bias=config.biases
+        )
+        self.norm = make_norm(config, epsilon=config.head_layer_norm_epsilon, key=norm_key)
         rows = config.padded_vocabulary_size
         self.bias = parameter(output_key, (rows,), ("vocabulary",))
         if not config.tie_embeddings:

@@ -28,7 +28,7 @@ class BertClassifier(nnx.Module):
         self,
         token_ids: Int[Array, "B L"],
         padding_mask: Bool[Array, "B L"],
-        segment_ids: Int[Array, "B L"],
+        segment_ids: Int[Array, "B L"] | None,
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B C"]:

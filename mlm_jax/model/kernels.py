@@ -20,12 +20,27 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Bool, Float, Int
 
+from mlm_jax.errors import InputError
+
 # Tiles that fit a TPU core's memory, largest first; a tile has to divide the row.
 _SPLASH_TILES = (512, 384, 256, 128)
+# Its mask is made with the program, and one loop goes over local and global layers.
+_NO_WINDOW = "needs model.local_attention_window = None"
 
 
-def cudnn_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> str | None:
-    """Why cuDNN's flash attention cannot run on `device`; the limits are those that JAX and cuDNN state."""
+def within_reach(length: int, reach: Int[Array, ""]) -> Bool[Array, "L L"]:
+    """True where query and key are at most `reach` positions apart."""
+    position = jnp.arange(length)
+    return jnp.abs(position[:, None] - position[None]) <= reach
+
+
+def cudnn_obstacle(
+    device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
+) -> str | None:
+    """Why cuDNN's flash attention cannot run on `device`; the limits are those that JAX and cuDNN state.
+
+    A `window` of local layers is none: it is told by a mask.
+    """
     capability = str(getattr(device, "compute_capability", ""))
     # On AMD it is a name, as in gfx90a.
     if device.platform != "gpu" or not capability.replace(".", "").isdecimal() or float(capability) < 8.0:
@@ -45,27 +60,36 @@ def cudnn_attention(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None,
+    reach: Int[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
     """cuDNN's flash attention. The padding of a row has to be at its end: the kernel is told how long the row is.
 
-    Documents are told by an additive mask [B, 1, L, L] in bfloat16, which all heads share: cuDNN's layout of several
-    sequences a row is no public function of JAX, and needs Hopper. Of a row that is all padding, the first token
-    counts as real.
+    Documents and reach are told by an additive mask [B, 1, L, L] in bfloat16, which all heads share: cuDNN's layout of
+    several sequences a row is no public function of JAX, and needs Hopper, and its window is no value of a loop. Of a
+    row that is all padding, the first token counts as real.
     """
-    if document_ids is None:
+    if document_ids is None and reach is None:
         lengths = jnp.maximum(jnp.sum(padding_mask, axis=1, dtype=jnp.int32), 1)
         return jax.nn.dot_product_attention(
             query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
         )
-    within = document_ids[:, :, None] == document_ids[:, None, :]
-    mask = (within & padding_mask[:, None, :])[:, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    rows, length = padding_mask.shape
+    mask = jnp.broadcast_to(padding_mask[:, None, :], (rows, length, length))
+    if document_ids is not None:
+        mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
+    if reach is not None:
+        mask = mask & within_reach(length, reach)[None]
+    return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], implementation="cudnn")
 
 
-def splash_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> str | None:
+def splash_obstacle(
+    device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
+) -> str | None:
     """Why splash attention cannot run on `device`. It takes any dtype and head width."""
     if device.platform != "tpu":
         return f"needs a TPU, not {device.device_kind}"
+    if window is not None:
+        return f"{_NO_WINDOW}, not {window}"
     if length % _SPLASH_TILES[-1]:
         return f"needs data.sequence_length to be a multiple of {_SPLASH_TILES[-1]}, not {length}"
     return None
@@ -77,13 +101,19 @@ def splash_attention(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None,
+    reach: Int[Array, ""] | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "B L H K"]:
     """JAX's splash attention (a Pallas kernel) with documents and padding as segments; L a multiple of 128.
 
     `interpret` computes it on any device, slowly.
+
+    Raises:
+        InputError: a `reach`, which splash cannot be told.
     """
+    if reach is not None:
+        raise InputError(f"compute.attention = 'splash': {_NO_WINDOW}")
     length, heads, width = query.shape[1:]
     tile = next(size for size in _SPLASH_TILES if length % size == 0)
     tiles = BlockSizes(

@@ -1,7 +1,7 @@
 """The parts a BERT layer is made of. One declaration a weight: shape, logical axes and initialiser together.
 
 Modules hold parameters and a forward computation, nothing that changes: dropout keys are arguments. Parameters are
-float32; a module computes in the dtype of its input, LayerNorm inside in float32.
+float32; a module computes in the dtype of its input, a norm inside in float32.
 """
 
 import math
@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key
 
-from mlm_jax.config import Activation
+from mlm_jax.bert_config import Activation, BertConfig
 from mlm_jax.threefry import random_bits
 
 
@@ -44,8 +44,11 @@ recomputed = partial(jax.checkpoint, prevent_cse=False)
 
 
 def activate(x: Array, kind: Activation) -> Array:
-    """GELU (Hendrycks & Gimpel 2016): exact, by erf, or its tanh approximation."""
-    return jax.nn.gelu(x, approximate=kind == "gelu_tanh")
+    """GELU (Hendrycks & Gimpel 2016): exact, by erf, or its tanh approximation; for `"swiglu"` SiLU.
+
+    Of a gated kind it is what one of the two maps goes through.
+    """
+    return jax.nn.silu(x) if kind == "swiglu" else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
 def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
@@ -60,7 +63,7 @@ def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
 class Linear(nnx.Module):
     """`y = x · kernel + bias`, contracting the last dimensions of x (`inputs`) and giving `outputs` in their place.
 
-    `axes` names the logical axes of the kernel, inputs first; the bias has the outputs' axes.
+    `axes` names the logical axes of the kernel, inputs first; the bias, where there is one, has the outputs' axes.
     """
 
     def __init__(
@@ -71,14 +74,18 @@ class Linear(nnx.Module):
         *,
         stddev: float,
         key: Key[Array, ""],
+        bias: bool = True,
     ) -> None:
         self.num_contracted = len(inputs)
         self.kernel = parameter(key, inputs + outputs, axes, stddev=stddev)
-        self.bias = parameter(key, outputs, axes[len(inputs) :])
+        if bias:
+            self.bias = parameter(key, outputs, axes[len(inputs) :])
 
     def __call__(self, x: Array) -> Array:
         """[..., *inputs] to [..., *outputs], in the dtype of `x`."""
         y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_contracted)
+        if not hasattr(self, "bias"):
+            return y
         bias = self.bias[...].astype(x.dtype)
         return y + jnp.expand_dims(bias, range(y.ndim - bias.ndim))
 
@@ -86,20 +93,42 @@ class Linear(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last dimension (Ba et al. 2016), with mean and variance in float32."""
 
-    def __init__(self, hidden_dim: int, *, epsilon: float, key: Key[Array, ""]) -> None:
+    def __init__(self, hidden_dim: int, *, epsilon: float, key: Key[Array, ""], bias: bool = True) -> None:
         self.epsilon = epsilon
         self.scale = parameter(key, (hidden_dim,), ("embed",), mean=1.0)
-        self.bias = parameter(key, (hidden_dim,), ("embed",))
+        if bias:
+            self.bias = parameter(key, (hidden_dim,), ("embed",))
 
     def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
         """Same shape and dtype as `x`."""
-        return recomputed(partial(_normalise, epsilon=self.epsilon))(x, self.scale[...], self.bias[...])
+        bias = self.bias[...] if hasattr(self, "bias") else None
+        return recomputed(partial(_normalise, epsilon=self.epsilon))(x, self.scale[...], bias)
 
 
-def _normalise(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
+class RMSNorm(nnx.Module):
+    """Division by the root mean square of the last dimension (Zhang & Sennrich 2019), which is in float32."""
+
+    def __init__(self, hidden_dim: int, *, epsilon: float, key: Key[Array, ""]) -> None:
+        self.epsilon = epsilon
+        self.scale = parameter(key, (hidden_dim,), ("embed",), mean=1.0)
+
+    def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        """Same shape and dtype as `x`."""
+        return recomputed(partial(_normalise, epsilon=self.epsilon, centre=False))(x, self.scale[...], None)
+
+
+def make_norm(config: BertConfig, *, epsilon: float, key: Key[Array, ""]) -> LayerNorm | RMSNorm:
+    """The norm that the config names, of its width."""
+    if config.norm == "rms_norm":
+        return RMSNorm(config.hidden_dim, epsilon=epsilon, key=key)
+    return LayerNorm(config.hidden_dim, epsilon=epsilon, key=key, bias=config.biases)
+
+
+def _normalise(x: Array, scale: Array, bias: Array | None, *, epsilon: float, centre: bool = True) -> Array:
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True) if centre else wide
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     normal = centred * jax.lax.rsqrt(variance + epsilon)
     leading = range(x.ndim - 1)
-    return (normal * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)).astype(x.dtype)
+    scaled = normal * jnp.expand_dims(scale, leading)
+    return (scaled if bias is None else scaled + jnp.expand_dims(bias, leading)).astype(x.dtype)

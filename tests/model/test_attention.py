@@ -23,10 +23,10 @@ from mlm_jax.sharding import make_mesh
 from tests.model.heads import assert_equal, inputs_of, outputs_and_gradients, rows_of, splash
 
 
-@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize(("within", "reach"), [(False, None), (True, None), (False, 64)])
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
 def test_cudnn_is_in_the_program_for_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, mesh: tuple[int, int, int] | None, within: bool
+    monkeypatch: pytest.MonkeyPatch, mesh: tuple[int, int, int] | None, within: bool, reach: int | None
 ) -> None:
     """Lowered without a GPU, where JAX asks nothing but for the version of cuDNN."""
     version = SimpleNamespace(cudnn_get_version=lambda: 91000)
@@ -36,19 +36,21 @@ def test_cudnn_is_in_the_program_for_a_gpu(
 
     def total(query: Array) -> Array:
         documents = document_ids if within else None
-        out = attend(query, *heads[1:], padding_mask, documents, implementation="cudnn")
+        near = None if reach is None else jnp.asarray(reach)
+        out = attend(query, *heads[1:], padding_mask, documents, near, implementation="cudnn")
         return jnp.sum(out.astype(jnp.float32))
 
     with jax.set_mesh(mesh_of(mesh or (1, 1, 1))):
         traced = jax.jit(jax.grad(total)).trace(heads[0])
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    # By its length where a row is one document; by a mask that its heads share where it is several.
-    name = "__cudnn$fmhaScaleBiasSoftmax" if within else "__cudnn$fmhaSoftmax"
+    # By its length where a row is one document; by a mask that its heads share where it is several or reach is less.
+    masked = within or reach is not None
+    name = "__cudnn$fmhaScaleBiasSoftmax" if masked else "__cudnn$fmhaSoftmax"
     assert f"@{name}(" in text
     assert f"@{name}Backward(" in text
     rows, here = (1, 1) if mesh else (4, 2)
-    assert ("PADDING" in text) == (not within)
-    assert (f"tensor<{rows}x1x512x512xbf16>" in text) == within
+    assert ("PADDING" in text) == (not masked)
+    assert (f"tensor<{rows}x1x512x512xbf16>" in text) == masked
     assert f"tensor<{rows}x512x{here}x64xbf16>" in text, "each device has its own rows and heads"
 
 
@@ -136,6 +138,7 @@ def device(platform: str, capability: str | None = None) -> Any:
 
 
 BASE = BertConfig(attention_dropout_rate=0.0)
+LOCAL = replace(BASE, local_attention_window=128, global_attention_every=3)
 BF16 = ComputeConfig(dtype="bfloat16")
 
 
@@ -171,6 +174,7 @@ def test_the_platform_and_the_length_choose(
             520,
             "splash needs data.sequence_length to be a multiple of 128, not 520",
         ),
+        (device("tpu"), BF16, LOCAL, 512, "splash needs model.local_attention_window = None, not 128"),
         (device("gpu", "9.0"), BF16, BertConfig(), 512, "cudnn needs model.attention_dropout_rate = 0"),
         (device("gpu", "9.0"), ComputeConfig(), BASE, 512, "cudnn needs compute.dtype = 'bfloat16'"),
         (device("gpu", "9.0"), BF16, BASE, 513, "cudnn needs an even data.sequence_length, not 513"),
@@ -188,6 +192,21 @@ def test_what_no_kernel_can_do_is_done_by_xla_and_refused_of_a_kernel_that_is_na
     named, obstacle = said.split(" ", 1)
     with pytest.raises(InputError, match=f"^compute.attention = '{named}': {obstacle}"):
         choose_attention(replace(compute, attention=named), model, length, at)
+
+
+def test_cudnn_takes_local_layers() -> None:
+    assert choose_attention(BF16, LOCAL, 512, device("gpu", "9.0")) == ("cudnn", "")
+
+
+@pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
+def test_reach_hides_what_is_further_away(mesh: tuple[int, int, int] | None) -> None:
+    *heads, _ = inputs_of(32)
+    everyone = jnp.ones((4, 32), bool)
+    near = jnp.abs(jnp.arange(32)[:, None] - jnp.arange(32)[None]) <= 5
+    expected = jax.nn.dot_product_attention(*heads, mask=near[None, None])
+    with jax.set_mesh(mesh_of(mesh or (1, 1, 1))):
+        found = jax.jit(lambda reach: attend(*heads, everyone, None, reach))(jnp.asarray(5))
+    np.testing.assert_allclose(found, expected, atol=3e-6)
 
 
 def test_a_kernel_of_another_platform_is_refused() -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import jax
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 import pytest
 from jax import Array
 
+from mlm_jax.errors import InputError
 from mlm_jax.model.attention import xla_attention
+from mlm_jax.model.kernels import cudnn_attention
 from tests.model.heads import (
     assert_equal,
     assert_equal_to_rounding,
@@ -50,6 +53,38 @@ def test_splash_goes_over_several_tiles_of_a_row(monkeypatch: pytest.MonkeyPatch
         outputs_and_gradients(splash, inputs, *rows),
         outputs_and_gradients(xla_attention, inputs, *rows),
     )
+
+
+def test_splash_refuses_a_reach() -> None:
+    with pytest.raises(InputError, match=r"'splash': needs model\.local_attention_window = None"):
+        splash(*inputs_of()[:3], *rows_of(), jnp.asarray(3))
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("reach", [None, 5])
+def test_cudnn_is_told_of_documents_and_reach_by_a_mask(
+    monkeypatch: pytest.MonkeyPatch, within: bool, reach: int | None
+) -> None:
+    """The call that it makes, answered by JAX's own reference: cuDNN itself needs a GPU."""
+    real = jax.nn.dot_product_attention
+
+    def answered(*heads: Array, implementation: str, **told: Array) -> Array:
+        assert implementation == "cudnn"
+        assert ("mask" in told) == (within or reach is not None)
+        return real(*heads, implementation="xla", **told)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", answered)
+    padding_mask, document_ids = rows_of()
+    # Of a row that is all padding, cuDNN and the reference make something else.
+    padding_mask = padding_mask.at[2].set(padding_mask[3])
+    rows = padding_mask, document_ids if within else None
+    reaching = partial(jnp.asarray, reach) if reach is not None else lambda: None
+    found, expected = (
+        outputs_and_gradients(lambda *of, function=function: function(*of, reaching()), inputs_of(), *rows)
+        for function in (cudnn_attention, xla_attention)
+    )
+    keyed = padding_mask[:, :, None, None]
+    assert_equal((found[0] * keyed, found[1]), (expected[0] * keyed, expected[1]))
 
 
 @pytest.mark.parametrize("function", [xla_attention, splash], ids=["xla", "splash"])

@@ -1,0 +1,68 @@
+"""What attention makes of positions, layer by layer: rotary embeddings (Su et al. 2021) and windows of local layers.
+
+L length, K head width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from mlm_jax.bert_config import BertConfig
+
+
+class LayerPositions(NamedTuple):
+    """How a layer's attention treats positions, which count from the start of the row."""
+
+    rotation: Float[Array, "2 L half"] | None = None
+    """Cosines and sines that queries and keys are turned by; K / 2 of them a position."""
+    reach: Int[Array, ""] | None = None
+    """How many positions to each side of itself a query attends to; None for all."""
+
+
+def positions_of_layers(
+    config: BertConfig, length: int, dtype: str
+) -> Callable[[Int[Array, ""]], LayerPositions]:
+    """From a layer's index to its positions, in rows of `length` tokens and, if that is wider, in `dtype`.
+
+    One loop goes over the layers, local and global, so which of the two a layer is has to be a value.
+    """
+    window, local_base = config.local_attention_window, config.local_rotary_base
+    rotation = local_rotation = None
+    if config.positions == "rotary":
+        rotation = rotary_table(length, config.head_dim, config.rotary_base, dtype)
+    if local_base is not None:
+        local_rotation = rotary_table(length, config.head_dim, local_base, dtype)
+
+    def of_layer(index: Int[Array, ""]) -> LayerPositions:
+        if window is None:
+            return LayerPositions(rotation)
+        is_global = index % config.global_attention_every == 0
+        reach = jnp.where(is_global, length, window // 2)
+        if rotation is None or local_rotation is None:
+            return LayerPositions(rotation, reach)
+        return LayerPositions(jnp.where(is_global, rotation, local_rotation), reach)
+
+    return of_layer
+
+
+def rotary_table(length: int, head_dim: int, base: float, dtype: str) -> Float[Array, "2 L half"]:
+    """Cosine and sine of position times base^(-2i/K) for i < K / 2, in float32 or, if that is wider, in `dtype`."""
+    wide = jnp.promote_types(dtype, jnp.float32)
+    frequencies = jnp.asarray(base ** -(np.arange(0, head_dim, 2) / head_dim), wide)
+    angles = jnp.arange(length, dtype=wide)[:, None] * frequencies[None]
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+
+
+def rotate(x: Float[Array, "B L H K"], rotation: Float[Array, "2 L half"]) -> Float[Array, "B L H K"]:
+    """Each pair of dimensions i and i + K / 2 turned by its angle: the pairing of Hugging Face, not that of the paper.
+
+    What a query turned so finds in a key depends on how far apart the two are, not on where.
+    """
+    cosine, sine = rotation[:, None, :, None]
+    first, second = jnp.split(x.astype(rotation.dtype), 2, axis=-1)
+    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return turned.astype(x.dtype)

@@ -1,0 +1,168 @@
+"""The encoder in plain NumPy and float64, layer by layer, and configs that cover every pair of settings."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.special import erf
+
+from mlm_jax.bert_config import BertConfig
+
+# Each a choice, each choice what it changes; rotary in local layers is added where both are there.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "norm": [{}, {"norm": "rms_norm"}],
+    "norm_placement": [{}, {"norm_placement": "pre"}],
+    "embedding_norm": [{}, {"embedding_norm": False}],
+    "embedding_dropout": [{}, {"embedding_dropout": False}],
+    "biases": [{}, {"biases": False}],
+    "positions": [{}, {"positions": "rotary", "rotary_base": 500.0}, {"positions": "none"}],
+    "segments": [{}, {"num_segments": 0}],
+    "activation": [{}, *({"activation": kind} for kind in ("gelu_tanh", "geglu", "swiglu"))],
+    "window": [{}, {"local_attention_window": 6, "global_attention_every": 2}],
+    "head": [{}, {"tie_embeddings": False, "head_activation": "gelu_tanh"}],
+}
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
+
+
+def covering_set() -> list[tuple[dict[str, Any], tuple[int, int, int]]]:
+    """Changes of a BertConfig with a mesh each: any two choices, of settings or mesh, are together in one of them."""
+    factors = [list(range(len(choices))) for choices in VARIANTS.values()] + [list(range(len(MESHES)))]
+    missing = {
+        (a, x, b, y) for a, b in combinations(range(len(factors)), 2) for x in factors[a] for y in factors[b]
+    }
+    random, rows = np.random.RandomState(0), []
+    while missing:
+        tried = [[int(random.choice(choices)) for choices in factors] for _ in range(200)]
+        best = max(tried, key=lambda row: len(missing & _pairs(row)))
+        missing -= _pairs(best)
+        rows.append(best)
+    return [(_changes(row), MESHES[row[-1]]) for row in rows]
+
+
+def _pairs(row: list[int]) -> set[tuple[int, int, int, int]]:
+    return {(a, row[a], b, row[b]) for a, b in combinations(range(len(row)), 2)}
+
+
+def _changes(row: list[int]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for choices, index in zip(VARIANTS.values(), row, strict=False):
+        changes |= choices[index]
+    if "rotary_base" in changes and "local_attention_window" in changes:
+        changes["local_rotary_base"] = 50.0
+    return changes
+
+
+# All at once.
+EVERYTHING = _changes([1, 1, 1, 1, 1, 1, 1, 3, 1, 1])
+
+
+def name_of(changes: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in changes.values()) or "bert"
+
+
+def count_by_hand(c: BertConfig, *, pooler: bool, mlm_head: bool) -> int:
+    """Parameters of an encoder of that shape, formula by formula."""
+    width, bias = c.hidden_dim, int(c.biases)
+    norm = width * (1 + (bias if c.norm == "layer_norm" else 0))
+    attention = 4 * (width * width + bias * width)
+    up = width * c.intermediate_dim + bias * c.intermediate_dim
+    down = c.intermediate_dim * width + bias * width
+    layer = attention + (2 if c.activation in ("geglu", "swiglu") else 1) * up + down + 2 * norm
+    tables = c.vocabulary_size + c.num_segments + (c.max_sequence_length if c.positions == "learned" else 0)
+    encoder = tables * width + (norm if c.embedding_norm else 0) + c.num_layers * layer
+    encoder += norm if c.norm_placement == "pre" else 0
+    dense = width * width + bias * width
+    head = dense + norm + c.vocabulary_size + (0 if c.tie_embeddings else c.vocabulary_size * width)
+    return encoder + pooler * dense + mlm_head * head
+
+
+def encode(
+    c: BertConfig,
+    params: dict[str, Any],
+    ids: np.ndarray,
+    padding_mask: np.ndarray,
+    segment_ids: np.ndarray | None = None,
+    document_ids: np.ndarray | None = None,
+) -> np.ndarray:
+    """The last hidden states, float64 [B, L, D]; `params` are those of the encoder."""
+    embeddings, layers = params["embeddings"], params["layers"]
+    x = embeddings["token"][ids]
+    if "segment" in embeddings:
+        x = x + embeddings["segment"][np.zeros_like(ids) if segment_ids is None else segment_ids]
+    if c.positions == "learned":
+        x = x + embeddings["position"][: ids.shape[1]]
+    if c.embedding_norm:
+        x = _norm(c, x, embeddings["norm"])
+    position = np.arange(ids.shape[1])
+    for index in range(c.num_layers):
+        layer = _layer(layers, index)
+        is_local = c.local_attention_window is not None and index % c.global_attention_every != 0
+        mask = np.broadcast_to(padding_mask[:, None, :], (*ids.shape, ids.shape[1]))
+        if document_ids is not None:
+            mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
+        if is_local:
+            mask = mask & (np.abs(position[:, None] - position) <= c.local_attention_window // 2)
+        base = c.local_rotary_base if is_local and c.local_rotary_base is not None else c.rotary_base
+
+        def attention(x: np.ndarray, layer: Any = layer, mask: Any = mask, base: float = base) -> np.ndarray:
+            return _attention(c, x, layer["attention"], mask, base)
+
+        def feed_forward(x: np.ndarray, layer: Any = layer) -> np.ndarray:
+            return _feed_forward(c, x, layer["feed_forward"])
+
+        for part, norm in (
+            (attention, layer["attention_norm"]),
+            (feed_forward, layer["feed_forward_norm"]),
+        ):
+            x = x + part(_norm(c, x, norm)) if c.norm_placement == "pre" else _norm(c, x + part(x), norm)
+    return _norm(c, x, params["final_norm"]) if c.norm_placement == "pre" else x
+
+
+def _layer(stacked: Any, index: int) -> Any:
+    if isinstance(stacked, dict):
+        return {name: _layer(value, index) for name, value in stacked.items()}
+    return stacked[index]
+
+
+def _norm(c: BertConfig, x: np.ndarray, params: Any) -> np.ndarray:
+    if c.norm == "layer_norm":
+        x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + c.layer_norm_epsilon)
+    return x * params["scale"] + params.get("bias", 0.0)
+
+
+def _attention(c: BertConfig, x: np.ndarray, params: Any, mask: np.ndarray, base: float) -> np.ndarray:
+    query, key, value = (
+        np.einsum("bld,dhk->bhlk", x, params[name]["kernel"])
+        + np.expand_dims(params[name].get("bias", np.zeros(1)), -2)
+        for name in ("query", "key", "value")
+    )
+    if c.positions == "rotary":
+        query, key = _rotated(query, base), _rotated(key, base)
+    scores = np.einsum("bhlk,bhsk->bhls", query, key) / np.sqrt(c.head_dim)
+    scores = np.where(mask[:, None], scores, -1e30)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights = weights / weights.sum(-1, keepdims=True)
+    attended = np.einsum("bhls,bhsk->blhk", weights, value)
+    return np.einsum("blhk,hkd->bld", attended, params["output"]["kernel"]) + params["output"].get("bias", 0)
+
+
+def _rotated(x: np.ndarray, base: float) -> np.ndarray:
+    """As products of complex numbers, which is what the paper has."""
+    half = x.shape[-1] // 2
+    turns = np.exp(1j * np.outer(np.arange(x.shape[-2]), base ** (-np.arange(half) / half)))
+    turned = (x[..., :half] + 1j * x[..., half:]) * turns
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def _feed_forward(c: BertConfig, x: np.ndarray, params: Any) -> np.ndarray:
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ params[name]["kernel"] + params[name].get("bias", 0.0)
+
+    gelu = {
+        "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+        "swiglu": lambda x: x / (1 + np.exp(-x)),
+    }.get(c.activation, lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))))
+    if c.activation in ("geglu", "swiglu"):
+        return linear("down", gelu(linear("gate", x)) * linear("up", x))
+    return linear("down", gelu(linear("up", x)))

@@ -1,0 +1,166 @@
+"""Every architecture beside the reference in NumPy and float64, and what holds of each."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mlm_jax.bert_config import BertConfig
+from mlm_jax.config import ComputeConfig
+from mlm_jax.errors import InputError
+from mlm_jax.model.bert import BertEncoder, count_parameters
+from mlm_jax.train_step import split_model
+from tests.model.reference import EVERYTHING, count_by_hand, covering_set, encode, name_of
+
+SMALL = BertConfig(
+    vocabulary_size=61,
+    num_layers=3,
+    hidden_dim=16,
+    num_heads=2,
+    intermediate_dim=24,
+    max_sequence_length=20,
+    layer_norm_epsilon=1e-5,
+    pooler=False,
+)
+COVERING = [replace(SMALL, **changes) for changes, _ in covering_set()]
+NAMES = [name_of(changes) for changes, _ in covering_set()]
+LENGTH = 17
+DOCUMENTS = np.repeat([[0, 1, 2]], [8, 6, 3], axis=1).repeat(2, axis=0)
+
+
+def float64(compute: ComputeConfig | None = None) -> ComputeConfig:
+    """A dtype that runs do not have."""
+    wide = replace(compute or ComputeConfig())
+    object.__setattr__(wide, "dtype", "float64")
+    return wide
+
+
+def inputs() -> tuple[np.ndarray, np.ndarray]:
+    ids = np.random.RandomState(1).randint(1, 61, (2, LENGTH))
+    return ids, np.arange(LENGTH) < np.array([[LENGTH], [LENGTH - 5]])
+
+
+def sharp_params(config: BertConfig) -> tuple[Any, dict[str, Any]]:
+    """Weights of which none is at its initial value, spread so that attention is far from uniform."""
+    graph, params = split_model(nnx.eval_shape(lambda: BertEncoder(config, key=jax.random.key(0))))
+    random = np.random.RandomState(0)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        scale = path[-1].key == "scale"
+        return random.standard_normal(leaf.shape) * (0.3 if scale else 0.5) + scale
+
+    return graph, jax.tree_util.tree_map_with_path(draw, params)
+
+
+def outputs(
+    config: BertConfig, compute: ComputeConfig | None = None, *, depth: int | None = None, **given: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ours in float64, the reference, and where a token is real."""
+    graph, params = sharp_params(config)
+    ids, real = inputs()
+    with jax.enable_x64(True):
+
+        @jax.jit
+        def run(params: Any, given: dict[str, Any]) -> jax.Array:
+            encoder = nnx.merge(graph, params)
+            return encoder(
+                jnp.asarray(ids), jnp.asarray(real), compute=float64(compute), depth=depth, **given
+            )
+
+        found = np.asarray(run(params, {name: jnp.asarray(array) for name, array in given.items()}))
+    assert found.dtype == np.float64
+    return found, encode(config, params, ids, real, **given), real
+
+
+@pytest.mark.parametrize("config", COVERING, ids=NAMES)
+def test_hidden_states_are_those_of_the_reference(config: BertConfig) -> None:
+    found, expected, real = outputs(config, document_ids=DOCUMENTS)
+    np.testing.assert_allclose(found[real], expected[real], atol=1e-10)
+
+
+# The others change parameters, or training, alone.
+OF_HIDDEN_STATES = set(EVERYTHING) - {
+    *("embedding_dropout", "tie_embeddings", "head_activation", "biases", "num_segments")
+}
+
+
+@pytest.mark.parametrize("wrong", sorted(OF_HIDDEN_STATES))
+def test_the_reference_tells_every_setting_from_its_default(wrong: str) -> None:
+    """What would not change a hidden state could not be seen to be right."""
+    config = replace(SMALL, **EVERYTHING)
+    other = {wrong: getattr(SMALL, wrong)}
+    if wrong == "positions":
+        other = {"positions": "none", "rotary_base": 10_000.0, "local_rotary_base": None}
+    elif wrong == "local_attention_window":
+        other = {"local_attention_window": 8}
+    elif wrong == "global_attention_every":
+        other = {"global_attention_every": 3}
+    elif wrong == "activation":
+        other = {"activation": "geglu"}
+    _, params = sharp_params(replace(config, embedding_norm=True))
+    ids, real = inputs()
+    one, another = (encode(c, params, ids, real)[real] for c in (config, replace(config, **other)))
+    assert np.abs(one - another).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "compute", [ComputeConfig(remat="full", scan_unroll=3), ComputeConfig(remat="dots", attention="xla")]
+)
+def test_how_layers_are_looped_over_does_not_matter(compute: ComputeConfig) -> None:
+    found, expected, real = outputs(replace(SMALL, **EVERYTHING), compute, document_ids=DOCUMENTS)
+    np.testing.assert_allclose(found[real], expected[real], atol=1e-10)
+
+
+@pytest.mark.parametrize("placement", ["post", "pre"])
+def test_hidden_states_of_a_depth_are_those_of_so_many_layers(placement: str) -> None:
+    """Which layers are local does not change with the depth, and only the last is followed by the final norm."""
+    config = replace(SMALL, **EVERYTHING | {"norm_placement": placement})
+    stream, _, real = outputs(config, depth=2)
+    shallow = replace(config, num_layers=2)
+    _, params = sharp_params(config)
+    two = params | {"layers": jax.tree.map(lambda w: w[:2], params["layers"])}
+    if placement == "pre":
+        # A norm undone: with a scale of 1, the stream over its root mean square.
+        two |= {"final_norm": {"scale": np.ones(16)}}
+        stream = stream / np.sqrt((stream**2).mean(-1, keepdims=True) + config.layer_norm_epsilon)
+    ids, _ = inputs()
+    np.testing.assert_allclose(stream[real], encode(shallow, two, ids, real)[real], atol=1e-10)
+
+
+@pytest.mark.parametrize("config", COVERING, ids=NAMES)
+def test_parameters_are_counted_by_hand(config: BertConfig) -> None:
+    for pooler in (False, True):
+        for head in (False, True):
+            expected = count_by_hand(config, pooler=pooler, mlm_head=head)
+            assert count_parameters(config, pooler=pooler, mlm_head=head) == expected
+
+
+def test_segments_for_a_model_without_are_refused() -> None:
+    with pytest.raises(InputError, match=r"segment_ids: must be left out, .* model\.num_segments = 0"):
+        outputs(replace(SMALL, num_segments=0), segment_ids=np.zeros((2, LENGTH), int))
+    found, expected, real = outputs(SMALL, segment_ids=np.arange(2 * LENGTH).reshape(2, -1) % 2)
+    np.testing.assert_allclose(found[real], expected[real], atol=1e-10)
+
+
+def test_a_model_without_positions_knows_no_order() -> None:
+    encoder = jax.jit(BertEncoder(replace(SMALL, positions="none"), key=jax.random.key(0)))
+    ids, _ = inputs()
+    order = np.random.RandomState(0).permutation(LENGTH)
+    straight, shuffled = (
+        np.asarray(encoder(jnp.asarray(row), jnp.ones(row.shape, bool))) for row in (ids, ids[:, order])
+    )
+    np.testing.assert_allclose(shuffled, straight[:, order], atol=1e-5)
+
+
+def test_embedding_dropout_is_of_the_embeddings_alone() -> None:
+    ids, key = jnp.asarray(inputs()[0]), jax.random.key(0)
+    for drops in (True, False):
+        encoder = BertEncoder(replace(SMALL, embedding_dropout=drops, dropout_rate=0.5), key=key)
+        embedded = np.asarray(encoder.embeddings(ids, None, key, "float32"))
+        assert (embedded == 0).any() == drops
+        hidden = [np.asarray(encoder(ids, jnp.ones(ids.shape, bool), dropout_key=k)) for k in (key, None)]
+        assert np.abs(hidden[0] - hidden[1]).max() > 1e-3

@@ -1,0 +1,68 @@
+"""Rotary embeddings know distances alone; which layers are local, and how far they see."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.bert_config import BertConfig
+from mlm_jax.model.kernels import within_reach
+from mlm_jax.model.positions import positions_of_layers, rotary_table, rotate
+
+LOCAL = BertConfig(
+    num_layers=7,
+    hidden_dim=32,
+    num_heads=4,
+    positions="rotary",
+    rotary_base=160_000.0,
+    local_rotary_base=10_000.0,
+    local_attention_window=128,
+    global_attention_every=3,
+)
+
+
+def test_scores_of_rotated_vectors_depend_on_their_distance_alone() -> None:
+    with jax.enable_x64(True):
+        query, key = (jax.random.normal(jax.random.key(n), (1, 1, 2, 8), jnp.float64) for n in (0, 1))
+        table = rotary_table(50, 8, 100.0, "float64")
+        everywhere = (jnp.broadcast_to(x, (1, 50, 2, 8)) for x in (query, key))
+        rotated = [rotate(x, table) for x in everywhere]
+        scores = np.asarray(jnp.einsum("blhk,bshk->hls", *rotated))
+    for distance in (-30, -1, 0, 7):
+        along = np.diagonal(scores, distance, 1, 2)
+        np.testing.assert_allclose(along, along[:, :1].repeat(along.shape[1], 1), atol=1e-12)
+    # And they do depend on it.
+    assert np.abs(scores[:, 0, 0] - scores[:, 0, 7]).min() > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_angles_are_float32_whatever_the_model_computes_in(dtype: str) -> None:
+    """In bfloat16 neighbours beyond position 256 would have the same angle."""
+    table = rotary_table(1024, 8, 10_000.0, dtype)
+    assert table.dtype == jnp.float32
+    angles = np.outer(np.arange(1024), 10_000.0 ** -(np.arange(4) / 4))
+    np.testing.assert_allclose(table, [np.cos(angles), np.sin(angles)], atol=1e-4)
+    x = jnp.ones((1, 1024, 1, 8), dtype)
+    assert rotate(x, table).dtype == x.dtype
+
+
+@pytest.mark.parametrize(("every", "layers"), [(3, {0, 3, 6}), (2, {0, 2, 4, 6})])
+def test_every_nth_layer_sees_all_of_the_row(every: int, layers: set[int]) -> None:
+    """Of ModernBERT-base: layers 0, 3, 6, … are global, of rotary base 160,000; the others see 64 to each side."""
+    of_layer = positions_of_layers(replace(LOCAL, global_attention_every=every), 256, "float32")
+    wide, narrow = (np.asarray(rotary_table(256, 8, base, "float32")) for base in (160_000.0, 10_000.0))
+    for index in range(7):
+        rotation, reach = of_layer(jnp.asarray(index))
+        seen = np.asarray(within_reach(256, reach))
+        if index in layers:
+            assert seen.all()
+        else:
+            assert seen[100].nonzero()[0].tolist() == list(range(36, 165))
+            assert seen.sum(axis=1).max() == 129
+        np.testing.assert_array_equal(rotation, wide if index in layers else narrow)
+
+
+def test_bert_has_nothing_to_add_to_its_table() -> None:
+    assert positions_of_layers(BertConfig(), 256, "float32")(jnp.asarray(1)) == (None, None)
