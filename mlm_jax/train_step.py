@@ -16,10 +16,12 @@ import optax
 from flax import nnx
 from jax import Array
 
-from mlm_jax.config import ComputeConfig, MaskingConfig, TrainConfig
+from mlm_jax.config import ComputeConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.masking_config import MaskingConfig
+from mlm_jax.masking_law import MaskingLaw, masking_law, stage_at
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.loss import MaskedLMSums, masked_lm_sums
 from mlm_jax.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
@@ -82,6 +84,11 @@ class StepSetup(UpdateRule):
 
     graph: nnx.GraphDef
     masking: MaskingConfig
+    law: MaskingLaw
+    """The numbers of `masking`."""
+    num_steps: int
+    """Over which a scheduled masking rate goes from its first value to its last."""
+    eval_masking: MaskingConfig
     document_end_id: int | None
     """The id of the token that ends a document, where rows attend within documents."""
 
@@ -102,8 +109,13 @@ def make_update_rule(config: TrainConfig, params: Any) -> UpdateRule:
     )
 
 
-def make_setup(config: TrainConfig, masking: MaskingConfig, sep_token_id: int | None = None) -> StepSetup:
-    """The setup of a run, without allocating a parameter.
+def make_setup(
+    config: TrainConfig,
+    masking: MaskingConfig,
+    sep_token_id: int | None = None,
+    eval_masking: MaskingConfig | None = None,
+) -> StepSetup:
+    """The setup of a run, without allocating a parameter. Without `eval_masking` evaluations mask as training does.
 
     Raises:
         ValueError: `data.attend_within_documents` without the id of [SEP].
@@ -116,6 +128,9 @@ def make_setup(config: TrainConfig, masking: MaskingConfig, sep_token_id: int | 
         **vars(make_update_rule(config, params)),
         graph=graph,
         masking=masking,
+        law=masking_law(masking, config.data.sequence_length),
+        num_steps=config.num_steps,
+        eval_masking=masking if eval_masking is None else eval_masking,
         document_end_id=sep_token_id if within_documents else None,
     )
 
@@ -175,11 +190,12 @@ def train_step(
     them at the same step, and no process has to be asked.
     """
     keys = example_keys(setup.seed, batch.epochs, batch.example_ids)
-    masked = mask_tokens(keys, batch.token_ids, setup.masking)
+    stage = stage_at(state.step, setup.num_steps, setup.law)
+    masked = mask_tokens(keys, batch.token_ids, setup.masking, setup.law, stage)
     inputs = (masked, _document_ids(setup, batch.token_ids))
     new_state, sums, grad_norm = update(setup, state, inputs, partial(_loss_of_rows, setup))
     weight = jnp.maximum(sums.weight, 1.0)
-    wanted = wanted_selections(keys, batch.token_ids, setup.masking)
+    wanted = wanted_selections(keys, batch.token_ids, setup.masking, setup.law, stage)
     metrics = StepMetrics(
         loss=sums.loss / weight,
         mlm_accuracy=sums.correct / weight,
@@ -199,7 +215,7 @@ def eval_step(setup: StepSetup, params: Any, batch: Batch) -> MaskedLMSums:
     """Sums of loss, correct predictions and weights over a batch, without dropout and with fixed masks."""
     epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
     keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
-    inputs = (mask_tokens(keys, batch.token_ids, setup.masking), _document_ids(setup, batch.token_ids))
+    inputs = (mask_tokens(keys, batch.token_ids, setup.eval_masking), _document_ids(setup, batch.token_ids))
     return _loss_of_rows(setup, params, inputs, None)
 
 

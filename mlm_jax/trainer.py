@@ -73,8 +73,12 @@ def train(
 
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
-        masking = resolve_masking(config.masking, sources.tokenizer, config.data.sequence_length)
-        program = build_program(config, masking, make_mesh(config.mesh), sources.tokenizer.sep_token_id)
+        masking, eval_masking = (
+            resolve_masking(recipe, sources.tokenizer, config.data.sequence_length)
+            for recipe in (config.masking, config.eval_masking)
+        )
+        separator = sources.tokenizer.sep_token_id
+        program = build_program(config, masking, make_mesh(config.mesh), separator, eval_masking)
 
         with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
             run = _Run(config, folder, sources, program, checkpointer, stop, job)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
-from mlm_jax.config import MaskingConfig
 from mlm_jax.masking import example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.metrics import (
     EvaluationRecord,
     MetricsLog,

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from mlm_jax.config import Attention, BertConfig, MaskingConfig, MaskingRecipe, Remat
+from mlm_jax.config import Attention, BertConfig, Remat
 from mlm_jax.masking import example_keys, mask_tokens
+from mlm_jax.masking_config import MaskingConfig, MaskingRecipe
 from mlm_jax.metrics import train_flops_per_sequence
 from mlm_jax.presets import PRESETS
 
