@@ -11,8 +11,6 @@ WORD_BITS = 31
 
 _PACKED = 32
 _FOLDED = 64
-# The bits of a word up to each of its places.
-_UPTO = (np.uint64(2) ** np.arange(1, _PACKED + 1, dtype=np.uint64) - 1).astype(np.uint32)
 
 
 def count_true(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
@@ -74,18 +72,6 @@ def lowest(count: Int[Array, ""], length: int) -> UInt32[Array, " packed"]:
     width = jnp.clip(count - first_of_word, 0, _PACKED).astype(jnp.uint32)
     # Twice, because no shift is as wide as the word.
     return ~(~np.uint32(0) << (width // 2) << (width - width // 2))
-
-
-def last_positions(bits: UInt32[Array, " packed"], length: int) -> Int[Array, " length"]:
-    """Where the last bit at or before each position is, -1 where there is none."""
-    width = bits.shape[0] * _PACKED
-    upto = bits[:, None] & _UPTO[None]
-    first_of_word = jnp.arange(0, width, _PACKED)
-    last_in_word = first_of_word + _PACKED - 1 - jax.lax.clz(bits).astype(jnp.int32)
-    before = jax.lax.cummax(jnp.where(bits != 0, last_in_word, -1))
-    before = jnp.pad(before[:-1], (1, 0), constant_values=-1)
-    inside = first_of_word[:, None] + _PACKED - 1 - jax.lax.clz(upto).astype(jnp.int32)
-    return jnp.where(upto != 0, inside, before[:, None]).reshape(width)[:length]
 
 
 def count_bits(bits: UInt32[Array, " packed"]) -> Int[Array, ""]:

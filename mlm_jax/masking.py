@@ -43,7 +43,7 @@ from mlm_jax.word_selection import (
     Words,
     masked_in_documents,
     masked_in_row,
-    random_bits_of_words,
+    same_in_words,
     words_of,
 )
 
@@ -165,7 +165,7 @@ def wanted_selections(
         selectable = selectable_positions(row, config)
         if config.quota == "document":
             return jnp.sum(_document_quotas(row, selectable, config, law))
-        numbers = _numbers(split(key, 3)[0], words_of(row, selectable, config), row.shape[0], config)
+        numbers = _numbers(split(key, 3)[0], words_of(row, selectable, config), selectable, config)
         return _wanted(numbers, row, selectable, config, law)
 
     return jax.vmap(wanted)(keys, token_ids)
@@ -226,9 +226,8 @@ def _select_positions(
         chosen = masked_in_documents(key, words, documents, length, config)
         return jnp.minimum(position_of_rank(chosen, jnp.arange(slots)), length)
 
-    numbers = _numbers(key, words, length, config)
+    numbers = _numbers(key, words, selectable, config)
     count = jnp.minimum(_wanted(numbers, token_ids, selectable, config, law), slots)
-    numbers = jnp.where(selectable, numbers, _NEVER)
     if config.unit == "token":
         return positions_of_smallest(numbers, count, slots)
     chosen = jnp.zeros_like(words.starts)
@@ -242,12 +241,13 @@ def _select_positions(
 
 
 def _numbers(
-    key: Key[Array, ""], words: Words, length: int, config: MaskingConfig
+    key: Key[Array, ""], words: Words, selectable: Bool[Array, " length"], config: MaskingConfig
 ) -> UInt32[Array, " length"]:
-    """A random number a position, of `WORD_BITS` bits; the same for all tokens of a word."""
+    """A random number of `WORD_BITS` bits a position, one for all tokens of a word; larger where not selectable."""
+    numbers = random_bits(key, selectable.shape) >> (32 - WORD_BITS)
     if config.unit == "whole_word":
-        return random_bits_of_words(key, words, length) >> (32 - WORD_BITS)
-    return random_bits(key, (length,)) >> (32 - WORD_BITS)
+        numbers = same_in_words(numbers, words)
+    return jnp.where(selectable, numbers, _NEVER)
 
 
 def _wanted(
@@ -259,7 +259,7 @@ def _wanted(
 ) -> Int[Array, ""]:
     """How many positions of a row the law asks for: the k of the module's table before K limits it."""
     if config.selection == "bernoulli":
-        return count_true(selectable & (numbers < law.selections))
+        return count_true(numbers < law.selections)
     if config.selection == "ceil":
         return law.selections[count_true(selectable)]
     real = count_true(token_ids != config.padding_token_id)

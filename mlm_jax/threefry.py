@@ -29,14 +29,6 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
     return high ^ low
 
 
-def random_bits_at(key: Key[Array, ""], places: Int[Array, " count"]) -> UInt32[Array, " count"]:
-    """For Threefry `random_bits(key, (n,))[places]`, without making those bits and looking them up."""
-    if str(jax.random.key_impl(key)) != "threefry2x32":
-        return jax.vmap(lambda place: jax.random.bits(jax.random.fold_in(key, place), (), jnp.uint32))(places)
-    high, low = _hash(key, places.astype(jnp.uint32))
-    return high ^ low
-
-
 def random_pair(key: Key[Array, ""], number: Int[Array, ""]) -> UInt32[Array, " two"]:
     """Two random words, the `number`-th pair of the key: what a loop draws that does not know how often it turns."""
     if str(jax.random.key_impl(key)) != "threefry2x32":

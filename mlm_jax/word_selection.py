@@ -24,9 +24,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int, Key, UInt32
 
-from mlm_jax.counting import count_bits, first_position, last_positions, lowest, packed, position_of_rank
+from mlm_jax.counting import count_bits, first_position, lowest, packed, position_of_rank
 from mlm_jax.masking_config import MaskingConfig
-from mlm_jax.threefry import random_bits_at, random_pair
+from mlm_jax.threefry import random_pair
+
+# Of a turn of the loop that spreads numbers over words.
+_STEPS = 2
 
 Bits = UInt32[Array, " packed"]
 
@@ -36,8 +39,10 @@ SPAN_THRESHOLDS = np.round(np.cumsum(_LENGTHS)[:-1] / _LENGTHS.sum() * 2**32).as
 
 
 class Words(NamedTuple):
-    """The words of a row, a bit a position."""
+    """The words of a row; what is not said otherwise is packed, a bit a position."""
 
+    continues: Bool[Array, " length"]
+    """Tokens that continue the word of the one before; not packed."""
     starts: Bits
     """Where words start."""
     ends: Bits
@@ -73,15 +78,28 @@ def words_of(
     after_selectable = jnp.pad(selectable[:-1], (1, 0))
     continues = _continues_word(token_ids, config) & selectable & after_selectable
     return Words(
+        continues=continues,
         starts=packed(selectable & ~continues),
         ends=packed(~jnp.pad(continues[1:], (0, 1))),
         unselectable=~packed(selectable),
     )
 
 
-def random_bits_of_words(key: Key[Array, ""], words: Words, length: int) -> UInt32[Array, " length"]:
-    """Random bits, the same at all tokens of a word; where nothing can be selected they mean nothing."""
-    return random_bits_at(key, last_positions(words.starts, length))
+def same_in_words(numbers: UInt32[Array, " length"], words: Words) -> UInt32[Array, " length"]:
+    """The number at the start of its word for every token; others keep their own."""
+
+    def unsettled(state: tuple[Array, Array]) -> Bool[Array, ""]:
+        return jnp.any(state[1])
+
+    def from_left(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        numbers, pending = state
+        for _ in range(_STEPS):
+            numbers = jnp.where(pending, jnp.pad(numbers[:-1], (1, 0)), numbers)
+            # After as many steps a token is settled that stands so far from the start of its word.
+            pending = pending & jnp.pad(pending[:-1], (1, 0))
+        return numbers, pending
+
+    return jax.lax.while_loop(unsettled, from_left, (numbers, words.continues))[0]
 
 
 def masked_in_row(
@@ -89,7 +107,8 @@ def masked_in_row(
 ) -> Bits:
     """The positions that are masked, packed: those of `masked`, and `left` more at most."""
     none = jnp.zeros_like(masked)
-    start = _State(free=words.starts & ~masked, masked=masked, left=left, later=none, turn=_zero())
+    free = _that_may_fit(words.starts & ~masked, left, words)
+    start = _State(free=free, masked=masked, left=left, later=none, turn=_zero())
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         return (state.left > 0) & jnp.any(state.free != 0)
@@ -148,12 +167,14 @@ def _mask_next(
     end = jnp.where(fits, last + 1, start)
     span = lowest(end, length) & ~before
     first_token = lowest(start + 1, length) & ~before
-    return state._replace(
-        free=state.free & ~(span | first_token),
-        masked=state.masked | span,
-        left=state.left - (end - start),
-        turn=state.turn + 1,
-    )
+    left = state.left - (end - start)
+    free = _that_may_fit(state.free & ~(span | first_token), left, words)
+    return state._replace(free=free, masked=state.masked | span, left=left, turn=state.turn + 1)
+
+
+def _that_may_fit(free: Bits, left: Int[Array, ""], words: Words) -> Bits:
+    """Without the words of several tokens, where one is left: turns that would skip them are spared."""
+    return jnp.where(left == 1, free & words.ends, free)
 
 
 def _zero() -> Int[Array, ""]:
