@@ -18,8 +18,6 @@ if TYPE_CHECKING:
         BertConfig,
         ComputeConfig,
         DataConfig,
-        MaskingConfig,
-        MaskingRecipe,
         MeshConfig,
         OptimizerConfig,
         TrainConfig,
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from mlm_jax.data.tokenizer import Tokenizer
     from mlm_jax.errors import InputError, RunError
     from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens
+    from mlm_jax.masking_config import MaskingConfig, MaskingRecipe
+    from mlm_jax.masking_law import MaskingLaw, masking_law
     from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
     from mlm_jax.presets import PRESETS
     from mlm_jax.pretrained import MaskedLM
@@ -43,6 +43,7 @@ __all__ = [
     "MaskedLM",
     "MaskedTokens",
     "MaskingConfig",
+    "MaskingLaw",
     "MaskingRecipe",
     "MeshConfig",
     "OptimizerConfig",
@@ -54,18 +55,20 @@ __all__ = [
     "count_parameters",
     "example_keys",
     "mask_tokens",
+    "masking_law",
     "train",
 ]
 
 _HOMES = {
     "mlm_jax.classifier": ("TextClassifier",),
     "mlm_jax.config": (
-        *("BertConfig", "ComputeConfig", "DataConfig", "MaskingConfig", "MaskingRecipe", "MeshConfig"),
-        *("OptimizerConfig", "TrainConfig"),
+        *("BertConfig", "ComputeConfig", "DataConfig", "MeshConfig", "OptimizerConfig", "TrainConfig"),
     ),
     "mlm_jax.data.tokenizer": ("Tokenizer",),
     "mlm_jax.errors": ("InputError", "RunError"),
     "mlm_jax.masking": ("MaskedTokens", "example_keys", "mask_tokens"),
+    "mlm_jax.masking_config": ("MaskingConfig", "MaskingRecipe"),
+    "mlm_jax.masking_law": ("MaskingLaw", "masking_law"),
     "mlm_jax.model.bert": ("BertEncoder", "BertMaskedLM", "count_parameters"),
     "mlm_jax.presets": ("PRESETS",),
     "mlm_jax.pretrained": ("MaskedLM",),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import jax
 
 from mlm_jax.compiled.report import StepReport, report_step
-from mlm_jax.config import MaskingConfig, TrainConfig
+from mlm_jax.config import TrainConfig
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.program import Program, build_program, device_bytes
 from mlm_jax.sharding import make_mesh
 
@@ -138,4 +139,5 @@ def stand_in_masking(config: TrainConfig) -> MaskingConfig:
         vocabulary_size=size,
         mask_token_id=min(4, size - 1),
         unselectable_token_ids=tuple(range(min(4, size))),
+        document_end_id=min(3, size - 1) if config.masking.quota == "document" else None,
     )

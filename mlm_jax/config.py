@@ -4,108 +4,19 @@ Each class checks its own fields when it is made and raises InputError (a ValueE
 value and what is allowed. `dataclasses.replace` derives one config from another.
 """
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.bert_config import BertConfig
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.optimizer_config import OptimizerConfig
-from mlm_jax.settings import check_types, require, require_positive, require_rate
+from mlm_jax.settings import check_types, require, require_positive
 
-Selection = Literal["ceil", "bernoulli", "bert"]
-RandomPool = Literal["no_special", "full"]
-MaskingUnit = Literal["token"]
 Packing = Literal["packed", "document"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingRecipe:
-    """How a run masks, whatever its tokenizer. `mask_selection_length=None` derives it from rate and row length.
-
-    `selection` is the law of how many positions are chosen, see `mlm_jax.masking`; `random_pool` is what a
-    random replacement is drawn from.
-    """
-
-    mask_selection_rate: float = 0.15
-    mask_selection_length: int | None = None
-    mask_token_rate: float = 0.8
-    random_token_rate: float = 0.1
-    selection: Selection = "ceil"
-    random_pool: RandomPool = "no_special"
-    unit: MaskingUnit = "token"
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require_rate(self, "mask_selection_rate", "mask_token_rate", "random_token_rate")
-        # The slack is the rounding of two decimal fractions, as in 0.9 + 0.1.
-        fits = self.mask_token_rate + self.random_token_rate <= 1.0 + 1e-9
-        require(
-            self, "random_token_rate", fits, f"at most 1 - mask_token_rate = {1 - self.mask_token_rate:.6g}"
-        )
-        if self.mask_selection_length is not None:
-            require_positive(self, "mask_selection_length")
-
-    def selection_length(self, sequence_length: int) -> int:
-        """`mask_selection_length`, or where it is None what hardly a row of that length is clipped by.
-
-        A row has at most `sequence_length` - 2 selectable tokens. `"ceil"` and `"bert"` never select more than
-        the result; `"bernoulli"` does so in a row of 30,000 (four standard deviations).
-        """
-        if self.mask_selection_length is not None:
-            return self.mask_selection_length
-        n, rate = sequence_length - 2, self.mask_selection_rate
-        if self.selection == "ceil":
-            wanted = math.ceil(np.float32(n) * np.float32(rate))
-        elif self.selection == "bert":
-            wanted = round(sequence_length * rate)
-        else:
-            wanted = math.ceil(n * rate + 4 * math.sqrt(n * rate * (1 - rate)))
-        return max(1, min(n, wanted))
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingConfig(MaskingRecipe):
-    """A recipe together with the vocabulary it is applied to: all that `mask_tokens` needs.
-
-    `unselectable_token_ids` are never chosen for prediction. With `random_pool="no_special"` neither they nor
-    `mask_token_id` are drawn as random replacements. `padding_token_id` matters to the law `"bert"` alone, which
-    counts every token that is not padding.
-    """
-
-    vocabulary_size: int
-    mask_token_id: int
-    mask_selection_length: int = field()
-    unselectable_token_ids: tuple[int, ...] = (0,)
-    padding_token_id: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "unselectable_token_ids", tuple(self.unselectable_token_ids))
-        super().__post_init__()
-        require_positive(self, "vocabulary_size")
-        size = self.vocabulary_size
-        for name in ("mask_token_id", "padding_token_id"):
-            require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")
-        in_vocabulary = all(0 <= i < size for i in self.unselectable_token_ids)
-        require(self, "unselectable_token_ids", in_vocabulary, f"ids in [0, {size})")
-        drawable = self.random_token_rate == 0 or self.random_pool_size > 0
-        require(self, "random_pool", drawable, "'full' where every id of the vocabulary is special")
-
-    @property
-    def special_token_ids(self) -> tuple[int, ...]:
-        """The ids that `random_pool="no_special"` never draws, ascending."""
-        return tuple(sorted({*self.unselectable_token_ids, self.mask_token_id}))
-
-    @property
-    def random_pool_size(self) -> int:
-        """How many ids a random replacement is drawn from."""
-        special = self.special_token_ids if self.random_pool == "no_special" else ()
-        return self.vocabulary_size - len(special)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +142,9 @@ def _is_address(text: str | None) -> bool:
 class TrainConfig:
     """One run. `batch_size` is global: rows a step over all devices and all accumulated microbatches.
 
+    `masking` is what the run trains with, `eval_masking` what each of its evaluations uses: by default the same in all
+    runs, so that their losses can be compared whatever they train with.
+
     `accumulation_steps` splits a step's rows into that many microbatches. With `initial_batch_size`, a divisor of
     `batch_size`, steps begin with so many rows and grow to `batch_size` over `batch_size_warmup_examples` rows,
     linearly in the rows taken and by multiples of `initial_batch_size` (see `BatchSizes`). Each size is a program of
@@ -247,6 +161,7 @@ class TrainConfig:
     model: BertConfig = BertConfig(pooler=False)
     data: DataConfig = DataConfig()
     masking: MaskingRecipe = MaskingRecipe()
+    eval_masking: MaskingRecipe = MaskingRecipe()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -276,6 +191,11 @@ class TrainConfig:
         require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
         if self.eval_batches is not None:
             require_positive(self, "eval_batches")
+        if self.eval_masking.rate_schedule != "constant":
+            raise InputError(
+                f"eval_masking.rate_schedule = {self.eval_masking.rate_schedule!r}: must be 'constant': "
+                "evaluations are to be the same whenever they are made"
+            )
         divides = self.batch_size % self.accumulation_steps == 0
         require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
         self._check_batch_size_warmup()

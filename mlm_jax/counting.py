@@ -32,11 +32,18 @@ def positions_of_smallest(
     Of them the first `slots`; slots left over hold `length`, which no position has.
     """
     largest = _largest_of_smallest(words, count)
-    below, equal = _packed(words < largest), _packed(words == largest)
-    missing = count - jnp.sum(jax.lax.population_count(below).astype(jnp.int32))
-    end = jnp.where(missing > 0, _position_of_rank(equal, missing - 1) + 1, 0)
-    chosen = below | (equal & _lowest(end, words.shape[0]))
-    return jnp.minimum(_position_of_rank(chosen, jnp.arange(slots)), words.shape[0])
+    below, equal = packed(words < largest), packed(words == largest)
+    missing = count - count_bits(below)
+    end = jnp.where(missing > 0, position_of_rank(equal, missing - 1) + 1, 0)
+    chosen = below | (equal & lowest(end, words.shape[0]))
+    return jnp.minimum(position_of_rank(chosen, jnp.arange(slots)), words.shape[0])
+
+
+def smallest_groups(words: UInt32[Array, " length"], count: Int[Array, ""]) -> UInt32[Array, " packed"]:
+    """`packed`: the smallest words that are `count` at most, positions of the same word being chosen all or none."""
+    largest = _largest_of_smallest(words, count)
+    limit = jnp.where(count_true(words <= largest) <= count, largest + 1, largest)
+    return packed(words < limit)
 
 
 def _largest_of_smallest(words: UInt32[Array, " length"], count: Int[Array, ""]) -> UInt32[Array, ""]:
@@ -52,32 +59,44 @@ def _largest_of_smallest(words: UInt32[Array, " length"], count: Int[Array, ""])
     return jax.lax.fori_loop(0, WORD_BITS, settle, jnp.uint32(0))
 
 
-def _packed(chosen: Bool[Array, " length"]) -> UInt32[Array, " packed"]:
+def packed(chosen: Bool[Array, " length"]) -> UInt32[Array, " packed"]:
     """A bit a position, the first in the lowest bit of the first word; zeros after the last."""
     words = jnp.pad(chosen, (0, -chosen.shape[0] % _PACKED)).reshape(-1, _PACKED).astype(jnp.uint32)
     places = jnp.arange(_PACKED, dtype=jnp.uint32)
     return jnp.sum(words << places[None], axis=1, dtype=jnp.uint32)
 
 
-def _lowest(count: Int[Array, ""], length: int) -> UInt32[Array, " packed"]:
-    """`_packed` of the first `count` positions."""
+def lowest(count: Int[Array, ""], length: int) -> UInt32[Array, " packed"]:
+    """`packed` of the first `count` positions."""
     first_of_word = jnp.arange(0, length, _PACKED)
-    bits = jnp.clip(count - first_of_word, 0, _PACKED).astype(jnp.uint32)
+    width = jnp.clip(count - first_of_word, 0, _PACKED).astype(jnp.uint32)
     # Twice, because no shift is as wide as the word.
-    return ~(~np.uint32(0) << (bits // 2) << (bits - bits // 2))
+    return ~(~np.uint32(0) << (width // 2) << (width - width // 2))
 
 
-def _position_of_rank(packed: UInt32[Array, " packed"], rank: Int[Array, "*ranks"]) -> Int[Array, "*ranks"]:
+def count_bits(bits: UInt32[Array, " packed"]) -> Int[Array, ""]:
+    """`count_true` of what was packed."""
+    return jnp.sum(jax.lax.population_count(bits).astype(jnp.int32))
+
+
+def first_position(bits: UInt32[Array, " packed"]) -> Int[Array, ""]:
+    """Where the first bit is, `position_of_rank` of 0; beyond the last word where there is none."""
+    before = jax.lax.population_count((bits & (~bits + 1)) - 1).astype(jnp.int32)
+    first_of_word = jnp.arange(0, bits.shape[0] * _PACKED, _PACKED)
+    return jnp.min(jnp.where(bits != 0, first_of_word + before, bits.shape[0] * _PACKED))
+
+
+def position_of_rank(bits: UInt32[Array, " packed"], rank: Int[Array, "*ranks"]) -> Int[Array, "*ranks"]:
     """Where so many others come before: for 0 the first; beyond the last word where there are too few.
 
     First the word, by how many words end before; then its bit, by halves. Scattering positions to their ranks is
     slower, on a CPU six times.
     """
-    in_word = jax.lax.population_count(packed).astype(jnp.int32)
+    in_word = jax.lax.population_count(bits).astype(jnp.int32)
     ends = jnp.cumsum(in_word)
     passed = jnp.expand_dims(ends, range(rank.ndim)) <= rank[..., None]
     index = jnp.sum(passed.astype(jnp.int32), axis=-1)
-    word = packed.at[index].get(mode="clip")
+    word = bits.at[index].get(mode="clip")
     rank = rank - (ends - in_word).at[index].get(mode="clip")
     bit = jnp.zeros_like(rank)
     for width in (16, 8, 4, 2, 1):

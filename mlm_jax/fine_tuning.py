@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from mlm_jax.config import BertConfig, DataConfig, MaskingRecipe, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.data.batches import Batch, Rows, TrainingBatches
 from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.sources import resolve_masking
@@ -26,6 +26,7 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.evaluation import Evaluation, evaluate_rows, evaluation_of
 from mlm_jax.inference import LENGTH_BUCKET
 from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.model.loss import MaskedLMSums
 from mlm_jax.program import build_program
 from mlm_jax.sharding import batch_sharding, make_mesh, replicated
@@ -171,6 +172,8 @@ def fit_texts(
     settings: TrainConfig, params: Any, rows: Rows, recipe: MaskingRecipe, tokenizer: Tokenizer
 ) -> tuple[Any, FitResult]:
     """A fit on rows of text, masked anew in every epoch."""
+    if recipe.rate_schedule != "constant":
+        raise InputError(f"masking.rate_schedule = {recipe.rate_schedule!r}: must be 'constant' in a fit")
     setup = make_setup(settings, resolve_masking(recipe, tokenizer, rows.sequence_length))
 
     def summed_loss(params: Any, batch: Batch, dropout_key: Array) -> MaskedLMSums:

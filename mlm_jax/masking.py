@@ -4,14 +4,17 @@ The mask of a row depends on (seed, epoch, example id, row content, config) and 
 it travels in, the devices, the processes or the mesh. All that follows is integer arithmetic on threefry bits and
 comparisons of float32 values that are never summed, so it is the same to the bit on every backend.
 
-Every selectable position draws one random word, and the k smallest words are selected. The laws differ only in k:
+Every selectable position draws one random number, and the k smallest are selected. The laws differ only in k:
 
     "ceil"       k = min(ceil(float32(n) · float32(rate)), K)                 KerasHub inside tf.data
-    "bernoulli"  k = min(how many words lie below rate · 2³¹, K)              Hugging Face; KerasHub, eager
+    "bernoulli"  k = min(how many numbers lie below rate · 2³¹, K)            Hugging Face; KerasHub, eager
     "bert"       k = min(K, n, max(1, round(rate · non-padding tokens)))      google-research/bert
 
-with n selectable positions and K = mask_selection_length. Words are independent and uniform, so the k smallest
+with n selectable positions and K = mask_selection_length. The numbers are independent and uniform, so the k smallest
 are a uniformly random subset without replacement, also among those that Bernoulli chose when K cuts them.
+
+With `unit="whole_word"` or `"span"` k is a budget in tokens, and `mlm_jax.word_selection` says which words it is spent
+on; all tokens of a word have one number. With `quota="document"` each document of a row has its own n and k.
 """
 
 from typing import NamedTuple
@@ -22,14 +25,31 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float32, Int, Integer, Key, UInt32
 
-from mlm_jax.config import MaskingConfig
-from mlm_jax.counting import WORD_BITS, count_true, positions_of_smallest
+from mlm_jax.counting import (
+    WORD_BITS,
+    count_bits,
+    count_true,
+    packed,
+    position_of_rank,
+    positions_of_smallest,
+    smallest_groups,
+)
 from mlm_jax.keys import Purpose, purpose_key
+from mlm_jax.masking_config import MaskingConfig
+from mlm_jax.masking_law import MaskingLaw, masking_law
 from mlm_jax.threefry import fold_in, random_below, random_bits, split
+from mlm_jax.word_selection import (
+    Documents,
+    Words,
+    masked_in_documents,
+    masked_in_row,
+    same_in_words,
+    words_of,
+)
 
 HostOrDevice = Array | np.ndarray
 
-# Larger than every word, so that what cannot be selected comes last.
+# Larger than every number, so that what cannot be selected comes last.
 _NEVER = np.uint32(2**32 - 1)
 
 
@@ -73,7 +93,11 @@ def example_keys(
 
 
 def mask_tokens(
-    key: Key[Array, "..."], token_ids: Integer[HostOrDevice, "*batch length"], config: MaskingConfig
+    key: Key[Array, "..."],
+    token_ids: Integer[HostOrDevice, "*batch length"],
+    config: MaskingConfig,
+    law: MaskingLaw | None = None,
+    stage: int | Int[HostOrDevice, ""] = 0,
 ) -> MaskedTokens:
     """Select positions by the config's law and replace them by BERT's 80/10/10 rule (Devlin et al. 2018).
 
@@ -85,9 +109,13 @@ def mask_tokens(
             folded by row index; for a single row, shape [].
         token_ids: [length] or [batch, length], any integer dtype.
         config: static; give it to `jax.jit` as a static argument.
+        law: the numbers that go in place of the config's rates, of `masking_law` for rows of this length and a config
+            that differs in rates alone; by default the config's own. Traced, one compiled function serves many.
+        stage: which of the law's, where the rate follows a schedule.
 
     Raises:
-        ValueError: the shapes of key and token_ids do not belong together, or the ids are not integers.
+        ValueError: the shapes of key and token_ids, or of them and the law, do not belong together, or the ids are not
+            integers.
     """
     token_ids = jnp.asarray(token_ids)
     if not jnp.issubdtype(token_ids.dtype, jnp.integer):
@@ -98,7 +126,7 @@ def mask_tokens(
         )
     token_ids = token_ids.astype(jnp.int32)
     if token_ids.ndim == 1 and key.shape == ():
-        return _mask_row(key, token_ids, config)
+        return _mask_row(key, token_ids, config, _at_stage(law, stage, config, token_ids))
     if token_ids.ndim != 2 or key.shape not in ((), token_ids.shape[:1]):
         raise ValueError(
             f"key {key.shape} and token_ids {token_ids.shape}: must be [] with [length], or [] or [batch] with "
@@ -106,7 +134,8 @@ def mask_tokens(
         )
     if key.shape == ():
         key = jax.vmap(fold_in, in_axes=(None, 0))(key, jnp.arange(token_ids.shape[0]))
-    return jax.vmap(_mask_row, in_axes=(0, 0, None))(key, token_ids, config)
+    law = _at_stage(law, stage, config, token_ids)
+    return jax.vmap(_mask_row, in_axes=(0, 0, None, None))(key, token_ids, config, law)
 
 
 def selectable_positions(
@@ -120,23 +149,53 @@ def selectable_positions(
 
 
 def wanted_selections(
-    keys: Key[Array, " batch"], token_ids: Integer[HostOrDevice, "batch length"], config: MaskingConfig
+    keys: Key[Array, " batch"],
+    token_ids: Integer[HostOrDevice, "batch length"],
+    config: MaskingConfig,
+    law: MaskingLaw | None = None,
+    stage: int | Int[HostOrDevice, ""] = 0,
 ) -> Int[Array, " batch"]:
     """How many positions of each row the law asks for, before `mask_selection_length` limits them.
 
-    Under one jit with `mask_tokens` and the same keys it costs next to nothing: the words are the same.
+    Of words and spans it is the budget, which those that fit need not use up. Under one jit with `mask_tokens` and the
+    same keys it costs next to nothing: the numbers are the same.
     """
+    token_ids = jnp.asarray(token_ids, jnp.int32)
+    law = _at_stage(law, stage, config, token_ids)
 
     def wanted(key: Key[Array, ""], row: Int[Array, " length"]) -> Int[Array, ""]:
-        return _wanted(_words(split(key, 3)[0], row.shape[0]), row, config)
+        selectable = selectable_positions(row, config)
+        if config.quota == "document":
+            return jnp.sum(_document_quotas(row, selectable, config, law))
+        numbers = _numbers(split(key, 3)[0], words_of(row, selectable, config), selectable, config)
+        return _wanted(numbers, row, selectable, config, law)
 
-    return jax.vmap(wanted)(keys, jnp.asarray(token_ids, jnp.int32))
+    return jax.vmap(wanted)(keys, token_ids)
+
+
+def _at_stage(
+    law: MaskingLaw | None,
+    stage: int | Int[HostOrDevice, ""],
+    config: MaskingConfig,
+    token_ids: Int[Array, "*batch length"],
+) -> MaskingLaw:
+    """The numbers of one stage: `selections` without its first dimension."""
+    length = token_ids.shape[-1]
+    law = masking_law(config, length) if law is None else law
+    shape = law.selections.shape
+    if shape[1:] != (() if config.selection == "bernoulli" else (length + 1,)):
+        raise ValueError(
+            f"law.selections {shape}: must be of selection {config.selection!r} and {length} tokens"
+        )
+    return law._replace(selections=jnp.asarray(law.selections)[stage])
 
 
 @jax.named_scope("mask_tokens")
-def _mask_row(key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig) -> MaskedTokens:
+def _mask_row(
+    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, law: MaskingLaw
+) -> MaskedTokens:
     select_key, decide_key, draw_key = split(key, 3)
-    positions = _select_tokens(select_key, token_ids, config)
+    positions = _select_positions(select_key, token_ids, config, law)
     length, slots = token_ids.shape[0], positions.shape[0]
     selected = positions < length
     original = jnp.where(selected, token_ids.at[positions].get(mode="clip"), 0)
@@ -144,11 +203,8 @@ def _mask_row(key: Key[Array, ""], token_ids: Int[Array, " length"], config: Mas
     # The bits and the rounding of jax.random.uniform.
     u = (random_bits(decide_key, (slots,)) >> 9).astype(jnp.float32) * np.float32(2**-23)
     random_ids = _draw_token_ids(draw_key, slots, config)
-    mask_rate = np.float32(config.mask_token_rate)
-    changed_rate = np.float32(config.mask_token_rate + config.random_token_rate)
-    replacement = jnp.where(
-        u < mask_rate, config.mask_token_id, jnp.where(u < changed_rate, random_ids, original)
-    )
+    changed = jnp.where(u < law.changed_token_rate, random_ids, original)
+    replacement = jnp.where(u < law.mask_token_rate, config.mask_token_id, changed)
     return MaskedTokens(
         token_ids=token_ids.at[positions].set(replacement, mode="drop"),
         mask_positions=jnp.where(selected, positions, 0),
@@ -157,38 +213,85 @@ def _mask_row(key: Key[Array, ""], token_ids: Int[Array, " length"], config: Mas
     )
 
 
-def _select_tokens(
-    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig
+def _select_positions(
+    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, law: MaskingLaw
 ) -> Int[Array, " K"]:
     """Selected positions, ascending; the slots left over hold `length`, which no position has."""
     length, slots = token_ids.shape[0], config.mask_selection_length
-    words = _words(key, length)
-    count = jnp.minimum(_wanted(words, token_ids, config), slots)
-    words = jnp.where(selectable_positions(token_ids, config), words, _NEVER)
-    return positions_of_smallest(words, count, slots)
+    selectable = selectable_positions(token_ids, config)
+    words = words_of(token_ids, selectable, config)
+    if config.quota == "document":
+        wanted = _document_quotas(token_ids, selectable, config, law)
+        # Those of the last documents are cut.
+        budgets = jnp.clip(slots - (jnp.cumsum(wanted) - wanted), 0, wanted)
+        documents = Documents(packed(_document_ends(token_ids, config)), budgets)
+        chosen = masked_in_documents(key, words, documents, length, config)
+        return jnp.minimum(position_of_rank(chosen, jnp.arange(slots)), length)
+
+    numbers = _numbers(key, words, selectable, config)
+    count = jnp.minimum(_wanted(numbers, token_ids, selectable, config, law), slots)
+    if config.unit == "token":
+        return positions_of_smallest(numbers, count, slots)
+    chosen = jnp.zeros_like(words.starts)
+    if config.unit == "whole_word":
+        # As many as fit one after the other; the loop goes on with the words after one that does not.
+        chosen = smallest_groups(numbers, count)
+        if config.selection == "bernoulli":
+            words = words._replace(starts=words.starts & packed(numbers < law.selections))
+    chosen = masked_in_row(fold_in(key, 0), words, chosen, count - count_bits(chosen), length, config)
+    return jnp.minimum(position_of_rank(chosen, jnp.arange(slots)), length)
 
 
-def _words(key: Key[Array, ""], length: int) -> UInt32[Array, " length"]:
-    return random_bits(key, (length,)) >> (32 - WORD_BITS)
+def _numbers(
+    key: Key[Array, ""], words: Words, selectable: Bool[Array, " length"], config: MaskingConfig
+) -> UInt32[Array, " length"]:
+    """A random number of `WORD_BITS` bits a position, one for all tokens of a word; larger where not selectable."""
+    numbers = random_bits(key, selectable.shape) >> (32 - WORD_BITS)
+    if config.unit == "whole_word":
+        numbers = same_in_words(numbers, words)
+    return jnp.where(selectable, numbers, _NEVER)
 
 
 def _wanted(
-    words: UInt32[Array, " length"], token_ids: Int[Array, " length"], config: MaskingConfig
+    numbers: UInt32[Array, " length"],
+    token_ids: Int[Array, " length"],
+    selectable: Bool[Array, " length"],
+    config: MaskingConfig,
+    law: MaskingLaw,
 ) -> Int[Array, ""]:
     """How many positions of a row the law asks for: the k of the module's table before K limits it."""
-    rate, length = config.mask_selection_rate, token_ids.shape[0]
-    selectable = selectable_positions(token_ids, config)
     if config.selection == "bernoulli":
-        return count_true(selectable & (words < np.uint32(round(rate * 2**WORD_BITS))))
-    # A table over all counts, made on the host: no backend gets to round the product its own way.
-    counts = np.arange(length + 1)
+        return count_true(numbers < law.selections)
     if config.selection == "ceil":
-        table = np.ceil(counts.astype(np.float32) * np.float32(rate)).astype(np.int32)
-        return jnp.asarray(table)[count_true(selectable)]
-    # Python's round, half to even, of a double, as create_pretraining_data.py has it.
-    table = np.array([max(1, round(int(count) * rate)) for count in counts], np.int32)
+        return law.selections[count_true(selectable)]
     real = count_true(token_ids != config.padding_token_id)
-    return jnp.minimum(jnp.asarray(table)[real], count_true(selectable))
+    return jnp.minimum(law.selections[real], count_true(selectable))
+
+
+def _document_ends(token_ids: Int[Array, " length"], config: MaskingConfig) -> Bool[Array, " length"]:
+    """The last token of each document; the row's last token ends one, too."""
+    return jnp.equal(token_ids, jnp.int32(config.document_end_id)).at[-1].set(True)
+
+
+def _document_quotas(
+    token_ids: Int[Array, " length"],
+    selectable: Bool[Array, " length"],
+    config: MaskingConfig,
+    law: MaskingLaw,
+) -> Int[Array, " length"]:
+    """How many positions of each document the law asks for, where the document ends; 0 elsewhere."""
+    ends = _document_ends(token_ids, config)
+
+    def of_each(counted: Bool[Array, " length"]) -> Int[Array, " length"]:
+        upto = jnp.cumsum(counted.astype(jnp.int32))
+        return upto - jnp.pad(jax.lax.cummax(jnp.where(ends, upto, 0))[:-1], (1, 0))
+
+    count = of_each(selectable)
+    if config.selection == "ceil":
+        wanted = law.selections[count]
+    else:
+        wanted = jnp.minimum(law.selections[of_each(token_ids != config.padding_token_id)], count)
+    return jnp.where(ends, wanted, 0)
 
 
 def _draw_token_ids(key: Key[Array, ""], count: int, config: MaskingConfig) -> Int[Array, " count"]:

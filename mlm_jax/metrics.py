@@ -20,8 +20,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from mlm_jax.bert_config import BertConfig
-from mlm_jax.config import MaskingConfig
 from mlm_jax.data.files import write_atomically
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -286,6 +286,7 @@ def mfu(
 def masking_warnings(
     masking: MaskingConfig,
     *,
+    rate: float,
     rows: int,
     real_tokens: int,
     selectable_tokens: int,
@@ -297,12 +298,14 @@ def masking_warnings(
     The kinds are "clipped", rows were asked for more than they may mask, and "rate", too few or too many
     tokens are masked. A kind stays the same from call to call while the figures in its line change.
 
-    The rate is off where so many masked tokens cannot come from the selection law: `"ceil"` adds up to one a
-    row, `"bert"` rounds by a half and takes at least one, `"bernoulli"` strays by five standard deviations.
-    On top comes 1 %, for the rows that may be clipped without a warning.
+    The rate is off where so many masked tokens cannot come from the selection law: `"ceil"` adds up to one a quota,
+    `"bert"` rounds by a half and takes at least one, `"bernoulli"` strays by five standard deviations, by ten where
+    words are chosen with all their tokens. Words that do not fit may leave one token of a quota over. On top comes 1 %,
+    for the rows that may be clipped without a warning.
 
     Args:
         masking: the configuration in force.
+        rate: the mean of the rates of those batches, where it follows a schedule.
         rows: number of rows.
         real_tokens: tokens that are not padding.
         selectable_tokens: tokens that may be chosen.
@@ -310,23 +313,27 @@ def masking_warnings(
         clipped_rows: rows in which the law asked for more than `mask_selection_length`.
     """
     warnings = {}
-    rate = masking.mask_selection_rate
     if clipped_rows > _CLIPPED_ROWS_ALLOWED * rows:
         warnings["clipped"] = (
             f"mask_selection_length = {masking.mask_selection_length} clips {clipped_rows / rows:.1%} "
             "of the rows; a larger one, or none, which derives it from rate and row length, clips fewer"
         )
+    words = masking.unit != "token"
+    # Each document has tokens that cannot be selected, the one that ends it at least.
+    quotas = rows if masking.quota == "row" else real_tokens - selectable_tokens
+    deviation = (10 if words else 5) * math.sqrt(selectable_tokens * rate * (1 - rate))
     below, above = {
-        "ceil": (0.0, rows),
-        "bert": (0.5 * rows, rows),
-        "bernoulli": (5 * math.sqrt(selectable_tokens * rate * (1 - rate)),) * 2,
+        "ceil": (0.0, quotas),
+        "bert": (0.5 * quotas, quotas),
+        "bernoulli": (deviation, deviation),
     }[masking.selection]
+    below += quotas * words
     expected = rate * (real_tokens if masking.selection == "bert" else selectable_tokens)
     slack = _CLIPPED_ROWS_ALLOWED * expected
     if not expected - below - slack <= masked_tokens <= expected + above + slack:
         realised = masked_tokens / max(selectable_tokens, 1)
         warnings["rate"] = (
             f"{masked_tokens} of {selectable_tokens} selectable tokens are masked, a rate of {realised:.4f}; "
-            f"mask_selection_rate = {rate} asks for {expected:.0f}"
+            f"mask_selection_rate = {rate:.6g} asks for {expected:.0f}"
         )
     return warnings

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mlm_jax.config import BertConfig, MaskingRecipe, MeshConfig
+from mlm_jax.config import BertConfig, MeshConfig
 from mlm_jax.data.files import new_folder
 from mlm_jax.data.sources import open_sources, resolve_masking
 from mlm_jax.data.tokenizer import Tokenizer
@@ -36,6 +36,7 @@ from mlm_jax.fine_tuning import (
 )
 from mlm_jax.inference import Inference, Pooling
 from mlm_jax.loading import load_model
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.model_folder import StoredModel, write_model_folder
 from mlm_jax.program import build_program
@@ -370,7 +371,7 @@ def evaluate_model(name: str | Path, data_path: str | Path) -> Evaluation:
     compute = replace(settings.compute, attention="auto")
     program = build_program(
         replace(settings, model=model.config, data=data, mesh=one, compute=compute),
-        resolve_masking(settings.masking, model.tokenizer, data.sequence_length),
+        resolve_masking(settings.eval_masking, model.tokenizer, data.sequence_length),
         make_mesh(one, jax.devices()[:1]),
         model.tokenizer.sep_token_id,
     )

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from mlm_jax.config import MaskingConfig, TrainConfig
+from mlm_jax.config import TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.model.attention import AttentionChoice, choose_attention
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.sharding import (
@@ -117,16 +118,15 @@ class Program:
     @cached_property
     def _hyperparameters(self) -> Hyperparameters:
         """On every device."""
-        return Hyperparameters(
-            *(_put(replicated(self.mesh), number) for number in hyperparameters_of(self.config))
-        )
+        numbers = hyperparameters_of(self.config, self.setup.masking)
+        return jax.tree.map(partial(_put, replicated(self.mesh)), numbers)
 
     @property
     def _abstract_hyperparameters(self) -> Hyperparameters:
         everywhere = replicated(self.mesh)
         return jax.tree.map(
             lambda number: jax.ShapeDtypeStruct(number.shape, number.dtype, sharding=everywhere),
-            hyperparameters_of(self.config),
+            hyperparameters_of(self.config, self.setup.masking),
         )
 
     def put(self, batch: Batch) -> Batch:
@@ -175,12 +175,16 @@ class Program:
 
 
 def build_program(
-    config: TrainConfig, masking: MaskingConfig, mesh: Mesh, sep_token_id: int | None = None
+    config: TrainConfig,
+    masking: MaskingConfig,
+    mesh: Mesh,
+    sep_token_id: int | None = None,
+    eval_masking: MaskingConfig | None = None,
 ) -> Program:
     """The steps of `config` on `mesh`; nothing is compiled and no parameter allocated yet.
 
     The devices of the mesh need not be there to be compiled for. `sep_token_id` is needed where rows attend within
-    documents.
+    documents. Without `eval_masking` evaluations mask as training does.
 
     Raises:
         InputError: the mesh does not divide the rows of a microbatch, those of the smallest batch or a dimension that
@@ -200,7 +204,7 @@ def build_program(
     length, device = config.data.sequence_length, mesh.devices.flat[0]
     attention = choose_attention(config.compute, config.model, length, device)
     compute = replace(config.compute, attention=attention.implementation)
-    setup = make_setup(replace(config, compute=compute), masking, sep_token_id)
+    setup = make_setup(replace(config, compute=compute), masking, sep_token_id, eval_masking)
     return Program(config, mesh, setup, abstract_state(config, setup, mesh), attention)
 
 

@@ -14,6 +14,7 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.data.batches import Rows, TrainingBatches
 from mlm_jax.errors import RunError
 from mlm_jax.evaluation import Evaluation
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.metrics import (
     EvaluationRecord,
     MetricsLog,
@@ -107,7 +108,7 @@ class Reporter:
         sizes, length = self._batches.sizes, self._config.data.sequence_length
         rows = sizes.size(step - 1)
         self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
-        self._window.add(rows, metrics)
+        self._window.add(rows, self._config.masking.rate_at(step - 1, self._config.num_steps), metrics)
         self.stop_voted |= bool(metrics.stop_votes)
         self._bar.update()
         if metrics.nonfinite_steps:
@@ -181,19 +182,24 @@ class _MaskCounts:
     _NAMES = ("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows")
 
     def __init__(self) -> None:
-        self._counts = self._zero()
+        self._clear()
 
-    def add(self, rows: int, metrics: StepMetrics) -> None:
+    def add(self, rows: int, rate: float, metrics: StepMetrics) -> None:
+        self._steps += 1
+        self._rates += rate
         self._counts["rows"] += rows
         for name in self._NAMES:
             self._counts[name] += round(float(getattr(metrics, name)))
 
-    def take(self) -> dict[str, int]:
-        counts, self._counts = self._counts, self._zero()
-        return counts
+    def take(self) -> dict[str, Any]:
+        """The counts, and the mean rate of the steps, whose tokens are about as many each."""
+        taken = {"rate": self._rates / max(self._steps, 1)} | self._counts
+        self._clear()
+        return taken
 
-    def _zero(self) -> dict[str, int]:
-        return dict.fromkeys(("rows", *self._NAMES), 0)
+    def _clear(self) -> None:
+        self._counts = dict.fromkeys(("rows", *self._NAMES), 0)
+        self._steps, self._rates = 0, 0.0
 
 
 def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
@@ -211,9 +217,20 @@ def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
             f"{stages[-1].first_step + 1:,}; {len(stages)} sizes, each a program that is compiled when it is needed"
         )
     say(
-        f"masking: {config.masking.mask_selection_rate:.0%} of the tokens, at most "
-        f"{program.setup.masking.mask_selection_length} a row"
+        f"masking: {_describe_masking(config.masking)}, at most {program.setup.masking.mask_selection_length} a row"
     )
     why = f" ({program.attention.reason})" if program.attention.reason else ""
     say(f"attention: {program.attention.implementation}{why}")
     say(f"memory a device: {program.memory_report()}")
+
+
+def _describe_masking(recipe: MaskingRecipe) -> str:
+    units = {
+        "token": "the tokens",
+        "whole_word": "the tokens, in whole words",
+        "span": "the tokens, in spans of words",
+    }
+    rate, final = recipe.mask_selection_rate, recipe.final_mask_selection_rate
+    towards = "" if final is None else f" to {final:.0%}, {recipe.rate_schedule},"
+    of = " of each document" if recipe.quota == "document" else ""
+    return f"{rate:.0%}{towards} of {units[recipe.unit]}{of}"

@@ -29,6 +29,13 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
     return high ^ low
 
 
+def random_pair(key: Key[Array, ""], number: Int[Array, ""]) -> UInt32[Array, " two"]:
+    """Two random words, the `number`-th pair of the key: what a loop draws that does not know how often it turns."""
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
+    return jnp.stack(_hash(key, jnp.asarray(number, jnp.uint32)))
+
+
 def fold_in(key: Key[Array, ""], number: int | Int[Array, ""]) -> Key[Array, ""]:
     """`jax.random.fold_in(key, number)`, bit for bit; JAX's own for another generator."""
     if str(jax.random.key_impl(key)) != "threefry2x32":

@@ -17,10 +17,12 @@ import optax
 from flax import nnx
 from jax import Array
 
-from mlm_jax.config import ComputeConfig, MaskingConfig, TrainConfig
+from mlm_jax.config import ComputeConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.masking_config import MaskingConfig
+from mlm_jax.masking_law import masking_law, stage_at
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.loss import MaskedLMSums, masked_lm_sums
 from mlm_jax.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
@@ -57,6 +59,8 @@ class Hyperparameters(NamedTuple):
     """uint32 []"""
     learning_rate: Any
     """At its peak: float32 []"""
+    law: Any
+    """`MaskingLaw` of the run's masking, where the step masks; None where the rows are masked before."""
 
 
 class StepMetrics(NamedTuple):
@@ -96,6 +100,9 @@ class StepSetup(UpdateRule):
 
     graph: nnx.GraphDef
     masking: MaskingConfig
+    num_steps: int
+    """Over which a scheduled masking rate goes from its first value to its last."""
+    eval_masking: MaskingConfig
     document_end_id: int | None
     """The id of the token that ends a document, where rows attend within documents."""
 
@@ -104,11 +111,12 @@ class StepSetup(UpdateRule):
 SummedLoss = Callable[[Any, Any, Array], MaskedLMSums]
 
 
-def hyperparameters_of(config: TrainConfig) -> Hyperparameters:
-    """Those of a config, on the host."""
+def hyperparameters_of(config: TrainConfig, masking: MaskingConfig | None = None) -> Hyperparameters:
+    """Those of a config, on the host; with the masking where the step masks."""
     return Hyperparameters(
         seed=np.array(config.seed, np.uint32),
         learning_rate=np.array(config.optimizer.learning_rate, np.float32),
+        law=None if masking is None else masking_law(masking, config.data.sequence_length),
     )
 
 
@@ -123,8 +131,13 @@ def make_update_rule(config: TrainConfig, params: Any) -> UpdateRule:
     )
 
 
-def make_setup(config: TrainConfig, masking: MaskingConfig, sep_token_id: int | None = None) -> StepSetup:
-    """The setup of a run, without allocating a parameter.
+def make_setup(
+    config: TrainConfig,
+    masking: MaskingConfig,
+    sep_token_id: int | None = None,
+    eval_masking: MaskingConfig | None = None,
+) -> StepSetup:
+    """The setup of a run, without allocating a parameter. Without `eval_masking` evaluations mask as training does.
 
     Raises:
         ValueError: `data.attend_within_documents` without the id of [SEP].
@@ -137,6 +150,8 @@ def make_setup(config: TrainConfig, masking: MaskingConfig, sep_token_id: int | 
         **vars(make_update_rule(config, params)),
         graph=graph,
         masking=masking,
+        num_steps=config.num_steps,
+        eval_masking=masking if eval_masking is None else eval_masking,
         document_end_id=sep_token_id if within_documents else None,
     )
 
@@ -203,11 +218,13 @@ def train_step(
     them at the same step, and no process has to be asked.
     """
     keys = example_keys(hyperparameters.seed, batch.epochs, batch.example_ids)
-    masked = mask_tokens(keys, batch.token_ids, setup.masking)
+    law = hyperparameters.law
+    stage = stage_at(state.step, setup.num_steps, law)
+    masked = mask_tokens(keys, batch.token_ids, setup.masking, law, stage)
     inputs = (masked, _document_ids(setup, batch.token_ids))
     new_state, sums, grad_norm = update(setup, hyperparameters, state, inputs, partial(_loss_of_rows, setup))
     weight = jnp.maximum(sums.weight, 1.0)
-    wanted = wanted_selections(keys, batch.token_ids, setup.masking)
+    wanted = wanted_selections(keys, batch.token_ids, setup.masking, law, stage)
     metrics = StepMetrics(
         loss=sums.loss / weight,
         mlm_accuracy=sums.correct / weight,
@@ -227,7 +244,7 @@ def eval_step(setup: StepSetup, params: Any, batch: Batch) -> MaskedLMSums:
     """Sums of loss, correct predictions and weights over a batch, without dropout and with fixed masks."""
     epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
     keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
-    inputs = (mask_tokens(keys, batch.token_ids, setup.masking), _document_ids(setup, batch.token_ids))
+    inputs = (mask_tokens(keys, batch.token_ids, setup.eval_masking), _document_ids(setup, batch.token_ids))
     return _loss_of_rows(setup, params, inputs, None)
 
 

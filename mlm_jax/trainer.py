@@ -281,8 +281,12 @@ def _open(
 
 
 def _program(config: TrainConfig, sources: Sources) -> Program:
-    masking = resolve_masking(config.masking, sources.tokenizer, config.data.sequence_length)
-    return build_program(config, masking, make_mesh(config.mesh), sources.tokenizer.sep_token_id)
+    masking, eval_masking = (
+        resolve_masking(recipe, sources.tokenizer, config.data.sequence_length)
+        for recipe in (config.masking, config.eval_masking)
+    )
+    separator = sources.tokenizer.sep_token_id
+    return build_program(config, masking, make_mesh(config.mesh), separator, eval_masking)
 
 
 def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:

@@ -29,7 +29,16 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-install_import_hook(["mlm_jax.masking", "mlm_jax.model", "mlm_jax.train_step"], "beartype.beartype")
+install_import_hook(
+    [
+        "mlm_jax.masking",
+        "mlm_jax.masking_law",
+        "mlm_jax.word_selection",
+        "mlm_jax.model",
+        "mlm_jax.train_step",
+    ],
+    "beartype.beartype",
+)
 
 SHARED_DATA = os.environ.get("MLM_JAX_SHARED_DATA")
 

@@ -10,12 +10,12 @@ import numpy as np
 from mlm_jax.config import (
     BertConfig,
     DataConfig,
-    MaskingConfig,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from mlm_jax.data.batches import Batch
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.program import Program, build_program
 from mlm_jax.sharding import make_mesh
 

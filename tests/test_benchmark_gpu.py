@@ -18,8 +18,8 @@ from mlm_jax.benchmark.ours import card as ours_card
 from mlm_jax.benchmark.ours import gpu_step
 from mlm_jax.benchmark.ours.step import step_program
 from mlm_jax.benchmark.step_work import StepWork, as_settings, write_batches
-from mlm_jax.config import MaskingConfig
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.program import Program
 from tests.contestants import importable
 from tests.run_small import run_script

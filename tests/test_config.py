@@ -14,12 +14,12 @@ from mlm_jax.config import (
     BertConfig,
     DataConfig,
     DistributedConfig,
-    MaskingRecipe,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.settings import from_json, to_json
 
 JOINED = DistributedConfig(coordinator="host:8476", num_processes=2, process_id=1)

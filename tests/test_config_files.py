@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from mlm_jax.config import MaskingConfig, MeshConfig, TrainConfig
+from mlm_jax.config import MeshConfig, TrainConfig
 from mlm_jax.config_files import load_config, parse_config
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.program import build_program
 from mlm_jax.run_folder import read_config
 from mlm_jax.settings import to_json

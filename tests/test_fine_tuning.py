@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from mlm_jax.config import BertConfig, MaskingRecipe
+from mlm_jax.config import BertConfig
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking import example_keys, mask_tokens
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.model_folder import random_model
 from mlm_jax.pretrained import MaskedLM
 

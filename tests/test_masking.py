@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
-from mlm_jax.config import MaskingConfig
 from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens, wanted_selections
+from mlm_jax.masking_config import MaskingConfig
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 CONFIG = MaskingConfig(

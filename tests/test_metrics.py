@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
 from mlm_jax.bert_config import BertConfig
-from mlm_jax.config import MaskingConfig
 from mlm_jax.masking import example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.metrics import (
     EvaluationRecord,
     MetricsLog,
@@ -349,6 +350,10 @@ def counts(config: MaskingConfig, token_ids: jax.Array, seed: int) -> dict[str, 
     }
 
 
+def warnings_of(config: MaskingConfig, counted: dict[str, int]) -> dict[str, str]:
+    return masking_warnings(config, rate=config.mask_selection_rate, **counted)
+
+
 def make_rows(rows: int, length: int, longest: int, seed: int) -> jax.Array:
     """[CLS] tokens [SEP] and padding, bodies of 1 to `longest` tokens."""
     generator = np.random.default_rng(seed)
@@ -364,20 +369,33 @@ def make_rows(rows: int, length: int, longest: int, seed: int) -> jax.Array:
 def test_real_masks_raise_no_warning(selection: str, longest: int) -> None:
     config = masking_config(selection, 0.15, 40)
     for seed in range(5):
-        assert masking_warnings(config, **counts(config, make_rows(64, 64, longest, seed), seed)) == {}
+        assert warnings_of(config, counts(config, make_rows(64, 64, longest, seed), seed)) == {}
+
+
+@pytest.mark.parametrize("quota", ["row", "document"])
+@pytest.mark.parametrize("unit", ["whole_word", "span"])
+def test_real_masks_of_words_raise_no_warning_and_those_of_another_rate_do(unit: str, quota: str) -> None:
+    words = {"continuation_token_ids": tuple(range(70, 100)), "document_end_id": 3}
+    config = replace(masking_config("ceil", 0.15, 40), unit=unit, quota=quota, **words)
+    token_ids = make_rows(64, 64, 62, 0).at[:, 17].set(3).at[:, 29].set(3)
+    realised = counts(config, token_ids, 0)
+    assert warnings_of(config, realised) == {}
+    # Of a schedule it is the mean rate that counts.
+    assert list(masking_warnings(config, rate=0.3, **realised)) == ["rate"]
+    assert list(warnings_of(config, realised | {"masked_tokens": 0})) == ["rate"]
 
 
 def test_the_law_of_bert_counts_special_tokens() -> None:
     config = masking_config("bert", 0.15, 40)
     token_ids = jnp.tile(jnp.array([3, 3, 7, 8], jnp.int32), (64, 16))
-    assert masking_warnings(config, **counts(config, token_ids, 0)) == {}
+    assert warnings_of(config, counts(config, token_ids, 0)) == {}
 
 
 @pytest.mark.parametrize("selection", ["ceil", "bernoulli", "bert"])
 def test_masks_of_another_rate_raise_a_warning(selection: str) -> None:
     realised = counts(masking_config(selection, 0.15, 40), make_rows(64, 64, 62, 0), 0)
     for rate in (0.10, 0.20):
-        warnings = masking_warnings(masking_config(selection, rate, 40), **realised)
+        warnings = warnings_of(masking_config(selection, rate, 40), realised)
         assert list(warnings) == ["rate"]
         assert f"mask_selection_rate = {rate}" in warnings["rate"]
         assert "\n" not in warnings["rate"]
@@ -386,8 +404,8 @@ def test_masks_of_another_rate_raise_a_warning(selection: str) -> None:
 def test_clipped_rows_raise_a_warning_beyond_one_percent() -> None:
     config = masking_config("ceil", 0.15, 40)
     healthy = {"real_tokens": 12_800, "selectable_tokens": 12_600, "masked_tokens": 1_920}
-    assert masking_warnings(config, rows=100, clipped_rows=1, **healthy) == {}
-    warnings = masking_warnings(config, rows=100, clipped_rows=2, **healthy)
+    assert warnings_of(config, {"rows": 100, "clipped_rows": 1} | healthy) == {}
+    warnings = warnings_of(config, {"rows": 100, "clipped_rows": 2} | healthy)
     assert list(warnings) == ["clipped"]
     assert "mask_selection_length = 40 clips 2.0% of the rows" in warnings["clipped"]
 
@@ -395,4 +413,4 @@ def test_clipped_rows_raise_a_warning_beyond_one_percent() -> None:
 @given(st.integers(0, 3), st.sampled_from(["ceil", "bernoulli", "bert"]))
 def test_rows_without_a_token_are_no_reason_to_warn(rows: int, selection: str) -> None:
     nothing = dict.fromkeys(("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows"), 0)
-    assert masking_warnings(masking_config(selection, 0.15, 40), rows=rows, **nothing) == {}
+    assert warnings_of(masking_config(selection, 0.15, 40), {"rows": rows} | nothing) == {}

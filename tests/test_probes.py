@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlm_jax.config import BertConfig, MaskingRecipe
+from mlm_jax.config import BertConfig
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.model_folder import random_model
 from mlm_jax.pretrained import MaskedLM
 from mlm_jax.probe_files import CrowsPair, MinimalPair, PronounPair

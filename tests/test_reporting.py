@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from mlm_jax import trainer
-from mlm_jax.config import MaskingRecipe, OptimizerConfig, TrainConfig
+from mlm_jax.config import OptimizerConfig, TrainConfig
 from mlm_jax.data.sources import open_sources, resolve_masking
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.model.attention import AttentionChoice
 from mlm_jax.program import build_program
 from mlm_jax.records import read_records

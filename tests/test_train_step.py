@@ -120,7 +120,7 @@ def test_metrics_count_what_the_batch_holds(program: Program) -> None:
 def test_clipped_rows_are_counted() -> None:
     setup = replace(program_of().setup, masking=replace(MASKING, mask_selection_length=3))
     program = program_of()
-    step = jax.jit(partial(train_step, setup, hyperparameters_of(CONFIG)))
+    step = jax.jit(partial(train_step, setup, hyperparameters_of(CONFIG, setup.masking)))
     _, metrics = step(program.initial_state(), batch_of(0), program.stop_votes(False))
     assert metrics.clipped_rows == 8
 
@@ -192,7 +192,7 @@ def test_bfloat16_trains_beside_float32(reference: list[float]) -> None:
 def test_dropout_depends_on_the_step_and_the_seed() -> None:
     config = replace(CONFIG, model=replace(MODEL, dropout_rate=0.5))
     program = program_of(model=config.model)
-    params, numbers = program.initial_state().params, hyperparameters_of(program.config)
+    params, numbers = program.initial_state().params, hyperparameters_of(program.config, MASKING)
     step = jax.jit(partial(train_step, program.setup))
 
     def loss(number: int, seed: int = 0) -> float:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from tiny_wiki import config as parent
 
-from mlm_jax.config import MaskingRecipe, TrainConfig
+from mlm_jax.config import TrainConfig
+from mlm_jax.masking_config import MaskingRecipe
 
 
 def trials() -> dict[str, TrainConfig]:

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from mlm_jax.config import Attention, BertConfig, MaskingConfig, MaskingRecipe, Remat
+from mlm_jax.config import Attention, BertConfig, Remat
 from mlm_jax.masking import example_keys, mask_tokens
+from mlm_jax.masking_config import MaskingConfig, MaskingRecipe
 from mlm_jax.metrics import train_flops_per_sequence
 from mlm_jax.presets import PRESETS
 
 # Those of the published uncased vocabulary.
 PADDING_ID, UNKNOWN_ID, CLS_ID, SEP_ID, MASK_ID = 0, 100, 101, 102, 103
-_FIRST_WORD_ID = 1000
+FIRST_WORD_ID = 1000
 
 BATCHES = 4
 """How many different ones contestants are given."""
@@ -88,7 +89,7 @@ def token_rows(work: StepWork, count: int) -> np.ndarray:
     random, real = np.random.default_rng(0), round(work.real_share * work.sequence_length)
     rows = np.full((count, work.sequence_length), PADDING_ID, np.int32)
     rows[:, 0], rows[:, real - 1] = CLS_ID, SEP_ID
-    rows[:, 1 : real - 1] = random.integers(_FIRST_WORD_ID, work.model.vocabulary_size, (count, real - 2))
+    rows[:, 1 : real - 1] = random.integers(FIRST_WORD_ID, work.model.vocabulary_size, (count, real - 2))
     return rows
 
 

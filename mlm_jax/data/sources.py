@@ -4,13 +4,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mlm_jax.config import DataConfig, MaskingConfig, MaskingRecipe
+import numpy as np
+
+from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import Rows
 from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.data.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingConfig, MaskingRecipe
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,13 @@ def _sources(
 
 def resolve_masking(recipe: MaskingRecipe, tokenizer: Tokenizer, sequence_length: int) -> MaskingConfig:
     """The recipe with the tokenizer's ids: no special token is selected, and [MASK] is what replaces."""
+    words, documents = recipe.unit != "token", recipe.quota == "document"
     return MaskingConfig(
         **asdict(recipe) | {"mask_selection_length": recipe.selection_length(sequence_length)},
         vocabulary_size=tokenizer.vocabulary_size,
         mask_token_id=tokenizer.mask_token_id,
         unselectable_token_ids=tokenizer.special_token_ids,
         padding_token_id=tokenizer.pad_token_id,
+        continuation_token_ids=tuple(np.flatnonzero(tokenizer.continues_word).tolist()) if words else (),
+        document_end_id=tokenizer.sep_token_id if documents else None,
     )

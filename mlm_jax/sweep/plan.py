@@ -152,4 +152,5 @@ def _evaluated(config: TrainConfig) -> dict[str, Any]:
         "data.eval_packing, or data.packing,": data.eval_packing or data.packing,
         "data.sequence_length": data.sequence_length,
         "eval_batches * batch_size / accumulation_steps": rows,
+        **{f"eval_masking.{name}": value for name, value in asdict(config.eval_masking).items()},
     }

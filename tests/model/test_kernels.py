@@ -154,7 +154,8 @@ import json
 from dataclasses import replace
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
-from mlm_jax.config import ComputeConfig, DataConfig, MaskingConfig, TrainConfig
+from mlm_jax.config import ComputeConfig, DataConfig, TrainConfig
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.presets import PRESETS
 from mlm_jax.program import build_program
 from mlm_jax.sharding import MESH_AXES

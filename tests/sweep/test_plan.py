@@ -12,6 +12,7 @@ from mlm_jax.sweep.plan import Sweep, changed_settings, describe_trial, load_swe
 BASE = TrainConfig(data=DataConfig(path="a", eval_path="b"))
 SETUP = """from dataclasses import replace
 from mlm_jax.config import *
+from mlm_jax.masking_config import MaskingRecipe
 base = TrainConfig(data=DataConfig(path="a", eval_path="b"))
 def rate(value): return replace(base, optimizer=replace(base.optimizer, learning_rate=value))
 """
@@ -48,7 +49,7 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
         ),
         (
             'def trials(): return {"a": base, "b": replace(base, sede=3)}',
-            "rates.py:8: TrainConfig.sede: no such setting; did you mean 'seed'?",
+            "rates.py:9: TrainConfig.sede: no such setting; did you mean 'seed'?",
         ),
         (
             'def trials(): return {"a": base, "b": rate(1e-3), "c": replace(rate(1e-3), output_dir="x")}',
@@ -65,6 +66,10 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
         (
             'def trials(): return {"a": base, "b": replace(base, eval_batches=3)}',
             "eval_batches * batch_size / accumulation_steps = 96: must be None, as in 'a'",
+        ),
+        (
+            'def trials(): return {"a": base, "b": replace(base, eval_masking=MaskingRecipe(mask_token_rate=0.9))}',
+            "trial 'b' is evaluated with eval_masking.mask_token_rate = 0.9: must be 0.8, as in 'a'",
         ),
     ],
 )

@@ -10,11 +10,12 @@ from mlm_jax.benchmark.contest import Round, serve
 from mlm_jax.benchmark.corpus import document_slices
 from mlm_jax.benchmark.ours.step import step_program
 from mlm_jax.benchmark.step_work import StepWork
-from mlm_jax.config import DataConfig, MaskingRecipe
+from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import resolve_masking, tokenise_sources
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.host_memory import keep_freed_memory
+from mlm_jax.masking_config import MaskingRecipe
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:

@@ -1,20 +1,26 @@
 """A contestant: our masking function, jitted."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from mlm_jax.benchmark.contest import Round, serve
-from mlm_jax.benchmark.step_work import StepWork, token_rows
+from mlm_jax.benchmark.step_work import FIRST_WORD_ID, StepWork, token_rows
 from mlm_jax.masking import example_keys, mask_tokens
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round masks `batches` batches of new examples; units are rows."""
+    """A round masks `batches` batches of new examples, by `unit`; units of the measure are rows."""
     work = StepWork(**settings["work"])
     rows = jax.device_put(token_rows(work, work.batch_size))
-    masking = work.masking
+    masking = replace(
+        work.masking,
+        unit=settings.get("unit", "token"),
+        # Random words, of which as many continue the one before as of English text.
+        continuation_token_ids=tuple(range(FIRST_WORD_ID, work.model.vocabulary_size, 5)),
+    )
 
     @jax.jit
     def mask(example_ids: jax.Array) -> Any:

@@ -9,9 +9,10 @@ import numpy as np
 
 from mlm_jax.benchmark.contest import Round, Steps, serve
 from mlm_jax.benchmark.step_work import StepWork, read_batches
-from mlm_jax.config import ComputeConfig, DataConfig, MaskingConfig, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config import ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.host_memory import keep_freed_memory
+from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.program import Program, build_program
 from mlm_jax.sharding import make_mesh
 
