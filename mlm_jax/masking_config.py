@@ -28,7 +28,8 @@ class MaskingRecipe:
 
     `quota`: whose selectable positions the law counts. `"row"`: the row's. `"document"`: those of each document of
     a packed row, so that none is left without a mask; where the quotas add up to more than `mask_selection_length`,
-    those of the row's last documents are cut.
+    those of the row's last documents are cut. A document whose words are all longer than its quota has no mask; data
+    without a [SEP] between documents have one document a row.
 
     `rate_schedule`: `"linear"` or `"cosine"` takes the rate from `mask_selection_rate` to
     `final_mask_selection_rate` over a run, in 256 stages of equally many steps, the first at the one and the last at

@@ -41,9 +41,9 @@ def stage_at(step: int | Int[HostOrDevice, ""], num_steps: int, law: MaskingLaw)
     """The stage of a step, from 0, of a run of `num_steps`: step · stages // num_steps, which would not fit int32."""
     stages = law.selections.shape[0]
     starts = [-(-stage * num_steps // stages) for stage in range(1, stages)]
-    return jnp.sum(step >= np.minimum(np.array(starts, np.int64), 2**31 - 1).astype(np.int32)).astype(
-        jnp.int32
-    )
+    # No step reaches those that are left out.
+    reached = np.array([start for start in starts if start < 2**31], np.int32)
+    return jnp.sum(step >= reached).astype(jnp.int32)
 
 
 def _selections(config: MaskingConfig, rate: float, length: int) -> np.ndarray:

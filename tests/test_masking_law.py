@@ -43,7 +43,7 @@ def test_stages_are_equally_long_in_runs_of_any_length(num_steps: int, share: fl
     )
     law = masking_law(config_of(recipe), 4)
     step = min(int(share * num_steps), 2**31 - 1)
-    stage = int(stage_at(np.int32(step), num_steps, law))
+    stage = int(stage_at(jnp.int32(step), num_steps, law))
     assert stage == min(step * len(law.selections) // num_steps, len(law.selections) - 1)
     assert recipe.rate_at(step, num_steps) == recipe.stage_rates()[stage]
 

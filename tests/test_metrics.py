@@ -381,7 +381,7 @@ def test_real_masks_of_words_raise_no_warning_and_those_of_another_rate_do(unit:
     realised = counts(config, token_ids, 0)
     assert warnings_of(config, realised) == {}
     # Of a schedule it is the mean rate that counts.
-    assert list(masking_warnings(config, rate=0.3, **realised)) == ["rate"]
+    assert list(masking_warnings(config, rate=0.6, **realised)) == ["rate"]
     assert list(warnings_of(config, realised | {"masked_tokens": 0})) == ["rate"]
 
 
