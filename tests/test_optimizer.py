@@ -162,7 +162,10 @@ def bytes_a_device(tree: Any) -> int:
 
 
 @pytest.mark.parametrize("name", ["lamb", "adafactor", "muon"])
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)])
+@pytest.mark.parametrize(
+    "mesh",
+    [(2, 2, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (2, 4, 1), (1, 1, 8)))],
+)
 def test_updates_are_exact_in_float64_on_any_mesh(name: Any, mesh: tuple[int, int, int]) -> None:
     """To a few roundings of float64, with parameters and moments where a run has them."""
     with jax.enable_x64(True):
