@@ -15,9 +15,9 @@ from mlm_jax.checkpoint import Checkpointer
 from mlm_jax.classifier import TextClassifier
 from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
 from mlm_jax.convert.conversion import Request, convert
+from mlm_jax.convert.formats import FORMATS
 from mlm_jax.errors import InputError
 from mlm_jax.fine_tuning import masked_batches
-from mlm_jax.loading import load_model
 from mlm_jax.model_folder import random_model, write_model_folder
 from mlm_jax.pretrained import MaskedLM
 from mlm_jax.sharding import make_mesh
@@ -147,22 +147,31 @@ FOREIGN = {
 
 @pytest.mark.parametrize("target", ["hugging_face", "google_tf", "keras_hub"])
 @pytest.mark.parametrize("setting", FOREIGN)
-def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(
-    setting: str, target: str, tmp_path: Path
-) -> None:
+def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, target: str) -> None:
     value, needed = FOREIGN[setting]
-    (tmp_path / "ours").mkdir()
-    model = random_model(replace(BERT, **{setting: value} | needed), tokenizer(), 0)
-    write_model_folder(tmp_path / "ours", model)
-    assert load_model(tmp_path / "ours").config == model.config
-    # Not even where conventions may change: it would be another model.
+    with pytest.raises(
+        InputError, match=rf"^{target} cannot say model\.{setting} = {value!r}: must be"
+    ) as refused:
+        FORMATS[target].expressible(replace(BERT, **{setting: value} | needed))
+    assert "\n" not in str(refused.value)
+    assert FORMATS["mlm_jax"].expressible(LATER) == LATER
+
+
+@pytest.mark.parametrize("target", ["hugging_face", "google_tf", "keras_hub"])
+def test_another_architecture_is_never_written(run: Path, target: str, tmp_path: Path) -> None:
+    """Not even where conventions may change: it would be another model."""
     for request in (None, Request(change_conventions=True, allow_random_pooler=True)):
-        with pytest.raises(
-            InputError, match=rf"^{target} cannot say model\.{setting} = {value!r}: must be"
-        ) as refused:
-            convert(tmp_path / "ours", tmp_path / "out", target, request)
-        assert "\n" not in str(refused.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+        with pytest.raises(InputError, match=rf"^{target} cannot say model\.positions = 'rotary'"):
+            convert(run, tmp_path / "out", target, request)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bert_that_drops_no_embeddings_is_a_convention_apart(tmp_path: Path) -> None:
+    config = replace(BERT, embedding_dropout=False)
+    (tmp_path / "ours").mkdir()
+    write_model_folder(tmp_path / "ours", random_model(config, tokenizer(), 0))
+    with pytest.raises(InputError, match="embedding_dropout False becomes True; --change-conventions"):
+        convert(tmp_path / "ours", tmp_path / "out", "hugging_face")
 
 
 def test_segments_in_the_data_of_a_model_without_are_refused() -> None:
