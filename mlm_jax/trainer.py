@@ -114,6 +114,8 @@ def check_run(config: TrainConfig) -> None:
     Raises:
         InputError: as `train`, but of the run folder and of `init_from`, which are not looked at.
     """
+    # JAX asks for the folder once, when it first compiles whatever it may be.
+    _use_compilation_cache(config.compilation_cache_dir)
     _program(config, _open(config, None, None, None))
 
 

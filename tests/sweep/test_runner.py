@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlm_jax.config import MeshConfig, OptimizerConfig
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.sweep.folder import begin, claimed, read_outcome
 from mlm_jax.sweep.plan import load_sweep
 from tests.run_small import (
@@ -18,7 +19,6 @@ from tests.run_small import (
     assert_same_end,
     config_of,
     listing,
-    run_python,
     run_script,
     start_script,
     uninterrupted,
@@ -54,41 +54,23 @@ def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_
     assert not [name for name in changed if "seed_" in name]
 
 
-COUNT_COMPILATIONS = """
-import sys
-from collections import Counter
-from pathlib import Path
-import jax.monitoring
-
-counts = Counter()
-jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
-from mlm_jax.sweep import runner
-from mlm_jax.sweep.plan import load_sweep
-
-train = runner.train
-
-def counted(config, **options):
-    counts.clear()
-    result = train(config, **options)
-    print(counts["/jax/compilation_cache/cache_misses"])
-    return result
-
-runner.train = counted
-runner.run_sweep(load_sweep(sys.argv[1]), Path(sys.argv[2]), num_seeds=2)
-"""
-
-
 def test_trials_of_one_shape_are_compiled_once(tmp_path: Path) -> None:
     """By another folder for compiled programs than the other tests', which hold them already."""
     first = replace(short(), compilation_cache_dir=str(tmp_path / "compiled"))
-    trials = {"a": first, "b": with_rate(1e-3, first), "c": replace(first, batch_size=4)}
-    ended = run_python(COUNT_COMPILATIONS, write_sweep(tmp_path, trials), tmp_path / "sweep")
+    trials = {
+        "first": first,
+        "other": replace(
+            with_rate(1e-3, first), masking=MaskingRecipe(mask_token_rate=1.0, random_token_rate=0.0)
+        ),
+        "small": replace(first, batch_size=4),
+    }
+    ended = run_script("ablate", write_sweep(tmp_path, trials), "--output", tmp_path / "sweep", "--seeds", 2)
     assert ended.returncode == 0, ended.stderr
-    misses = list(map(int, ended.stdout.split()))
-    assert misses[0] >= 3
+    compiled = Counter(
+        path.name.rpartition("-")[0].rpartition("-")[0] for path in (tmp_path / "compiled").iterdir()
+    )
     # Another batch is another program, for training and for evaluation.
-    assert misses[2] == 2
-    assert misses[1] == misses[3] == misses[4] == misses[5] == 0
+    assert (compiled["jit_train_step"], compiled["jit_eval_step"], compiled["jit_initial_state"]) == (2, 2, 1)
 
 
 def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
