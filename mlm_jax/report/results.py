@@ -43,7 +43,7 @@ class TrialCost:
     trial: Trial = field(repr=False)
     count: int
     seconds: float | None
-    """Wall time, all starts of a run together, with compilation, evaluations and checkpoints."""
+    """Wall time of the start that ended a run, with compilation, evaluations and checkpoints."""
     tokens_per_second: float | None
     """Real tokens over the time of the steps alone."""
 

@@ -134,7 +134,7 @@ def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
         or "No evaluation is there yet.",
         "## Time, machine and versions",
         costs_table(costs_of(sweep)),
-        "Seconds are wall time, all starts of a run together, with compilation and evaluations; tokens/s those of "
+        "Seconds are wall time of the start that ended a run, with compilation and evaluations; tokens/s those of "
         "the steps alone.",
         _circumstances_list(circumstances(sweep.runs)),
     ]

@@ -32,7 +32,7 @@ class Outcome:
     """One line."""
     step: int
     seconds: float
-    """In training, all starts together."""
+    """Of the start that came to this end, with compilation and evaluations."""
     command: str
     machine: Mapping[str, Any]
     versions: Mapping[str, str]

@@ -104,6 +104,7 @@ def _run(run: Run, progress: "_Progress", command: str) -> Ending:
             return "finished"
         progress.begin(run)
         error: str | None = None
+        start = time.monotonic()
         try:
             if not train(run.config, on_step=progress.step).finished:
                 return "stopped"
@@ -114,7 +115,7 @@ def _run(run: Run, progress: "_Progress", command: str) -> Ending:
             traceback.print_exc()
             error = f"{type(bug).__name__}: {bug}"
         progress.end(run)
-        write_outcome(folder, _outcome(folder, error, command))
+        write_outcome(folder, _outcome(folder, error, time.monotonic() - start, command))
         if error is not None:
             say(f"{run.name} failed: {error}")
         # Of a trial's programs nothing is of use to the next one that does not lie on the disk.
@@ -122,18 +123,14 @@ def _run(run: Run, progress: "_Progress", command: str) -> Ending:
         return "finished" if error is None else "failed"
 
 
-def _outcome(folder: Path, error: str | None, command: str) -> Outcome:
+def _outcome(folder: Path, error: str | None, seconds: float, command: str) -> Outcome:
     records = read_records(folder / METRICS_FILE)
-    before = [0, *(record["step"] for record in records)]
     machine = this_machine()
     return Outcome(
         status="finished" if error is None else "failed",
         error=None if error is None else " ".join(error.split()),
-        step=before[-1],
-        seconds=sum(
-            record["step_seconds"] * (record["step"] - last)
-            for record, last in zip(records, before, strict=False)
-        ),
+        step=records[-1]["step"] if records else 0,
+        seconds=seconds,
         command=command,
         machine={
             "date": machine.date,
