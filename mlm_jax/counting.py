@@ -9,7 +9,9 @@ from jaxtyping import Bool, Int, UInt32
 WORD_BITS = 31
 """Of a word that is compared; one with more is larger than every word."""
 
-_PACKED = 32
+PACKED = 32
+"""Positions whose bits are packed into a word."""
+
 _FOLDED = 64
 
 
@@ -61,15 +63,15 @@ def _largest_of_smallest(words: UInt32[Array, " length"], count: Int[Array, ""])
 
 def packed(chosen: Bool[Array, " length"]) -> UInt32[Array, " packed"]:
     """A bit a position, the first in the lowest bit of the first word; zeros after the last."""
-    words = jnp.pad(chosen, (0, -chosen.shape[0] % _PACKED)).reshape(-1, _PACKED).astype(jnp.uint32)
-    places = jnp.arange(_PACKED, dtype=jnp.uint32)
+    words = jnp.pad(chosen, (0, -chosen.shape[0] % PACKED)).reshape(-1, PACKED).astype(jnp.uint32)
+    places = jnp.arange(PACKED, dtype=jnp.uint32)
     return jnp.sum(words << places[None], axis=1, dtype=jnp.uint32)
 
 
 def lowest(count: Int[Array, ""], length: int) -> UInt32[Array, " packed"]:
     """`packed` of the first `count` positions."""
-    first_of_word = jnp.arange(0, length, _PACKED)
-    width = jnp.clip(count - first_of_word, 0, _PACKED).astype(jnp.uint32)
+    first_of_word = jnp.arange(0, length, PACKED)
+    width = jnp.clip(count - first_of_word, 0, PACKED).astype(jnp.uint32)
     # Twice, because no shift is as wide as the word.
     return ~(~np.uint32(0) << (width // 2) << (width - width // 2))
 
@@ -82,8 +84,8 @@ def count_bits(bits: UInt32[Array, " packed"]) -> Int[Array, ""]:
 def first_position(bits: UInt32[Array, " packed"]) -> Int[Array, ""]:
     """Where the first bit is, `position_of_rank` of 0; beyond the last word where there is none."""
     before = jax.lax.population_count((bits & (~bits + 1)) - 1).astype(jnp.int32)
-    first_of_word = jnp.arange(0, bits.shape[0] * _PACKED, _PACKED)
-    return jnp.min(jnp.where(bits != 0, first_of_word + before, bits.shape[0] * _PACKED))
+    first_of_word = jnp.arange(0, bits.shape[0] * PACKED, PACKED)
+    return jnp.min(jnp.where(bits != 0, first_of_word + before, bits.shape[0] * PACKED))
 
 
 def position_of_rank(bits: UInt32[Array, " packed"], rank: Int[Array, "*ranks"]) -> Int[Array, "*ranks"]:
@@ -105,4 +107,4 @@ def position_of_rank(bits: UInt32[Array, " packed"], rank: Int[Array, "*ranks"])
         beyond = rank >= below
         word, bit = jnp.where(beyond, word >> width, lower), jnp.where(beyond, bit + width, bit)
         rank = jnp.where(beyond, rank - below, rank)
-    return index * _PACKED + bit
+    return index * PACKED + bit

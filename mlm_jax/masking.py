@@ -37,13 +37,13 @@ from mlm_jax.counting import (
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.masking_law import MaskingLaw, masking_law
-from mlm_jax.threefry import fold_in, random_below, random_bits, split
+from mlm_jax.threefry import fold_in, random_below, random_bits, random_bits_at, split
 from mlm_jax.word_selection import (
     Documents,
     Words,
     masked_in_documents,
     masked_in_row,
-    same_in_words,
+    starts_of_words,
     words_of,
 )
 
@@ -246,10 +246,11 @@ def _numbers(
     key: Key[Array, ""], words: Words, selectable: Bool[Array, " length"], config: MaskingConfig
 ) -> UInt32[Array, " length"]:
     """A random number of `WORD_BITS` bits a position, one for all tokens of a word; larger where not selectable."""
-    numbers = random_bits(key, selectable.shape) >> (32 - WORD_BITS)
     if config.unit == "whole_word":
-        numbers = same_in_words(numbers, words)
-    return jnp.where(selectable, numbers, _NEVER)
+        bits = random_bits_at(key, starts_of_words(words, selectable.shape[0]))
+    else:
+        bits = random_bits(key, selectable.shape)
+    return jnp.where(selectable, bits >> (32 - WORD_BITS), _NEVER)
 
 
 def _wanted(

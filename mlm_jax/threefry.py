@@ -29,6 +29,14 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
     return high ^ low
 
 
+def random_bits_at(key: Key[Array, ""], index: Int[Array, " size"]) -> UInt32[Array, " size"]:
+    """`random_bits(key, index.shape)[index]`, without looking anything up where the generator is Threefry."""
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return random_bits(key, index.shape)[index]
+    high, low = _hash(key, index.astype(jnp.uint32))
+    return high ^ low
+
+
 def random_pair(key: Key[Array, ""], number: Int[Array, ""]) -> UInt32[Array, " two"]:
     """Two random words, the `number`-th pair of the key: what a loop draws that does not know how often it turns."""
     if str(jax.random.key_impl(key)) != "threefry2x32":

@@ -24,12 +24,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int, Key, UInt32
 
-from mlm_jax.counting import count_bits, first_position, lowest, packed, position_of_rank
+from mlm_jax.counting import PACKED, count_bits, first_position, lowest, packed, position_of_rank
 from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.threefry import random_pair
-
-# Of a turn of the loop that spreads numbers over words.
-_STEPS = 2
 
 Bits = UInt32[Array, " packed"]
 
@@ -39,10 +36,8 @@ SPAN_THRESHOLDS = np.round(np.cumsum(_LENGTHS)[:-1] / _LENGTHS.sum() * 2**32).as
 
 
 class Words(NamedTuple):
-    """The words of a row; what is not said otherwise is packed, a bit a position."""
+    """The words of a row, packed, a bit a position."""
 
-    continues: Bool[Array, " length"]
-    """Tokens that continue the word of the one before; not packed."""
     starts: Bits
     """Where words start."""
     ends: Bits
@@ -78,28 +73,26 @@ def words_of(
     after_selectable = jnp.pad(selectable[:-1], (1, 0))
     continues = _continues_word(token_ids, config) & selectable & after_selectable
     return Words(
-        continues=continues,
         starts=packed(selectable & ~continues),
         ends=packed(~jnp.pad(continues[1:], (0, 1))),
         unselectable=~packed(selectable),
     )
 
 
-def same_in_words(numbers: UInt32[Array, " length"], words: Words) -> UInt32[Array, " length"]:
-    """The number at the start of its word for every token; others keep their own."""
+def starts_of_words(words: Words, length: int) -> Int[Array, " length"]:
+    """Where the word of each token starts; of one that cannot be selected, where the last word before it does.
 
-    def unsettled(state: tuple[Array, Array]) -> Bool[Array, ""]:
-        return jnp.any(state[1])
-
-    def from_left(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        numbers, pending = state
-        for _ in range(_STEPS):
-            numbers = jnp.where(pending, jnp.pad(numbers[:-1], (1, 0)), numbers)
-            # After as many steps a token is settled that stands so far from the start of its word.
-            pending = pending & jnp.pad(pending[:-1], (1, 0))
-        return numbers, pending
-
-    return jax.lax.while_loop(unsettled, from_left, (numbers, words.continues))[0]
+    The largest start so far, by doublings among the positions that are packed together, and then from one such word of
+    bits to the next: a cumulative maximum would go from position to position.
+    """
+    positions = jnp.arange(words.starts.shape[0] * PACKED).reshape(-1, PACKED)
+    is_start = words.starts[:, None] >> jnp.arange(PACKED, dtype=jnp.uint32)[None] & 1 == 1
+    starts = jnp.where(is_start, positions, 0)
+    for shift in (1, 2, 4, 8, 16):
+        starts = jnp.maximum(starts, jnp.pad(starts[:, :-shift], ((0, 0), (shift, 0))))
+    earlier = np.tri(len(positions), k=-1, dtype=bool)
+    before = jnp.max(jnp.where(earlier, starts[None, :, -1], 0), axis=1)
+    return jnp.maximum(starts, before[:, None]).reshape(-1)[:length]
 
 
 def masked_in_row(

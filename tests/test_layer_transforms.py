@@ -179,9 +179,9 @@ def test_factored_moments_take_rows_and_columns() -> None:
 
 
 def test_a_kernel_that_is_not_known_as_a_matrix_is_an_error() -> None:
-    params = {"encoder": {"layers": {"gate": {"kernel": jnp.zeros((2, 3, 4, 5))}}}}
-    with pytest.raises(ValueError, match="encoder/layers/gate/kernel: not known as a matrix: add 'gate'"):
+    params = {"encoder": {"layers": {"mixer": {"kernel": jnp.zeros((2, 3, 4, 5))}}}}
+    with pytest.raises(ValueError, match="encoder/layers/mixer/kernel: not known as a matrix: add 'mixer'"):
         scale_by_factored_rms(1e-30).init(params)
     optimizer = scale_by_muon(0.9)
-    with pytest.raises(ValueError, match="gate/kernel: not known as a matrix"):
+    with pytest.raises(ValueError, match="mixer/kernel: not known as a matrix"):
         optimizer.update(params, optimizer.init(params), params)

@@ -256,7 +256,7 @@ def test_documents_end_where_they_did_before_masking(program: Program) -> None:
     masking = replace(
         MASKING, vocabulary_size=16, random_pool="full", mask_token_rate=0.0, random_token_rate=1.0
     )
-    setup = replace(program_of(data=WITHIN).setup, masking=masking)
+    setup = replace(program_of(data=WITHIN).setup, eval_masking=masking)
     params = sharp_state(program).params
     batch = with_documents(batch_of(0))
     batch = batch._replace(token_ids=np.where(batch.token_ids > 4, batch.token_ids % 11 + 5, batch.token_ids))
