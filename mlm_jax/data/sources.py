@@ -71,7 +71,10 @@ def _sources(
                 f"data.attend_within_documents = True: the documents of {name} have no [SEP] between them: "
                 "must be prepared with --separator sep"
             )
-    of_evaluation = replace(config, packing=config.eval_packing or config.packing)
+    # Which tokens of a row attend to each other is not of the rows.
+    of_evaluation = replace(
+        config, packing=config.eval_packing or config.packing, attend_within_documents=False
+    )
     return Sources(
         tokenizer=tokenizer,
         train=Rows(train, tokenizer, config),

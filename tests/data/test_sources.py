@@ -1,6 +1,7 @@
 """What the two data sets of a run must have in common with its settings."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,3 +26,17 @@ def test_attending_within_documents_needs_their_ends(tmp_path, name: str) -> Non
     ):
         open_sources(within)
     assert open_sources(replace(within, **{name: str(prepared())})).train.num_rows > 0
+
+
+def test_evaluation_may_have_rows_of_another_packing() -> None:
+    def rows_of(**changes: Any) -> tuple[int, int]:
+        config = DataConfig(path=str(prepared()), eval_path=str(prepared()), sequence_length=20, **changes)
+        sources = open_sources(config)
+        assert sources.evaluation is not None
+        return sources.train.num_rows, sources.evaluation.num_rows
+
+    packed, documents = rows_of()[0], rows_of(packing="document")[0]
+    assert packed != documents
+    assert rows_of(eval_packing="document") == (packed, documents)
+    assert rows_of(packing="document", eval_packing="packed") == (documents, packed)
+    assert rows_of(eval_packing="document", attend_within_documents=True) == (packed, documents)
