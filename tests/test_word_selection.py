@@ -247,7 +247,14 @@ def test_each_document_gets_its_quota(selection: str) -> None:
         assert [((cut > low) & (cut < high)).sum() for low, high in ((0, 4), (4, 25), (25, 27))] == [1, 2, 0]
 
 
-@pytest.mark.parametrize(("unit", "quota"), [("whole_word", "row"), ("span", "row"), ("span", "document")])
+@pytest.mark.parametrize(
+    ("unit", "quota"),
+    [
+        pytest.param("whole_word", "row", marks=pytest.mark.slow),
+        pytest.param("span", "row", marks=pytest.mark.slow),
+        ("span", "document"),
+    ],
+)
 def test_a_mask_depends_on_its_example_alone(unit: str, quota: str) -> None:
     config = replace(CONFIG, unit=unit, quota=quota, mask_selection_length=12)
     ids = rows_of(4, 64, 48)

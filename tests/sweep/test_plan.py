@@ -1,12 +1,16 @@
 """What a sweep is, and what is refused before anything is trained."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import jax
 import pytest
 
-from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingConfig
+from mlm_jax.program import build_program
+from mlm_jax.sharding import make_mesh
 from mlm_jax.sweep.plan import Sweep, changed_settings, describe_trial, load_sweep, runs_of, share_of
 
 BASE = TrainConfig(data=DataConfig(path="a", eval_path="b"))
@@ -111,3 +115,26 @@ def test_changed_settings_are_named_by_their_path() -> None:
         "optimizer.schedule": ("linear", "cosine"),
         "num_steps": (1000, 7),
     }
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if "def trials" in path.read_text()], ids=lambda path: path.stem
+)
+def test_every_trial_of_a_shipped_sweep_traces_its_step(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert f"scripts/ablate.py configs/ablations/{path.name}" in sweep.description
+    for config in sweep.trials.values():
+        masking = MaskingConfig(
+            **asdict(config.masking)
+            | {"mask_selection_length": config.masking.selection_length(config.data.sequence_length)},
+            vocabulary_size=config.model.vocabulary_size,
+            mask_token_id=4,
+        )
+        one = replace(config, mesh=MeshConfig(data=1))
+        assert (
+            build_program(one, masking, make_mesh(one.mesh, jax.devices()[:1]), 3).lowered_train is not None
+        )

@@ -142,6 +142,7 @@ def test_a_run_of_another_process_is_left_to_it(tmp_path: Path) -> None:
     assert {path.parent.parent.name for path in folder.glob("*/*/outcome.json")} == {"b"}
 
 
+@pytest.mark.slow
 def test_shares_divide_the_runs(tmp_path: Path) -> None:
     sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
     for index in (0, 1):
