@@ -13,6 +13,14 @@ Positions = Literal["learned", "rotary", "none"]
 
 _ROTARY_BASE = 10_000.0
 
+MEANINGLESS_TO_WEIGHTS = frozenset(
+    {
+        *("dropout_rate", "attention_dropout_rate", "embedding_dropout", "initializer_stddev"),
+        "vocabulary_multiple",
+    }
+)
+"""The settings that may change between one training and the next: what a weight means does not depend on them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:

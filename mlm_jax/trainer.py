@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from mlm_jax.bert_config import MEANINGLESS_TO_WEIGHTS, BertConfig
 from mlm_jax.checkpoint import Checkpointer
-from mlm_jax.config import BertConfig, TrainConfig
+from mlm_jax.config import TrainConfig
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import Sources, open_sources, resolve_masking, tokenise_sources
 from mlm_jax.data.tokenizer import Tokenizer
@@ -54,12 +55,14 @@ def train(
     eval_documents: Iterable[str] | None = None,
     tokenizer: Tokenizer | None = None,
     on_step: Callable[[int], None] | None = None,
+    stop: StopRequest | None = None,
 ) -> TrainResult:
     """Train, or go on training, the run of `config.output_dir`.
 
     The data are the prepared folders that `config.data` names or, where `documents` are given, those strings,
     tokenised in memory with `tokenizer`. A run folder with checkpoints is resumed from the newest whole one; one
-    that has all its steps is left as it is. `on_step` is called with the number of every step that was begun.
+    that has all its steps is left as it is. `on_step` is called with the number of every step that was begun. `stop` is
+    a request that the caller listens for already; by default SIGTERM and Ctrl-C are listened for as long as this lasts.
 
     Raises:
         InputError: a setting, the data or the run folder is not usable; says which and what would be right.
@@ -68,7 +71,8 @@ def train(
     """
     keep_freed_memory()
     folder = Path(config.output_dir)
-    with StopRequest() as stop, Job(config.distributed.timeout_seconds) as job:
+    listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
+    with listening as request, Job(config.distributed.timeout_seconds) as job:
         # Data.
         sources = _open(config, documents, eval_documents, tokenizer)
         job.require_same(_facts(config, sources))
@@ -78,7 +82,7 @@ def train(
         program = _program(config, sources)
 
         with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            run = _Run(config, folder, sources, program, checkpointer, stop, job, on_step)
+            run = _Run(config, folder, sources, program, checkpointer, request, job, on_step)
 
             # State.
             state, batches = run.start()
@@ -101,7 +105,7 @@ def train(
 
     # End.
     if step < config.num_steps:
-        signal = stop.name or "a signal to another process"
+        signal = request.name or "a signal to another process"
         say(f"{folder}: stopped by {signal} at step {step:,}, saved; the same command goes on from here")
         return TrainResult(folder, step, finished=False)
     say(f"{folder}: finished {step:,} steps")
@@ -112,11 +116,14 @@ def check_run(config: TrainConfig) -> None:
     """Open the prepared data and trace the shapes: a look at what `train` would refuse before its first step.
 
     Raises:
-        InputError: as `train`, but of the run folder and of `init_from`, which are not looked at.
+        InputError: as `train`, but of the run folder, which is not looked at.
     """
     # JAX asks for the folder once, when it first compiles whatever it may be.
     _use_compilation_cache(config.compilation_cache_dir)
-    _program(config, _open(config, None, None, None))
+    sources = _open(config, None, None, None)
+    _program(config, sources)
+    if config.init_from is not None:
+        _params_to_start_from(config.init_from, config.model, sources.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,7 @@ class _Run:
         program = self.program.resized(rows)
         self.job.rest()
         with reporter.paused():
-            program.train  # noqa: B018
+            program.compiled_train  # noqa: B018
         say(f"step {step:,}: {rows:,} rows a step from here on")
         return program
 
@@ -312,14 +319,10 @@ def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -
             f"must be that of the data, {tokenizer.fingerprint[:12]}"
         )
     # How much is dropped and how wide the table is padded may change; what a weight means may not.
-    free = (
-        *("dropout_rate", "attention_dropout_rate", "embedding_dropout", "initializer_stddev"),
-        "vocabulary_multiple",
-    )
     for setting, value in asdict(wanted).items():
         theirs = getattr(model.config, setting)
         without_pooler = setting == "pooler" and theirs and not value
-        if value != theirs and setting not in free and not without_pooler:
+        if value != theirs and setting not in MEANINGLESS_TO_WEIGHTS and not without_pooler:
             raise InputError(f"init_from = {name!r}: has model.{setting} = {theirs!r}: the run has {value!r}")
     if "head" not in model.params:
         raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")

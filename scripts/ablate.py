@@ -47,11 +47,8 @@ def main() -> int:
         print(plan_of(sweep, folder, **share))
         return 0
     result = run_sweep(sweep, folder, **share, command=f"python {shlex.join(sys.argv)}")
-    if result.of("stopped"):
-        print(
-            f"{folder}: stopped at {result.of('stopped')[0]}, saved; the same command goes on",
-            file=sys.stderr,
-        )
+    if result.signal is not None:
+        print(f"{folder}: stopped by {result.signal}; the same command goes on", file=sys.stderr)
         return cli.EXIT_STOPPED
     print(f"report: {write_report(folder)}")
     for name in result.of("failed"):

@@ -15,6 +15,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from mlm_jax.bert_config import MEANINGLESS_TO_WEIGHTS
 from mlm_jax.convert.formats import FORMATS, Format, format_of
 from mlm_jax.convert.reference import ask_library, fixed_batch, largest_difference, our_outputs
 from mlm_jax.convert.table import Reading
@@ -119,12 +120,8 @@ def _write(work: _Work, target: Format, folder: Path) -> dict[str, Any]:
 def _contents(model: StoredModel) -> dict[str, Any]:
     """What has to be read back as it was written: the tensors to the bit, the conventions, the tokenizer."""
     # Dropout and the spread of random weights mean nothing to a trained model; not every format has them.
-    free = (
-        *("dropout_rate", "attention_dropout_rate", "embedding_dropout", "initializer_stddev"),
-        "vocabulary_multiple",
-    )
     contents: dict[str, Any] = {
-        name: value for name, value in asdict(model.config).items() if name not in free
+        name: value for name, value in asdict(model.config).items() if name not in MEANINGLESS_TO_WEIGHTS
     }
     contents["tokenizer"] = model.tokenizer.fingerprint
     for path, leaf in flatten_params(model.params).items():

@@ -7,6 +7,7 @@ from mlm_jax.report.page import page
 from mlm_jax.report.results import results_of
 from mlm_jax.report.sweep import read_sweep
 from mlm_jax.report.tables import markdown, results_csv, runs_csv
+from mlm_jax.sweep.folder import locked
 
 REPORT_FILE = "report.md"
 
@@ -20,6 +21,12 @@ def write_report(sweep_folder: Path) -> Path:
     Raises:
         InputError: the folder is not a sweep's, or a file of it is damaged.
     """
+    # Of two processes that write it at once, the one that knows more has to be the last.
+    with locked(sweep_folder):
+        return _write_report(sweep_folder)
+
+
+def _write_report(sweep_folder: Path) -> Path:
     from mlm_jax.report.pictures import differences_picture, losses_picture
 
     sweep = read_sweep(sweep_folder)

@@ -103,9 +103,10 @@ def _result(sweep: SweepState, trial: Trial, baseline: dict[int, float]) -> Tria
 def _cost(trial: Trial) -> TrialCost:
     runs = [run for run in trial.runs if run.status == "finished"]
     stepping = sum(run.training_seconds for run in runs)
+    timed = [run.outcome["seconds"] for run in runs if run.outcome["seconds"] is not None]
     return TrialCost(
         trial=trial,
         count=len(runs),
-        seconds=sum(run.outcome["seconds"] for run in runs) / len(runs) if runs else None,
+        seconds=sum(timed) / len(timed) if timed else None,
         tokens_per_second=sum(run.real_tokens for run in runs) / stepping if stepping else None,
     )

@@ -218,7 +218,8 @@ def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> Run:
 def _read_outcome(file: Path) -> dict[str, Any]:
     outcome = _read_object(file)
     ended = outcome.get("status") in ("finished", "failed")
-    if not ended or type(outcome.get("step")) is not int or type(outcome.get("seconds")) not in (int, float):
+    timed = outcome.get("seconds", "") is None or type(outcome.get("seconds")) in (int, float)
+    if not ended or type(outcome.get("step")) is not int or not timed:
         raise InputError(
             f"{file}: must hold a status, 'finished' or 'failed', a step and seconds; delete it to run this one again"
         )

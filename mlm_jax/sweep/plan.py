@@ -70,6 +70,11 @@ def load_sweep(path: str | Path) -> Sweep:
             )
         if not isinstance(config, TrainConfig):
             raise InputError(f"{path}: trial {name!r} is {type(config).__name__}: must be a TrainConfig")
+        if config.distributed.coordinator is not None:
+            raise InputError(
+                f"{path}: trial {name!r} has distributed.coordinator = {config.distributed.coordinator!r}: must be "
+                "None, because each run of a sweep is trained by one process"
+            )
         if config.seed:
             raise InputError(f"{path}: trial {name!r} has seed = {config.seed}: must be left to --seeds")
     sweep = Sweep(
@@ -85,7 +90,13 @@ def _unplaced(config: TrainConfig) -> TrainConfig:
 
 
 def runs_of(sweep: Sweep, folder: Path, num_seeds: int) -> list[Run]:
-    """All runs, seed by seed, so that after a while every trial has as many as another."""
+    """All runs, seed by seed, so that after a while every trial has as many as another.
+
+    Raises:
+        InputError: there are no seeds.
+    """
+    if num_seeds < 1:
+        raise InputError(f"--seeds {num_seeds}: must be at least 1")
     return [
         Run(trial, seed, replace(config, seed=seed, output_dir=str(folder / trial / f"seed_{seed}")))
         for seed in range(num_seeds)

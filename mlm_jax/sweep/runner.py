@@ -16,7 +16,16 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.machine import this_machine
 from mlm_jax.records import METRICS_FILE, read_records
 from mlm_jax.reporting import say
-from mlm_jax.sweep.folder import Outcome, begin, check, claimed, read_outcome, write_outcome
+from mlm_jax.signals import StopRequest
+from mlm_jax.sweep.folder import (
+    Outcome,
+    begin,
+    check,
+    claimed,
+    forget_outcome,
+    read_outcome,
+    write_outcome,
+)
 from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
 from mlm_jax.trainer import check_run, train
 
@@ -31,6 +40,8 @@ class SweepResult:
     """How a call of `run_sweep` ended: the runs of its share by how they did, in the order of the sweep."""
 
     runs: dict[str, Ending]
+    signal: str | None
+    """What ended it early, if anything did."""
 
     def of(self, ending: Ending) -> list[str]:
         """The names of the runs that ended so."""
@@ -43,28 +54,32 @@ def run_sweep(
     """Train every run of the share `index` of `count` that is not finished, each in a run folder below `folder`.
 
     A run that another process trains at the moment is left to it, so that any number of processes may be given the same
-    share. One that failed before is tried again, from its newest checkpoint. What a run fails of is recorded and told,
-    and the others go on; a signal stops the run under way, which is saved, and with it the sweep. Runs that differ in
-    seed, learning rate or masking rates alone are one program: it is compiled by the first of them, and lies in
-    `compilation_cache_dir` for the others.
+    share. One that had failed when this began is tried again, from its newest checkpoint. What a run fails of is told
+    and recorded, and the others go on; a signal stops the run under way, which is saved, and with it the sweep. Runs
+    that differ in seed, learning rate or how masked positions are replaced alone, or in the masking rate with one
+    `mask_selection_length`, are one program: it is compiled by the first of them, and lies in `compilation_cache_dir`
+    for the others.
 
     Raises:
         InputError: before anything is trained and a folder made: the folder is of something else, there is no such
             share, or a trial cannot be trained; says which.
     """
-    if num_seeds < 1:
-        raise InputError(f"--seeds {num_seeds}: must be at least 1")
+    if jax.process_count() > 1:
+        raise InputError(
+            f"a job of {jax.process_count()} processes: must be one, because each trains a run alone"
+        )
     share = share_of(runs_of(sweep, folder, num_seeds), index, count)
     check(folder, sweep)
     _check_trials(sweep)
     begin(folder, sweep, num_seeds)
+    before = {run.name: read_outcome(folder / run.name) for run in share}
     ended: dict[str, Ending] = {}
-    with _Progress(share) as progress:
+    with StopRequest() as stop, _Progress(share) as progress:
         for run in share:
-            ended[run.name] = _run(run, progress, command)
-            if ended[run.name] == "stopped":
+            if stop.name is not None:
                 break
-    return SweepResult(ended)
+            ended[run.name] = _run(run, before[run.name], stop, progress, command)
+    return SweepResult(ended, stop.name)
 
 
 def plan_of(sweep: Sweep, folder: Path, *, num_seeds: int, index: int = 0, count: int = 1) -> str:
@@ -92,7 +107,8 @@ def _check_trials(sweep: Sweep) -> None:
             raise InputError(f"{sweep.source}: trial {name!r}: {error}") from error
 
 
-def _run(run: Run, progress: "_Progress", command: str) -> Ending:
+def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: "_Progress", command: str) -> Ending:
+    """`before` is how it had ended when the sweep began."""
     folder = Path(run.config.output_dir)
     with claimed(folder) as mine:
         if not mine:
@@ -102,11 +118,15 @@ def _run(run: Run, progress: "_Progress", command: str) -> Ending:
         if outcome is not None and outcome.status == "finished":
             progress.leave(run, "is finished")
             return "finished"
+        if outcome is not None and outcome != before:
+            progress.leave(run, f"failed in another process: {outcome.error}")
+            return "failed"
+        forget_outcome(folder)
         progress.begin(run)
         error: str | None = None
         start = time.monotonic()
         try:
-            if not train(run.config, on_step=progress.step).finished:
+            if not train(run.config, on_step=progress.step, stop=stop).finished:
                 return "stopped"
         except (InputError, RunError, OSError) as refused:
             error = f"{refused}"
@@ -114,8 +134,9 @@ def _run(run: Run, progress: "_Progress", command: str) -> Ending:
             # What it is must not be lost, and must not cost the other runs their night.
             traceback.print_exc()
             error = f"{type(bug).__name__}: {bug}"
+        seconds = time.monotonic() - start if progress.took_steps else None
         progress.end(run)
-        write_outcome(folder, _outcome(folder, error, time.monotonic() - start, command))
+        write_outcome(folder, _outcome(folder, error, seconds, command))
         if error is not None:
             say(f"{run.name} failed: {error}")
         # Of a trial's programs nothing is of use to the next one that does not lie on the disk.
@@ -123,7 +144,7 @@ def _run(run: Run, progress: "_Progress", command: str) -> Ending:
         return "finished" if error is None else "failed"
 
 
-def _outcome(folder: Path, error: str | None, seconds: float, command: str) -> Outcome:
+def _outcome(folder: Path, error: str | None, seconds: float | None, command: str) -> Outcome:
     records = read_records(folder / METRICS_FILE)
     machine = this_machine()
     return Outcome(
@@ -189,6 +210,11 @@ class _Progress:
         self._seconds += now - self._at
         self._add(step - self._step)
         self._step, self._at = step, now
+
+    @property
+    def took_steps(self) -> bool:
+        """Whether the run under way had any left to take."""
+        return self._step > 0
 
     def end(self, run: Run) -> None:
         """The run under way has ended, maybe early."""

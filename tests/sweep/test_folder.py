@@ -33,7 +33,7 @@ def test_the_folder_says_what_the_sweep_is(tmp_path: Path) -> None:
     }
     assert list(tree["trials"]) == ["a", "b"]
     assert tree["trials"]["b"]["num_steps"] == 7
-    assert check(tmp_path / "s", SWEEP) == 2
+    assert check(tmp_path / "s", SWEEP)[0] == 2
 
 
 def test_trials_and_seeds_may_come_and_none_goes(tmp_path: Path) -> None:
@@ -42,6 +42,54 @@ def test_trials_and_seeds_may_come_and_none_goes(tmp_path: Path) -> None:
     begin(tmp_path / "s", more, 1)
     tree = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert (list(tree["trials"]), tree["seeds"]) == (["a", "b", "c"], [0, 1, 2])
+
+
+def test_a_trial_that_was_begun_stays_and_may_not_come_back_as_another(tmp_path: Path) -> None:
+    begin(tmp_path / "s", replace(SWEEP, trials={**SWEEP.trials, "c": replace(BASE, num_steps=9)}), 1)
+    (tmp_path / "s" / "b").mkdir()
+    alone = replace(SWEEP, trials={"a": BASE})
+    begin(tmp_path / "s", alone, 1)
+    tree = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    # Of the third no run was begun.
+    assert list(tree["trials"]) == ["a", "b"]
+    with pytest.raises(InputError, match=r"trial 'b' was begun in .*/s with num_steps = 7, and has 8 now"):
+        begin(tmp_path / "s", replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)}), 1)
+
+
+def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 1)
+    kept = replace(BASE, keep_checkpoints=1, log_every=3, compilation_cache_dir=None)
+    begin(tmp_path / "s", replace(SWEEP, trials={"a": kept, "b": SWEEP.trials["b"]}), 1)
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text())["trials"]["a"]["keep_checkpoints"] == 1
+
+
+def test_another_process_that_begins_at_the_same_moment_is_no_stranger(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "sweep.json.host-7.partial").write_text("{")
+    (tmp_path / "s" / "claim").write_text("")
+    begin(tmp_path / "s", SWEEP, 1)
+    assert check(tmp_path / "s", SWEEP)[0] == 1
+
+
+def test_processes_that_begin_together_lose_no_seed_and_no_trial(tmp_path: Path) -> None:
+    children = [
+        subprocess.Popen([sys.executable, "-c", BEGIN, str(tmp_path / "s"), str(number)])
+        for number in (1, 2, 3, 4)
+    ]
+    assert [child.wait() for child in children] == [0] * 4
+    tree = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert tree["seeds"] == [0, 1, 2, 3]
+
+
+BEGIN = """
+import sys
+from pathlib import Path
+from mlm_jax.config import TrainConfig
+from mlm_jax.sweep.folder import begin
+from mlm_jax.sweep.plan import Sweep
+for _ in range(20):
+    begin(Path(sys.argv[1]), Sweep("s", "s.py", "", {"a": TrainConfig(output_dir="")}), int(sys.argv[2]))
+"""
 
 
 def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

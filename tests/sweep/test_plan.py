@@ -46,6 +46,11 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
         ("def trials(): return [base]", "trials() gave list: must give a dict"),
         ('def trials(): return {"a/b": base}', "trial 'a/b': must be named by letters, digits"),
         ('def trials(): return {"": base}', "trial '': must be named by letters"),
+        (
+            'def trials(): return {"a": replace(base, distributed=DistributedConfig('
+            'coordinator="h:1", num_processes=2, process_id=0))}',
+            "trial 'a' has distributed.coordinator = 'h:1': must be None",
+        ),
         ('def trials(): return {"a": 1}', "trial 'a' is int: must be a TrainConfig"),
         (
             'def trials(): return {"a": replace(base, seed=3)}',
@@ -104,6 +109,8 @@ def test_runs_go_seed_by_seed_and_shares_divide_them(tmp_path: Path) -> None:
     shares = [share_of(runs, index, 4) for index in range(4)]
     assert sorted(run.name for share in shares for run in share) == sorted(run.name for run in runs)
     assert sum(map(len, shares)) == len(runs)
+    with pytest.raises(InputError, match=r"--seeds 0: must be at least 1"):
+        runs_of(sweep, tmp_path, 0)
     for index, count in ((4, 4), (-1, 4), (0, 0)):
         with pytest.raises(InputError, match="must be 0 <= index < count"):
             share_of(runs, index, count)
