@@ -1,10 +1,11 @@
 """Runs from their start to their end, and what makes them refuse, give up, or go on."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.presets import PRESETS
 from mlm_jax.program import Program, build_program
 from mlm_jax.records import read_records
+from mlm_jax.reporting import Reporter
 from mlm_jax.settings import from_json
 from mlm_jax.sharding import make_mesh
 from mlm_jax.trainer import train
@@ -134,6 +136,27 @@ def growing(output_dir: Path, **changes: Any) -> TrainConfig:
     return config_of(output_dir, **settings | changes)
 
 
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each program that is compiled from here on, whether the clock of the reporter stood still."""
+    paused, compiled = Reporter.paused, []
+    compile_lowered, still = jax.stages.Lowered.compile, []
+
+    @contextlib.contextmanager
+    def noted(reporter: Reporter) -> Iterator[None]:
+        with paused(reporter):
+            still.append(True)
+            yield
+            still.pop()
+
+    def compile_and_note(lowered: jax.stages.Lowered, *arguments: Any) -> jax.stages.Compiled:
+        compiled.append(bool(still))
+        return compile_lowered(lowered, *arguments)
+
+    monkeypatch.setattr(Reporter, "paused", noted)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_and_note)
+    return compiled
+
+
 GROWING = [4] * 9 + [8] * 4 + [12] * 3 + [16] * 8
 
 
@@ -144,8 +167,10 @@ def test_a_batch_size_that_grows(
     taken: list[Batch] = []
     put = Program.put
     monkeypatch.setattr(Program, "put", lambda self, batch: taken.append(batch) or put(self, batch))
-    run = tmp_path / "run"
+    run, compiled = tmp_path / "run", compilations(monkeypatch)
     train(growing(run))
+    # The last size before the steps, the others and the evaluation while no time is counted.
+    assert compiled == [False, *[True] * 4]
     told = capsys.readouterr().err
     rows = open_sources(growing(run).data)
     per_evaluation = -(-rows.evaluation.num_rows // 8)
