@@ -147,8 +147,8 @@ class Tuner:
     @cached_property
     def _step(self) -> Any:
         def step(state: TrainState, inputs: Any) -> tuple[TrainState, tuple[Array, Array, Array]]:
-            numbers = hyperparameters_of(self.settings)
-            state, sums, _ = update(self.rule, numbers, state, inputs, self.summed_loss)
+            hyperparameters = hyperparameters_of(self.settings)
+            state, sums, _ = update(self.rule, hyperparameters, state, inputs, self.summed_loss)
             weight = jnp.maximum(sums.weight, 1.0)
             return state, (sums.loss / weight, sums.correct / weight, state.nonfinite_steps)
 

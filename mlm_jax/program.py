@@ -118,8 +118,8 @@ class Program:
     @cached_property
     def _hyperparameters(self) -> Hyperparameters:
         """On every device."""
-        numbers = hyperparameters_of(self.config, self.setup.masking)
-        return jax.tree.map(partial(_put, replicated(self.mesh)), numbers)
+        hyperparameters = hyperparameters_of(self.config, self.setup.masking)
+        return jax.tree.map(partial(_put, replicated(self.mesh)), hyperparameters)
 
     @property
     def _abstract_hyperparameters(self) -> Hyperparameters:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlm_jax.report.sweep import Run
+from mlm_jax.report.state import RunState
 
 Kind = Literal["evaluation", "training"]
 
@@ -29,7 +29,7 @@ class Curve:
         return Curve(self.steps[indices], self.tokens[indices], self.losses[indices])
 
 
-def curve_of(run: Run, kind: Kind) -> Curve:
+def curve_of(run: RunState, kind: Kind) -> Curve:
     """The losses that a run has logged; those that were not finite are left out."""
     records: Sequence[dict[str, Any]] = run.evaluations if kind == "evaluation" else run.training
     key = LOSS_KEYS[kind]

@@ -21,7 +21,7 @@ from mlm_jax.report.results import (
     shown_count,
     shown_setting,
 )
-from mlm_jax.report.sweep import SweepState, Trial
+from mlm_jax.report.state import SweepState, Trial
 from mlm_jax.report.tables import circumstances, notes_of, shown_changes, shown_loss
 
 MOST_POINTS = 500

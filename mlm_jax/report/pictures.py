@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from mlm_jax.report.curves import Curve, curve_of, stack_seeds
 from mlm_jax.report.palette import COLOURS, styles_of
 from mlm_jax.report.results import TrialResult
-from mlm_jax.report.sweep import SweepState
+from mlm_jax.report.state import SweepState
 
 _NO_CLAIM_COLOUR = "#6B7280"
 _LAST_PART = 0.3

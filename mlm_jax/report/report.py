@@ -5,7 +5,7 @@ from pathlib import Path
 from mlm_jax.data.files import write_atomically
 from mlm_jax.report.page import page
 from mlm_jax.report.results import results_of
-from mlm_jax.report.sweep import read_sweep
+from mlm_jax.report.state import read_sweep
 from mlm_jax.report.tables import markdown, results_csv, runs_csv
 from mlm_jax.sweep.folder import locked
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlm_jax.report.comparison import Difference, Summary, paired_difference, summarise
-from mlm_jax.report.sweep import Run, SweepState, Trial
+from mlm_jax.report.state import RunState, SweepState, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def costs_of(sweep: SweepState) -> list[TrialCost]:
     return [_cost(trial) for trial in sweep.trials]
 
 
-def count_statuses(runs: Sequence[Run]) -> str:
+def count_statuses(runs: Sequence[RunState]) -> str:
     """As in `8 of 9 runs finished, 1 failed`."""
     counts = Counter[str](run.status for run in runs)
     words = {"failed": "failed", "started": "under way or killed", "not started": "not started"}

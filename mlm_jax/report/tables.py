@@ -15,7 +15,7 @@ from mlm_jax.report.results import (
     shown_count,
     shown_setting,
 )
-from mlm_jax.report.sweep import Run, SweepState
+from mlm_jax.report.state import RunState, SweepState
 from mlm_jax.settings import flatten
 
 RESULTS_HEADING = "## Results"
@@ -101,7 +101,7 @@ def costs_table(costs: Sequence[TrialCost]) -> str:
     return _markdown_table(["trial", "finished runs", "seconds a run", "real tokens/s"], rows)
 
 
-def circumstances(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
+def circumstances(runs: Sequence[RunState]) -> list[tuple[str, list[tuple[str, int]]]]:
     """What outcomes say of command, machine and versions: each with its values and how many runs have it."""
     told = [
         flatten({key: run.outcome[key] for key in ("command", "machine", "versions") if key in run.outcome})
@@ -166,7 +166,7 @@ def runs_csv(sweep: SweepState) -> str:
     return _csv(rows)
 
 
-def _runs_with_settings(sweep: SweepState) -> Iterable[tuple[Run, dict[str, str]]]:
+def _runs_with_settings(sweep: SweepState) -> Iterable[tuple[RunState, dict[str, str]]]:
     for trial in sweep.trials:
         settings = {name: shown_setting(trial.settings.get(name)) for name in sweep.varied_settings}
         for run in trial.runs:

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 
 from mlm_jax.report.curves import Curve, curve_of, stack_seeds, stretch_medians, thin
-from mlm_jax.report.sweep import Run
+from mlm_jax.report.state import RunState
 from tests.report.sweeps import evaluation_record, step_record
 
 
-def run_of(losses: dict[int, float | None], evaluations: dict[int, float | None], tokens: int = 100) -> Run:
-    return Run(
+def run_of(
+    losses: dict[int, float | None], evaluations: dict[int, float | None], tokens: int = 100
+) -> RunState:
+    return RunState(
         trial="trial",
         seed=0,
         status="started",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.report.page import MOST_POINTS, page
-from mlm_jax.report.sweep import read_sweep
+from mlm_jax.report.state import read_sweep
 from tests.report.sweeps import LOSSES, step_record, write_lines, write_plan, write_sweep
 
 HOSTILE = '</script><script>alert(1)</script><b>\u2028 & " {{data}}'

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlm_jax.report.page import page
-from mlm_jax.report.sweep import read_sweep
+from mlm_jax.report.state import read_sweep
 from tests.report.sweeps import LOSSES, write_plan, write_sweep
 
 pytestmark = pytest.mark.browser

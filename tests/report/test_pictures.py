@@ -8,7 +8,7 @@ from matplotlib.image import imread
 from mlm_jax.report.palette import COLOURS, styles_of
 from mlm_jax.report.pictures import differences_picture, losses_picture
 from mlm_jax.report.results import results_of
-from mlm_jax.report.sweep import SweepState, read_sweep
+from mlm_jax.report.state import SweepState, read_sweep
 from tests.report.sweeps import LOSSES, write_plan, write_sweep
 
 BLUE, ORANGE, VERMILLION, GREY = COLOURS[0], COLOURS[1], COLOURS[3], "#6B7280"

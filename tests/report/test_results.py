@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.report.results import costs_of, count_statuses, results_of, shown_count, shown_setting
-from mlm_jax.report.sweep import read_sweep
+from mlm_jax.report.state import read_sweep
 from tests.report.sweeps import (
     LOSSES,
     evaluation_record,

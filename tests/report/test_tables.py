@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from mlm_jax.report.results import results_of
-from mlm_jax.report.sweep import read_sweep
+from mlm_jax.report.state import read_sweep
 from mlm_jax.report.tables import RESULTS_HEADING, markdown, notes_of, results_csv, results_table, runs_csv
 from tests.report.sweeps import LOSSES, write_outcome, write_plan, write_sweep
 

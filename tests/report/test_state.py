@@ -6,7 +6,7 @@ import pytest
 
 from mlm_jax.errors import InputError
 from mlm_jax.metrics import EvaluationRecord, StepRecord
-from mlm_jax.report.sweep import read_sweep
+from mlm_jax.report.state import read_sweep
 from tests.report.sweeps import (
     LOSSES,
     evaluation_record,

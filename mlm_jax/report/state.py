@@ -26,7 +26,7 @@ _NOT_OF_THE_TRIAL = ("output_dir", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunState:
     """One trial with one seed, as far as it has come."""
 
     trial: str
@@ -106,14 +106,14 @@ class Trial:
     name: str
     settings: Mapping[str, Any] = field(repr=False)
     """By their dotted names, as in `optimizer.learning_rate`."""
-    runs: tuple[Run, ...]
+    runs: tuple[RunState, ...]
 
     def results(self, metric: str) -> dict[int, float]:
         """A figure of the last evaluation by seed, of the runs that have one."""
         return {run.seed: run.result[metric] for run in self.runs if run.result is not None}
 
     @property
-    def curve_runs(self) -> tuple[Run, ...]:
+    def curve_runs(self) -> tuple[RunState, ...]:
         """The runs that stand for the trial in a curve: those that finished, or where none did, all."""
         return tuple(run for run in self.runs if run.status == "finished") or self.runs
 
@@ -131,7 +131,7 @@ class SweepState:
     trials: tuple[Trial, ...]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RunState]:
         """Of all trials, in order."""
         return [run for trial in self.trials for run in trial.runs]
 
@@ -199,11 +199,11 @@ def _trial(folder: Path, name: str, settings: dict[str, Any], seeds: list[int]) 
     return Trial(name=name, settings=flat, runs=runs)
 
 
-def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> Run:
+def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> RunState:
     config, outcome = folder / "config.json", folder / OUTCOME_FILE
     training, evaluations = (read_records(folder / name) for name in (METRICS_FILE, EVALUATIONS_FILE))
     ended = _read_outcome(outcome) if outcome.is_file() else {}
-    return Run(
+    return RunState(
         trial=trial,
         seed=seed,
         status=ended["status"] if ended else "started" if training or evaluations else "not started",
