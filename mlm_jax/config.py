@@ -148,7 +148,7 @@ class TrainConfig:
     `accumulation_steps` splits a step's rows into that many microbatches. With `initial_batch_size`, a divisor of
     `batch_size`, steps begin with so many rows and grow to `batch_size` over `batch_size_warmup_examples` rows,
     linearly in the rows taken and by multiples of `initial_batch_size` (see `BatchSizes`). Each size is a program of
-    its own, compiled when a step first has it, in as few microbatches as are no larger than those of `batch_size`.
+    its own, compiled when a step first has it, in microbatches that are no larger than those of `batch_size`.
     Evaluation batches stay as large as these.
 
     `eval_batches=None` evaluates the whole

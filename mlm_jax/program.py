@@ -1,5 +1,6 @@
 """A config on a mesh, compiled: the shardings of everything a step touches, and the executables."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -91,14 +92,17 @@ class Program:
         return self.config.batch_size // self.config.accumulation_steps
 
     def resized(self, rows: int) -> "Program":
-        """The same for steps of `rows` rows, in as few microbatches as have no more rows than those of this one.
+        """The same for steps of `rows` rows, in microbatches that have no more rows than those of this one.
 
-        So the steps on fewer rows need no more memory. `rows` is a multiple of what the mesh splits a batch into.
+        So the steps on fewer rows need no more memory. Microbatches are as large as that allows, in multiples of what
+        divides both sizes: so on any mesh there are as many, and the same is dropped out. `rows` is a multiple of
+        what the mesh splits a batch into.
         """
         if rows == self.config.batch_size:
             return self
-        microbatch, ways = self.config.batch_size // self.config.accumulation_steps, batch_ways(self.mesh)
-        count = next(n for n in range(-(-rows // microbatch), rows // ways + 1) if rows % (n * ways) == 0)
+        microbatch = self.config.batch_size // self.config.accumulation_steps
+        unit = math.gcd(rows, microbatch)
+        count = next(n for n in range(-(-rows // microbatch), rows // unit + 1) if rows % (n * unit) == 0)
         config = replace(
             self.config,
             batch_size=rows,
