@@ -110,7 +110,7 @@ def _run_child(arguments: list[object], variables: dict[str, str]) -> subprocess
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 

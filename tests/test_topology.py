@@ -57,7 +57,7 @@ def check(config: Path, *flags: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=800,
     )
 
 

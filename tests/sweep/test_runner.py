@@ -142,7 +142,7 @@ def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -
     sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
     arguments = ("ablate", sweep, "--output", folder, "--seeds", 2)
     children = [start_script(*arguments) for _ in range(3)]
-    told = [child.communicate(timeout=120)[1] for child in children]
+    told = [child.communicate(timeout=300)[1] for child in children]
     # One that fails is tried by one of them alone, too.
     assert {child.returncode for child in children} <= {0, 1}, told
     assert [child.returncode for child in children].count(1) >= 1, told
