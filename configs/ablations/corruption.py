@@ -14,8 +14,7 @@ from mlm_jax.masking_config import MaskingRecipe
 
 
 def trials() -> dict[str, TrainConfig]:
-    """Both are evaluated with 80/10/10, of which the second has never seen a random token."""
-    return {
-        "mask_80_10_10": parent(),
-        "mask_always": replace(parent(), masking=MaskingRecipe(mask_token_rate=1.0, random_token_rate=0.0)),
-    }
+    """Both are evaluated with [MASK] alone: of a token that is kept the second has never learnt to repeat it."""
+    always = MaskingRecipe(mask_token_rate=1.0, random_token_rate=0.0)
+    base = replace(parent(), eval_masking=always)
+    return {"mask_80_10_10": base, "mask_always": replace(base, masking=always)}

@@ -21,6 +21,6 @@ def trials() -> dict[str, TrainConfig]:
             model=replace(base.model, norm_placement=placement),
             optimizer=replace(base.optimizer, learning_rate=rate),
         )
-        for name, rate in (("2e-3", 2e-3), ("1e-2", 1e-2))
+        for name, rate in (("1e-3", 1e-3), ("1e-2", 1e-2))
         for placement in ("post", "pre")
     }

@@ -12,7 +12,7 @@ r"""What the sweeps beside this file derive from: a small encoder on paragraphs 
             --output runs/ablations-$part
     done
 
-Everything that lets 1.5 million tokens lead beyond the frequencies of words, so that trials can differ after a minute
+Everything that lets 2 million tokens lead beyond the frequencies of words, so that trials can differ after a minute
 on two CPU cores: few word pieces, short rows, small batches, a wide initialisation, and rotary positions.
 """
 
@@ -45,10 +45,10 @@ def config() -> TrainConfig:
             eval_packing="document",
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, beta2=0.98),
-        num_steps=3000,
+        num_steps=4000,
         batch_size=16,
         log_every=50,
-        eval_every=750,
+        eval_every=1000,
         eval_batches=200,
         checkpoint_every=1000,
         keep_checkpoints=1,
