@@ -4,7 +4,7 @@ RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mlm_jax.config_files import read_json_config
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
-from mlm_jax.settings import flatten, to_json
+from mlm_jax.settings import changed_settings, to_json
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -47,8 +47,8 @@ def read_config(folder: Path) -> TrainConfig:
 
 def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
     """`optimizer.learning_rate: 0.001 → 0.0005` for every setting that differs."""
-    old, new = (flatten(asdict(_of_any_process(config))) for config in (before, now))
-    return [f"{name}: {old[name]} → {new[name]}" for name in new if old[name] != new[name]]
+    changes = changed_settings(_of_any_process(before), _of_any_process(now))
+    return [f"{name}: {old} → {new}" for name, (old, new) in changes.items()]
 
 
 def _of_any_process(config: TrainConfig) -> TrainConfig:

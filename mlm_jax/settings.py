@@ -97,6 +97,12 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def changed_settings(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted name to both values, of every setting that two configs of a class do not have alike."""
+    first, second = (flatten(dataclasses.asdict(each)) for each in (config, other))
+    return {name: (first[name], second[name]) for name in first if first[name] != second[name]}
+
+
 def nearest_name(name: str, names: typing.Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest of `names`, or nothing where none is close."""
     close = difflib.get_close_matches(name, list(names), n=1)

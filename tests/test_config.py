@@ -20,7 +20,7 @@ from mlm_jax.config import (
 )
 from mlm_jax.errors import InputError
 from mlm_jax.masking_config import MaskingRecipe
-from mlm_jax.settings import from_json, to_json
+from mlm_jax.settings import changed_settings, from_json, to_json
 
 JOINED = DistributedConfig(coordinator="host:8476", num_processes=2, process_id=1)
 
@@ -170,3 +170,11 @@ def test_neither_config_nor_data_nor_the_package_starts_jax() -> None:
     modules = "mlm_jax, mlm_jax.config, mlm_jax.presets, mlm_jax.config_files, mlm_jax.data.prepare"
     program = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_changed_settings_are_named_by_their_path() -> None:
+    changed = replace(TrainConfig(), optimizer=OptimizerConfig(schedule="cosine"), num_steps=7)
+    assert changed_settings(TrainConfig(), changed) == {
+        "optimizer.schedule": ("linear", "cosine"),
+        "num_steps": (1000, 7),
+    }

@@ -7,7 +7,7 @@ from mlm_jax.report.page import page
 from mlm_jax.report.results import results_of
 from mlm_jax.report.state import read_sweep
 from mlm_jax.report.tables import markdown, results_csv, runs_csv
-from mlm_jax.sweep.folder import locked
+from mlm_jax.sweep.claims import locked
 
 REPORT_FILE = "report.md"
 

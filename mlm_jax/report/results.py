@@ -103,7 +103,7 @@ def _result(sweep: SweepState, trial: Trial, baseline: dict[int, float]) -> Tria
 def _cost(trial: Trial) -> TrialCost:
     runs = [run for run in trial.runs if run.status == "finished"]
     stepping = sum(run.training_seconds for run in runs)
-    timed = [run.outcome["seconds"] for run in runs if run.outcome["seconds"] is not None]
+    timed = [run.outcome.seconds for run in runs if run.outcome and run.outcome.seconds is not None]
     return TrialCost(
         trial=trial,
         count=len(runs),

@@ -5,7 +5,6 @@ SWEEP/TRIAL/seed_S/                 a run folder
 SWEEP/TRIAL/seed_S/outcome.json     how the run ended; absent as long as it has not
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ import numpy as np
 from mlm_jax.errors import InputError
 from mlm_jax.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 from mlm_jax.settings import flatten
-from mlm_jax.sweep.folder import OUTCOME_FILE, SWEEP_FILE
+from mlm_jax.sweep.records import SWEEP_FILE, Outcome, read_object, read_outcome, read_sweep_record
 
 Status = Literal["finished", "failed", "started", "not started"]
 
@@ -31,10 +30,7 @@ class RunState:
 
     trial: str
     seed: int
-    status: Status
-    """`"started"`: it has written records and no outcome, so that it runs or was killed."""
-    outcome: Mapping[str, Any] = field(repr=False)
-    """outcome.json; empty where there is none."""
+    outcome: Outcome | None = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     training: list[dict[str, Any]] = field(repr=False)
     """The lines of metrics.jsonl."""
@@ -47,31 +43,38 @@ class RunState:
         return f"{self.trial}/seed_{self.seed}"
 
     @property
+    def status(self) -> Status:
+        """`"started"`: it has written records and no outcome, so that it runs or was killed."""
+        if self.outcome is not None:
+            return self.outcome.status
+        return "started" if self.training or self.evaluations else "not started"
+
+    @property
     def step(self) -> int:
         """The last step that is known of."""
         logged = [record["step"] for record in (*self.training[-1:], *self.evaluations[-1:])]
-        return max([self.outcome.get("step", 0), *logged])
+        return max([0 if self.outcome is None else self.outcome.step, *logged])
 
     @cached_property
     def result(self) -> Mapping[str, Any] | None:
         """The last evaluation at the last step of a finished run, if it has one with a finite loss."""
-        if self.status != "finished" or not self.evaluations:
+        if self.outcome is None or self.outcome.status != "finished" or not self.evaluations:
             return None
         last = self.evaluations[-1]
-        return last if last["step"] == self.outcome["step"] and last["mlm_loss"] is not None else None
+        return last if last["step"] == self.outcome.step and last["mlm_loss"] is not None else None
 
     @property
     def why_left_out(self) -> str | None:
         """Why it has no result, in one line; None where it has one."""
         if self.result is not None:
             return None
-        if self.status == "failed":
-            return " ".join(["failed:", *str(self.outcome.get("error") or "no reason given").split()])
-        if self.status != "finished":
+        if self.outcome is None:
             return "not started" if self.status == "not started" else f"not finished, at step {self.step:,}"
+        if self.outcome.status == "failed":
+            return " ".join(["failed:", *(self.outcome.error or "no reason given").split()])
         last = self.evaluations[-1]["step"] if self.evaluations else None
-        if last != self.outcome["step"]:
-            return f"finished without an evaluation at its last step, {self.outcome['step']:,}"
+        if last != self.outcome.step:
+            return f"finished without an evaluation at its last step, {self.outcome.step:,}"
         return "finished, with an evaluation loss that is not finite"
 
     @cached_property
@@ -169,28 +172,19 @@ def read_sweep(folder: Path) -> SweepState:
     Raises:
         InputError: sweep.json is missing or damaged, or an outcome.json or config.json is damaged.
     """
-    file = folder / SWEEP_FILE
-    if not file.is_file():
+    record = read_sweep_record(folder)
+    if record is None:
         raise InputError(f"{folder}: not the folder of a sweep: no {SWEEP_FILE}")
-    plan = _read_object(file)
-    wanted = {"name": str, "source": str, "description": str, "baseline": str, "seeds": list, "trials": dict}
-    for key, kind in wanted.items():
-        if not isinstance(plan.get(key), kind):
-            raise InputError(f"{file}: {key} = {plan.get(key)!r}: must be a JSON {_JSON_NAMES[kind]}")
-    if plan["baseline"] not in plan["trials"]:
-        raise InputError(
-            f"{file}: baseline = {plan['baseline']!r}: must be one of {', '.join(plan['trials'])}"
-        )
-    if not plan["seeds"] or not all(type(seed) is int for seed in plan["seeds"]):
-        raise InputError(f"{file}: seeds = {plan['seeds']!r}: must be whole numbers, at least one")
-    if not all(isinstance(settings, dict) for settings in plan["trials"].values()):
-        raise InputError(f"{file}: trials: each must be a JSON object of settings")
-    trials = tuple(_trial(folder, name, settings, plan["seeds"]) for name, settings in plan["trials"].items())
-    named = {key: plan[key] for key in ("name", "source", "description", "baseline")}
-    return SweepState(**named, seeds=tuple(plan["seeds"]), trials=trials)
-
-
-_JSON_NAMES = {str: "string", list: "array", dict: "object"}
+    return SweepState(
+        name=record.name,
+        source=record.source,
+        description=record.description,
+        baseline=record.baseline,
+        seeds=tuple(record.seeds),
+        trials=tuple(
+            _trial(folder, name, settings, record.seeds) for name, settings in record.trials.items()
+        ),
+    )
 
 
 def _trial(folder: Path, name: str, settings: dict[str, Any], seeds: list[int]) -> Trial:
@@ -200,37 +194,13 @@ def _trial(folder: Path, name: str, settings: dict[str, Any], seeds: list[int]) 
 
 
 def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> RunState:
-    config, outcome = folder / "config.json", folder / OUTCOME_FILE
-    training, evaluations = (read_records(folder / name) for name in (METRICS_FILE, EVALUATIONS_FILE))
-    ended = _read_outcome(outcome) if outcome.is_file() else {}
+    config = folder / "config.json"
     return RunState(
         trial=trial,
         seed=seed,
-        status=ended["status"] if ended else "started" if training or evaluations else "not started",
-        outcome=ended,
+        outcome=read_outcome(folder),
         # What it would be run with, as long as it has not said so itself.
-        config=_read_object(config) if config.is_file() else settings | {"seed": seed},
-        training=training,
-        evaluations=evaluations,
+        config=read_object(config) if config.is_file() else settings | {"seed": seed},
+        training=read_records(folder / METRICS_FILE),
+        evaluations=read_records(folder / EVALUATIONS_FILE),
     )
-
-
-def _read_outcome(file: Path) -> dict[str, Any]:
-    outcome = _read_object(file)
-    ended = outcome.get("status") in ("finished", "failed")
-    timed = outcome.get("seconds", "") is None or type(outcome.get("seconds")) in (int, float)
-    if not ended or type(outcome.get("step")) is not int or not timed:
-        raise InputError(
-            f"{file}: must hold a status, 'finished' or 'failed', a step and seconds; delete it to run this one again"
-        )
-    return outcome
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise InputError(f"{file}: must be a JSON object")
-    return read

@@ -103,10 +103,7 @@ def costs_table(costs: Sequence[TrialCost]) -> str:
 
 def circumstances(runs: Sequence[RunState]) -> list[tuple[str, list[tuple[str, int]]]]:
     """What outcomes say of command, machine and versions: each with its values and how many runs have it."""
-    told = [
-        flatten({key: run.outcome[key] for key in ("command", "machine", "versions") if key in run.outcome})
-        for run in runs
-    ]
+    told = [_circumstances_of(run) for run in runs]
     names = dict.fromkeys(name for run in told for name in run)
     return [
         (name.partition(".")[2] or name, list(Counter(str(run[name]) for run in told if name in run).items()))
@@ -159,11 +156,18 @@ def runs_csv(sweep: SweepState) -> str:
     rows = []
     for run in sweep.runs:
         row: dict[str, Any] = {"trial": run.trial, "seed": run.seed, "status": run.status}
-        row |= {"real_tokens": run.real_tokens, "seconds": run.outcome.get("seconds")}
+        row |= {"real_tokens": run.real_tokens, "seconds": run.outcome.seconds if run.outcome else None}
         row["real_tokens_per_second"] = run.real_tokens / run.training_seconds if run.training else None
-        kept = {key: run.outcome[key] for key in ("command", "machine", "versions") if key in run.outcome}
-        rows.append(row | flatten(kept))
+        rows.append(row | _circumstances_of(run))
     return _csv(rows)
+
+
+def _circumstances_of(run: RunState) -> dict[str, Any]:
+    """`command`, `machine.…` and `versions.…` of a run that has ended."""
+    if run.outcome is None:
+        return {}
+    told = {"command": run.outcome.command, "machine": run.outcome.machine, "versions": run.outcome.versions}
+    return flatten(told)
 
 
 def _runs_with_settings(sweep: SweepState) -> Iterable[tuple[RunState, dict[str, str]]]:

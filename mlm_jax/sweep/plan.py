@@ -9,7 +9,7 @@ from typing import Any
 from mlm_jax.config import TrainConfig
 from mlm_jax.config_files import call_in_file
 from mlm_jax.errors import InputError
-from mlm_jax.settings import flatten
+from mlm_jax.settings import changed_settings
 
 # It is a folder's name, on any file system.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")
@@ -113,12 +113,6 @@ def share_of(runs: list[Run], index: int, count: int) -> list[Run]:
     if count < 1 or not 0 <= index < count:
         raise InputError(f"--index {index} --count {count}: must be 0 <= index < count")
     return runs[index::count]
-
-
-def changed_settings(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Name to both values, of every setting that is not the same."""
-    first, second = flatten(asdict(config)), flatten(asdict(other))
-    return {name: (first[name], second[name]) for name in first if first[name] != second[name]}
 
 
 def describe_trial(sweep: Sweep, trial: str) -> str:

@@ -17,16 +17,10 @@ from mlm_jax.machine import this_machine
 from mlm_jax.records import METRICS_FILE, read_records
 from mlm_jax.reporting import say
 from mlm_jax.signals import StopRequest
-from mlm_jax.sweep.folder import (
-    Outcome,
-    begin,
-    check,
-    claimed,
-    forget_outcome,
-    read_outcome,
-    write_outcome,
-)
+from mlm_jax.sweep.claims import claimed
+from mlm_jax.sweep.folder import begin, check
 from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
+from mlm_jax.sweep.records import Outcome, forget_outcome, read_outcome, write_outcome
 from mlm_jax.trainer import check_run, train
 
 _VERSIONS = ("mlm_jax", "jax", "jaxlib", "flax", "optax")

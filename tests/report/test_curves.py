@@ -12,8 +12,7 @@ def run_of(
     return RunState(
         trial="trial",
         seed=0,
-        status="started",
-        outcome={},
+        outcome=None,
         config={},
         training=[step_record(step, loss, tokens) for step, loss in losses.items()],
         evaluations=[evaluation_record(step, loss) for step, loss in evaluations.items()],

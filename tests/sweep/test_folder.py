@@ -10,9 +10,11 @@ import pytest
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.errors import InputError
-from mlm_jax.sweep import folder as folders
-from mlm_jax.sweep.folder import Outcome, begin, check, claimed, read_outcome, write_outcome
+from mlm_jax.sweep import claims
+from mlm_jax.sweep.claims import claimed
+from mlm_jax.sweep.folder import begin, check
 from mlm_jax.sweep.plan import Sweep
+from mlm_jax.sweep.records import Outcome, SweepRecord, read_outcome, write_outcome
 
 BASE = TrainConfig(output_dir="")
 SWEEP = Sweep("rates", "rates.py", "What.", {"a": BASE, "b": replace(BASE, num_steps=7)})
@@ -33,7 +35,9 @@ def test_the_folder_says_what_the_sweep_is(tmp_path: Path) -> None:
     }
     assert list(tree["trials"]) == ["a", "b"]
     assert tree["trials"]["b"]["num_steps"] == 7
-    assert check(tmp_path / "s", SWEEP)[0] == 2
+    record = check(tmp_path / "s", SWEEP)
+    assert isinstance(record, SweepRecord)
+    assert record.seeds == [0, 1]
 
 
 def test_trials_and_seeds_may_come_and_none_goes(tmp_path: Path) -> None:
@@ -68,7 +72,7 @@ def test_another_process_that_begins_at_the_same_moment_is_no_stranger(tmp_path:
     (tmp_path / "s" / "sweep.json.host-7.partial").write_text("{")
     (tmp_path / "s" / "claim").write_text("")
     begin(tmp_path / "s", SWEEP, 1)
-    assert check(tmp_path / "s", SWEEP)[0] == 1
+    assert check(tmp_path / "s", SWEEP) is not None
 
 
 def test_processes_that_begin_together_lose_no_seed_and_no_trial(tmp_path: Path) -> None:
@@ -108,7 +112,17 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
     with pytest.raises(InputError, match="other: holds no sweep: must be a new folder"):
         begin(tmp_path / "other", SWEEP, 1)
     (tmp_path / "s" / "sweep.json").write_text("{")
-    with pytest.raises(InputError, match=r"sweep.json: damaged"):
+    with pytest.raises(InputError, match=r"sweep.json: not JSON"):
+        check(tmp_path / "s", SWEEP)
+
+
+def test_a_trial_of_settings_that_are_no_more_is_named_with_its_file(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 1)
+    file = tmp_path / "s" / "sweep.json"
+    tree = json.loads(file.read_text())
+    tree["trials"]["b"]["masking"]["whole_words"] = True
+    file.write_text(json.dumps(tree))
+    with pytest.raises(InputError, match=r"sweep\.json: trial 'b': masking\.whole_words: no such setting"):
         check(tmp_path / "s", SWEEP)
 
 
@@ -117,14 +131,14 @@ def test_an_outcome_is_read_back(tmp_path: Path) -> None:
     write_outcome(tmp_path / "run", OUTCOME)
     assert read_outcome(tmp_path / "run") == OUTCOME
     (tmp_path / "run" / "outcome.json").write_text('{"status": "finished"}')
-    with pytest.raises(InputError, match=r"outcome.json: damaged .*; delete it"):
+    with pytest.raises(InputError, match=r"outcome.json: must hold the outcome of a run; delete it"):
         read_outcome(tmp_path / "run")
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from mlm_jax.sweep.folder import claimed
+from mlm_jax.sweep.claims import claimed
 with claimed(Path(sys.argv[1])) as mine:
     print(mine, flush=True)
     sys.stdin.read()
@@ -155,6 +169,6 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(folders.fcntl, "flock", refuse)
+    monkeypatch.setattr(claims.fcntl, "flock", refuse)
     with pytest.raises(InputError, match=r"No locks available: must be on a file system"), claimed(tmp_path):
         pass

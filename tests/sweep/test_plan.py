@@ -6,12 +6,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config import DataConfig, MeshConfig, TrainConfig
 from mlm_jax.errors import InputError
 from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.program import build_program
 from mlm_jax.sharding import make_mesh
-from mlm_jax.sweep.plan import Sweep, changed_settings, describe_trial, load_sweep, runs_of, share_of
+from mlm_jax.sweep.plan import Sweep, describe_trial, load_sweep, runs_of, share_of
 
 BASE = TrainConfig(data=DataConfig(path="a", eval_path="b"))
 SETUP = """from dataclasses import replace
@@ -114,14 +114,6 @@ def test_runs_go_seed_by_seed_and_shares_divide_them(tmp_path: Path) -> None:
     for index, count in ((4, 4), (-1, 4), (0, 0)):
         with pytest.raises(InputError, match="must be 0 <= index < count"):
             share_of(runs, index, count)
-
-
-def test_changed_settings_are_named_by_their_path() -> None:
-    changed = replace(BASE, optimizer=OptimizerConfig(schedule="cosine"), num_steps=7)
-    assert changed_settings(BASE, changed) == {
-        "optimizer.schedule": ("linear", "cosine"),
-        "num_steps": (1000, 7),
-    }
 
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))

@@ -12,8 +12,10 @@ import pytest
 
 from mlm_jax.config import MeshConfig, OptimizerConfig
 from mlm_jax.masking_config import MaskingRecipe
-from mlm_jax.sweep.folder import begin, claimed, read_outcome
+from mlm_jax.sweep.claims import claimed
+from mlm_jax.sweep.folder import begin
 from mlm_jax.sweep.plan import load_sweep
+from mlm_jax.sweep.records import read_outcome
 from tests.run_small import (
     MODEL,
     assert_same_end,
