@@ -13,16 +13,18 @@ import numpy as np
 from mlm_jax.report.comparison import Difference
 from mlm_jax.report.curves import LOSS_KEYS, Curve, Kind, curve_of, stack_seeds, stretch_medians, thin
 from mlm_jax.report.palette import styles_of
-from mlm_jax.report.results import (
-    TrialResult,
-    costs_of,
+from mlm_jax.report.results import TrialResult, costs_of, results_of
+from mlm_jax.report.state import SweepState, Trial
+from mlm_jax.report.wording import (
+    circumstances,
     count_statuses,
-    results_of,
+    notes_of,
+    shown,
+    shown_changes,
     shown_count,
+    shown_loss,
     shown_setting,
 )
-from mlm_jax.report.state import SweepState, Trial
-from mlm_jax.report.tables import circumstances, notes_of, shown_changes, shown_loss
 
 MOST_POINTS = 500
 """Of a curve on the page; longer ones are thinned."""
@@ -106,8 +108,8 @@ def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
 
 
-def _number(shown: str, value: float | None) -> _Cell:
-    return _Cell(html.escape(shown), value, "number")
+def _number(text: str, value: float | None) -> _Cell:
+    return _Cell(html.escape(text), value, "number")
 
 
 def _name(trial: Trial) -> _Cell:
@@ -129,7 +131,7 @@ def _result(result: TrialResult, scale: tuple[float, float]) -> list[_Cell]:
     if difference.is_claim and difference.mean is not None:
         kind = "lower" if difference.mean < 0 else "higher"
     changes = shown_changes(result)
-    listed = [f"<code>{_breakable(name)} = {html.escape(shown)}</code>" for name, shown in changes.items()]
+    listed = [f"<code>{_breakable(name)} = {html.escape(value)}</code>" for name, value in changes.items()]
     pairs = len(difference.values)
     return [
         _name(result.trial),
@@ -138,8 +140,8 @@ def _result(result: TrialResult, scale: tuple[float, float]) -> list[_Cell]:
         _Cell(_difference(difference, kind, scale), difference.mean),
         _Cell(html.escape(result.verdict), result.verdict, f"verdict {kind}"),
         _number("–" if result.is_baseline else str(pairs), None if result.is_baseline else pairs),
-        _number("–" if accuracy is None else f"{accuracy:.2%}", accuracy),
-        _number("–" if perplexity is None else f"{perplexity:.2f}", perplexity),
+        _number(shown(accuracy, ".2%"), accuracy),
+        _number(shown(perplexity, ".2f"), perplexity),
         _number(shown_count(result.real_tokens), result.real_tokens),
         _Cell("".join(listed) or "–", str(changes), "changes"),
     ]
@@ -155,13 +157,13 @@ def _difference(difference: Difference, kind: str, scale: tuple[float, float]) -
         return f"{6 + 148 * (value - low) / ((high - low) or 1.0):.1f}"
 
     drawn = f'<line class="zero" x1="{place(0)}" x2="{place(0)}" y1="0" y2="18"/>'
-    shown = difference.shown_mean()
+    text = difference.shown_mean()
     if difference.low is not None and difference.high is not None:
         ends = f'x1="{place(difference.low)}" x2="{place(difference.high)}"'
         drawn += f'<line class="range" {ends} y1="9" y2="9"/>'
-        shown += f" ({difference.interval()})"
+        text += f" ({difference.interval()})"
     drawn += f'<circle class="mean" cx="{place(difference.mean)}" cy="9" r="4"/>'
-    return f'<svg class="interval {kind}" viewBox="0 0 160 18" aria-hidden="true">{drawn}</svg>{shown}'
+    return f'<svg class="interval {kind}" viewBox="0 0 160 18" aria-hidden="true">{drawn}</svg>{text}'
 
 
 def _breakable(name: str) -> str:
@@ -204,11 +206,8 @@ def _costs(sweep: SweepState) -> str:
         [
             _name(cost.trial),
             _number(str(cost.count), cost.count),
-            _number("–" if cost.seconds is None else f"{cost.seconds:,.0f}", cost.seconds),
-            _number(
-                "–" if cost.tokens_per_second is None else f"{cost.tokens_per_second:,.0f}",
-                cost.tokens_per_second,
-            ),
+            _number(shown(cost.seconds, ",.0f"), cost.seconds),
+            _number(shown(cost.tokens_per_second, ",.0f"), cost.tokens_per_second),
         ]
         for cost in costs_of(sweep)
     ]
@@ -220,11 +219,10 @@ def _costs(sweep: SweepState) -> str:
 def _circumstances(sweep: SweepState) -> str:
     lines = []
     for name, values in circumstances(sweep.runs):
-        shown = "<br>".join(
-            f"<code>{html.escape(value)}</code>" + (f" ({count} runs)" if len(values) > 1 else "")
-            for value, count in values
+        listed = "<br>".join(
+            f"<code>{html.escape(value)}</code>" + (f" ({count})" if count else "") for value, count in values
         )
-        lines.append(f"<dt>{html.escape(name)}</dt><dd>{shown}</dd>")
+        lines.append(f"<dt>{html.escape(name)}</dt><dd>{listed}</dd>")
     return f"<dl>{''.join(lines)}</dl>" if lines else ""
 
 

@@ -1,14 +1,11 @@
 """A row a trial: what its runs came to, what that is beside the baseline, and what it took."""
 
-import json
 import math
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlm_jax.report.comparison import Difference, Summary, paired_difference, summarise
-from mlm_jax.report.state import RunState, SweepState, Trial
+from mlm_jax.report.state import SweepState, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,30 +54,6 @@ def results_of(sweep: SweepState) -> list[TrialResult]:
 def costs_of(sweep: SweepState) -> list[TrialCost]:
     """One a trial, in the order of the sweep."""
     return [_cost(trial) for trial in sweep.trials]
-
-
-def count_statuses(runs: Sequence[RunState]) -> str:
-    """As in `8 of 9 runs finished, 1 failed`."""
-    counts = Counter[str](run.status for run in runs)
-    words = {"failed": "failed", "started": "under way or killed", "not started": "not started"}
-    others = [f"{counts[status]} {said}" for status, said in words.items() if counts[status]]
-    return ", ".join([f"{counts['finished']} of {len(runs)} runs finished", *others])
-
-
-def shown_setting(value: Any) -> str:
-    """A setting as JSON writes it, strings without quotes."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def shown_count(count: float | None) -> str:
-    """Three digits with the prefix of a power of a thousand, as in `4.10 M`; a dash for None."""
-    if count is None:
-        return "–"
-    prefixes, power = ("", " k", " M", " G", " T"), 0
-    while count >= 999.5 and power < len(prefixes) - 1:
-        count, power = count / 1000, power + 1
-    decimals = 0 if not power or count >= 99.95 else 1 if count >= 9.995 else 2
-    return f"{count:.{decimals}f}{prefixes[power]}"
 
 
 def _result(sweep: SweepState, trial: Trial, baseline: dict[int, float]) -> TrialResult:

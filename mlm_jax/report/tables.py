@@ -2,21 +2,22 @@
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlm_jax.report.results import (
-    TrialCost,
-    TrialResult,
-    costs_of,
+from mlm_jax.report.results import TrialCost, TrialResult, costs_of, results_of
+from mlm_jax.report.state import RunState, SweepState
+from mlm_jax.report.wording import (
+    circumstances,
+    circumstances_of,
     count_statuses,
-    results_of,
+    notes_of,
+    shown,
+    shown_changes,
     shown_count,
+    shown_loss,
     shown_setting,
 )
-from mlm_jax.report.state import RunState, SweepState
-from mlm_jax.settings import flatten
 
 RESULTS_HEADING = "## Results"
 
@@ -37,44 +38,14 @@ def results_table(results: Sequence[TrialResult]) -> str:
             result.difference.interval(),
             result.verdict,
             "–" if result.is_baseline else str(len(result.difference.values)),
-            "–" if result.accuracy.mean is None else f"{result.accuracy.mean:.2%}",
-            "–" if result.perplexity is None else f"{result.perplexity:.2f}",
+            shown(result.accuracy.mean, ".2%"),
+            shown(result.perplexity, ".2f"),
             shown_count(result.real_tokens),
             "<br>".join(f"`{name} = {value}`" for name, value in shown_changes(result).items()) or "–",
         ]
         for result in results
     ]
     return _markdown_table(head, rows)
-
-
-def shown_loss(result: TrialResult) -> str:
-    """Mean and standard deviation."""
-    if result.loss.mean is None:
-        return "–"
-    spread = "" if result.loss.deviation is None else f" ± {result.loss.deviation:.4f}"
-    return f"{result.loss.mean:.4f}{spread}"
-
-
-def shown_changes(result: TrialResult) -> dict[str, str]:
-    """The settings in which the trial differs from the baseline, with its values."""
-    return {name: shown_setting(value) for name, value in result.changes.items()}
-
-
-def notes_of(sweep: SweepState) -> list[str]:
-    """How the results table is to be read, a sentence or two each, without markup."""
-    notes = [
-        "Evaluation loss: the last evaluation at the last step of each run that finished, lower is better; mean ± "
-        "standard deviation over the seeds. Perplexity is exp of the mean loss.",
-        f"Difference: to {sweep.baseline}, same seed with same seed, with the paired 95 % t interval of its mean, "
-        "which speaks of training again with other seeds and evaluating on the same text. Where it covers zero, no "
-        "difference was seen, which is not to say that there is none.",
-    ]
-    if len(sweep.trials) > 2:
-        notes.append(
-            f"Each interval is for one comparison alone: {len(sweep.trials) - 1} trials are compared with one "
-            "baseline, and nothing is corrected for that."
-        )
-    return notes
 
 
 def settings_table(sweep: SweepState) -> str:
@@ -93,22 +64,12 @@ def costs_table(costs: Sequence[TrialCost]) -> str:
         [
             f"`{cost.trial.name}`",
             str(cost.count),
-            "–" if cost.seconds is None else f"{cost.seconds:,.0f}",
-            "–" if cost.tokens_per_second is None else f"{cost.tokens_per_second:,.0f}",
+            shown(cost.seconds, ",.0f"),
+            shown(cost.tokens_per_second, ",.0f"),
         ]
         for cost in costs
     ]
     return _markdown_table(["trial", "finished runs", "seconds a run", "real tokens/s"], rows)
-
-
-def circumstances(runs: Sequence[RunState]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """What outcomes say of command, machine and versions: each with its values and how many runs have it."""
-    told = [_circumstances_of(run) for run in runs]
-    names = dict.fromkeys(name for run in told for name in run)
-    return [
-        (name.partition(".")[2] or name, list(Counter(str(run[name]) for run in told if name in run).items()))
-        for name in names
-    ]
 
 
 def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
@@ -133,7 +94,7 @@ def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
         costs_table(costs_of(sweep)),
         "Seconds are wall time of the start that ended a run, with compilation and evaluations; tokens/s those of "
         "the steps alone.",
-        _circumstances_list(circumstances(sweep.runs)),
+        _circumstances_list(sweep),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -158,16 +119,8 @@ def runs_csv(sweep: SweepState) -> str:
         row: dict[str, Any] = {"trial": run.trial, "seed": run.seed, "status": run.status}
         row |= {"real_tokens": run.real_tokens, "seconds": run.outcome.seconds if run.outcome else None}
         row["real_tokens_per_second"] = run.real_tokens / run.training_seconds if run.training else None
-        rows.append(row | _circumstances_of(run))
+        rows.append(row | circumstances_of(run))
     return _csv(rows)
-
-
-def _circumstances_of(run: RunState) -> dict[str, Any]:
-    """`command`, `machine.…` and `versions.…` of a run that has ended."""
-    if run.outcome is None:
-        return {}
-    told = {"command": run.outcome.command, "machine": run.outcome.machine, "versions": run.outcome.versions}
-    return flatten(told)
 
 
 def _runs_with_settings(sweep: SweepState) -> Iterable[tuple[RunState, dict[str, str]]]:
@@ -186,13 +139,11 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _circumstances_list(found: Iterable[tuple[str, list[tuple[str, int]]]]) -> str:
-    def shown(values: list[tuple[str, int]]) -> str:
-        if len(values) == 1:
-            return f"`{values[0][0]}`"
-        return "; ".join(f"`{value}` ({count} {'run' if count == 1 else 'runs'})" for value, count in values)
-
-    return "\n".join(f"- {name}: {shown(values)}" for name, values in found)
+def _circumstances_list(sweep: SweepState) -> str:
+    return "\n".join(
+        f"- {name}: {'; '.join(f'`{value}`' + (f' ({count})' if count else '') for value, count in values)}"
+        for name, values in circumstances(sweep.runs)
+    )
 
 
 def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.report.results import costs_of, count_statuses, results_of, shown_count, shown_setting
+from mlm_jax.report.results import costs_of, results_of
 from mlm_jax.report.state import read_sweep
 from tests.report.sweeps import (
     LOSSES,
@@ -67,35 +67,3 @@ def test_costs_are_of_the_runs_that_finished(tmp_path: Path) -> None:
     assert (first.count, first.seconds) == (2, pytest.approx((10 + 34.5) / 2))
     assert first.tokens_per_second == pytest.approx(2 * 230_000 / (120 + 30))
     assert (second.count, second.seconds, second.tokens_per_second) == (0, None, None)
-
-
-def test_statuses_are_counted(tmp_path: Path) -> None:
-    sweep = read_sweep(write_sweep(tmp_path, {"rate_15": {0: 2.1, 1: None}, "rate_30": {0: 2.0}}))
-    assert count_statuses(sweep.runs) == "2 of 4 runs finished, 1 failed, 1 not started"
-    assert count_statuses(sweep.runs[:1]) == "1 of 1 runs finished"
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [
-        (None, "–"),
-        (0, "0"),
-        (999, "999"),
-        (999.6, "1.00 k"),
-        (12_345, "12.3 k"),
-        (123_456, "123 k"),
-        (999_600, "1.00 M"),
-        (4_096_000, "4.10 M"),
-        (2.5e9, "2.50 G"),
-        (3e16, "30000 T"),
-    ],
-)
-def test_counts_have_three_digits(count: float | None, shown: str) -> None:
-    assert shown_count(count) == shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [("lamb", "lamb"), (None, "null"), (True, "true"), (1e-4, "0.0001"), (["a"], '["a"]')]
-)
-def test_settings_are_shown_as_json(value: object, shown: str) -> None:
-    assert shown_setting(value) == shown

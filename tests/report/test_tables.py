@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlm_jax.report.results import results_of
 from mlm_jax.report.state import read_sweep
-from mlm_jax.report.tables import RESULTS_HEADING, markdown, notes_of, results_csv, results_table, runs_csv
+from mlm_jax.report.tables import RESULTS_HEADING, markdown, results_csv, results_table, runs_csv
 from tests.report.sweeps import LOSSES, write_outcome, write_plan, write_sweep
 
 
@@ -117,15 +117,6 @@ def test_a_sweep_of_which_nothing_ran_has_a_report(tmp_path: Path) -> None:
     assert "0 of 4 runs finished, 4 not started" in text
     assert "| `rate_30` | – | 0 | – | – | no seed in common with the baseline | 0 | – | – | – |" in text
     assert "No evaluation is there yet." in text
-
-
-def test_several_comparisons_are_told_to_be_uncorrected(tmp_path: Path) -> None:
-    write_plan(tmp_path, ["rate_15", "rate_30"], [0])
-    assert "corrected" not in " ".join(notes_of(read_sweep(tmp_path)))
-    write_plan(tmp_path, ["rate_15", "rate_30", "rate_50"], [0])
-    assert "2 trials are compared with one baseline, and nothing is corrected" in " ".join(
-        notes_of(read_sweep(tmp_path))
-    )
 
 
 def test_no_name_breaks_the_table(tmp_path: Path) -> None:
