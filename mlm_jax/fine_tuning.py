@@ -119,6 +119,7 @@ class Tuner:
         # A copy: the step takes over the buffers it is given, and the caller's state is to outlive a failure.
         state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(self._mesh))
         steps: list[Any] = []
+        limit = self.settings.max_nonfinite_steps
         batch_iterator = iter(batches)
         with jax.set_mesh(self._mesh):
             for number in tqdm(range(num_steps), unit="step", disable=not sys.stderr.isatty(), leave=False):
@@ -128,7 +129,6 @@ class Tuner:
                 state, taken = self._step(state, jax.device_put(inputs, split))
                 steps.append(taken)
                 # Of the step before, so that the device is never waited for with nothing to do.
-                limit = self.settings.max_nonfinite_steps
                 if number and float(steps[number - 1][2]) >= limit:
                     raise RunError(
                         f"step {number}: the loss was not finite for {limit} steps in a row; "

@@ -24,8 +24,10 @@ _COEFFICIENT_NAMES = ("beta1", "beta2", "epsilon", "momentum")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020), Adafactor (Shazeer & Stern 2018) or Muon (Jordan et
-    al. 2024), with a warmed-up learning-rate schedule.
+    """AdamW, LAMB, Adafactor or Muon, with a warmed-up learning-rate schedule.
+
+    AdamW is of Loshchilov & Hutter 2019, LAMB of You et al. 2020, Adafactor of Shazeer & Stern 2018, Muon of Jordan et
+    al. 2024.
 
     Adafactor keeps of a matrix's second moments the means of rows and columns, and takes a learning rate relative to
     the weights' root mean square: 1e-2 is customary. Muon orthogonalises the momentum of the attention and

@@ -1,19 +1,19 @@
 """Who trains which run of a sweep: locks on `claim` files, which end with the process that holds them."""
 
 import contextlib
+import errno
 import fcntl
-import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlm_jax.errors import InputError
-
 CLAIM_FILE = "claim"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """No other process is in such a block of the same folder. Raises what `claimed` raises."""
+    """No other process is in such a block of the same folder, on a file system that has locks."""
     with _lock(folder, fcntl.LOCK_EX):
         yield
 
@@ -22,8 +22,7 @@ def locked(folder: Path) -> Iterator[None]:
 def claimed(run_folder: Path) -> Iterator[bool]:
     """Whether the run is this process's for the block, and no other's.
 
-    Raises:
-        InputError: the file system has no locks.
+    Where the file system has no locks it always is, with a warning: then runs have to be divided in another way.
     """
     with _lock(run_folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as mine:
         yield mine
@@ -39,7 +38,12 @@ def _lock(folder: Path, kind: int) -> Iterator[bool]:
             yield False
             return
         except OSError as error:
-            raise InputError(
-                f"{folder}: {os.strerror(error.errno or 0)}: must be on a file system that locks files"
-            ) from error
+            if error.errno not in _NO_LOCKS:
+                raise
+            # Without the folder in it, so that Python shows it once.
+            warnings.warn(
+                "the sweep's file system has no locks: of several processes each must be given its --index of --count, "
+                "or a run is trained twice",
+                stacklevel=1,
+            )
         yield True

@@ -1,4 +1,4 @@
-"""Later shapes of the encoder beside transformers' own ModernBERT, RoBERTa and Llama: same weights, same numbers.
+"""The shapes of the shipped configs, made small, beside transformers' own ModernBERT, RoBERTa and Llama: same numbers.
 
 Our layers are stacked, so the first has an attention norm like the others, where ModernBERT's has none: its Identity is
 replaced by a LayerNorm here.
@@ -32,37 +32,24 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 LENGTH, ROWS = 40, 3
 LENGTHS = np.array([LENGTH, 31, 17])
 
-MODERN = BertConfig(
+MODERN = replace(
+    load_config(CONFIGS / "modernbert_base.py").model,
     vocabulary_size=211,
     num_layers=5,
     hidden_dim=48,
     num_heads=4,
     intermediate_dim=72,
     max_sequence_length=64,
-    num_segments=0,
-    positions="rotary",
-    rotary_base=160_000.0,
-    local_rotary_base=10_000.0,
     local_attention_window=8,
-    global_attention_every=3,
-    norm_placement="pre",
-    biases=False,
-    activation="geglu",
-    layer_norm_epsilon=1e-5,
-    head_layer_norm_epsilon=1e-5,
-    pooler=False,
 )
-ROBERTA = BertConfig(
+ROBERTA = replace(
+    load_config(CONFIGS / "roberta_base.py").model,
     vocabulary_size=211,
     num_layers=3,
     hidden_dim=48,
     num_heads=4,
     intermediate_dim=96,
     max_sequence_length=64,
-    num_segments=1,
-    layer_norm_epsilon=1e-5,
-    head_layer_norm_epsilon=1e-5,
-    pooler=False,
 )
 
 

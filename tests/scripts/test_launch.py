@@ -15,7 +15,7 @@ from tests.run_small import ROOT
 LAUNCH = ROOT / "scripts" / "launch"
 
 
-@pytest.mark.parametrize("script", ["slurm.sbatch", "tpu_queued_resource.sh"])
+@pytest.mark.parametrize("script", ["slurm.sbatch", "slurm_sweep.sbatch", "tpu_queued_resource.sh"])
 def test_shellcheck_finds_nothing(script: str) -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
     checked = subprocess.run([shellcheck, LAUNCH / script], capture_output=True, text=True, check=False)
@@ -50,10 +50,14 @@ def test_the_jobset_starts_a_config_that_there_is_on_the_chips_it_asks_for() -> 
     assert spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == width * height
 
 
-def test_slurm_sends_the_signal_that_a_run_saves_at_and_may_queue_it_again() -> None:
-    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+@pytest.mark.parametrize("script", ["slurm.sbatch", "slurm_sweep.sbatch"])
+def test_slurm_sends_the_signal_that_a_run_saves_at_and_may_queue_it_again(script: str) -> None:
+    lines = (LAUNCH / script).read_text().splitlines()
     assert {"#SBATCH --signal=TERM@120", "#SBATCH --requeue"} <= set(lines)
-    # All processes get it, and each has to be left the time to save.
+
+
+def test_the_processes_of_a_run_are_left_the_time_to_save() -> None:
+    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
     (srun,) = (line for line in lines if line.startswith("srun "))
     assert "--kill-on-bad-exit=0" in srun
 
@@ -69,6 +73,8 @@ def run_with(tmp_path: Path, script: str, stand_ins: dict[str, str], *arguments:
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "2",
+        "SLURM_ARRAY_TASK_COUNT": "4",
         "POLL_SECONDS": "0",
     }
     ended = subprocess.run(
@@ -78,13 +84,20 @@ def run_with(tmp_path: Path, script: str, stand_ins: dict[str, str], *arguments:
 
 
 @pytest.mark.parametrize(("code", "queued_again"), [(0, False), (75, True), (1, False)])
-def test_slurm_queues_a_run_again_that_a_signal_stopped(
-    tmp_path: Path, code: int, queued_again: bool
+@pytest.mark.parametrize(
+    ("script", "started"),
+    [
+        ("slurm.sbatch", "|scripts/train.py|config.py|--output|a b|\n"),
+        ("slurm_sweep.sbatch", "|scripts/ablate.py|config.py|--output|a b|--index|2|--count|4|\n"),
+    ],
+)
+def test_slurm_queues_again_what_a_signal_stopped(
+    tmp_path: Path, script: str, started: str, code: int, queued_again: bool
 ) -> None:
     stand_ins = {"srun": f"exit {code}", "scontrol": ""}
-    ended, notes = run_with(tmp_path, "slurm.sbatch", stand_ins, "config.py", "--output-dir", "a b")
+    ended, notes = run_with(tmp_path, script, stand_ins, "config.py", "--output", "a b")
     assert ended == code
-    assert "|scripts/train.py|config.py|--output-dir|a b|\n" in notes
+    assert started in notes
     assert ("scontrol|requeue|7|" in notes) == queued_again
 
 

@@ -1,6 +1,8 @@
 """The folder of a sweep: what may go on in it, how runs ended, and who has a run."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -165,10 +167,20 @@ def test_a_run_is_claimed_by_one_process_until_it_ends_even_if_it_is_killed(tmp_
             assert mine
 
 
-def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_told_of_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(37, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(claims.fcntl, "flock", refuse)
-    with pytest.raises(InputError, match=r"No locks available: must be on a file system"), claimed(tmp_path):
+    number = errno.ENOLCK
+    with pytest.warns(
+        UserWarning, match=r"has no locks: of several processes each must be given its --index"
+    ):
+        begin(tmp_path / "s", SWEEP, 1)
+    with pytest.warns(UserWarning, match="has no locks"), claimed(tmp_path / "s" / "a") as mine:
+        assert mine
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"), claimed(tmp_path / "s" / "a"):
         pass
