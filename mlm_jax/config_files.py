@@ -50,7 +50,9 @@ def call_in_file(path: Path, function: str, gives: str) -> tuple[Any, str]:
             raise InputError(f"{path}: must define {function}() -> {gives}")
         return make(), inspect.cleandoc(names["__doc__"] or "")
     except InputError as error:
-        raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{_place(path, error)}: {error}") from error
     except Exception as error:
         raise InputError(f"{_place(path, error)}: {_what(error)}") from error
     finally:
@@ -63,8 +65,10 @@ def _place(path: Path, error: Exception) -> str:
         return f"{error.filename}:{error.lineno}"
     folder = path.parent.resolve()
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve().parent == folder]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else str(path)
+    files = [(Path(frame.filename), frame.lineno) for frame in frames]
+    # What a dataclass writes for itself has a name that is no file's.
+    own = [(file, line) for file, line in files if file.resolve().parent == folder and file.is_file()]
+    return ":".join(map(str, own[-1])) if own else str(path)
 
 
 def _what(error: Exception) -> str:

@@ -72,15 +72,18 @@ def test_a_run_can_be_started_again_from_its_own_json(tmp_path: Path) -> None:
         ("x = 1\n\ndef config():\n    return 1 / 0\n", r"c\.py:4: ZeroDivisionError"),
         (
             "from mlm_jax.config import TrainConfig\ndef config(): return TrainConfig(num_steps=0)\n",
-            "num_steps = 0",
+            r"c\.py:2: TrainConfig\.num_steps = 0",
         ),
     ],
 )
-def test_a_broken_config_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "c.py"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        load_config(path)
+def test_a_broken_config_file_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    (tmp_path / "c.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "c.py", "c.py"):
+        with pytest.raises(InputError, match=message):
+            load_config(path)
 
 
 MISSPELT = "from mlm_jax.config import *\n\ndef config():\n    return TrainConfig({})\n"
