@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from mlm_jax import cli
 from tests.run_small import ROOT
 
 LAUNCH = ROOT / "scripts" / "launch"
@@ -30,7 +31,7 @@ def test_the_jobs_of_the_jobset_fit_the_schema_of_kubernetes() -> None:
     manifest = jobset()
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert set(manifest["spec"]) <= {"failurePolicy", "replicatedJobs", "network", "successPolicy"}
-    assert set(manifest["spec"]["failurePolicy"]) == {"maxRestarts"}
+    assert set(manifest["spec"]["failurePolicy"]) == {"maxRestarts", "rules"}
     for replicated in manifest["spec"]["replicatedJobs"]:
         assert set(replicated) == {"name", "replicas", "template"}
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, **replicated["template"]}
@@ -48,6 +49,19 @@ def test_the_jobset_starts_a_config_that_there_is_on_the_chips_it_asks_for() -> 
     assert spec["completionMode"] == "Indexed"
     assert spec["parallelism"] == spec["completions"]
     assert spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == width * height
+
+
+def test_the_jobset_does_not_start_again_what_was_asked_wrongly() -> None:
+    spec = jobset()["spec"]
+    assert spec["failurePolicy"]["rules"] == [
+        {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    ]
+    for replicated in spec["replicatedJobs"]:
+        (rule,) = replicated["template"]["spec"]["podFailurePolicy"]["rules"]
+        assert rule == {
+            "action": "FailJob",
+            "onExitCodes": {"operator": "In", "values": [cli.EXIT_BAD_INPUT]},
+        }
 
 
 @pytest.mark.parametrize("script", ["slurm.sbatch", "slurm_sweep.sbatch"])
