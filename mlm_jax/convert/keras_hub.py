@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 
 from mlm_jax.config import BertConfig
 from mlm_jax.convert.architecture import require_bert
+from mlm_jax.convert.keras_hub_json import CONFIG_FILE, TASK_FILE, json_files
 from mlm_jax.convert.table import Layout, Reading, Row, Tensor, linear, norm, read_params, write_params
 from mlm_jax.data.files import write_atomically
 from mlm_jax.data.tokenizer import Tokenizer
@@ -27,9 +27,7 @@ NAME = "keras_hub"
 DROPPED_PARTS: Mapping[str, str] = {"next_sentence": "KerasHub has no next-sentence head"}
 NEEDS_POOLER = True
 
-_CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
-_TASK = "task.json"
 _TASK_WEIGHTS = "task.weights.h5"
 _VOCABULARY = Path("assets/tokenizer/vocabulary.txt")
 
@@ -79,7 +77,7 @@ _DISPLAYED = {
 
 def recognises(folder: Path) -> bool:
     """Whether the folder is a preset of KerasHub, of whatever model."""
-    registered = read_json_object(folder / _CONFIG).get("registered_name")
+    registered = read_json_object(folder / CONFIG_FILE).get("registered_name")
     return isinstance(registered, str) and registered.startswith(("keras_hub>", "keras_nlp>"))
 
 
@@ -102,7 +100,7 @@ def expressible(config: BertConfig) -> BertConfig:
 
 def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
     """The config and the tokenizer, without a weight."""
-    return _config(folder / _CONFIG), _tokenizer(folder)
+    return _config(folder / CONFIG_FILE), _tokenizer(folder)
 
 
 def read(folder: Path) -> Reading:
@@ -120,7 +118,7 @@ def read(folder: Path) -> Reading:
         params = _read(folder / _WEIGHTS, _BACKBONE_ROWS, config, parts, tensors)
         num_tensors = len(tensors)
         if (folder / _TASK_WEIGHTS).is_file():
-            _check_task(folder / _TASK)
+            _check_task(folder / TASK_FILE)
             files.append(folder / _TASK_WEIGHTS)
             found = _open(folder / _TASK_WEIGHTS, stack)
             num_tensors += len(found)
@@ -236,7 +234,7 @@ def write(model: StoredModel, folder: Path) -> int:
         tensors += _write_h5(folder / _TASK_WEIGHTS, _HEAD_ROWS, {"head": model.params["head"]}, model.config)
     vocabulary.parent.mkdir(parents=True)
     model.tokenizer.save_vocabulary(vocabulary)
-    for name, content in _json_files(model, tokenizer_settings).items():
+    for name, content in json_files(model, tokenizer_settings).items():
         write_atomically(folder / name, (json.dumps(content, indent=4) + "\n").encode())
     return tensors
 
@@ -273,97 +271,6 @@ def _tokenizer_settings(tokenizer: Tokenizer) -> dict[str, bool]:
             "tokenizer: keeps Chinese characters together: KerasHub's BertTokenizer always parts them"
         )
     return {"lowercase": settings["do_lower_case"], "strip_accents": settings["strip_accents"]}
-
-
-def _json_files(model: StoredModel, tokenizer_settings: Mapping[str, bool]) -> dict[str, Any]:
-    """Name and content of the folder's JSON files, as KerasHub 0.32 writes them."""
-    config = model.config
-    weights_dtype = str(model.params["encoder"]["embeddings"]["token"].dtype)
-
-    def keras_object(module: str, class_name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "module": f"keras_hub.src.models.bert.{module}",
-            "class_name": class_name,
-            "config": dict(settings),
-            "registered_name": f"keras_hub>{class_name}",
-        }
-
-    def policy(dtype: str) -> dict[str, Any]:
-        return {
-            "module": "keras",
-            "class_name": "DTypePolicy",
-            "config": {"name": dtype},
-            "registered_name": None,
-        }
-
-    backbone = keras_object(
-        "bert_backbone",
-        "BertBackbone",
-        {
-            "name": "bert_backbone",
-            "trainable": True,
-            "dtype": policy(weights_dtype),
-            "vocabulary_size": config.vocabulary_size,
-            "num_layers": config.num_layers,
-            "num_heads": config.num_heads,
-            "hidden_dim": config.hidden_dim,
-            "intermediate_dim": config.intermediate_dim,
-            "dropout": config.dropout_rate,
-            "max_sequence_length": config.max_sequence_length,
-            "num_segments": config.num_segments,
-        },
-    )
-    tokenizer = keras_object(
-        "bert_tokenizer",
-        "BertTokenizer",
-        {
-            "name": "bert_tokenizer",
-            "trainable": True,
-            "dtype": policy("int32"),
-            "config_file": "tokenizer.json",
-            "vocabulary": None,
-            "sequence_length": None,
-            **tokenizer_settings,
-            "split": True,
-            "suffix_indicator": "##",
-            "oov_token": "[UNK]",
-            "special_tokens": None,
-            "special_tokens_in_strings": False,
-        },
-    )
-    length = config.max_sequence_length
-    preprocessor = keras_object(
-        "bert_masked_lm_preprocessor",
-        "BertMaskedLMPreprocessor",
-        {
-            "name": "bert_masked_lm_preprocessor",
-            "trainable": True,
-            "dtype": policy("float32"),
-            "tokenizer": tokenizer,
-            "config_file": "preprocessor.json",
-            "sequence_length": length,
-            "truncate": "round_robin",
-            "mask_selection_rate": 0.15,
-            "mask_selection_length": max(1, -(-length * 15 // 100)),
-            "mask_token_rate": 0.8,
-            "random_token_rate": 0.1,
-        },
-    )
-    metadata = {
-        "keras_version": "3.15.1",
-        "keras_hub_version": "0.32.0",
-        "parameter_count": sum(leaf.size for leaf in jax.tree.leaves(model.params["encoder"])),
-        "tasks": ["MaskedLM"] if "head" in model.params else [],
-    }
-    files = {_CONFIG: backbone, "tokenizer.json": tokenizer, "metadata.json": metadata}
-    if "head" not in model.params:
-        return files
-    task = keras_object(
-        "bert_masked_lm",
-        "BertMaskedLM",
-        {"backbone": backbone, "preprocessor": preprocessor, "name": "bert_masked_lm"},
-    )
-    return files | {"preprocessor.json": preprocessor, _TASK: task}
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
