@@ -112,8 +112,10 @@ def train(
     return TrainResult(folder, step, finished=True)
 
 
-def check_run(config: TrainConfig) -> None:
+def check_run(config: TrainConfig) -> Sources:
     """Open the prepared data and trace the shapes: a look at what `train` would refuse before its first step.
+
+    Returns the data.
 
     Raises:
         InputError: as `train`, but of the run folder, which is not looked at.
@@ -124,6 +126,7 @@ def check_run(config: TrainConfig) -> None:
     _program(config, sources)
     if config.init_from is not None:
         _params_to_start_from(config.init_from, config.model, sources.tokenizer)
+    return sources
 
 
 @dataclass(frozen=True)

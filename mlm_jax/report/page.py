@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,7 +16,9 @@ from mlm_jax.report.palette import styles_of
 from mlm_jax.report.results import TrialResult, costs_of, results_of
 from mlm_jax.report.state import SweepState, Trial
 from mlm_jax.report.wording import (
+    COSTS_NOTE,
     circumstances,
+    circumstances_of,
     count_statuses,
     notes_of,
     shown,
@@ -60,7 +62,7 @@ def page(sweep: SweepState) -> str:
         "stretches of it.",
         "settings": _settings(sweep),
         "left_out": _left_out(sweep),
-        "costs": _costs(sweep),
+        "costs": f'{_costs(sweep)}\n<p class="note">{html.escape(COSTS_NOTE)}</p>',
         "circumstances": _circumstances(sweep),
         "configs": "\n".join(_config(sweep)),
         "data": _json_in_script(_data(sweep)),
@@ -217,20 +219,29 @@ def _costs(sweep: SweepState) -> str:
 
 
 def _circumstances(sweep: SweepState) -> str:
-    lines = []
-    for name, values in circumstances(sweep.runs):
-        listed = "<br>".join(
+    lines = {
+        name: "<br>".join(
             f"<code>{html.escape(value)}</code>" + (f" ({count})" if count else "") for value, count in values
         )
-        lines.append(f"<dt>{html.escape(name)}</dt><dd>{listed}</dd>")
-    return f"<dl>{''.join(lines)}</dl>" if lines else ""
+        for name, values in circumstances(sweep.runs)
+    }
+    return _list(lines)
+
+
+def _list(lines: Mapping[str, str]) -> str:
+    """Names, and what is HTML already."""
+    items = "".join(f"<dt>{html.escape(name)}</dt><dd>{value}</dd>" for name, value in lines.items())
+    return f"<dl>{items}</dl>" if items else ""
 
 
 def _config(sweep: SweepState) -> Iterable[str]:
     for run in sweep.runs:
         config = html.escape(json.dumps(run.config, indent=2, ensure_ascii=False))
         summary = html.escape(f"{run.name} ({run.status})")
-        yield f"<details><summary>{summary}</summary><pre>{config}</pre></details>"
+        told = {
+            name: f"<code>{html.escape(str(value))}</code>" for name, value in circumstances_of(run).items()
+        }
+        yield f"<details><summary>{summary}</summary>{_list(told)}<pre>{config}</pre></details>"
 
 
 def _data(sweep: SweepState) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from mlm_jax.report.results import TrialCost, TrialResult, costs_of, results_of
 from mlm_jax.report.state import RunState, SweepState
 from mlm_jax.report.wording import (
+    COSTS_NOTE,
     circumstances,
     circumstances_of,
     count_statuses,
@@ -92,8 +93,7 @@ def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
         or "No evaluation is there yet.",
         "## Time, machine and versions",
         costs_table(costs_of(sweep)),
-        "Seconds are wall time of the start that ended a run, with compilation and evaluations; tokens/s those of "
-        "the steps alone.",
+        COSTS_NOTE,
         _circumstances_list(sweep),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -9,6 +9,11 @@ from mlm_jax.report.results import TrialResult
 from mlm_jax.report.state import RunState, SweepState
 from mlm_jax.settings import flatten
 
+COSTS_NOTE = (
+    "Seconds are wall time of the start that ended a run, with compilation and evaluations; tokens/s those of the "
+    "steps alone."
+)
+
 
 def shown(figure: float | None, form: str) -> str:
     """The figure by a format specification, as in `.2%`; a dash for None."""

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,19 @@ from mlm_jax.settings import changed_settings
 
 # It is a folder's name, on any file system.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")
+# What the folder of a sweep holds beside its trials: claim, sweep.json, report.md, losses.png, ….
+_TAKEN = re.compile(r"claim|.*\.(json|md|csv|html|png)", re.IGNORECASE)
+
+OF_NO_RESULT = (
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "compilation_cache_dir",
+    "max_nonfinite_steps",
+    "data.prefetch_batches",
+    "distributed.timeout_seconds",
+)
+"""Settings on which what a trial learns does not depend."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +79,10 @@ def load_sweep(path: str | Path) -> Sweep:
             f"{path}: trials() gave {type(trials).__name__}: must give a dict with a trial in it"
         )
     for name, config in trials.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or _TAKEN.fullmatch(name):
             raise InputError(
-                f"{path}: trial {name!r}: must be named by letters, digits and any of _ . = + - (it names a folder)"
+                f"{path}: trial {name!r}: must be named by letters, digits and any of _ . = + -, and as no file of a "
+                "sweep's folder, since it names one beside them"
             )
         if not isinstance(config, TrainConfig):
             raise InputError(f"{path}: trial {name!r} is {type(config).__name__}: must be a TrainConfig")
@@ -81,7 +97,7 @@ def load_sweep(path: str | Path) -> Sweep:
         path.stem, str(path), description, {name: _unplaced(config) for name, config in trials.items()}
     )
     _require_different(sweep)
-    _require_comparable(sweep)
+    require_comparable(sweep)
     return sweep
 
 
@@ -112,7 +128,15 @@ def share_of(runs: list[Run], index: int, count: int) -> list[Run]:
     """
     if count < 1 or not 0 <= index < count:
         raise InputError(f"--index {index} --count {count}: must be 0 <= index < count")
-    return runs[index::count]
+    # As one deals cards, and from there one further: else, of four trials and four shares, each share would be a trial.
+    turn = lcm(count, len({run.trial for run in runs}))
+    return [run for number, run in enumerate(runs) if (number + number // turn) % count == index]
+
+
+def changed_results(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Name to both values, of every setting that is not the same and may change what is learnt."""
+    changes = changed_settings(config, other)
+    return {name: values for name, values in changes.items() if name not in OF_NO_RESULT}
 
 
 def describe_trial(sweep: Sweep, trial: str) -> str:
@@ -122,17 +146,20 @@ def describe_trial(sweep: Sweep, trial: str) -> str:
 
 
 def _require_different(sweep: Sweep) -> None:
-    seen: dict[TrainConfig, str] = {}
-    for name, config in sweep.trials.items():
-        if config in seen:
+    for (name, config), (other_name, other) in combinations(sweep.trials.items(), 2):
+        if name.casefold() == other_name.casefold():
             raise InputError(
-                f"{sweep.source}: trials {seen[config]!r} and {name!r} have the same config: must differ in a setting"
+                f"{sweep.source}: trials {name!r} and {other_name!r}: must differ in more than capital letters"
             )
-        seen[config] = name
+        if not changed_results(config, other):
+            raise InputError(
+                f"{sweep.source}: trials {name!r} and {other_name!r} have the same config: must differ in a setting "
+                "that changes what is learnt"
+            )
 
 
-def _require_comparable(sweep: Sweep) -> None:
-    """Every trial is to be evaluated on the same rows with the same masks."""
+def require_comparable(sweep: Sweep) -> None:
+    """InputError where the trials would not all be evaluated on the same rows with the same masks."""
     wanted = _evaluated(sweep.trials[sweep.baseline])
     if not wanted["data.eval_path"]:
         raise InputError(

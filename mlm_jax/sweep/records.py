@@ -1,6 +1,7 @@
 """What a sweep writes of itself: sweep.json of its trials, and outcome.json of each run that ended.
 
 SWEEP/sweep.json  TRIAL/seed_S/outcome.json
+                  TRIAL/seed_S/starts         while it is trained, or if its process died: the step of each start
 """
 
 import json
@@ -14,6 +15,7 @@ from mlm_jax.errors import InputError
 
 SWEEP_FILE = "sweep.json"
 OUTCOME_FILE = "outcome.json"
+_STARTS_FILE = "starts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class SweepRecord:
     seeds: list[int]
     trials: dict[str, dict[str, Any]]
     """The config of each, as nested dicts."""
+    data: dict[str, dict[str, str]]
+    """Fingerprints of the training and evaluation data of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,8 @@ def read_sweep_record(folder: Path) -> SweepRecord | None:
     if not file.is_file():
         return None
     tree = read_object(file)
-    kinds = {"name": str, "source": str, "description": str, "baseline": str, "seeds": list, "trials": dict}
+    texts = dict.fromkeys(("name", "source", "description", "baseline"), str)
+    kinds: dict[str, type] = {**texts, "seeds": list, "trials": dict, "data": dict}
     for key, kind in kinds.items():
         if not isinstance(tree.get(key), kind):
             raise InputError(f"{file}: {key} = {tree.get(key)!r}: must be a JSON {_JSON_NAMES[kind]}")
@@ -63,10 +68,12 @@ def read_sweep_record(folder: Path) -> SweepRecord | None:
         raise InputError(f"{file}: seeds = {record.seeds!r}: must be whole numbers, at least one")
     if not all(isinstance(settings, dict) for settings in record.trials.values()):
         raise InputError(f"{file}: trials: each must be a JSON object of settings")
+    if record.data.keys() != record.trials.keys():
+        raise InputError(f"{file}: data: must be there for every trial")
     return record
 
 
-_JSON_NAMES = {str: "string", list: "array", dict: "object"}
+_JSON_NAMES: dict[type, str] = {str: "string", list: "array", dict: "object"}
 
 
 def write_sweep_record(folder: Path, record: SweepRecord) -> None:
@@ -100,6 +107,24 @@ def write_outcome(run_folder: Path, outcome: Outcome) -> None:
 def forget_outcome(run_folder: Path) -> None:
     """Of a run that is trained again."""
     (run_folder / OUTCOME_FILE).unlink(missing_ok=True)
+
+
+def note_start(run_folder: Path, step: int) -> None:
+    """A process is about to train the run, of which `step` steps are recorded."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with (run_folder / _STARTS_FILE).open("a") as file:
+        file.write(f"{step}\n")
+
+
+def count_deaths(run_folder: Path, step: int) -> int:
+    """How many processes have died over the run without a word, and with no step beyond `step` recorded."""
+    file = run_folder / _STARTS_FILE
+    return file.read_text().splitlines().count(f"{step}") if file.is_file() else 0
+
+
+def forget_starts(run_folder: Path) -> None:
+    """Of a run whose process has come to speak of its end."""
+    (run_folder / _STARTS_FILE).unlink(missing_ok=True)
 
 
 def read_object(file: Path) -> dict[str, Any]:

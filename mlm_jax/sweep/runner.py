@@ -1,28 +1,35 @@
 """Running a sweep: each run once, by one of any number of processes, whatever became of the others."""
 
-import sys
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import jax
-from tqdm import tqdm
 
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.machine import this_machine
-from mlm_jax.records import METRICS_FILE, read_records
 from mlm_jax.reporting import say
 from mlm_jax.signals import StopRequest
 from mlm_jax.sweep.claims import claimed
-from mlm_jax.sweep.folder import begin, check
+from mlm_jax.sweep.folder import Fingerprints, begin, check
 from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
-from mlm_jax.sweep.records import Outcome, forget_outcome, read_outcome, write_outcome
+from mlm_jax.sweep.progress import Progress, last_step
+from mlm_jax.sweep.records import (
+    Outcome,
+    count_deaths,
+    forget_outcome,
+    forget_starts,
+    note_start,
+    read_outcome,
+    write_outcome,
+)
 from mlm_jax.trainer import check_run, train
 
+# Of one run, with no step recorded between them, before it is given up and the others go on.
+_MOST_DEATHS = 2
 _VERSIONS = ("mlm_jax", "jax", "jaxlib", "flax", "optax")
 
 Ending = Literal["finished", "failed", "elsewhere", "stopped"]
@@ -62,13 +69,12 @@ def run_sweep(
         raise InputError(
             f"a job of {jax.process_count()} processes: must be one, because each trains a run alone"
         )
-    share = share_of(runs_of(sweep, folder, num_seeds), index, count)
-    check(folder, sweep)
-    _check_trials(sweep)
-    begin(folder, sweep, num_seeds)
+    runs = runs_of(sweep, folder, num_seeds)
+    share = share_of(runs, index, count)
+    begin(folder, sweep, num_seeds, _check_trials(sweep))
     before = {run.name: read_outcome(folder / run.name) for run in share}
     ended: dict[str, Ending] = {}
-    with StopRequest() as stop, _Progress(share) as progress:
+    with StopRequest() as stop, Progress(runs, len(share)) as progress:
         for run in share:
             if stop.name is not None:
                 break
@@ -79,8 +85,7 @@ def run_sweep(
 def plan_of(sweep: Sweep, folder: Path, *, num_seeds: int, index: int = 0, count: int = 1) -> str:
     """What `run_sweep` would do, as text: a line a trial with what differs, and its runs. Raises what it raises."""
     share = share_of(runs_of(sweep, folder, num_seeds), index, count)
-    check(folder, sweep)
-    _check_trials(sweep)
+    check(folder, sweep, _check_trials(sweep))
     lines = []
     for trial, config in sweep.trials.items():
         lines.append(f"{trial}: {describe_trial(sweep, trial)}")
@@ -92,16 +97,19 @@ def plan_of(sweep: Sweep, folder: Path, *, num_seeds: int, index: int = 0, count
     return "\n".join(lines)
 
 
-def _check_trials(sweep: Sweep) -> None:
-    """InputError where a trial could not be trained."""
+def _check_trials(sweep: Sweep) -> Fingerprints:
+    """What each trial's data are; InputError where one could not be trained."""
+    data = {}
     for name, config in sweep.trials.items():
         try:
-            check_run(config)
+            sources = check_run(config)
         except InputError as error:
             raise InputError(f"{sweep.source}: trial {name!r}: {error}") from error
+        data[name] = {"training": sources.fingerprint, "evaluation": f"{sources.evaluation_fingerprint}"}
+    return data
 
 
-def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: "_Progress", command: str) -> Ending:
+def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: Progress, command: str) -> Ending:
     """`before` is how it had ended when the sweep began."""
     folder = Path(run.config.output_dir)
     with claimed(folder) as mine:
@@ -117,17 +125,17 @@ def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: "_Progre
             return "failed"
         forget_outcome(folder)
         progress.begin(run)
-        error: str | None = None
+        step, error = last_step(folder), None
         start = time.monotonic()
-        try:
-            if not train(run.config, on_step=progress.step, stop=stop).finished:
+        if count_deaths(folder, step) < _MOST_DEATHS:
+            note_start(folder, step)
+            error, finished = _train(run, stop, progress)
+            if error is None and not finished:
+                forget_starts(folder)
                 return "stopped"
-        except (InputError, RunError, OSError) as refused:
-            error = f"{refused}"
-        except Exception as bug:
-            # What it is must not be lost, and must not cost the other runs their night.
-            traceback.print_exc()
-            error = f"{type(bug).__name__}: {bug}"
+        else:
+            error = f"{_MOST_DEATHS} processes were killed after step {step:,}, maybe for want of memory"
+        forget_starts(folder)
         seconds = time.monotonic() - start if progress.took_steps else None
         progress.end(run)
         write_outcome(folder, _outcome(folder, error, seconds, command))
@@ -138,13 +146,24 @@ def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: "_Progre
         return "finished" if error is None else "failed"
 
 
+def _train(run: Run, stop: StopRequest, progress: Progress) -> tuple[str | None, bool]:
+    """What the run failed of, and whether it has all its steps."""
+    try:
+        return None, train(run.config, on_step=progress.step, stop=stop).finished
+    except (InputError, RunError, OSError) as refused:
+        return f"{refused}", False
+    except Exception as bug:
+        # What it is must not be lost, and must not cost the other runs their night.
+        traceback.print_exc()
+        return f"{type(bug).__name__}: {bug}", False
+
+
 def _outcome(folder: Path, error: str | None, seconds: float | None, command: str) -> Outcome:
-    records = read_records(folder / METRICS_FILE)
     machine = this_machine()
     return Outcome(
         status="finished" if error is None else "failed",
         error=None if error is None else " ".join(error.split()),
-        step=records[-1]["step"] if records else 0,
+        step=last_step(folder),
         seconds=seconds,
         command=command,
         machine={
@@ -155,65 +174,3 @@ def _outcome(folder: Path, error: str | None, seconds: float | None, command: st
         },
         versions={"python": machine.python} | {name: version(name) for name in _VERSIONS},
     )
-
-
-class _Progress:
-    """A bar over the steps of all runs on a terminal, and a line a run everywhere."""
-
-    def __init__(self, share: Sequence[Run]) -> None:
-        self._share = share
-        self._total = sum(run.config.num_steps for run in share)
-        self._bar = tqdm(
-            total=self._total, desc="sweep", unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
-        )
-        self._place = 0
-        self._done = 0
-        self._trained, self._seconds = 0, 0.0
-        self._step, self._at = 0, 0.0
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close the bar."""
-        self._bar.close()
-
-    def leave(self, run: Run, why: str) -> None:
-        """A run that takes nothing of this process."""
-        self._place += 1
-        self._add(run.config.num_steps)
-        say(f"[{self._place}/{len(self._share)}] {run.name} {why}")
-
-    def begin(self, run: Run) -> None:
-        """A run that is trained from here on, until `end`."""
-        self._place += 1
-        left = "the time left is not known yet"
-        if self._trained:
-            seconds = (self._total - self._done) * self._seconds / self._trained
-            left = f"about {tqdm.format_interval(seconds)} left"
-        done = self._done / self._total
-        say(f"[{self._place}/{len(self._share)}] {run.name}: {done:.0%} of the sweep is done, {left}")
-        self._step, self._at = 0, time.monotonic()
-
-    def step(self, step: int) -> None:
-        """The run under way is at `step`."""
-        now = time.monotonic()
-        # Those that a run had behind it took no time of this process.
-        self._trained += 1
-        self._seconds += now - self._at
-        self._add(step - self._step)
-        self._step, self._at = step, now
-
-    @property
-    def took_steps(self) -> bool:
-        """Whether the run under way had any left to take."""
-        return self._step > 0
-
-    def end(self, run: Run) -> None:
-        """The run under way has ended, maybe early."""
-        self._add(run.config.num_steps - self._step)
-
-    def _add(self, steps: int) -> None:
-        self._done += steps
-        self._bar.update(steps)

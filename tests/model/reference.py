@@ -21,7 +21,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "window": [{}, {"local_attention_window": 6, "global_attention_every": 2}],
     "head": [{}, {"tie_embeddings": False, "head_activation": "gelu_tanh"}],
 }
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (2, 2, 2)]
 
 
 def covering_set() -> list[tuple[dict[str, Any], tuple[int, int, int]]]:

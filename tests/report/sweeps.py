@@ -31,7 +31,7 @@ def settings_of(number: int) -> dict[str, Any]:
 
 
 def write_plan(folder: Path, trials: Sequence[str], seeds: Sequence[int], /, **changes: Any) -> None:
-    plan = {
+    plan: dict[str, Any] = {
         "name": "mask_rate",
         "source": "configs/ablations/mask_rate.py",
         "description": "How many tokens to mask.",
@@ -39,8 +39,12 @@ def write_plan(folder: Path, trials: Sequence[str], seeds: Sequence[int], /, **c
         "seeds": list(seeds),
         "trials": {name: settings_of(number) for number, name in enumerate(trials)},
     }
+    plan |= changes
+    fingerprints = {"training": "1f", "evaluation": "2e"}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sweep.json").write_text(json.dumps(plan | changes))
+    (folder / "sweep.json").write_text(
+        json.dumps({"data": dict.fromkeys(plan["trials"], fingerprints), **plan})
+    )
 
 
 def write_sweep(folder: Path, losses: Losses = LOSSES, **changes: Any) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from mlm_jax.report.page import MOST_POINTS, page
 from mlm_jax.report.state import read_sweep
-from tests.report.sweeps import LOSSES, step_record, write_lines, write_plan, write_sweep
+from tests.report.sweeps import LOSSES, step_record, write_lines, write_outcome, write_plan, write_sweep
 
 HOSTILE = '</script><script>alert(1)</script><b>\u2028 & " {{data}}'
 
@@ -91,3 +91,16 @@ def test_curves_of_a_trial_and_their_mean(tmp_path: Path) -> None:
         ("failed", 5),
         ("not started", 0),
     ]
+
+
+def test_each_run_has_its_config_command_and_machine(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, {"rate_15": {0: 2.1, 1: 2.2}})
+    write_outcome(
+        folder / "rate_15" / "seed_1", 1000, machine={"device": "TPU <v5e>"}, command="python again"
+    )
+    first, second = re.findall(r"<details>.*?</details>", page(read_sweep(folder)), re.DOTALL)
+    assert "<dt>machine.device</dt><dd><code>cpu</code></dd>" in first
+    assert "<dt>command</dt><dd><code>python again</code></dd>" in second
+    assert "<dt>machine.device</dt><dd><code>TPU &lt;v5e&gt;</code></dd>" in second
+    assert "&quot;seed&quot;: 0" in first
+    assert "&quot;seed&quot;: 1" in second

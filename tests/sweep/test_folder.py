@@ -10,19 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.config import TrainConfig
+from mlm_jax.config import DataConfig, TrainConfig
 from mlm_jax.errors import InputError
+from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.sweep import claims
+from mlm_jax.sweep import folder as folders
 from mlm_jax.sweep.claims import claimed
-from mlm_jax.sweep.folder import begin, check
 from mlm_jax.sweep.plan import Sweep
 from mlm_jax.sweep.records import Outcome, SweepRecord, read_outcome, write_outcome
 
-BASE = TrainConfig(output_dir="")
+BASE = TrainConfig(output_dir="", data=DataConfig(path="train", eval_path="valid"))
 SWEEP = Sweep("rates", "rates.py", "What.", {"a": BASE, "b": replace(BASE, num_steps=7)})
+DATA = {"training": "1f", "evaluation": "2e"}
 OUTCOME = Outcome(
     status="failed", error="no", step=3, seconds=1.5, command="c", machine={"cores": 2}, versions={"jax": "1"}
 )
+
+
+def begin(folder: Path, sweep: Sweep, num_seeds: int, **changes: str) -> None:
+    folders.begin(folder, sweep, num_seeds, dict.fromkeys(sweep.trials, DATA | changes))
+
+
+def check(folder: Path, sweep: Sweep, **changes: str) -> SweepRecord | None:
+    return folders.check(folder, sweep, dict.fromkeys(sweep.trials, DATA | changes))
 
 
 def test_the_folder_says_what_the_sweep_is(tmp_path: Path) -> None:
@@ -37,9 +47,11 @@ def test_the_folder_says_what_the_sweep_is(tmp_path: Path) -> None:
     }
     assert list(tree["trials"]) == ["a", "b"]
     assert tree["trials"]["b"]["num_steps"] == 7
+    assert tree["data"] == {"a": DATA, "b": DATA}
     record = check(tmp_path / "s", SWEEP)
-    assert isinstance(record, SweepRecord)
-    assert record.seeds == [0, 1]
+    assert record is not None
+    # Nothing of its trials was begun.
+    assert (record.seeds, record.trials, record.data) == ([0, 1], {}, {})
 
 
 def test_trials_and_seeds_may_come_and_none_goes(tmp_path: Path) -> None:
@@ -62,8 +74,45 @@ def test_a_trial_that_was_begun_stays_and_may_not_come_back_as_another(tmp_path:
         begin(tmp_path / "s", replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)}), 1)
 
 
+def test_a_trial_of_which_no_run_was_begun_may_be_another(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 1)
+    begin(tmp_path / "s", replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)}), 1)
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text())["trials"]["b"]["num_steps"] == 8
+
+
+def test_a_trial_that_is_gone_has_to_be_comparable_still(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 1)
+    (tmp_path / "s" / "b").mkdir()
+    always = MaskingRecipe(mask_token_rate=1.0, random_token_rate=0.0)
+    other = replace(SWEEP, trials={"c": replace(BASE, eval_masking=always)})
+    with pytest.raises(
+        InputError,
+        match=r"/s: rates\.py: trial 'b' is evaluated with eval_masking\.mask_token_rate = 0\.8: must be",
+    ):
+        begin(tmp_path / "s", other, 1)
+
+
+def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
+    begin(tmp_path / "s", SWEEP, 1)
+    for changes in ({"training": "other"}, {"evaluation": "other"}):
+        assert check(tmp_path / "s", SWEEP, **changes) is not None
+    (tmp_path / "s" / "a").mkdir()
+    for kind, now in (("training", "1f"), ("evaluation", "2e")):
+        with pytest.raises(
+            InputError,
+            match=rf"trial 'a' was begun in .*/s on other {kind} data \(fingerprint {now}, and now new",
+        ):
+            check(tmp_path / "s", SWEEP, **{kind: "new"})
+    # Of a trial that is gone, what it was evaluated on.
+    alone = replace(SWEEP, trials={"b": SWEEP.trials["b"]})
+    assert check(tmp_path / "s", alone, training="new") is not None
+    with pytest.raises(InputError, match=r"trial 'a' was begun in .*/s on other evaluation data"):
+        check(tmp_path / "s", alone, evaluation="new")
+
+
 def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
+    (tmp_path / "s" / "a").mkdir()
     kept = replace(BASE, keep_checkpoints=1, log_every=3, compilation_cache_dir=None)
     begin(tmp_path / "s", replace(SWEEP, trials={"a": kept, "b": SWEEP.trials["b"]}), 1)
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["trials"]["a"]["keep_checkpoints"] == 1
@@ -90,16 +139,19 @@ def test_processes_that_begin_together_lose_no_seed_and_no_trial(tmp_path: Path)
 BEGIN = """
 import sys
 from pathlib import Path
-from mlm_jax.config import TrainConfig
+from mlm_jax.config import DataConfig, TrainConfig
 from mlm_jax.sweep.folder import begin
 from mlm_jax.sweep.plan import Sweep
+sweep = Sweep("s", "s.py", "", {"a": TrainConfig(data=DataConfig(path="a", eval_path="b"))})
 for _ in range(20):
-    begin(Path(sys.argv[1]), Sweep("s", "s.py", "", {"a": TrainConfig(output_dir="")}), int(sys.argv[2]))
+    begin(Path(sys.argv[1]), sweep, int(sys.argv[2]), {"a": {"training": "1", "evaluation": "2"}})
 """
 
 
 def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
+    for trial in "ab":
+        (tmp_path / "s" / trial).mkdir()
     before = (tmp_path / "s" / "sweep.json").read_bytes()
     with pytest.raises(InputError, match="holds the sweep 'rates': must be a folder of its own for 'norms'"):
         begin(tmp_path / "s", replace(SWEEP, name="norms"), 1)
@@ -121,6 +173,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
 def test_a_trial_of_settings_that_are_no_more_is_named_with_its_file(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
     file = tmp_path / "s" / "sweep.json"
+    (tmp_path / "s" / "b").mkdir()
     tree = json.loads(file.read_text())
     tree["trials"]["b"]["masking"]["whole_words"] = True
     file.write_text(json.dumps(tree))

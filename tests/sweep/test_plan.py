@@ -51,6 +51,16 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
             'coordinator="h:1", num_processes=2, process_id=0))}',
             "trial 'a' has distributed.coordinator = 'h:1': must be None",
         ),
+        ('def trials(): return {"claim": base}', "trial 'claim': must be named by letters, digits"),
+        ('def trials(): return {"Report.md": base}', "trial 'Report.md': must be named by letters, digits"),
+        (
+            'def trials(): return {"a": base, "A": rate(1e-3)}',
+            "trials 'a' and 'A': must differ in more than capital letters",
+        ),
+        (
+            'def trials(): return {"a": base, "b": replace(base, log_every=7)}',
+            "trials 'a' and 'b' have the same config: must differ in a setting that changes what is learnt",
+        ),
         ('def trials(): return {"a": 1}', "trial 'a' is int: must be a TrainConfig"),
         (
             'def trials(): return {"a": replace(base, seed=3)}',
@@ -106,14 +116,25 @@ def test_runs_go_seed_by_seed_and_shares_divide_them(tmp_path: Path) -> None:
     runs = runs_of(sweep, tmp_path, 3)
     assert [run.name for run in runs[:4]] == ["a/seed_0", "b/seed_0", "c/seed_0", "a/seed_1"]
     assert runs[4].config == replace(BASE, num_steps=5, seed=1, output_dir=str(tmp_path / "b" / "seed_1"))
-    shares = [share_of(runs, index, 4) for index in range(4)]
-    assert sorted(run.name for share in shares for run in share) == sorted(run.name for run in runs)
-    assert sum(map(len, shares)) == len(runs)
     with pytest.raises(InputError, match=r"--seeds 0: must be at least 1"):
         runs_of(sweep, tmp_path, 0)
     for index, count in ((4, 4), (-1, 4), (0, 0)):
         with pytest.raises(InputError, match="must be 0 <= index < count"):
             share_of(runs, index, count)
+
+
+@pytest.mark.parametrize("num_trials", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 12])
+def test_shares_are_even_and_each_has_of_every_trial(tmp_path: Path, num_trials: int, count: int) -> None:
+    trials = {f"t{steps}": replace(BASE, num_steps=steps) for steps in range(1, num_trials + 1)}
+    runs = runs_of(Sweep("s", "s.py", "", trials), tmp_path, 12)
+    shares = [share_of(runs, index, count) for index in range(count)]
+    assert sorted(run.name for share in shares for run in share) == sorted(run.name for run in runs)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    # In the order of the sweep, and no trial the task of one process, which may be another machine or be lost.
+    assert all(share == [run for run in runs if run in share] for share in shares)
+    assert all(len({run.trial for run in share}) == min(num_trials, len(share)) for share in shares)
 
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlm_jax.config import MeshConfig, OptimizerConfig
+from mlm_jax.data.sources import open_sources
 from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.sweep.claims import claimed
 from mlm_jax.sweep.folder import begin
@@ -78,7 +79,7 @@ def test_trials_of_one_shape_are_compiled_once(tmp_path: Path) -> None:
 
 
 def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path, {"base": short(), "wild": WILD})
+    sweep = write_sweep(tmp_path, {"wild": WILD, "base": short()})
     folder = tmp_path / "sweep"
     for _ in range(2):
         ended = run_script("ablate", sweep, "--output", folder, "--seeds", 1)
@@ -91,6 +92,64 @@ def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path: Path) -> None
     assert "2 steps in a row had a non-finite loss or gradient" in (outcome.error or "")
     assert other is not None
     assert other.status == "finished"
+
+
+# What stands for `train` is `train_wild` where the learning rate is 1, the trial "wild".
+WITH_A_WILD_TRIAL = """
+import os, runpy, sys
+from mlm_jax.sweep import runner
+
+train = runner.train
+
+def train_wild(config, on_step, **options):
+    {wild}
+
+def of_trial(config, **options):
+    return (train_wild if config.optimizer.learning_rate == 1.0 else train)(config, **options)
+
+runner.train = of_trial
+sys.argv[0] = "scripts/ablate.py"
+runpy.run_path("scripts/ablate.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("wild", "error", "said"),
+    [
+        ("raise ValueError('a bug\\nof two lines')", "ValueError: a bug of two lines", "Traceback"),
+        ("raise OSError(28, 'No space left on device')", "[Errno 28] No space left on device", ""),
+    ],
+)
+def test_whatever_a_trial_fails_of_is_recorded(tmp_path: Path, wild: str, error: str, said: str) -> None:
+    sweep = write_sweep(tmp_path, {"wild": with_rate(1.0), "base": short()})
+    ended = run_python(
+        WITH_A_WILD_TRIAL.format(wild=wild), sweep, "--output", tmp_path / "sweep", "--seeds", 1
+    )
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    failed, other = (read_outcome(tmp_path / "sweep" / name / "seed_0") for name in ("wild", "base"))
+    assert failed is not None
+    assert (failed.status, failed.error, failed.step) == ("failed", error, 0)
+    assert other is not None
+    assert other.status == "finished"
+
+
+def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, {"wild": with_rate(1.0), "base": short()})
+    killed = WITH_A_WILD_TRIAL.format(wild="os.kill(os.getpid(), 9)")
+    arguments = (sweep, "--output", tmp_path / "sweep", "--seeds", 1)
+    ended = [run_python(killed, *arguments) for _ in range(4)]
+    assert [one.returncode for one in ended] == [-signal.SIGKILL, -signal.SIGKILL, 1, -signal.SIGKILL]
+    told = "wild/seed_0 failed: 2 processes were killed after step 0, maybe for want of memory\n"
+    assert told in ended[2].stderr
+    other = read_outcome(tmp_path / "sweep" / "base" / "seed_0")
+    assert other is not None
+    assert other.status == "finished"
+    assert (tmp_path / "sweep" / "report.md").is_file()
+    # The fourth, which finds it failed, has tried again; so does one that finds the reason gone.
+    again = run_script("ablate", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert not list((tmp_path / "sweep").glob("*/*/starts"))
 
 
 ENDED_AT_A_STEP = """
@@ -142,8 +201,19 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(
 def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -> None:
     trials = {"a": with_rate(1e-2), "b": with_rate(1e-3), "c": WILD}
     sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
-    arguments = ("ablate", sweep, "--output", folder, "--seeds", 2)
-    children = [start_script(*arguments) for _ in range(3)]
+    planned = load_sweep(sweep)
+    sources = {name: open_sources(config.data) for name, config in planned.trials.items()}
+    data = {
+        name: {"training": s.fingerprint, "evaluation": f"{s.evaluation_fingerprint}"}
+        for name, s in sources.items()
+    }
+    begin(folder, planned, 2, data)
+    # Until all of them are there, the first run is another process's.
+    with claimed(folder / "a" / "seed_0") as mine:
+        assert mine
+        children = [start_script("ablate", sweep, "--output", folder, "--seeds", 2) for _ in range(3)]
+        first = [child.stderr.readline() for child in children]
+        assert first == ["[1/6] a/seed_0 is being trained by another process\n"] * 3
     told = [child.communicate(timeout=300)[1] for child in children]
     # One that fails is tried by one of them alone, too.
     assert {child.returncode for child in children} <= {0, 1}, told
@@ -154,29 +224,23 @@ def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -
         for line in text.splitlines()
         if "of the sweep is" in line
     )
-    assert trained == {f"{name}/seed_{seed}": 1 for name in "abc" for seed in (0, 1)}
+    runs = {f"{name}/seed_{seed}" for name in "abc" for seed in (0, 1)} - {"a/seed_0"}
+    assert trained == dict.fromkeys(runs, 1)
     assert all(read_outcome(folder / run) is not None for run in trained)
-
-
-def test_a_run_of_another_process_is_left_to_it(tmp_path: Path) -> None:
-    sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
-    begin(folder, load_sweep(sweep), 1)
-    with claimed(folder / "a" / "seed_0") as mine:
-        assert mine
-        ended = run_script("ablate", sweep, "--output", folder, "--seeds", 1)
-    assert ended.returncode == 0, ended.stderr
-    assert "[1/2] a/seed_0 is being trained by another process\n" in ended.stderr
-    assert {path.parent.parent.name for path in folder.glob("*/*/outcome.json")} == {"b"}
+    # What was left to a process that is no more is taken up by the next.
+    assert run_script("ablate", sweep, "--output", folder, "--seeds", 2).returncode == 1
+    assert read_outcome(folder / "a" / "seed_0") is not None
 
 
 @pytest.mark.slow
 def test_shares_divide_the_runs(tmp_path: Path) -> None:
     sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
-    for index in (0, 1):
+    expected: set[str] = set()
+    for index, share in enumerate([{"a/seed_0", "b/seed_1"}, {"b/seed_0", "a/seed_1"}]):
         ended = run_script("ablate", sweep, "--output", folder, "--seeds", 2, "--index", index, "--count", 2)
         assert ended.returncode == 0, ended.stderr
-        runs = {str(path.parent.relative_to(folder)) for path in folder.glob("*/*/outcome.json")}
-        assert runs == {f"{trial}/seed_{seed}" for trial in "ab"[: index + 1] for seed in (0, 1)}
+        expected |= share
+        assert {str(path.parent.relative_to(folder)) for path in folder.glob("*/*/outcome.json")} == expected
 
 
 def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path: Path) -> None:
