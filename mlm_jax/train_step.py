@@ -20,12 +20,13 @@ from jax import Array
 from mlm_jax.config import ComputeConfig, TrainConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.masking import MaskedTokens, example_keys, selectable_positions
 from mlm_jax.masking_config import MaskingConfig
 from mlm_jax.masking_law import masking_law, stage_at
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.loss import MaskedLMSums, masked_lm_sums
 from mlm_jax.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
+from mlm_jax.sharded_masking import mask_rows
 
 # Evaluation masks are the same in every run, whatever its seed, so that runs can be compared.
 _EVALUATION_SEED = 0
@@ -220,11 +221,10 @@ def train_step(
     keys = example_keys(hyperparameters.seed, batch.epochs, batch.example_ids)
     law = hyperparameters.law
     stage = stage_at(state.step, setup.num_steps, law)
-    masked = mask_tokens(keys, batch.token_ids, setup.masking, law, stage)
+    masked, wanted = mask_rows(keys, batch.token_ids, setup.masking, law, stage)
     inputs = (masked, _document_ids(setup, batch.token_ids))
     new_state, sums, grad_norm = update(setup, hyperparameters, state, inputs, partial(_loss_of_rows, setup))
     weight = jnp.maximum(sums.weight, 1.0)
-    wanted = wanted_selections(keys, batch.token_ids, setup.masking, law, stage)
     metrics = StepMetrics(
         loss=sums.loss / weight,
         mlm_accuracy=sums.correct / weight,
@@ -244,8 +244,8 @@ def eval_step(setup: StepSetup, params: Any, batch: Batch) -> MaskedLMSums:
     """Sums of loss, correct predictions and weights over a batch, without dropout and with fixed masks."""
     epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
     keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
-    inputs = (mask_tokens(keys, batch.token_ids, setup.eval_masking), _document_ids(setup, batch.token_ids))
-    return _loss_of_rows(setup, params, inputs, None)
+    masked, _ = mask_rows(keys, batch.token_ids, setup.eval_masking)
+    return _loss_of_rows(setup, params, (masked, _document_ids(setup, batch.token_ids)), None)
 
 
 def _document_ids(setup: StepSetup, token_ids: Array) -> Array | None:

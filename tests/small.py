@@ -56,10 +56,12 @@ def batch_of(step: int, rows: int = 16, length: int = 24) -> Batch:
 
 
 @cache
-def program_of(mesh: tuple[int, int, int] = (1, 1, 1), **changes: Any) -> Program:
+def program_of(
+    mesh: tuple[int, int, int] = (1, 1, 1), masks: MaskingConfig = MASKING, **changes: Any
+) -> Program:
     config = replace(CONFIG, **changes)
     sizes = MeshConfig(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
-    return build_program(config, MASKING, make_mesh(sizes, jax.devices()[: int(np.prod(mesh))]), SEP)
+    return build_program(config, masks, make_mesh(sizes, jax.devices()[: int(np.prod(mesh))]), SEP)
 
 
 def losses_of(program: Program, steps: int) -> list[float]:

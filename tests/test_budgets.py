@@ -17,7 +17,7 @@ from mlm_jax.compiled.collectives import Collective, collectives_of
 from mlm_jax.compiled.hlo import parse
 from mlm_jax.config import ComputeConfig
 from mlm_jax.program import Program, device_bytes
-from tests.small import CONFIG, MODEL, program_of
+from tests.small import CONFIG, MASKING, MODEL, SEP, program_of
 
 MESHES = {"data": (8, 1, 1), "fsdp": (2, 4, 1), "tensor": (1, 1, 8), "fsdp × tensor": (2, 2, 2)}
 # A vocabulary so large that the table stands out.
@@ -84,6 +84,20 @@ def test_a_step_says_what_it_said_when_this_was_written(kind: str) -> None:
     assert {key: total(found) for key, found in budget.items()} == PINNED[kind]
     gathers = [one.count for (what, _), found in budget.items() if what == "all-gather" for one in found]
     assert sum(gathers) == GATHERS[kind]
+
+
+WORDS = {"unit": "whole_word", "continuation_token_ids": tuple(range(5, 256, 3))}
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [WORDS, WORDS | {"unit": "span"}, WORDS | {"unit": "token", "quota": "document", "document_end_id": SEP}],
+    ids=["whole words", "spans", "documents"],
+)
+def test_devices_mask_their_rows_without_a_word_to_each_other(masks: dict[str, Any]) -> None:
+    """Each takes as many turns as its own rows need."""
+    budget = budget_of(program("data", masks=replace(MASKING, **masks)))
+    assert {key: total(found) for key, found in budget.items()} == PINNED["data"]
 
 
 def test_replicas_sum_each_gradient_once() -> None:

@@ -127,9 +127,10 @@ class Module:
         runs[name] += times
         for instruction in self.computations[name].instructions.values():
             if instruction.opcode == "while":
-                body = (instruction.attribute("body") or "").lstrip("%")
                 trips = self._trips(instruction, self.computations[name])
-                self._count(body, times * trips, runs)
+                # The condition once more than the body: the last time it ends the loop.
+                for part, runs_each in (("body", trips), ("condition", trips + 1)):
+                    self._count((instruction.attribute(part) or "").lstrip("%"), times * runs_each, runs)
             # The parts of an asynchronous operation name the same computation once more.
             elif not instruction.opcode.endswith(("-update", "-done")):
                 for called in _called(instruction):

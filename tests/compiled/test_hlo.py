@@ -61,7 +61,7 @@ def test_a_loop_runs_from_its_start_to_the_constant_of_its_condition() -> None:
     module = parse(TEXT)
     assert module.entry == "main"
     assert module.num_partitions == 4
-    assert module.runs == {"main": 1, "body": 4, "chain": 4, "chain.end": 4, "scatter": 1}
+    assert module.runs == {"main": 1, "condition": 5, "body": 4, "chain": 4, "chain.end": 4, "scatter": 1}
 
 
 def test_a_noted_trip_count_comes_first() -> None:
