@@ -20,6 +20,7 @@ from mlm_jax.masking import example_keys, mask_tokens, wanted_selections
 from mlm_jax.masking_config import MaskingConfig, MaskingRecipe
 from mlm_jax.masking_law import masking_law
 from mlm_jax.threefry import random_pair
+from tests.run_small import run_python
 from tests.test_masking import assert_same
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -325,3 +326,31 @@ def test_real_words_are_masked_whole(unit: str, shared_data: Path) -> None:
         assert set(positions) == {p for word in words if word.start in positions for p in word}
         first = tokenizer.id_to_token(int(row[positions[0]]))
         assert not first.startswith("##")
+
+
+TIMED = """
+import sys, time
+from dataclasses import asdict
+from mlm_jax.benchmark.ours.masking import prepare
+from mlm_jax.benchmark.step_work import StepWork
+
+length = int(sys.argv[1])
+work = asdict(StepWork("bert_base_en_uncased", 256, sequence_length=length, masked=-(-length * 15 // 100)))
+rounds = {unit: prepare({"work": work, "batches": 8, "unit": unit})[0] for unit in ("token", "whole_word")}
+best = dict.fromkeys(rounds, float("inf"))
+for _ in range(20):
+    for unit, take in rounds.items():
+        start = time.perf_counter()
+        take()
+        best[unit] = min(best[unit], time.perf_counter() - start)
+print(best["whole_word"] / best["token"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [128, 512])
+def test_whole_words_take_less_than_twice_the_time_of_tokens(length: int) -> None:
+    """By the shortest of twenty turns each: what else the machine does only makes turns longer."""
+    timed = run_python(TIMED, length, optimised=True)
+    assert timed.returncode == 0, timed.stderr
+    assert 0.5 < float(timed.stdout) < 2

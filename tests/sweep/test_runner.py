@@ -214,7 +214,9 @@ def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -
         children = [start_script("ablate", sweep, "--output", folder, "--seeds", 2) for _ in range(3)]
         first = [child.stderr.readline() for child in children]
         assert first == ["[1/6] a/seed_0 is being trained by another process\n"] * 3
-    told = [child.communicate(timeout=300)[1] for child in children]
+    told = [child.stderr.read() for child in children]
+    for child in children:
+        child.wait(timeout=300)
     # One that fails is tried by one of them alone, too.
     assert {child.returncode for child in children} <= {0, 1}, told
     assert [child.returncode for child in children].count(1) >= 1, told
