@@ -4,6 +4,9 @@ python scripts/ablate.py configs/ablations/packing.py --output runs/ablations/pa
 
 RoBERTa (Liu et al. 2019) found rows of one document slightly better than rows that cross documents, and took the latter
 because they are full.
+
+Measured: 4.60 nats packed, 4.60 without attention across paragraphs, 4.57 with a paragraph a row, no difference seen; 9
+runs of 99 to 116 s on two CPU cores that had other work.
 """
 
 from dataclasses import replace
