@@ -39,7 +39,7 @@ class Sweep:
     source: str
     """The file, as it was given."""
     description: str
-    """The file's docstring."""
+    """The first paragraph of the file's docstring, in one line."""
     trials: Mapping[str, TrainConfig]
     """In the order of the file; each with its name."""
 
@@ -73,7 +73,9 @@ def load_sweep(path: str | Path) -> Sweep:
             evaluated alike. Says which, where, and what would be right.
     """
     path = Path(path)
-    trials, description = call_in_file(path, "trials", "dict[str, TrainConfig]")
+    trials, docstring = call_in_file(path, "trials", "dict[str, TrainConfig]")
+    # Of the rest a report has its own: the command, and what came out this time.
+    description = " ".join(docstring.partition("\n\n")[0].split())
     if not isinstance(trials, dict) or not trials:
         raise InputError(
             f"{path}: trials() gave {type(trials).__name__}: must give a dict with a trial in it"

@@ -126,6 +126,23 @@ def test_another_process_that_begins_at_the_same_moment_is_no_stranger(tmp_path:
     assert check(tmp_path / "s", SWEEP) is not None
 
 
+def test_what_another_process_writes_meanwhile_is_not_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = folders.read_sweep_record
+
+    def read_and_let_another_begin(folder: Path) -> SweepRecord | None:
+        found = read(folder)
+        monkeypatch.setattr(folders, "read_sweep_record", read)
+        begin(folder, SWEEP, 1)
+        (folder / "a").mkdir()
+        return found
+
+    monkeypatch.setattr(folders, "read_sweep_record", read_and_let_another_begin)
+    assert check(tmp_path / "s", SWEEP) is None
+    assert check(tmp_path / "s", SWEEP) is not None
+
+
 def test_processes_that_begin_together_lose_no_seed_and_no_trial(tmp_path: Path) -> None:
     children = [
         subprocess.Popen([sys.executable, "-c", BEGIN, str(tmp_path / "s"), str(number)])

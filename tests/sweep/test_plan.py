@@ -1,5 +1,6 @@
 """What a sweep is, and what is refused before anything is trained."""
 
+import ast
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,13 +25,13 @@ def rate(value): return replace(base, optimizer=replace(base.optimizer, learning
 
 def sweep_of(tmp_path: Path, body: str) -> Sweep:
     path = tmp_path / "rates.py"
-    path.write_text(f'"""Two rates.\n\nMore."""\n{SETUP}{body}')
+    path.write_text(f'"""Two rates,\nside by side.\n\nMore."""\n{SETUP}{body}')
     return load_sweep(path)
 
 
 def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, 'def trials(): return {"low": rate(1e-4), "high": rate(1e-3)}')
-    assert (sweep.name, sweep.baseline, sweep.description) == ("rates", "low", "Two rates.\n\nMore.")
+    assert (sweep.name, sweep.baseline, sweep.description) == ("rates", "low", "Two rates, side by side.")
     assert sweep.source == str(tmp_path / "rates.py")
     assert list(sweep.trials) == ["low", "high"]
     assert sweep.trials["low"] == replace(BASE, output_dir="")
@@ -68,7 +69,7 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
         ),
         (
             'def trials(): return {"a": base, "b": replace(base, sede=3)}',
-            "rates.py:9: TrainConfig.sede: no such setting; did you mean 'seed'?",
+            "rates.py:10: TrainConfig.sede: no such setting; did you mean 'seed'?",
         ),
         (
             'def trials(): return {"a": base, "b": rate(1e-3), "c": replace(rate(1e-3), output_dir="x")}',
@@ -146,7 +147,8 @@ SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.p
 )
 def test_every_trial_of_a_shipped_sweep_traces_its_step(path: Path) -> None:
     sweep = load_sweep(path)
-    assert f"scripts/ablate.py configs/ablations/{path.name}" in sweep.description
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"scripts/ablate.py configs/ablations/{path.name}" in docstring
     for config in sweep.trials.values():
         masking = MaskingConfig(
             **asdict(config.masking)
