@@ -198,16 +198,20 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(
     assert read_outcome(folder / "low" / "seed_0") is not None
 
 
-def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -> None:
-    trials = {"a": with_rate(1e-2), "b": with_rate(1e-3), "c": WILD}
-    sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
+def begin_as_a_process_does(folder: Path, sweep: Path, num_seeds: int) -> None:
     planned = load_sweep(sweep)
     sources = {name: open_sources(config.data) for name, config in planned.trials.items()}
     data = {
         name: {"training": s.fingerprint, "evaluation": f"{s.evaluation_fingerprint}"}
         for name, s in sources.items()
     }
-    begin(folder, planned, 2, data)
+    begin(folder, planned, num_seeds, data)
+
+
+def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -> None:
+    trials = {"a": with_rate(1e-2), "b": with_rate(1e-3), "c": WILD}
+    sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
+    begin_as_a_process_does(folder, sweep, 2)
     # Until all of them are there, the first run is another process's.
     with claimed(folder / "a" / "seed_0") as mine:
         assert mine
@@ -232,6 +236,17 @@ def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -
     # What was left to a process that is no more is taken up by the next.
     assert run_script("ablate", sweep, "--output", folder, "--seeds", 2).returncode == 1
     assert read_outcome(folder / "a" / "seed_0") is not None
+
+
+def test_a_run_of_another_process_is_left_to_it(tmp_path: Path) -> None:
+    sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
+    begin_as_a_process_does(folder, sweep, 1)
+    with claimed(folder / "a" / "seed_0") as mine:
+        assert mine
+        ended = run_script("ablate", sweep, "--output", folder, "--seeds", 1)
+    assert ended.returncode == 0, ended.stderr
+    assert "[1/2] a/seed_0 is being trained by another process\n" in ended.stderr
+    assert {path.parent.parent.name for path in folder.glob("*/*/outcome.json")} == {"b"}
 
 
 @pytest.mark.slow
