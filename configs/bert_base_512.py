@@ -11,7 +11,7 @@ with this config here.
 from dataclasses import replace
 
 from mlm_jax.config import BertConfig, ComputeConfig, DataConfig, OptimizerConfig, TrainConfig
-from mlm_jax.presets import PRESETS
+from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:

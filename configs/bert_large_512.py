@@ -12,7 +12,7 @@ from bert_base_512 import config as base
 from bert_base_512 import pod_shape
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.presets import PRESETS
+from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:

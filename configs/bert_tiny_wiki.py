@@ -27,7 +27,7 @@ Nothing is dropped out, because every token is seen about once.
 from dataclasses import replace
 
 from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
-from mlm_jax.presets import PRESETS
+from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:

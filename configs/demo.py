@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
-from mlm_jax.presets import PRESETS
+from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:

@@ -13,7 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlm_jax.classifier import TextClassifier
     from mlm_jax.config import (
         BertConfig,
         ComputeConfig,
@@ -22,15 +21,16 @@ if TYPE_CHECKING:
         OptimizerConfig,
         TrainConfig,
     )
-    from mlm_jax.data.tokenizer import Tokenizer
+    from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
+    from mlm_jax.config.presets import PRESETS
     from mlm_jax.errors import InputError, RunError
-    from mlm_jax.masking import MaskedTokens, example_keys, mask_tokens
-    from mlm_jax.masking_config import MaskingConfig, MaskingRecipe
-    from mlm_jax.masking_law import MaskingLaw, masking_law
+    from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens
+    from mlm_jax.masking.selection_table import MaskingLaw, masking_law
     from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
-    from mlm_jax.presets import PRESETS
-    from mlm_jax.pretrained import MaskedLM
-    from mlm_jax.trainer import TrainResult, train
+    from mlm_jax.run.trainer import TrainResult, train
+    from mlm_jax.text.tokenizer import Tokenizer
+    from mlm_jax.use.classifier import TextClassifier
+    from mlm_jax.use.pretrained import MaskedLM
 
 __all__ = [
     "PRESETS",
@@ -60,19 +60,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "mlm_jax.classifier": ("TextClassifier",),
+    "mlm_jax.use.classifier": ("TextClassifier",),
     "mlm_jax.config": (
         *("BertConfig", "ComputeConfig", "DataConfig", "MeshConfig", "OptimizerConfig", "TrainConfig"),
     ),
-    "mlm_jax.data.tokenizer": ("Tokenizer",),
+    "mlm_jax.text.tokenizer": ("Tokenizer",),
     "mlm_jax.errors": ("InputError", "RunError"),
-    "mlm_jax.masking": ("MaskedTokens", "example_keys", "mask_tokens"),
-    "mlm_jax.masking_config": ("MaskingConfig", "MaskingRecipe"),
-    "mlm_jax.masking_law": ("MaskingLaw", "masking_law"),
+    "mlm_jax.masking.masking": ("MaskedTokens", "example_keys", "mask_tokens"),
+    "mlm_jax.config.masking": ("MaskingConfig", "MaskingRecipe"),
+    "mlm_jax.masking.selection_table": ("MaskingLaw", "masking_law"),
     "mlm_jax.model.bert": ("BertEncoder", "BertMaskedLM", "count_parameters"),
-    "mlm_jax.presets": ("PRESETS",),
-    "mlm_jax.pretrained": ("MaskedLM",),
-    "mlm_jax.trainer": ("TrainResult", "train"),
+    "mlm_jax.config.presets": ("PRESETS",),
+    "mlm_jax.use.pretrained": ("MaskedLM",),
+    "mlm_jax.run.trainer": ("TrainResult", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from mlm_jax import cli
+from mlm_jax.commands import cli
+from mlm_jax.errors import EXIT_RUN_FAILED, EXIT_STOPPED
 from mlm_jax.sweep.plan import load_sweep
 
 
@@ -49,11 +50,11 @@ def main() -> int:
     result = run_sweep(sweep, folder, **share, command=f"python {shlex.join(sys.argv)}")
     if result.signal is not None:
         print(f"{folder}: stopped by {result.signal}; the same command goes on", file=sys.stderr)
-        return cli.EXIT_STOPPED
+        return EXIT_STOPPED
     print(f"report: {write_report(folder)}")
     for name in result.of("failed"):
         print(f"failed: {name}", file=sys.stderr)
-    return cli.EXIT_RUN_FAILED if result.of("failed") else 0
+    return EXIT_RUN_FAILED if result.of("failed") else 0
 
 
 if __name__ == "__main__":

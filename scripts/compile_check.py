@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from mlm_jax import cli
-from mlm_jax.config_files import parse_config
-from mlm_jax.errors import InputError
+from mlm_jax.commands import cli
+from mlm_jax.commands.config_flags import parse_config
+from mlm_jax.errors import EXIT_RUN_FAILED, InputError
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def main() -> int:
     config = parse_config(others, prog="compile_check.py")
     devices = _devices(arguments, config.mesh.dcn_data)
     # Late, so that a mistyped setting is told before jax starts.
-    from mlm_jax.chips import chip_of
-    from mlm_jax.compile_check import DoesNotFit, compile_step, smallest_fix
-    from mlm_jax.compiled.report import ROW_HEADER, describe, row
+    from mlm_jax.pods.compile_check import DoesNotFit, compile_step, smallest_fix
+    from mlm_jax.pods.report import ROW_HEADER, describe, row
+    from mlm_jax.step.chips import chip_of
 
     checked = compile_step(replace(config, compilation_cache_dir=None), devices, arguments.chip)
     if not isinstance(checked, DoesNotFit):
@@ -61,8 +61,8 @@ def _devices(arguments: Arguments, dcn_data: int) -> list[Any]:
         raise InputError("--topology or --devices: must be given, and only one of them")
     if arguments.topology is None and arguments.num_slices is not None:
         raise InputError("--num-slices: must be given with --topology; simulated slices are mesh.dcn_data")
-    from mlm_jax.chips import CHIPS, chip_of
-    from mlm_jax.topology import simulated_devices, topology_devices
+    from mlm_jax.pods.topology import simulated_devices, topology_devices
+    from mlm_jax.step.chips import CHIPS, chip_of
 
     if arguments.topology is not None:
         if arguments.chip is not None:
@@ -75,7 +75,7 @@ def _devices(arguments: Arguments, dcn_data: int) -> list[Any]:
 
 
 def _does_not_fit(arguments: Arguments, checked: Any, fix: Any) -> int:
-    from mlm_jax.compile_check import DoesNotFit
+    from mlm_jax.pods.compile_check import DoesNotFit
 
     if isinstance(checked, DoesNotFit):
         if arguments.json:
@@ -89,7 +89,7 @@ def _does_not_fit(arguments: Arguments, checked: Any, fix: Any) -> int:
         else "no rematerialisation, fsdp or accumulation that was tried fits: more chips, or a smaller model"
     )
     print(f"does not fit: {said}\n{remedy}", file=sys.stderr)
-    return cli.EXIT_RUN_FAILED
+    return EXIT_RUN_FAILED
 
 
 if __name__ == "__main__":

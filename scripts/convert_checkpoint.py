@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mlm_jax import cli
+from mlm_jax.commands import cli
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main() -> None:
     """Read the arguments, convert, tell."""
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
-    from mlm_jax.convert.conversion import CERTIFICATE_FILE, Request, convert
+    from mlm_jax.store.conversion import CERTIFICATE_FILE, Request, convert
 
     request = Request(
         dtype=arguments.dtype,

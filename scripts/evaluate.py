@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from mlm_jax import cli
+from mlm_jax.commands import cli
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ def main() -> None:
     """Read the arguments, evaluate, print."""
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
-    from mlm_jax.metrics import finite_values
-    from mlm_jax.pretrained import evaluate_model
+    from mlm_jax.run.metrics import finite_values
+    from mlm_jax.use.pretrained import evaluate_model
 
     print(json.dumps(finite_values(evaluate_model(arguments.model, arguments.data)), allow_nan=False))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mlm_jax import cli
+from mlm_jax.commands import cli
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ def main() -> None:
     """Read the arguments, extract, tell."""
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
-    from mlm_jax.data.corpus import read_documents
-    from mlm_jax.features_file import extract_features
-    from mlm_jax.pretrained import MaskedLM
+    from mlm_jax.text.corpus import read_documents
+    from mlm_jax.use.features_file import extract_features
+    from mlm_jax.use.pretrained import MaskedLM
 
     count = extract_features(
         MaskedLM.from_preset(arguments.model),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from mlm_jax import cli
+from mlm_jax.commands import cli
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ def main() -> None:
     """Read the arguments, fine-tune, tell."""
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
-    from mlm_jax.classifier import ClassifierEvaluation, TextClassifier
     from mlm_jax.errors import InputError
-    from mlm_jax.fine_tuning import FitResult
-    from mlm_jax.labelled_text import read_labelled_texts
-    from mlm_jax.reporting import say
+    from mlm_jax.run.reporting import say
+    from mlm_jax.use.classifier import ClassifierEvaluation, TextClassifier
+    from mlm_jax.use.fine_tuning import FitResult
+    from mlm_jax.use.labelled_text import read_labelled_texts
 
     train, dev = read_labelled_texts(arguments.train), read_labelled_texts(arguments.dev)
     if arguments.output is not None and arguments.output.exists():

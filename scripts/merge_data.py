@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from mlm_jax import cli
+from mlm_jax.commands import cli
 from mlm_jax.data.merge import merge_parts
 
 

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from mlm_jax import cli
-from mlm_jax.data.corpus import DocumentBoundary, ErrorPolicy
+from mlm_jax.commands import cli
 from mlm_jax.data.division import Part
-from mlm_jax.data.encode import Separator
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.text.corpus import DocumentBoundary, ErrorPolicy
+from mlm_jax.text.encode import Separator
+from mlm_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mlm_jax import cli
+from mlm_jax.commands import cli
 from mlm_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from mlm_jax.probes import ProbeReport
+    from mlm_jax.use.probes import ProbeReport
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,22 @@ def main() -> None:
     report = _probe(arguments)
     if arguments.output is not None:
         # Late, because importing matplotlib takes a second.
-        from mlm_jax.probe_output import write_report
+        from mlm_jax.use.probe_output import write_report
 
         write_report(arguments.output, report)
     if arguments.json:
         print(json.dumps(asdict(report), ensure_ascii=False))
         return
-    from mlm_jax.probe_output import table
+    from mlm_jax.use.probe_output import table
 
     print(table(report))
 
 
 def _probe(arguments: Arguments) -> "ProbeReport":
     # Late, so that a mistyped argument is told before jax starts.
-    from mlm_jax.pretrained import MaskedLM
-    from mlm_jax.probe_files import read_crows_pairs, read_minimal_pairs, read_winobias
-    from mlm_jax.probes import (
+    from mlm_jax.use.pretrained import MaskedLM
+    from mlm_jax.use.probe_files import read_crows_pairs, read_minimal_pairs, read_winobias
+    from mlm_jax.use.probes import (
         Bootstrap,
         probe_crows_pairs,
         probe_minimal_pairs,

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from mlm_jax import cli
-from mlm_jax.data.corpus import DocumentBoundary, ErrorPolicy, read_documents
-from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.commands import cli
+from mlm_jax.text.corpus import DocumentBoundary, ErrorPolicy, read_documents
+from mlm_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

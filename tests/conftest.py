@@ -32,10 +32,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook(
     [
         "mlm_jax.masking",
-        "mlm_jax.masking_law",
-        "mlm_jax.word_selection",
         "mlm_jax.model",
-        "mlm_jax.train_step",
+        "mlm_jax.step.train_step",
     ],
     "beartype.beartype",
 )

@@ -15,8 +15,8 @@ from tests.run_small import MODEL, ROOT, config_of, environment
 # What a script begins with, besides what it imports itself.
 JOIN = """
 import os, signal, sys, time
-from mlm_jax.config_files import parse_config
-from mlm_jax.distributed import join
+from mlm_jax.commands.config_flags import parse_config
+from mlm_jax.parallel.distributed import join
 config = parse_config(sys.argv[1:], prog="")
 join(config.distributed)
 """

@@ -15,10 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config.settings import to_json
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.tokenizer import Tokenizer
-from mlm_jax.records import read_records
-from mlm_jax.settings import to_json
+from mlm_jax.run.records import read_records
+from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,10 +14,10 @@ from mlm_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.data.batches import Batch
-from mlm_jax.masking_config import MaskingConfig
-from mlm_jax.program import Program, build_program
-from mlm_jax.sharding import make_mesh
+from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.step.program import Program, build_program
 
 # Eight heads, a width, an inner width and a vocabulary that eight devices divide.
 MODEL = BertConfig(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from tiny_wiki import config as parent
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.masking_config import MaskingRecipe
+from mlm_jax.config.masking import MaskingRecipe
 
 
 def trials() -> dict[str, TrainConfig]:

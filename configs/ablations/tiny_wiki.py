@@ -16,9 +16,9 @@ Everything that lets 2 million tokens lead beyond the frequencies of words, so t
 on two CPU cores: few word pieces, short rows, small batches, a wide initialisation, and rotary positions.
 """
 
-from mlm_jax.bert_config import BertConfig
 from mlm_jax.config import DataConfig, TrainConfig
-from mlm_jax.optimizer_config import OptimizerConfig
+from mlm_jax.config.model import BertConfig
+from mlm_jax.config.optimizer import OptimizerConfig
 
 
 def config() -> TrainConfig:

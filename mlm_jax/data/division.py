@@ -12,8 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.data.corpus import expand_paths, file_size
 from mlm_jax.errors import InputError
+from mlm_jax.text.corpus import expand_paths, file_size
 
 
 @dataclass(frozen=True)

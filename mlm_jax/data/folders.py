@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mlm_jax.data.file_systems import file_system, is_local
-from mlm_jax.data.files import commit, partial_path
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.hub import home
+from mlm_jax.files import commit, home, partial_path
+from mlm_jax.text.file_systems import file_system, is_local
 
 ResultT = TypeVar("ResultT")
 

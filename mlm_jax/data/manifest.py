@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.data.encode import Separator, token_dtype
 from mlm_jax.data.folders import Folder
 from mlm_jax.errors import InputError
+from mlm_jax.text.encode import Separator, token_dtype
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.data.division import Part, corpus_identity
-from mlm_jax.data.files import write_atomically
 from mlm_jax.data.folders import LocalFolder
 from mlm_jax.data.manifest import (
     MANIFEST_FILE,
@@ -20,6 +19,7 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
 from mlm_jax.data.shards import open_shards
 from mlm_jax.errors import InputError
+from mlm_jax.files import write_atomically
 
 
 def merge_parts(folder: str | Path) -> Totals:

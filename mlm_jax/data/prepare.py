@@ -18,16 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mlm_jax.data.corpus import (
-    CorpusCounts,
-    DocumentBoundary,
-    ErrorPolicy,
-    check_any_document,
-    read_files,
-)
 from mlm_jax.data.division import InputFile, Part, divide, input_files, part_settings
-from mlm_jax.data.encode import EncodedBlock, Separator, encode_documents, token_dtype
-from mlm_jax.data.files import PARTIAL_SUFFIX, write_atomically
 from mlm_jax.data.folders import LocalFolder, is_url
 from mlm_jax.data.manifest import (
     FORMAT_VERSION,
@@ -42,8 +33,17 @@ from mlm_jax.data.manifest import (
 )
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.files import PARTIAL_SUFFIX, write_atomically
+from mlm_jax.text.corpus import (
+    CorpusCounts,
+    DocumentBoundary,
+    ErrorPolicy,
+    check_any_document,
+    read_files,
+)
+from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

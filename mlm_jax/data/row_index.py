@@ -14,9 +14,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from mlm_jax.config import DataConfig
-from mlm_jax.data.files import commit, own_partial_path
 from mlm_jax.data.shards import Shard, TokenStore
-from mlm_jax.hub import home
+from mlm_jax.files import commit, home, own_partial_path
 
 _MAX_COUNTS = 1 << 24
 

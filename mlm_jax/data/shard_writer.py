@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlm_jax.data.encode import EncodedBlock
-from mlm_jax.data.files import commit, own_partial_path
 from mlm_jax.data.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
+from mlm_jax.files import commit, own_partial_path
+from mlm_jax.text.encode import EncodedBlock
 
 
 def document_offsets(document_lengths: np.ndarray) -> np.ndarray:

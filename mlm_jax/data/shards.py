@@ -21,7 +21,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from mlm_jax.data.encode import EncodedBlock, Separator, encode_documents, token_dtype
 from mlm_jax.data.folders import Folder, RemoteFile, open_folder
 from mlm_jax.data.manifest import (
     MANIFEST_FILE,
@@ -33,9 +32,10 @@ from mlm_jax.data.manifest import (
     shard_names,
 )
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
-from mlm_jax.data.tokenizer import Tokenizer
-from mlm_jax.data.wordpiece import check_text
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import check_text
 
 DEFAULT_SHARD_TOKENS = 1 << 26
 # Python's mmap holds a file descriptor as long as the map, and 1,024 of them is what many systems give a process.

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.config import DataConfig
+from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.batches import Rows
 from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.data.shards import TokenStore, open_shards
-from mlm_jax.data.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 from mlm_jax.errors import InputError
-from mlm_jax.masking_config import MaskingConfig, MaskingRecipe
+from mlm_jax.text.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 
 
 @dataclass(frozen=True)

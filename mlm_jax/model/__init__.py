@@ -1,1 +1,5 @@
-"""The network: embeddings, layers, encoder, MLM head, attention and the loss over a large vocabulary."""
+"""The encoder, its masked-LM head and its loss.
+
+In: token ids, masks, mask positions. Out: hidden states, predictions, sums of the loss.
+Read `bert.py` first.
+"""

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from mlm_jax.bert_config import BertConfig
 from mlm_jax.config import Attention, ComputeConfig
+from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.model.kernels import (
     cudnn_attention,
@@ -22,7 +22,7 @@ from mlm_jax.model.kernels import (
     within_reach,
 )
 from mlm_jax.model.layers import dropout
-from mlm_jax.sharding import partition_spec
+from mlm_jax.parallel.sharding import partition_spec
 
 # From here on "auto" is a kernel: in shorter rows the weights are small beside the other activations.
 _KERNEL_LENGTH = 512

@@ -16,13 +16,13 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from mlm_jax.bert_config import BertConfig
 from mlm_jax.config import Attention, ComputeConfig
+from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.model.attention import attend
 from mlm_jax.model.layers import Linear, activate, dropout, make_norm, parameter, recomputed
 from mlm_jax.model.positions import LayerPositions, positions_of_layers, rotate
-from mlm_jax.sharding import constrain
+from mlm_jax.parallel.sharding import constrain
 
 _DEFAULT_COMPUTE = ComputeConfig()
 _EVERYWHERE = LayerPositions()

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key
 
-from mlm_jax.bert_config import Activation, BertConfig
+from mlm_jax.config.model import Activation, BertConfig
 from mlm_jax.threefry import random_bits
 
 

@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int
 
 from mlm_jax.model.bert import vocabulary_logits
-from mlm_jax.sharding import constrain, shares
+from mlm_jax.parallel.sharding import constrain, shares
 
 # Logits of a chunk, a device. Each chunk reads and writes the gradient of the table, which is of that size in BERT.
 _CHUNK_BYTES = 128 * 2**20

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from mlm_jax.bert_config import BertConfig
+from mlm_jax.config.model import BertConfig
 
 
 class LayerPositions(NamedTuple):

@@ -1,1 +1,5 @@
-"""The report of a sweep: its folder is read, its trials are compared, and tables, pictures and a page are written."""
+"""The report of a sweep: tables, curves and paired differences. Never imports jax.
+
+In: the folder of a sweep. Out: report.md, report.csv, report.html and pictures.
+Read `report.py` first.
+"""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlm_jax.data.files import write_atomically
+from mlm_jax.files import write_atomically
 from mlm_jax.report.page import page
 from mlm_jax.report.results import results_of
 from mlm_jax.report.state import read_sweep

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mlm_jax.config.settings import flatten
 from mlm_jax.errors import InputError
-from mlm_jax.records import EVALUATIONS_FILE, METRICS_FILE, read_records
-from mlm_jax.settings import flatten
+from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 from mlm_jax.sweep.records import SWEEP_FILE, Outcome, read_object, read_outcome, read_sweep_record
 
 Status = Literal["finished", "failed", "started", "not started"]

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from mlm_jax.config.settings import flatten
 from mlm_jax.report.results import TrialResult
 from mlm_jax.report.state import RunState, SweepState
-from mlm_jax.settings import flatten
 
 COSTS_NOTE = (
     "Seconds are wall time of the start that ended a run, with compilation and evaluations; tokens/s those of the "

@@ -1,1 +1,5 @@
-"""Trials that differ in what is studied, each with several seeds: what a sweep is, its folder, and running it."""
+"""Trials of an ablation, each trained with several seeds.
+
+In: a Python file with `trials()`. Out: a folder with one run per trial and seed.
+Read `plan.py` first, then `runner.py`.
+"""

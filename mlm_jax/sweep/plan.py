@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.config_files import call_in_file
+from mlm_jax.config.files import call_in_file
+from mlm_jax.config.settings import changed_settings
 from mlm_jax.errors import InputError
-from mlm_jax.settings import changed_settings
 
 # It is a folder's name, on any file system.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")

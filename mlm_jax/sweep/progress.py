@@ -8,8 +8,8 @@ from typing import Self
 
 from tqdm import tqdm
 
-from mlm_jax.records import METRICS_FILE, read_records
-from mlm_jax.reporting import say
+from mlm_jax.run.records import METRICS_FILE, read_records
+from mlm_jax.run.reporting import say
 from mlm_jax.sweep.plan import Run
 from mlm_jax.sweep.records import read_outcome
 

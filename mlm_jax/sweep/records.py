@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from mlm_jax.data.files import write_atomically
 from mlm_jax.errors import InputError
+from mlm_jax.files import write_atomically
 
 SWEEP_FILE = "sweep.json"
 OUTCOME_FILE = "outcome.json"

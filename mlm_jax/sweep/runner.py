@@ -10,9 +10,10 @@ from typing import Literal
 import jax
 
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.machine import this_machine
-from mlm_jax.reporting import say
-from mlm_jax.signals import StopRequest
+from mlm_jax.run.machine import this_machine
+from mlm_jax.run.reporting import say
+from mlm_jax.run.signals import StopRequest
+from mlm_jax.run.trainer import check_run, train
 from mlm_jax.sweep.claims import claimed
 from mlm_jax.sweep.folder import Fingerprints, begin, check
 from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
@@ -26,7 +27,6 @@ from mlm_jax.sweep.records import (
     read_outcome,
     write_outcome,
 )
-from mlm_jax.trainer import check_run, train
 
 # Of one run, with no step recorded between them, before it is given up and the others go on.
 _MOST_DEATHS = 2

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_jax.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig
+from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.data.batches import Rows, TrainingBatches, evaluation_batches
 from mlm_jax.data.shards import TokenStore
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.text.tokenizer import Tokenizer
 
 WORDS = [f"w{i}" for i in range(40)]
 PAD, UNK, CLS, SEP, MASK = range(5)

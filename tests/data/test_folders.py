@@ -19,8 +19,8 @@ from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shards import open_shards, verify_shards
 from mlm_jax.data.sources import open_sources
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city"]

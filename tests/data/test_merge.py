@@ -18,8 +18,8 @@ from mlm_jax.data.division import Part
 from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.prepare import Preparation, prepare
 from mlm_jax.data.shards import open_shards, verify_shards
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
@@ -257,7 +257,7 @@ def part_job(corpus: Path, output: Path, before: str, **options) -> subprocess.P
         f"{before}\n"
         "from mlm_jax.data.division import Part\n"
         "from mlm_jax.data.prepare import prepare\n"
-        "from mlm_jax.data.tokenizer import Tokenizer\n"
+        "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"prepare([{str(corpus / '[01]*.txt')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
         f"        {str(output)!r}, shard_tokens=500, workers=1, part=Part(0, 3))\n"
     )

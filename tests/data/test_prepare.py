@@ -15,15 +15,15 @@ import zstandard
 
 from mlm_jax.data.prepare import Preparation, prepare
 from mlm_jax.data.shards import open_shards, verify_shards
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "."]
 NUM_DOCUMENTS = 400
 # Small shards and blocks, so that a small corpus meets every boundary.
-SMALL = "import mlm_jax.data.encode as encode; encode._BLOCK_CHARACTERS = 200\n"
+SMALL = "import mlm_jax.text.encode as encode; encode._BLOCK_CHARACTERS = 200\n"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("mlm_jax.data.encode._BLOCK_CHARACTERS", 200)
+    monkeypatch.setattr("mlm_jax.text.encode._BLOCK_CHARACTERS", 200)
 
 
 def prepare_corpus(corpus: Path, output: Path, **settings) -> Preparation:
@@ -60,7 +60,7 @@ def run_prepare(corpus: Path, output: Path, before: str = "") -> subprocess.Comp
     script = (
         f"{SMALL}{before}\n"
         "from mlm_jax.data.prepare import prepare\n"
-        "from mlm_jax.data.tokenizer import Tokenizer\n"
+        "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"prepare([{str(corpus / 'part*.jsonl.zst')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
         f"        {str(output)!r}, shard_tokens=500)\n"
     )
@@ -106,7 +106,7 @@ def test_same_bytes_whatever_the_workers_and_blocks(corpus, uninterrupted, tmp_p
 # Counts the calls that make something lasting, and kills the process before the given one.
 KILL_AT = """
 import os, signal
-import mlm_jax.data.files, mlm_jax.data.prepare
+import mlm_jax.files, mlm_jax.data.prepare
 calls = 0
 def killing(call):
     def wrapped(*args, **kwargs):
@@ -150,7 +150,7 @@ def test_killed_from_outside_at_random(corpus, uninterrupted, tmp_path):
     script = (
         f"{SMALL}{slow}"
         "from mlm_jax.data.prepare import prepare\n"
-        "from mlm_jax.data.tokenizer import Tokenizer\n"
+        "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"prepare([{str(corpus / 'part*.jsonl.zst')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
         f"        {str(output)!r}, shard_tokens=500)\n"
     )
@@ -333,7 +333,7 @@ def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
     script = (
         "import re\n"
         "from mlm_jax.data.prepare import prepare\n"
-        "from mlm_jax.data.tokenizer import Tokenizer\n"
+        "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"tokenizer = Tokenizer.load({str(corpus / 'vocab.txt')!r})\n"
         f"paths, output = [{str(tmp_path / 'a.txt.zst')!r}], {str(tmp_path / 'data')!r}\n"
         "done = prepare(paths, tokenizer, output, workers=2)\n"

@@ -7,9 +7,9 @@ from statistics import median
 
 import pytest
 
-from mlm_jax.data.corpus import read_documents
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.text.corpus import read_documents
+from mlm_jax.text.tokenizer import Tokenizer
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -16,8 +16,8 @@ from mlm_jax.data.manifest import ShardRecord, content_fingerprint
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.row_index import DocumentRows, runs
 from mlm_jax.data.shards import Shard, TokenStore, open_shards
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"w{i}" for i in range(40)]
@@ -151,7 +151,7 @@ from statistics import median
 import numpy as np
 # Far below what systems give: opening and reading hold next to none.
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
-from mlm_jax.batch_sizes import BatchSizes
+from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import open_sources

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.data.encode import EncodedBlock, encode_documents, token_dtype
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shard_writer import shard_parts
 from mlm_jax.data.shards import TokenStore, open_shards, verify_shards
-from mlm_jax.data.tokenizer import Tokenizer
 from mlm_jax.errors import InputError
+from mlm_jax.text.encode import EncodedBlock, encode_documents, token_dtype
+from mlm_jax.text.tokenizer import Tokenizer
 
 WORDS = [
     "the",
@@ -244,7 +244,7 @@ def test_division_into_shards_does_not_depend_on_blocks(lengths, cuts, shard_tok
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_blocks_come_in_order(tokenizer, monkeypatch, workers):
-    monkeypatch.setattr("mlm_jax.data.encode._BLOCK_CHARACTERS", 100)
+    monkeypatch.setattr("mlm_jax.text.encode._BLOCK_CHARACTERS", 100)
     tokens = np.concatenate(
         [block.tokens for block in encode_documents(DOCUMENTS, tokenizer, workers=workers)]
     )
@@ -253,7 +253,7 @@ def test_blocks_come_in_order(tokenizer, monkeypatch, workers):
 
 
 def test_few_blocks_are_read_ahead(tokenizer, monkeypatch):
-    monkeypatch.setattr("mlm_jax.data.encode._BLOCK_CHARACTERS", 1)
+    monkeypatch.setattr("mlm_jax.text.encode._BLOCK_CHARACTERS", 1)
     read = 0
 
     def documents():

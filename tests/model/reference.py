@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-from mlm_jax.bert_config import BertConfig
+from mlm_jax.config.model import BertConfig
 
 # Each a choice, each choice what it changes; rotary in local layers is added where both are there.
 VARIANTS: dict[str, list[dict[str, Any]]] = {

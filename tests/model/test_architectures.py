@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mlm_jax.bert_config import BertConfig
 from mlm_jax.config import ComputeConfig
+from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.model.bert import BertEncoder, count_parameters
-from mlm_jax.train_step import split_model
+from mlm_jax.step.train_step import split_model
 from tests.model.reference import EVERYTHING, count_by_hand, covering_set, encode, name_of
 
 SMALL = BertConfig(

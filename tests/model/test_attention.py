@@ -19,7 +19,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.model import attention
 from mlm_jax.model.attention import attend, choose_attention, xla_attention
 from mlm_jax.model.bert import BertMaskedLM
-from mlm_jax.sharding import make_mesh
+from mlm_jax.parallel.sharding import make_mesh
 from tests.model.heads import assert_equal, inputs_of, outputs_and_gradients, rows_of, splash
 
 

@@ -11,12 +11,12 @@ import pytest
 from flax import nnx
 
 from mlm_jax.config import BertConfig, ComputeConfig
-from mlm_jax.convert.hugging_face import ROWS
-from mlm_jax.convert.table import Tensor, read_params
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.formats.hugging_face import ROWS
+from mlm_jax.formats.model_folder import parameter_shapes
+from mlm_jax.formats.table import Tensor, read_params
 from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
-from mlm_jax.model_folder import parameter_shapes
-from mlm_jax.presets import PRESETS
-from mlm_jax.train_step import split_model
+from mlm_jax.step.train_step import split_model
 from tests.golden.weights import CONFIGS, hugging_face_state_dict
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "hugging_face_bert.npz")

@@ -155,10 +155,10 @@ from dataclasses import replace
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 from mlm_jax.config import ComputeConfig, DataConfig, TrainConfig
-from mlm_jax.masking_config import MaskingConfig
-from mlm_jax.presets import PRESETS
-from mlm_jax.program import build_program
-from mlm_jax.sharding import MESH_AXES
+from mlm_jax.config.masking import MaskingConfig
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.step.program import build_program
+from mlm_jax.parallel.sharding import MESH_AXES
 
 topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
 devices = mesh_utils.create_device_mesh((8, 1, 1), topology.devices, allow_split_physical_axes=True)

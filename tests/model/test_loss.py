@@ -12,13 +12,13 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 
-from mlm_jax.compile_check import stand_in_masking
-from mlm_jax.compiled.hlo import parse
 from mlm_jax.config import BertConfig, ComputeConfig, DataConfig, MeshConfig, TrainConfig
+from mlm_jax.config.presets import PRESETS
 from mlm_jax.model.loss import masked_lm_sums
-from mlm_jax.presets import PRESETS
-from mlm_jax.program import build_program
-from mlm_jax.sharding import make_mesh, partition_spec
+from mlm_jax.parallel.sharding import make_mesh, partition_spec
+from mlm_jax.pods.compile_check import stand_in_masking
+from mlm_jax.pods.hlo import parse
+from mlm_jax.step.program import build_program
 
 BATCH, MASKED, WIDTH, VOCABULARY = 3, 7, 8, 50
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.bert_config import BertConfig
+from mlm_jax.config.model import BertConfig
 from mlm_jax.model.kernels import within_reach
 from mlm_jax.model.positions import positions_of_layers, rotary_table, rotate
 

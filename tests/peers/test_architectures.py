@@ -19,12 +19,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from mlm_jax.bert_config import BertConfig
-from mlm_jax.config_files import load_config
+from mlm_jax.config.files import load_config
+from mlm_jax.config.model import BertConfig
+from mlm_jax.formats.model_folder import nest_params
 from mlm_jax.model.bert import BertMaskedLM, FeedForward, count_parameters
 from mlm_jax.model.layers import RMSNorm
-from mlm_jax.model_folder import nest_params
-from mlm_jax.train_step import split_model
+from mlm_jax.step.train_step import split_model
 
 pytestmark = pytest.mark.peers
 

@@ -12,13 +12,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from mlm_jax.convert import hugging_face
-from mlm_jax.convert.conversion import Request, convert
-from mlm_jax.convert.reference import ask_library, fixed_batch, largest_difference, our_outputs
 from mlm_jax.errors import InputError
-from mlm_jax.model_folder import write_model_folder
-from tests.convert.folders import GOLDEN_CONFIG, write_vocabulary
-from tests.convert.test_hugging_face import ARCHITECTURES, assert_same_tensors
+from mlm_jax.formats import hugging_face
+from mlm_jax.formats.model_folder import write_model_folder
+from mlm_jax.store.conversion import Request, convert
+from mlm_jax.store.reference import ask_library, fixed_batch, largest_difference, our_outputs
+from tests.formats.folders import GOLDEN_CONFIG, write_vocabulary
+from tests.formats.test_hugging_face import ARCHITECTURES, assert_same_tensors
 
 pytestmark = pytest.mark.peers
 

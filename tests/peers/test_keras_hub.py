@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("keras_hub")
 h5py = pytest.importorskip("h5py")
 
-from mlm_jax.convert.conversion import Request, convert
-from tests.convert.folders import hugging_face_folder
-from tests.convert.test_keras_hub import tensors
+from mlm_jax.store.conversion import Request, convert
+from tests.formats.folders import hugging_face_folder
+from tests.formats.test_keras_hub import tensors
 
 pytestmark = pytest.mark.peers
 
@@ -79,7 +79,7 @@ def test_a_model_of_another_library_is_loaded_whole(tmp_path: Path) -> None:
     assert certificate["comparisons"]["target"]["max_difference"] <= 1e-5
     assert certificate["comparisons"]["change"]["max_difference"] > 1e-4
     ids, bias, epsilons = run(ASK, tmp_path / "out").splitlines()[-3:]
-    from mlm_jax.convert import keras_hub
+    from mlm_jax.formats import keras_hub
 
     model = keras_hub.read(tmp_path / "out").model
     assert ids == str(model.tokenizer.encode("w5 W12,w100 nothing").tolist())

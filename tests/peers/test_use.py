@@ -10,9 +10,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from mlm_jax.classifier import TextClassifier
-from mlm_jax.convert.conversion import convert
-from mlm_jax.pretrained import MaskedLM
+from mlm_jax.store.conversion import convert
+from mlm_jax.use.classifier import TextClassifier
+from mlm_jax.use.pretrained import MaskedLM
 from tests.peers.test_hugging_face import published
 
 pytestmark = pytest.mark.peers

@@ -10,10 +10,10 @@ transformers = pytest.importorskip("transformers")
 
 from scipy import stats
 
+from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import resolve_masking
-from mlm_jax.data.tokenizer import Tokenizer
-from mlm_jax.masking import example_keys, mask_tokens
-from mlm_jax.masking_config import MaskingRecipe
+from mlm_jax.masking.masking import example_keys, mask_tokens
+from mlm_jax.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.peers
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.metrics import EvaluationRecord, StepRecord
 from mlm_jax.report.state import read_sweep
+from mlm_jax.run.metrics import EvaluationRecord, StepRecord
 from tests.report.sweeps import (
     LOSSES,
     evaluation_record,

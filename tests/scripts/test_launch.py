@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mlm_jax import cli
+from mlm_jax.errors import EXIT_BAD_INPUT
 from tests.run_small import ROOT
 
 LAUNCH = ROOT / "scripts" / "launch"
@@ -60,7 +60,7 @@ def test_the_jobset_does_not_start_again_what_was_asked_wrongly() -> None:
         (rule,) = replicated["template"]["spec"]["podFailurePolicy"]["rules"]
         assert rule == {
             "action": "FailJob",
-            "onExitCodes": {"operator": "In", "values": [cli.EXIT_BAD_INPUT]},
+            "onExitCodes": {"operator": "In", "values": [EXIT_BAD_INPUT]},
         }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.data.shards import verify_shards
-from mlm_jax.data.tokenizer import Tokenizer
+from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 

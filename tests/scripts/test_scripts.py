@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlm_jax.config import DataConfig, MeshConfig
-from mlm_jax.settings import to_json
+from mlm_jax.config.settings import to_json
 from tests.run_small import config_of, prepared, run_script, uninterrupted, write_config
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.settings import to_json
+from mlm_jax.config.settings import to_json
 from tests.run_small import config_of
 
 _FILE = '''"""Two learning rates."""
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.settings import from_json
+from mlm_jax.config.settings import from_json
 
 def trials():
     return {name: from_json(TrainConfig, text) for name, text in TEXTS.items()}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.config import DataConfig, TrainConfig
+from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
-from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.sweep import claims
 from mlm_jax.sweep import folder as folders
 from mlm_jax.sweep.claims import claimed

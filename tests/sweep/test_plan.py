@@ -8,16 +8,16 @@ import jax
 import pytest
 
 from mlm_jax.config import DataConfig, MeshConfig, TrainConfig
+from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.errors import InputError
-from mlm_jax.masking_config import MaskingConfig
-from mlm_jax.program import build_program
-from mlm_jax.sharding import make_mesh
+from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.step.program import build_program
 from mlm_jax.sweep.plan import Sweep, describe_trial, load_sweep, runs_of, share_of
 
 BASE = TrainConfig(data=DataConfig(path="a", eval_path="b"))
 SETUP = """from dataclasses import replace
 from mlm_jax.config import *
-from mlm_jax.masking_config import MaskingRecipe
+from mlm_jax.config.masking import MaskingRecipe
 base = TrainConfig(data=DataConfig(path="a", eval_path="b"))
 def rate(value): return replace(base, optimizer=replace(base.optimizer, learning_rate=value))
 """

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mlm_jax.config import MeshConfig, OptimizerConfig
+from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import open_sources
-from mlm_jax.masking_config import MaskingRecipe
 from mlm_jax.sweep.claims import claimed
 from mlm_jax.sweep.folder import begin
 from mlm_jax.sweep.plan import load_sweep

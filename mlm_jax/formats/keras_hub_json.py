@@ -1,0 +1,107 @@
+"""The JSON files of a preset folder as KerasHub 0.32 writes them: config, tokenizer, preprocessor, task, metadata."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from mlm_jax.config import BertConfig
+from mlm_jax.formats.model_folder import StoredModel
+
+CONFIG_FILE = "config.json"
+TASK_FILE = "task.json"
+
+
+def json_files(model: StoredModel, tokenizer_settings: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
+    """Content by name. `tokenizer_settings` are what KerasHub's tokenizer calls `lowercase`, `strip_accents`, ….
+
+    A model without an MLM head has no preprocessor and no task.
+    """
+    backbone = _backbone(model.config, str(model.params["encoder"]["embeddings"]["token"].dtype))
+    tokenizer = _tokenizer(tokenizer_settings)
+    has_head = "head" in model.params
+    metadata = {
+        "keras_version": "3.15.1",
+        "keras_hub_version": "0.32.0",
+        "parameter_count": sum(leaf.size for leaf in jax.tree.leaves(model.params["encoder"])),
+        "tasks": ["MaskedLM"] if has_head else [],
+    }
+    files = {CONFIG_FILE: backbone, "tokenizer.json": tokenizer, "metadata.json": metadata}
+    if not has_head:
+        return files
+    preprocessor = _preprocessor(tokenizer, model.config.max_sequence_length)
+    task = {"backbone": backbone, "preprocessor": preprocessor, "name": "bert_masked_lm"}
+    return files | {"preprocessor.json": preprocessor, TASK_FILE: _keras_object("BertMaskedLM", task)}
+
+
+_MODULES = {
+    "BertBackbone": "bert_backbone",
+    "BertTokenizer": "bert_tokenizer",
+    "BertMaskedLMPreprocessor": "bert_masked_lm_preprocessor",
+    "BertMaskedLM": "bert_masked_lm",
+}
+
+
+def _keras_object(class_name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "module": f"keras_hub.src.models.bert.{_MODULES[class_name]}",
+        "class_name": class_name,
+        "config": dict(settings),
+        "registered_name": f"keras_hub>{class_name}",
+    }
+
+
+def _named(class_name: str, dtype: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With what every Keras layer has first."""
+    policy = {
+        "module": "keras",
+        "class_name": "DTypePolicy",
+        "config": {"name": dtype},
+        "registered_name": None,
+    }
+    return _keras_object(
+        class_name, {"name": _MODULES[class_name], "trainable": True, "dtype": policy, **settings}
+    )
+
+
+def _backbone(config: BertConfig, weights_dtype: str) -> dict[str, Any]:
+    settings = {
+        "vocabulary_size": config.vocabulary_size,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "hidden_dim": config.hidden_dim,
+        "intermediate_dim": config.intermediate_dim,
+        "dropout": config.dropout_rate,
+        "max_sequence_length": config.max_sequence_length,
+        "num_segments": config.num_segments,
+    }
+    return _named("BertBackbone", weights_dtype, settings)
+
+
+def _tokenizer(tokenizer_settings: Mapping[str, bool]) -> dict[str, Any]:
+    settings = {
+        "config_file": "tokenizer.json",
+        "vocabulary": None,
+        "sequence_length": None,
+        **tokenizer_settings,
+        "split": True,
+        "suffix_indicator": "##",
+        "oov_token": "[UNK]",
+        "special_tokens": None,
+        "special_tokens_in_strings": False,
+    }
+    return _named("BertTokenizer", "int32", settings)
+
+
+def _preprocessor(tokenizer: Mapping[str, Any], length: int) -> dict[str, Any]:
+    settings = {
+        "tokenizer": tokenizer,
+        "config_file": "preprocessor.json",
+        "sequence_length": length,
+        "truncate": "round_robin",
+        "mask_selection_rate": 0.15,
+        "mask_selection_length": max(1, -(-length * 15 // 100)),
+        "mask_token_rate": 0.8,
+        "random_token_rate": 0.1,
+    }
+    return _named("BertMaskedLMPreprocessor", "float32", settings)

@@ -1,0 +1,10 @@
+"""Token ids to masked rows, on the device. Needs only jax and ids.
+
+In: PRNG keys, int token ids, a `MaskingConfig`. Out: `MaskedTokens`.
+Read `masking.py` first.
+"""
+
+from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens
+from mlm_jax.masking.selection_table import MaskingLaw, masking_law
+
+__all__ = ["MaskedTokens", "MaskingLaw", "example_keys", "mask_tokens", "masking_law"]

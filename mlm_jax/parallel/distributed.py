@@ -1,0 +1,105 @@
+"""How a process joins a job of many. The engine is JAX's own multi-controller runtime.
+
+What goes wrong when a job starts ends in one line here; left to itself the runtime aborts the process.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+
+from mlm_jax.config import DistributedConfig
+from mlm_jax.errors import EXIT_BAD_INPUT, InputError
+from mlm_jax.parallel.abort import on_abort
+
+
+def join(config: DistributedConfig) -> None:
+    """Join the job that the config or the scheduler tells of; without one, this process is a job of its own.
+
+    Schedulers are found by `jax.distributed`: Slurm, Open MPI, Kubernetes and Cloud TPU. Where not every process came
+    within `timeout_seconds`, the process prints what would be right and exits with 2.
+
+    Raises:
+        InputError: nobody answers at the coordinator's address, or process 0 finds its port taken.
+    """
+    # It would swallow a SIGTERM that comes before the run listens for one; the run agrees on a step by itself.
+    jax.config.update("jax_enable_preemption_service", False)
+    end = time.monotonic() + config.timeout_seconds
+    # The runtime's own limits come after ours: where they run out, it aborts the process.
+    limits: dict[str, Any] = {
+        "initialization_timeout": 2 * config.timeout_seconds,
+        "heartbeat_timeout_seconds": 3 * config.timeout_seconds,
+    }
+    if config.coordinator is None:
+        job = "the job that the scheduler tells of"
+        place: dict[str, Any] = {}
+    else:
+        job = f"distributed.coordinator = {config.coordinator}"
+        place = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.num_processes,
+            "process_id": config.process_id,
+            "cluster_detection_method": "deactivate",
+        }
+        if config.process_id == 0:
+            _require_free(config.coordinator)
+        else:
+            _require_answer(config.coordinator, config.timeout_seconds)
+
+    def give_up() -> None:
+        message = (
+            f"{job}: the processes did not come together: all must be started within {config.timeout_seconds} s, "
+            "with one coordinator and one num_processes, and each with a process_id of its own"
+        )
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(EXIT_BAD_INPUT)
+
+    too_late = threading.Timer(end - time.monotonic(), give_up)
+    too_late.daemon = True
+    too_late.start()
+    try:
+        with on_abort(give_up):
+            jax.distributed.initialize(**limits, **place)
+    except ValueError as error:
+        if "coordinator_address should be defined" not in str(error):
+            raise
+    finally:
+        too_late.cancel()
+
+
+def _require_free(address: str) -> None:
+    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+        # As the runtime will bind it: a port that an ended job has just left is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", _port(address)))
+        except OSError as error:
+            raise InputError(
+                f"distributed.coordinator = {address}: {error.strerror}: must be a free port of this machine"
+            ) from error
+
+
+def _require_answer(address: str, seconds: int) -> None:
+    """Wait until somebody listens there: process 0 may be started after the others."""
+    host, end = address.rpartition(":")[0].strip("[]"), time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(
+                (host, _port(address)), timeout=1 + max(end - time.monotonic(), 0)
+            ).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end - 1:
+                raise InputError(
+                    f"distributed.coordinator = {address}: {error.strerror or error} for {seconds} s: "
+                    "must be where process 0 listens"
+                ) from error
+        time.sleep(0.2)
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])

@@ -1,0 +1,112 @@
+"""The pictures of runs and probes. matplotlib takes a second to import: import this module where it is used."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mlm_jax.files import write_atomically
+from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
+
+LOSS_PICTURE = "loss.png"
+
+_TRAINING_COLOUR = "tab:blue"
+_EVALUATION_COLOUR = "tab:orange"
+_FEW_POINTS = 50
+
+
+def plot_losses(run_folder: Path) -> Path | None:
+    """Draw `loss.png` from metrics.jsonl and eval.jsonl: loss in nats over steps.
+
+    The training loss is drawn pale as it was logged, and bold as the median of a hundred stretches; the
+    evaluation loss with a marker an evaluation. The y axis covers what was learned: spikes above it are cut.
+    The picture is replaced atomically. Returns its path, or None where there is no finite loss to draw.
+    """
+    training = _curve(run_folder / METRICS_FILE, "loss")
+    evaluation = _curve(run_folder / EVALUATIONS_FILE, "mlm_loss")
+    if not len(training) and not len(evaluation):
+        return None
+    # A figure of its own, not pyplot: the caller's backend and figures stay as they are.
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    _draw(axes, training, _TRAINING_COLOUR, "training")
+    _draw(axes, evaluation, _EVALUATION_COLOUR, "evaluation")
+    axes.set(xlabel="step", ylabel="masked-LM loss (nats per token)", title=run_folder.resolve().name)
+    axes.set_xlim(left=0)
+    axes.set_ylim(*_loss_range(training, evaluation))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")  # where a falling loss leaves room; "best" searches among all the points
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(run_folder / LOSS_PICTURE, content.getvalue())
+    return run_folder / LOSS_PICTURE
+
+
+def plot_estimates(
+    path: Path,
+    title: str,
+    unit: str,
+    estimates: Sequence[tuple[str, float, float | None, float | None]],
+    neutral: float,
+) -> None:
+    """Draw (name, value, low, high) as bars from `neutral`, with their intervals; the file is written atomically.
+
+    A `neutral` other than 0 is that of shares, which are drawn in per cent.
+    """
+    height = 1.2 + 0.32 * len(estimates)
+    figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(estimates))
+    values = np.array([value for _, value, _, _ in estimates])
+    colours = np.where(values >= neutral, _TRAINING_COLOUR, _EVALUATION_COLOUR)
+    axes.barh(places, values - neutral, left=neutral, color=colours, alpha=0.75, height=0.7)
+    for place, (_, _, low, high) in zip(places, estimates, strict=True):
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=6)
+    axes.axvline(neutral, color="black", linewidth=0.8)
+    axes.set_yticks(places, [name for name, *_ in estimates])
+    axes.invert_yaxis()
+    axes.set(xlabel=unit, title=title)
+    if neutral:
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(y=0.02)
+    axes.grid(axis="x", alpha=0.3)
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
+
+
+def _curve(path: Path, key: str) -> np.ndarray:
+    """[points, 2] of (step, loss), without the losses that were not finite."""
+    points = [(record["step"], record[key]) for record in read_records(path) if record[key] is not None]
+    return np.array(points, dtype=float).reshape(-1, 2)
+
+
+def _draw(axes: Axes, curve: np.ndarray, colour: str, label: str) -> None:
+    if not len(curve):
+        return
+    if (stretch := len(curve) // 100) > 1:
+        axes.plot(*curve.T, color=colour, alpha=0.25, linewidth=0.8)
+        curve, label = _medians(curve, stretch), f"{label}, median of {stretch} points"
+    marker = "o" if len(curve) <= _FEW_POINTS else None
+    axes.plot(*curve.T, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+
+
+def _medians(curve: np.ndarray, stretch: int) -> np.ndarray:
+    """[points // stretch, 2]: the median of every `stretch` points; a mean would follow late, or jump."""
+    whole = curve[len(curve) % stretch :]
+    return np.median(whole.reshape(-1, stretch, 2), axis=1)
+
+
+def _loss_range(training: np.ndarray, evaluation: np.ndarray) -> tuple[float, float]:
+    """From the lowest loss to the highest that is no spike; the first loss of all is never one."""
+    losses = np.concatenate([training[:, 1], evaluation[:, 1]])
+    low, high = losses.min(), max(np.percentile(losses, 99.5), losses[0], evaluation[:, 1].max(initial=0.0))
+    margin = 0.05 * (high - low) or 0.5
+    return max(0.0, low - margin), high + margin

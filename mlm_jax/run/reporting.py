@@ -1,0 +1,235 @@
+"""What a run tells while it trains: progress, metrics lines, warnings, and when to give up."""
+
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from mlm_jax.config import TrainConfig
+from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.data.batches import Rows, TrainingBatches
+from mlm_jax.errors import RunError
+from mlm_jax.model.bert import count_parameters
+from mlm_jax.run.metrics import (
+    EvaluationRecord,
+    MetricsLog,
+    OneBehind,
+    StepRecord,
+    ThroughputMeter,
+    masking_warnings,
+)
+from mlm_jax.step.chips import peak_flops
+from mlm_jax.step.evaluation import Evaluation
+from mlm_jax.step.flops import mfu, train_flops_per_sequence
+from mlm_jax.step.program import Program
+from mlm_jax.step.train_step import StepMetrics
+
+
+def say(message: str) -> None:
+    """One line on stderr, above the progress bar where there is one. Of many processes, the first one speaks."""
+    if jax.process_index() == 0:
+        tqdm.write(message, file=sys.stderr)
+
+
+class Reporter:
+    """Turns device metrics, one step late, into the bar, the files and the warnings.
+
+    On a terminal a bar shows loss, tokens/s and the time left; elsewhere each logged step is a line. Of many processes
+    the first one writes; the others read the same metrics and come to the same conclusions.
+    """
+
+    def __init__(self, folder: Path, program: Program, batches: TrainingBatches, start: int) -> None:
+        """Open the files of the run; records after step `start` are dropped."""
+        self._program, self._config, self._batches = program, program.config, batches
+        self._log = MetricsLog(folder, resume_step=start) if jax.process_index() == 0 else None
+        self._behind = OneBehind()
+        self._meter = ThroughputMeter()
+        self._warned: set[str] = set()
+        self._window = _MaskCounts()
+        self._first_step = start + 1
+        self._interactive = sys.stderr.isatty() and self._log is not None
+        self.stop_voted = False
+        """Whether a process wanted to stop, in the metrics reported so far."""
+        self._bar = tqdm(
+            initial=start,
+            total=self._config.num_steps,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self._interactive,
+            # Without tqdm's estimate, which takes all steps to be as large as the last.
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+        )
+
+    def __enter__(self) -> "Reporter":
+        """The reporter itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the bar and the files."""
+        self._bar.close()
+        if self._log is not None:
+            self._log.close()
+
+    def step(self, step: int, metrics: StepMetrics) -> None:
+        """Take the device metrics of `step` (from 1); report those of the step before.
+
+        Raises:
+            RunError: too many steps in a row were not finite.
+        """
+        self._report(self._behind.push(step, metrics))
+
+    def flush(self) -> None:
+        """Report what is still held, waiting for the device."""
+        self._report(self._behind.flush())
+
+    def paused(self) -> AbstractContextManager[None]:
+        """A context whose time is not counted as training."""
+        return self._meter.paused()
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Log an evaluation made after `step` steps."""
+        if self._log is not None:
+            self._log.log_evaluation(
+                EvaluationRecord(step=step, epoch=self._batches.epoch(step), **asdict(evaluation))
+            )
+        say(
+            f"step {step:,}: evaluation loss {evaluation.mlm_loss:.4f}, accuracy {evaluation.mlm_accuracy:.1%}"
+        )
+
+    def _report(self, held: tuple[int, Any] | None) -> None:
+        if held is None:
+            return
+        step, metrics = held
+        sizes, length = self._batches.sizes, self._config.data.sequence_length
+        rows = sizes.size(step - 1)
+        self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
+        self._window.add(rows, self._config.masking.rate_at(step - 1, self._config.num_steps), metrics)
+        self.stop_voted |= bool(metrics.stop_votes)
+        self._bar.update()
+        if metrics.nonfinite_steps:
+            self._warn_of_nonfinite(step, metrics)
+        if step == self._first_step:
+            rate = float(metrics.masked_tokens) / max(float(metrics.selectable_tokens), 1.0)
+            say(f"step {step:,}: loss {metrics.loss:.4f}, {rate:.2%} of the selectable tokens masked")
+            self._warn_of_masking()
+        if step % self._config.log_every == 0 or step == self._config.num_steps:
+            self._log_step(step, metrics)
+            self._warn_of_masking()
+
+    def _log_step(self, step: int, metrics: StepMetrics) -> None:
+        rates = self._meter.read()
+        record = StepRecord(
+            step=step,
+            epoch=self._batches.epoch(step),
+            loss=float(metrics.loss),
+            mlm_accuracy=float(metrics.mlm_accuracy),
+            masked_tokens=round(float(metrics.masked_tokens)),
+            grad_norm=float(metrics.grad_norm),
+            learning_rate=float(metrics.learning_rate),
+            tokens_per_second=rates.tokens_per_second,
+            real_tokens_per_second=rates.real_tokens_per_second,
+            sequences_per_second=rates.sequences_per_second,
+            step_seconds=rates.step_seconds,
+            mfu=self._mfu(rates.sequences_per_second),
+        )
+        if self._log is not None:
+            self._log.log_step(record)
+        examples = self._batches.sizes.examples
+        seconds = (examples(self._config.num_steps) - examples(step)) / record.sequences_per_second
+        speed, left = f"{record.tokens_per_second:,.0f} tokens/s", f"{tqdm.format_interval(seconds)} left"
+        self._bar.set_postfix_str(f"{left}, loss {record.loss:.3f}, {speed}")
+        if not self._interactive:
+            say(f"step {step:,}/{self._config.num_steps:,}: loss {record.loss:.4f}, {speed}, {left}")
+
+    def _mfu(self, sequences_per_second: float) -> float | None:
+        config, mesh = self._config, self._program.mesh
+        flops = train_flops_per_sequence(
+            config.model,
+            length=config.data.sequence_length,
+            masked=self._program.setup.masking.mask_selection_length,
+        )
+        return mfu(
+            flops_per_sequence=flops,
+            sequences_per_second=sequences_per_second,
+            num_devices=mesh.size,
+            peak=peak_flops(mesh.devices.flat[0].device_kind, config.compute.dtype),
+        )
+
+    def _warn_of_masking(self) -> None:
+        for kind, warning in masking_warnings(self._program.setup.masking, **self._window.take()).items():
+            if kind not in self._warned:
+                self._warned.add(kind)
+                say(f"warning: {warning}")
+
+    def _warn_of_nonfinite(self, step: int, metrics: StepMetrics) -> None:
+        in_a_row, limit = int(metrics.nonfinite_steps), self._config.max_nonfinite_steps
+        say(f"warning: step {step:,} was skipped: loss {metrics.loss}, gradient norm {metrics.grad_norm}")
+        if in_a_row >= limit:
+            raise RunError(
+                f"step {step:,}: {in_a_row} steps in a row had a non-finite loss or gradient "
+                "(max_nonfinite_steps); a lower optimizer.learning_rate or a longer warm-up would be the first try"
+            )
+
+
+class _MaskCounts:
+    """What the masks of the steps since the last check add up to."""
+
+    _NAMES = ("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows")
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def add(self, rows: int, rate: float, metrics: StepMetrics) -> None:
+        self._steps += 1
+        self._rates += rate
+        self._counts["rows"] += rows
+        for name in self._NAMES:
+            self._counts[name] += round(float(getattr(metrics, name)))
+
+    def take(self) -> dict[str, Any]:
+        """The counts, and the mean rate of the steps, whose tokens are about as many each."""
+        taken = {"rate": self._rates / max(self._steps, 1)} | self._counts
+        self._clear()
+        return taken
+
+    def _clear(self) -> None:
+        self._counts = dict.fromkeys(("rows", *self._NAMES), 0)
+        self._steps, self._rates = 0, 0.0
+
+
+def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
+    """What is about to be trained and what it takes, before step 0."""
+    count = count_parameters(config.model, pooler=config.model.pooler, mlm_head=True)
+    shape = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
+    device = program.mesh.devices.flat[0].device_kind
+    steps = rows.num_rows / config.batch_size
+    say(f"model: {count:,} parameters; mesh: {shape} of {device}; compute: {config.compute.dtype}")
+    say(f"data: {rows.num_rows:,} rows of {config.data.sequence_length} tokens, {steps:,.1f} steps an epoch")
+    if config.initial_batch_size is not None:
+        stages = config.batch_sizes().stages
+        say(
+            f"batch size: {config.initial_batch_size:,} rows, growing to {config.batch_size:,} at step "
+            f"{stages[-1].first_step + 1:,}; {len(stages)} sizes, each a program that is compiled when it is needed"
+        )
+    say(
+        f"masking: {_describe_masking(config.masking)}, at most {program.setup.masking.mask_selection_length} a row"
+    )
+    why = f" ({program.attention.reason})" if program.attention.reason else ""
+    say(f"attention: {program.attention.implementation}{why}")
+    say(f"memory a device: {program.memory_report()}")
+
+
+def _describe_masking(recipe: MaskingRecipe) -> str:
+    units = {
+        "token": "the tokens",
+        "whole_word": "the tokens, in whole words",
+        "span": "the tokens, in spans of words",
+    }
+    rate, final = recipe.mask_selection_rate, recipe.final_mask_selection_rate
+    towards = "" if final is None else f" to {final:.0%}, {recipe.rate_schedule},"
+    of = " of each document" if recipe.quota == "document" else ""
+    return f"{rate:.0%}{towards} of {units[recipe.unit]}{of}"

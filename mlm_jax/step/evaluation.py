@@ -1,0 +1,51 @@
+"""Loss and accuracy over all rows of a data set, with masks that are the same in every run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlm_jax.data.batches import Rows, evaluation_batches
+from mlm_jax.model.loss import MaskedLMSums
+from mlm_jax.parallel.sharding import local_rows
+from mlm_jax.step.program import Program
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of masked text."""
+
+    mlm_loss: float
+    """Mean cross-entropy of the masked tokens, in nats; 0 where none is masked."""
+    mlm_accuracy: float
+    perplexity: float
+    """exp(mlm_loss), infinite where that overflows, NaN where the loss is."""
+    masked_tokens: int
+
+
+def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None = None) -> Evaluation:
+    """Evaluate `params` on the rows; on `limit` batches of them at most, spread over the data."""
+    padding_id, batch_size = program.setup.masking.padding_token_id, program.evaluation_batch_size
+    batches = evaluation_batches(rows, batch_size, limit, padding_id, local_rows(program.mesh, batch_size))
+    with jax.set_mesh(program.mesh):
+        return evaluation_of([program.evaluate(params, program.put(batch)) for batch in batches])
+
+
+def evaluation_of(sums: Sequence[MaskedLMSums]) -> Evaluation:
+    """What the sums of all batches, still on the device, say together.
+
+    The device adds up a batch in float32, the host the batches in float64: with millions of masked tokens a
+    float32 total would round away the last ones.
+    """
+    loss, correct, weight = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
+    mean = float(loss / max(weight, 1.0))
+    return Evaluation(
+        mlm_loss=mean,
+        mlm_accuracy=float(correct / max(weight, 1.0)),
+        # The largest double is exp(709.78).
+        perplexity=math.inf if mean > 709 else math.exp(mean),
+        masked_tokens=round(weight),
+    )

@@ -1,0 +1,250 @@
+"""A config on a mesh, compiled: the shardings of everything a step touches, and the executables."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from mlm_jax.config import TrainConfig
+from mlm_jax.config.masking import MaskingConfig
+from mlm_jax.data.batches import Batch
+from mlm_jax.errors import InputError
+from mlm_jax.model.attention import AttentionChoice, choose_attention
+from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.parallel.sharding import (
+    batch_sharding,
+    batch_ways,
+    device_sharding,
+    local_rows,
+    optimizer_shardings,
+    parameter_shardings,
+    replicated,
+)
+from mlm_jax.step.train_step import (
+    Hyperparameters,
+    StepMetrics,
+    StepSetup,
+    TrainState,
+    eval_step,
+    hyperparameters_of,
+    initial_state,
+    make_setup,
+    train_step,
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The steps of a run, each compiled when it is first asked for."""
+
+    config: TrainConfig
+    mesh: Mesh
+    setup: StepSetup
+    abstract_state: TrainState
+    """Shape, dtype and sharding of every array of the state."""
+    attention: AttentionChoice
+
+    def train(self, state: TrainState, batch: Batch, stop_votes: jax.Array) -> tuple[TrainState, StepMetrics]:
+        """A train step; takes over the buffers of the state it is given."""
+        stepped: tuple[TrainState, StepMetrics] = self.compiled_train(
+            self._hyperparameters, state, batch, stop_votes
+        )
+        return stepped
+
+    @cached_property
+    def compiled_train(self) -> jax.stages.Compiled:
+        """(hyperparameters, state, batch, stop votes) to (state, metrics)."""
+        return self.lowered_train.compile()
+
+    @cached_property
+    def lowered_train(self) -> jax.stages.Lowered:
+        """The train step before XLA compiles it."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        step = jax.jit(
+            partial(train_step, self.setup),
+            out_shardings=(shardings, replicated(self.mesh)),
+            donate_argnums=1,
+        )
+        with jax.set_mesh(self.mesh):
+            return step.lower(
+                self._abstract_hyperparameters,
+                self.abstract_state,
+                self._abstract_batch(self.config.batch_size),
+                jax.ShapeDtypeStruct((self.mesh.size,), jnp.bool_, sharding=device_sharding(self.mesh)),
+            )
+
+    @cached_property
+    def evaluate(self) -> jax.stages.Compiled:
+        """(params, batch of `evaluation_batch_size` rows) to MaskedLMSums."""
+        step = jax.jit(partial(eval_step, self.setup), out_shardings=replicated(self.mesh))
+        batch = self._abstract_batch(self.evaluation_batch_size)
+        with jax.set_mesh(self.mesh):
+            return step.lower(self.abstract_state.params, batch).compile()
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Rows of an evaluation batch: those of a microbatch, so that evaluation needs no more memory."""
+        return self.config.batch_size // self.config.accumulation_steps
+
+    def resized(self, rows: int) -> "Program":
+        """The same for steps of `rows` rows, in microbatches that have no more rows than those of this one.
+
+        So the steps on fewer rows need no more memory. Microbatches are as large as that allows, in multiples of what
+        divides both sizes: so on any mesh there are as many, and the same is dropped out. `rows` is a multiple of
+        what the mesh splits a batch into.
+        """
+        if rows == self.config.batch_size:
+            return self
+        microbatch = self.config.batch_size // self.config.accumulation_steps
+        unit = math.gcd(rows, microbatch)
+        count = next(n for n in range(-(-rows // microbatch), rows // unit + 1) if rows % (n * unit) == 0)
+        config = replace(
+            self.config,
+            batch_size=rows,
+            accumulation_steps=count,
+            initial_batch_size=None,
+            batch_size_warmup_examples=0,
+        )
+        return replace(self, config=config, setup=replace(self.setup, accumulation_steps=count))
+
+    def initial_state(self) -> TrainState:
+        """Freshly drawn parameters, each shard made where it stays; the same on every mesh."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        with jax.set_mesh(self.mesh):
+            draw = jax.jit(partial(initial_state, self.config, self.setup), out_shardings=shardings)
+            return draw(self._hyperparameters.seed)
+
+    @cached_property
+    def _hyperparameters(self) -> Hyperparameters:
+        """On every device."""
+        hyperparameters = hyperparameters_of(self.config, self.setup.masking)
+        return jax.tree.map(partial(_put, replicated(self.mesh)), hyperparameters)
+
+    @property
+    def _abstract_hyperparameters(self) -> Hyperparameters:
+        everywhere = replicated(self.mesh)
+        return jax.tree.map(
+            lambda number: jax.ShapeDtypeStruct(number.shape, number.dtype, sharding=everywhere),
+            hyperparameters_of(self.config, self.setup.masking),
+        )
+
+    def put(self, batch: Batch) -> Batch:
+        """This process's rows as arrays over the mesh, their first dimension split over the batch axes."""
+        sharding = batch_sharding(self.mesh)
+        return Batch(*(_put(sharding, part, self._shares * part.shape[0]) for part in batch))
+
+    @cached_property
+    def _shares(self) -> int:
+        """How many times the rows of this process make a batch."""
+        ways = batch_ways(self.mesh)
+        return ways // len(local_rows(self.mesh, ways))
+
+    def stop_votes(self, stop: bool) -> jax.Array:
+        """The votes of this process's devices, among those of all: bool [devices]."""
+        return self._both_votes[stop]
+
+    @cached_property
+    def _both_votes(self) -> tuple[jax.Array, jax.Array]:
+        """Made once: a step takes nothing from the host but its rows."""
+        sharding = device_sharding(self.mesh)
+        local, size = len(sharding.addressable_devices), self.mesh.size
+        return _put(sharding, np.full(local, False), size), _put(sharding, np.full(local, True), size)
+
+    def _abstract_batch(self, rows: int) -> Batch:
+        sharding = batch_sharding(self.mesh)
+        length = self.config.data.sequence_length
+        return Batch(
+            token_ids=jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=sharding),
+            example_ids=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
+            epochs=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
+        )
+
+    def memory_report(self) -> str:
+        """Bytes a device, as XLA planned them."""
+        plan = self.compiled_train.memory_analysis()
+        if plan is None:
+            return "not told by this backend"
+        parts = {
+            "parameters": device_bytes(self.abstract_state.params),
+            "optimiser": device_bytes(self.abstract_state.opt_state),
+            "temporary": plan.temp_size_in_bytes,
+            "in all": peak_bytes(plan),
+        }
+        return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())
+
+
+def build_program(
+    config: TrainConfig,
+    masking: MaskingConfig,
+    mesh: Mesh,
+    sep_token_id: int | None = None,
+    eval_masking: MaskingConfig | None = None,
+) -> Program:
+    """The steps of `config` on `mesh`; nothing is compiled and no parameter allocated yet.
+
+    The devices of the mesh need not be there to be compiled for. `sep_token_id` is needed where rows attend within
+    documents. Without `eval_masking` evaluations mask as training does.
+
+    Raises:
+        InputError: the mesh does not divide the rows of a microbatch, those of the smallest batch or a dimension that
+            it splits, or its devices have not the attention that the config names.
+    """
+    microbatch = config.batch_size // config.accumulation_steps
+    ways = batch_ways(mesh)
+    if microbatch % ways:
+        raise InputError(
+            f"batch_size / accumulation_steps = {microbatch}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
+        )
+    initial = config.initial_batch_size
+    if initial is not None and initial % ways:
+        raise InputError(
+            f"initial_batch_size = {initial}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
+        )
+    length, device = config.data.sequence_length, mesh.devices.flat[0]
+    attention = choose_attention(config.compute, config.model, length, device)
+    compute = replace(config.compute, attention=attention.implementation)
+    setup = make_setup(replace(config, compute=compute), masking, sep_token_id, eval_masking)
+    return Program(config, mesh, setup, abstract_state(config, setup, mesh), attention)
+
+
+def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:
+    """Shape, dtype and sharding of every array of the state: parameters by the rules, moments beside them."""
+    shapes = jax.eval_shape(partial(initial_state, config, setup), np.uint32(config.seed))
+    params = parameter_shardings(mesh, abstract_masked_lm(config.model))
+    shardings = TrainState(
+        step=replicated(mesh),
+        params=params,
+        opt_state=optimizer_shardings(mesh, setup.optimizer(0.0), shapes.opt_state, shapes.params, params),
+        nonfinite_steps=replicated(mesh),
+    )
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def _put(sharding: NamedSharding, local: np.ndarray, *rows: int) -> jax.Array:
+    """An array of `rows` rows from those of this process, or without rows what every process has whole."""
+    # Asked for, but jax takes it for an implicit transfer where other processes hold a part.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_process_local_data(sharding, local, (*rows, *local.shape[len(rows) :]))
+
+
+def peak_bytes(plan: Any) -> int:
+    """What a device needs at most, of `jax.stages.Compiled.memory_analysis()`."""
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes + plan.generated_code_size_in_bytes
+
+
+def device_bytes(abstract: Any) -> int:
+    """Bytes that one device holds of a tree of abstract, sharded arrays."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(abstract)
+    )

@@ -1,0 +1,69 @@
+"""What a checkpoint says of itself: names and shapes of its arrays, what it belongs to, and a checksum over it all."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from mlm_jax.config.settings import flatten
+
+PyTree = Any
+
+_ITEMS_SHOWN = 8
+
+
+def name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
+    """Leaves by dotted path, so that what is stored does not depend on the classes of the tree's nodes.
+
+    Args:
+        tree: any pytree.
+        part: the attribute or key of a larger tree that `tree` is; every name then begins with it.
+
+    Raises:
+        ValueError: two leaves have the same dotted path.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    prefix = "" if part is None else f"{part}."
+    leaves = {prefix + jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    if len(leaves) != len(paths):
+        raise ValueError("two leaves of the state have the same dotted path")
+    return leaves, treedef
+
+
+def describe_arrays(leaves: dict[str, Any]) -> dict[str, str]:
+    """Type and shape of each, as `float32[2,64]`."""
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in leaves.items()}
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest, as JSON gives it back, and its SHA-256."""
+    manifest = _as_json(manifest)
+    text = json.dumps(manifest, sort_keys=True)
+    return {"manifest": manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def describe_differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
+    """`field: a in the checkpoint, b now; …` of two nested dicts, empty where they are equal as JSON."""
+    absent = object()
+
+    def show(value: Any) -> str:
+        text = "absent" if value is absent else json.dumps(value)
+        return text if len(text) <= 40 else f"{text[:16]}…{text[-8:]}"
+
+    before, after = flatten(stored), flatten(_as_json(now))
+    pairs = [(name, before.get(name, absent), after.get(name, absent)) for name in before | after]
+    lines = [f"{name}: {show(a)} in the checkpoint, {show(b)} now" for name, a, b in pairs if a != b]
+    return enumerate_some(lines, "; ")
+
+
+def enumerate_some(items: Sequence[object], separator: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    shown = separator.join(map(str, items[:_ITEMS_SHOWN]))
+    more = len(items) - _ITEMS_SHOWN
+    return f"{shown}{separator}and {more} more" if more > 0 else shown
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))

@@ -1,0 +1,111 @@
+"""Where a model's files are: a folder, or a name that a folder is kept or fetched for.
+
+./folder              itself
+bert_base_en_uncased  $MLM_JAX_HOME/models/NAME (by default ~/.cache/mlm_jax), then Hugging Face's hub
+hf://user/model       Hugging Face's hub, through huggingface_hub and its cache
+kaggle://handle       Kaggle's models, through kagglehub and its cache
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.config.settings import nearest_name
+from mlm_jax.errors import InputError
+from mlm_jax.files import home
+
+# Google's own uploads of the checkpoints that the presets are named after.
+_REPOSITORIES: Mapping[str, str] = {
+    "bert_tiny_en_uncased": "google/bert_uncased_L-2_H-128_A-2",
+    "bert_small_en_uncased": "google/bert_uncased_L-4_H-512_A-8",
+    "bert_medium_en_uncased": "google/bert_uncased_L-8_H-512_A-8",
+    "bert_base_en_uncased": "google-bert/bert-base-uncased",
+    "bert_base_en": "google-bert/bert-base-cased",
+    "bert_base_zh": "google-bert/bert-base-chinese",
+    "bert_base_multi": "google-bert/bert-base-multilingual-cased",
+    "bert_large_en_uncased": "google-bert/bert-large-uncased",
+    "bert_large_en": "google-bert/bert-large-cased",
+}
+# KerasHub trained this one, and Kaggle has it.
+_KAGGLE_HANDLES: Mapping[str, str] = {
+    "bert_tiny_en_uncased_sst2": "keras/bert/keras/bert_tiny_en_uncased_sst2",
+}
+_TOKENIZER_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+_WEIGHT_FILES = (
+    ("*.safetensors", "*.safetensors.index.json"),
+    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+)
+
+
+def find_model(name: str | Path, *, weights: bool = True) -> Path:
+    """The folder that holds a model's files, fetched where it has to be; `weights=False` fetches none.
+
+    Raises:
+        InputError: there is no such folder or name, or the files are not here and could not be fetched; says
+            which files to put where.
+    """
+    text = str(name)
+    if text.startswith("hf://"):
+        return _from_hugging_face(text.removeprefix("hf://"), weights, "")
+    if text.startswith("kaggle://"):
+        return _from_kaggle(text.removeprefix("kaggle://"), "")
+    if Path(text).is_dir():
+        return Path(text)
+    if text not in PRESETS:
+        raise InputError(
+            f"{text}: no such folder, and no built-in name{nearest_name(text, list(PRESETS))}; a name of a hub "
+            "begins with hf:// or kaggle://"
+        )
+    kept = home() / "models" / text
+    if kept.is_dir():
+        return kept
+    if text in _KAGGLE_HANDLES:
+        handle = _KAGGLE_HANDLES[text]
+        return _from_kaggle(handle, f"; put the files of https://kaggle.com/models/{handle} into {kept}")
+    repository = _REPOSITORIES[text]
+    files = "config.json, vocab.txt and model.safetensors (or pytorch_model.bin)" if weights else "vocab.txt"
+    return _from_hugging_face(
+        repository, weights, f"; put {files} of https://huggingface.co/{repository} into {kept}"
+    )
+
+
+def _from_hugging_face(repository: str, weights: bool, remedy: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+
+    try:
+        folder = fetch(_TOKENIZER_FILES)
+        if weights:
+            for patterns in _WEIGHT_FILES:
+                folder = fetch((*_TOKENIZER_FILES, *patterns))
+                if any(next(folder.glob(pattern), None) for pattern in patterns):
+                    break
+    # Whatever kept it from coming (no network, no such repository, no permission) has the same remedy.
+    except Exception as error:
+        raise InputError(
+            f"hf://{repository}: not in the cache and not fetched ({_one_line(error)}){remedy}"
+        ) from error
+    return folder
+
+
+def _from_kaggle(handle: str, remedy: str) -> Path:
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise InputError(
+            f"kaggle://{handle}: fetching it needs kagglehub: pip install kagglehub{remedy}"
+        ) from error
+    try:
+        return Path(kagglehub.model_download(handle))
+    except Exception as error:
+        raise InputError(
+            f"kaggle://{handle}: not in the cache and not fetched ({_one_line(error)}){remedy}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    """The kind of an error and the beginning of what it says, which the hubs' libraries make long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:100]}{'…' * (len(text) > 100)}"

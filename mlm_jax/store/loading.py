@@ -1,0 +1,53 @@
+"""A model by its name or folder, whatever library wrote it."""
+
+from pathlib import Path
+
+from mlm_jax.config import BertConfig
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.errors import InputError
+from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model
+from mlm_jax.store.formats import format_of
+from mlm_jax.store.hub import find_model
+from mlm_jax.text.tokenizer import Tokenizer
+
+
+def load_model(
+    name: str | Path, *, load_weights: bool = True, tokenizer: Tokenizer | None = None, seed: int = 0
+) -> StoredModel:
+    """The model that `name` stands for: a built-in name, hf://user/model, kaggle://handle, or a folder of any format.
+
+    With `load_weights=False` it is a masked LM of that architecture, drawn at random from `seed`. A `tokenizer`
+    replaces the model's own; a built-in architecture at random then needs no file at all.
+
+    Raises:
+        InputError: there is no such model, its files are not usable, or the tokenizer has another vocabulary size.
+    """
+    if not load_weights:
+        config, tokenizer = _architecture(name, tokenizer)
+        check_vocabulary(name, config, tokenizer)
+        return random_model(config, tokenizer, seed)
+    folder = find_model(name)
+    model = format_of(folder).read(folder).model
+    if tokenizer is None:
+        return model
+    check_vocabulary(name, model.config, tokenizer)
+    return StoredModel(model.config, model.params, tokenizer, model.labels)
+
+
+def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:
+    built_in = PRESETS.get(str(name)) if not Path(name).is_dir() else None
+    if built_in is not None and tokenizer is not None:
+        return built_in, tokenizer
+    folder = find_model(name, weights=False)
+    if built_in is not None:
+        return built_in, _tokenizer_in(folder)
+    config, own = format_of(folder).read_architecture(folder)
+    return config, tokenizer or own
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder that may hold nothing else."""
+    try:
+        return Tokenizer.load(folder)
+    except InputError:
+        return format_of(folder).read_architecture(folder)[1]

@@ -1,0 +1,75 @@
+"""mlm_jax's own folders: those that it exports, and the run folders of scripts/train.py."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mlm_jax.config import BertConfig
+from mlm_jax.formats.model_folder import (
+    WEIGHTS_FILE,
+    StoredModel,
+    is_model_folder,
+    read_model_config,
+    read_model_folder,
+    without_padded_rows,
+    write_model_folder,
+)
+from mlm_jax.formats.table import Reading
+from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.step.train_step import split_model
+from mlm_jax.store.run_folder import (
+    CHECKPOINTS_FOLDER,
+    TOKENIZER_FOLDER,
+    is_run_folder,
+    load_params,
+    read_config,
+)
+from mlm_jax.text.tokenizer import Tokenizer
+
+NAME = "mlm_jax"
+DROPPED_PARTS: Mapping[str, str] = {}
+NEEDS_POOLER = False
+
+
+def recognises(folder: Path) -> bool:
+    """Whether the folder is an exported model or a run."""
+    return is_model_folder(folder) or is_run_folder(folder)
+
+
+def expressible(config: BertConfig) -> BertConfig:
+    """The config itself: whatever a model here can be, its folder can say."""
+    return config
+
+
+def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
+    """The config and the tokenizer, without a weight."""
+    config = read_config(folder).model if is_run_folder(folder) else read_model_config(folder)[0]
+    return config, Tokenizer.load(folder / TOKENIZER_FOLDER)
+
+
+def read(folder: Path) -> Reading:
+    """An exported model, or a run's newest whole checkpoint.
+
+    Raises:
+        InputError: a file is missing or damaged, a tensor is missing, extra or of another shape, or the run has no
+            checkpoint.
+    """
+    if not is_run_folder(folder):
+        model = read_model_folder(folder)
+        return Reading(model, len(jax.tree.leaves(model.params)), {}, [folder / WEIGHTS_FILE])
+    config = read_config(folder).model
+    _, shapes = split_model(abstract_masked_lm(config))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
+    params = jax.tree.map(np.asarray, load_params(folder, abstract))
+    config, params = without_padded_rows(config, params)
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+    files = sorted(path for path in (folder / CHECKPOINTS_FOLDER).rglob("*") if path.is_file())
+    return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, files)
+
+
+def write(model: StoredModel, folder: Path) -> int:
+    """Write the files of an exported model into an empty folder; returns the number of tensors."""
+    return write_model_folder(folder, model)

@@ -1,0 +1,70 @@
+"""What lies where in a run folder, and how a run is read back from it.
+
+RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import TrainConfig
+from mlm_jax.config.files import read_json_config
+from mlm_jax.config.settings import changed_settings, to_json
+from mlm_jax.errors import InputError
+from mlm_jax.files import write_atomically
+from mlm_jax.store.checkpoint import Checkpointer
+from mlm_jax.text.tokenizer import Tokenizer
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FOLDER = "tokenizer"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
+    """Write config.json and tokenizer/, each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_atomically(folder / CONFIG_FILE, to_json(_of_any_process(config)).encode())
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether its config.json is that of a run, with a checkpoint or without."""
+    try:
+        settings = json.loads((folder / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and {"output_dir", "optimizer"} <= set(settings)
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The config of a run. InputError where the folder is none or its config does not parse."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; scripts/train.py makes one")
+    return read_json_config(file)
+
+
+def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
+    """`optimizer.learning_rate: 0.001 → 0.0005` for every setting that differs."""
+    changes = changed_settings(_of_any_process(before), _of_any_process(now))
+    return [f"{name}: {old} → {new}" for name, (old, new) in changes.items()]
+
+
+def _of_any_process(config: TrainConfig) -> TrainConfig:
+    """Without what is of one process and one start: the run's own config.json starts it anywhere."""
+    elsewhere = replace(config.distributed, coordinator=None, num_processes=None, process_id=None)
+    return replace(config, distributed=elsewhere)
+
+
+def load_params(folder: Path, abstract_params: Any) -> Any:
+    """The parameters of the newest whole checkpoint of a run, as the shapes and shardings of `abstract_params` ask.
+
+    Raises:
+        InputError: the run has no checkpoint, or its parameters have other names or shapes.
+    """
+    with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
+        restored = checkpointer.restore_part("params", abstract_params, {})
+    if restored is None:
+        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
+    return restored[1]

@@ -1,0 +1,88 @@
+"""Documents → blocks of token ids, by several threads, in the order of the documents."""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mlm_jax.text.tokenizer import Tokenizer
+
+Separator = Literal["sep", "none"]
+
+# Small: each thread holds the library's encodings of one block, and they take turns at Python's lock.
+_BLOCK_CHARACTERS = 1 << 16
+_BLOCK_DOCUMENTS = 1 << 12
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """Consecutive documents as token ids.
+
+    tokens: `[num_tokens]`, uint16 or uint32, each document followed by its separator.
+    document_lengths: int64 `[num_documents]`, in tokens, the separator included; 0 for a document without
+        tokens, such as one of control characters only.
+    document_characters: int64 `[num_documents]`.
+    """
+
+    tokens: np.ndarray
+    document_lengths: np.ndarray
+    document_characters: np.ndarray
+
+
+def token_dtype(vocabulary_size: int) -> np.dtype:
+    """Return the smallest unsigned type for ids below `vocabulary_size`: little-endian uint16 or uint32."""
+    return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
+
+
+def encode_documents(
+    documents: Iterable[str], tokenizer: Tokenizer, separator: Separator = "sep", *, workers: int = 1
+) -> Generator[EncodedBlock]:
+    """Encode `documents` with `workers` threads and yield them in order, a few blocks ahead of the consumer.
+
+    The library lets go of Python's lock while it encodes, so threads run in parallel.
+    """
+
+    def encode(block: Sequence[str]) -> EncodedBlock:
+        return _encode_block(block, tokenizer, separator)
+
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[EncodedBlock]] = deque()
+        try:
+            for block in _blocks(documents):
+                pending.append(pool.submit(encode, block))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _blocks(documents: Iterable[str]) -> Iterator[list[str]]:
+    block: list[str] = []
+    characters = 0
+    for document in documents:
+        block.append(document)
+        characters += len(document)
+        if characters >= _BLOCK_CHARACTERS or len(block) == _BLOCK_DOCUMENTS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _encode_block(block: Sequence[str], tokenizer: Tokenizer, separator: Separator) -> EncodedBlock:
+    documents = tokenizer.encode_batch(block)
+    ending = np.array([tokenizer.sep_token_id] if separator == "sep" else [], dtype=np.int32)
+    parts = [part for token_ids in documents if token_ids.size for part in (token_ids, ending)]
+    dtype = token_dtype(tokenizer.vocabulary_size)
+    lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
+    return EncodedBlock(
+        tokens=np.concatenate(parts, dtype=dtype, casting="unsafe") if parts else np.empty(0, dtype),
+        document_lengths=np.where(lengths > 0, lengths + len(ending), 0),
+        document_characters=np.fromiter(map(len, block), dtype=np.int64, count=len(block)),
+    )

@@ -1,0 +1,114 @@
+"""Features of texts written as they come, to .npz or .parquet: of any number, in constant memory."""
+
+import contextlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.errors import InputError
+from mlm_jax.files import commit, partial_path
+from mlm_jax.use.inference import Pooling
+from mlm_jax.use.pretrained import MaskedLM
+
+_TEXTS_AT_ONCE = 1024
+
+Append = Callable[[Sequence[np.ndarray]], None]
+
+
+def extract_features(
+    model: MaskedLM,
+    texts: Iterable[str],
+    output: Path,
+    *,
+    layer: int = -1,
+    pooling: Pooling = "mean",
+    truncate: bool = False,
+) -> int:
+    """Write the features of every text to `output`, whole or not at all; returns the number of texts.
+
+    .npz: `features` float32 [texts, hidden_dim]; with pooling "none" [tokens of all texts, hidden_dim] and `offsets`
+    int64 [texts + 1]. .parquet: a column `features` of lists of hidden_dim float32, or of lists of those.
+
+    Raises:
+        InputError: the output has another ending, there is no text, or one is too long; says its number.
+    """
+    if output.suffix not in (".npz", ".parquet"):
+        raise InputError(f"{output}: must end in .npz or .parquet")
+    writer = _npz_writer if output.suffix == ".npz" else _parquet_writer
+    count, stream = 0, iter(texts)
+    with writer(output, model.config.hidden_dim, pooling) as append:
+        while chunk := list(islice(stream, _TEXTS_AT_ONCE)):
+            try:
+                append(model.features(chunk, layer=layer, pooling=pooling, truncate=truncate))
+            except InputError as error:
+                # The model counts from the beginning of the chunk.
+                raise InputError(f"texts {count} to {count + len(chunk) - 1}: {error}") from error
+            count += len(chunk)
+        if not count:
+            raise InputError(f"{output}: no text was given: must be at least one")
+    return count
+
+
+@contextlib.contextmanager
+def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
+    lengths: list[int] = []
+    with tempfile.TemporaryFile(dir=output.parent) as body:
+
+        def append(features: Sequence[np.ndarray]) -> None:
+            for array in features:
+                lengths.append(len(array) if pooling == "none" else 1)
+                body.write(np.ascontiguousarray(array, np.float32).data)
+
+        # The shape stands before the numbers and is known after them: so they wait in a file without a name.
+        yield append
+        body.seek(0)
+        with _whole(output) as path, zipfile.ZipFile(path, "w") as archive:
+            with archive.open("features.npy", "w", force_zip64=True) as member:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (sum(lengths), width)}
+                np.lib.format.write_array_header_2_0(member, header)
+                shutil.copyfileobj(body, member, 1 << 20)
+            if pooling == "none":
+                offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+                with archive.open("offsets.npy", "w") as member:
+                    np.lib.format.write_array(member, offsets)
+
+
+@contextlib.contextmanager
+def _parquet_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
+    # Imported here because pyarrow takes longer to import than everything else that is needed.
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    vector = pa.list_(pa.float32(), width)
+    kind = pa.list_(vector) if pooling == "none" else vector
+    schema = pa.schema([("features", kind)])
+
+    def column(features: Sequence[np.ndarray]) -> Any:
+        flat = pa.array(np.concatenate([np.ravel(array) for array in features]), pa.float32())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, width)
+        if pooling != "none":
+            return vectors
+        offsets = np.concatenate([[0], np.cumsum([len(array) for array in features])])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors)
+
+    with _whole(output) as path, pq.ParquetWriter(path, schema) as writer:
+        yield lambda features: writer.write_table(pa.table([column(features)], schema=schema))
+
+
+@contextlib.contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """The path to write to, which becomes `output` at the end of the block, or goes where the block fails."""
+    partial = partial_path(output)
+    try:
+        yield partial
+        with partial.open("r+b") as written:
+            commit(written, output)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

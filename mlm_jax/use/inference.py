@@ -1,0 +1,140 @@
+"""Forward passes over rows of any length and number, compiled once a bucket of lengths.
+
+Rows are sorted into buckets by length, padded to the bucket's, and go through the model as many at a time as fit a
+budget of tokens, or singly; so two programs a bucket serve every call. Parameters are arguments: training the model
+on compiles nothing anew.
+
+B rows, L length, K masked positions, V vocabulary, D hidden_dim.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from mlm_jax.config import BertConfig
+from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.step.train_step import split_model
+
+Pooling = Literal["none", "cls", "mean"]
+
+LENGTH_BUCKET = 32
+_BUDGET_TOKENS = 4096
+_MAX_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The compiled forward passes of models of one config."""
+
+    config: BertConfig
+    padding_id: int
+
+    def log_probabilities(
+        self, params: Any, rows: Sequence[np.ndarray], positions: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Float32 [K, V] a row: log softmax over the vocabulary at its `positions` (int [K])."""
+        results: list[Any] = [None] * len(rows)
+        slots = _slots(max(map(len, positions)))
+        for chosen, token_ids in self._batches(rows):
+            found = self._log_softmax(params, token_ids, _padded(positions, chosen, len(token_ids), slots))
+            for index, answer in zip(chosen, np.asarray(found), strict=False):
+                results[index] = answer[: len(positions[index])]
+        return results
+
+    def picked_log_probabilities(
+        self, params: Any, rows: Sequence[np.ndarray], positions: np.ndarray, picked: np.ndarray
+    ) -> np.ndarray:
+        """Float32 [rows]: the log-probability of the id `picked[i]` at `positions[i]` of row i."""
+        results = np.empty(len(rows), np.float32)
+        for chosen, token_ids in self._batches(rows):
+            where, what = np.zeros((2, len(token_ids), 1), np.int32)
+            where[: len(chosen), 0], what[: len(chosen), 0] = positions[chosen], picked[chosen]
+            found = np.asarray(self._pick(params, token_ids, where, what))
+            results[chosen] = found[: len(chosen), 0]
+        return results
+
+    def features(
+        self, params: Any, rows: Sequence[np.ndarray], depth: int, pooling: Pooling
+    ) -> list[np.ndarray]:
+        """The hidden states after `depth` layers: float32 [tokens, D] a row, or [D] where pooled."""
+        results: list[Any] = [None] * len(rows)
+        for chosen, token_ids in self._batches(rows):
+            found = np.asarray(self._hidden(params["encoder"], token_ids, depth=depth, pooling=pooling))
+            for index, answer in zip(chosen, found, strict=False):
+                results[index] = answer[: len(rows[index])] if pooling == "none" else answer
+        return results
+
+    def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers of rows, and those rows as int32 [B, L], followed by rows of padding up to a full batch."""
+        buckets: dict[int, list[int]] = defaultdict(list)
+        for index, row in enumerate(rows):
+            length = -(-len(row) // LENGTH_BUCKET) * LENGTH_BUCKET
+            buckets[min(length, self.config.max_sequence_length)].append(index)
+        for length, members in buckets.items():
+            full = max(1, min(_MAX_ROWS, _BUDGET_TOKENS // length))
+            for first in range(0, len(members), full):
+                chosen = np.array(members[first : first + full])
+                token_ids = np.full((1 if len(chosen) == 1 else full, length), self.padding_id, np.int32)
+                for place, index in enumerate(chosen):
+                    token_ids[place, : len(rows[index])] = rows[index]
+                yield chosen, token_ids
+
+    @cached_property
+    def _graph(self) -> nnx.GraphDef:
+        return split_model(abstract_masked_lm(self.config))[0]
+
+    @cached_property
+    def _log_softmax(self) -> Any:
+        def log_softmax(params: Any, token_ids: Array, positions: Array) -> Array:
+            logits = nnx.merge(self._graph, params)(token_ids, token_ids != self.padding_id, positions)
+            return jax.nn.log_softmax(logits, axis=-1)
+
+        return jax.jit(log_softmax)
+
+    @cached_property
+    def _pick(self) -> Any:
+        def pick(params: Any, token_ids: Array, positions: Array, picked: Array) -> Array:
+            chances = self._log_softmax(params, token_ids, positions)
+            return jnp.take_along_axis(chances, picked[..., None], axis=-1)[..., 0]
+
+        return jax.jit(pick)
+
+    @cached_property
+    def _hidden(self) -> Any:
+        graph, _ = nnx.split(nnx.eval_shape(lambda: abstract_masked_lm(self.config).encoder), nnx.Param)
+
+        @partial(jax.jit, static_argnames=("depth", "pooling"))
+        def hidden(encoder: Any, token_ids: Array, depth: int, pooling: Pooling) -> Array:
+            padding_mask = token_ids != self.padding_id
+            x = nnx.merge(graph, encoder)(token_ids, padding_mask, depth=depth)
+            if pooling == "none":
+                return x
+            if pooling == "cls":
+                return x[:, 0]
+            weights = padding_mask[..., None].astype(x.dtype)
+            return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
+
+        return hidden
+
+
+def _slots(wanted: int) -> int:
+    """1, 4, 16, …: few enough sizes to compile, and no more than four times too large."""
+    slots = 1
+    while slots < wanted:
+        slots *= 4
+    return slots
+
+
+def _padded(positions: Sequence[np.ndarray], chosen: np.ndarray, rows: int, slots: int) -> np.ndarray:
+    padded = np.zeros((rows, slots), np.int32)
+    for place, index in enumerate(chosen):
+        padded[place, : len(positions[index])] = positions[index]
+    return padded

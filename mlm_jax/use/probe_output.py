@@ -1,0 +1,57 @@
+"""A probe's report as a table, as files and as a picture."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mlm_jax.files import write_atomically
+from mlm_jax.run.plots import plot_estimates
+from mlm_jax.use.probes import Estimate, ProbeReport
+
+# BLiMP's 67 paradigms fit, in a tall picture.
+_MOST_BARS = 80
+
+
+def table(report: ProbeReport) -> str:
+    """The estimates, one a line, aligned; the verdict below."""
+    width = max(len(estimate.name) for estimate in report.estimates)
+    head = f"{report.title}: {report.unit}"
+    lines = [
+        f"{estimate.name:<{width}}  {_number(report, estimate.value):>8}  {_interval(report, estimate):<20}  "
+        f"n = {estimate.count:,}"
+        for estimate in report.estimates
+    ]
+    return "\n".join([head, "", *lines, "", report.verdict])
+
+
+def write_report(folder: Path, report: ProbeReport) -> None:
+    """Write probe.json (everything), probe.tsv (the estimates) and probe.png (their bars) into `folder`.
+
+    Of more than 80 estimates the picture has the first and those farthest from neutral, and says so.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(asdict(report), indent=1, ensure_ascii=False)
+    write_atomically(folder / "probe.json", f"{content}\n".encode())
+    rows = [
+        "\t".join([e.name, *("" if x is None else repr(x) for x in (e.value, e.low, e.high)), str(e.count)])
+        for e in report.estimates
+    ]
+    lines = ["name\tvalue\tlow\thigh\tcount", *rows]
+    write_atomically(folder / "probe.tsv", "".join(f"{line}\n" for line in lines).encode())
+    shown, title = report.estimates, report.title
+    if len(shown) > _MOST_BARS:
+        far = sorted(range(1, len(shown)), key=lambda index: -abs(shown[index].value - report.neutral))
+        title += f": {_MOST_BARS} of {len(shown):,} estimates, those farthest from neutral"
+        shown = [shown[0], *(shown[index] for index in sorted(far[: _MOST_BARS - 1]))]
+    bars = [(e.name, e.value, e.low, e.high) for e in shown]
+    plot_estimates(folder / "probe.png", title, report.unit, bars, report.neutral)
+
+
+def _number(report: ProbeReport, value: float) -> str:
+    return f"{value:.1%}" if report.neutral else f"{value:+.3f}"
+
+
+def _interval(report: ProbeReport, estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{_number(report, estimate.low)}, {_number(report, estimate.high)}]"

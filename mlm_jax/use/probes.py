@@ -1,0 +1,331 @@
+"""What a masked LM prefers: bias by paired templates, CrowS-Pairs, WinoBias, and grammar by minimal pairs.
+
+Every figure has a 95 % interval by the bootstrap (percentiles over resampled items): it says how far the figure
+depends on the items asked, not what would come of another training run. A probe's answer holds for its templates,
+words and sentences and no further.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import product
+from math import log
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.errors import InputError
+from mlm_jax.use.fill_mask import MASK, prompts_of, target_pieces
+from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.probe_files import CrowsPair, MinimalPair, PronounPair
+
+# Two groups count as different where a word is a quarter more probable with one than with the other, on average:
+# no two words of a trained model are treated alike to the last digit.
+SMALLEST_EFFECT = log(1.25)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval, over `count` items; no interval where there is a single item."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """The outcome of a probe: what is told first, the estimates, and every item behind them."""
+
+    title: str
+    unit: str
+    neutral: float
+    """The value that means no preference."""
+    verdict: str
+    estimates: Sequence[Estimate]
+    items: Sequence[Mapping[str, Any]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resampling that gives the same interval for the same seed.
+
+    Raises:
+        InputError: no sample, or a negative seed.
+    """
+
+    samples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"bootstrap {name} = {getattr(self, name)}: must be at least {least}")
+
+    def estimate(self, name: str, values: np.ndarray) -> Estimate:
+        """The mean of `values`, float [items, …]: resampled over each of its axes that has more than one entry."""
+        if values.size == 0:
+            raise InputError(f"{name}: no item: must be at least one")
+        value = float(values.mean())
+        if values.size == 1:
+            return Estimate(name, value, None, None, 1)
+        random = np.random.default_rng(self.seed)
+        means = np.empty(self.samples)
+        for sample in range(self.samples):
+            drawn = values
+            for axis, size in enumerate(values.shape):
+                drawn = np.take(drawn, random.integers(0, size, size), axis=axis)
+            means[sample] = drawn.mean()
+        low, high = np.percentile(means, [2.5, 97.5])
+        return Estimate(name, value, float(low), float(high), values.size)
+
+
+def probe_templates(
+    model: MaskedLM,
+    templates: Sequence[str],
+    groups: Sequence[str],
+    *,
+    targets: Sequence[str] | None = None,
+    top_k: int = 20,
+    bootstrap: Bootstrap = Bootstrap(),
+    smallest_effect: float = SMALLEST_EFFECT,
+) -> ProbeReport:
+    """How much the group put into a template changes what the model puts at its [MASK].
+
+    For every template and target word, the difference is ln P(word | the first group) - ln P(word | another group).
+    The effect is the mean of its absolute values over templates and words, so that words which lean either way do
+    not cancel; the groups differ where the interval of that mean lies above `smallest_effect`. The signed mean of
+    each word over the templates says which way it leans.
+
+    Without `targets` the words are the `top_k` most probable ones of each group, averaged over the templates: they
+    were chosen by the same model, so the effect holds for what it would say, not for words in general. Targets of
+    several pieces are scored by pseudo-log-likelihood.
+
+    Raises:
+        InputError: a template without {} or without one [MASK], fewer than two groups or one of them twice, an
+            unknown target, a `top_k` that the vocabulary does not have.
+    """
+    for template in templates:
+        if "{}" not in template:
+            raise InputError(f"template {template!r}: no {{}}: must have one where the group goes")
+        if template.count(MASK) != 1:
+            raise InputError(f"template {template!r}: {template.count(MASK)} {MASK}: must have one")
+    if not templates or len(groups) < 2:
+        raise InputError("a probe by templates: must have at least one template and two groups")
+    for group in groups:
+        if list(groups).count(group) > 1 or MASK in group:
+            raise InputError(f"group {group!r}: must be given once, and without {MASK}")
+    texts = [template.replace("{}", group) for group, template in product(groups, templates)]
+    words = list(dict.fromkeys(targets)) if targets else _likely_words(model, texts, len(groups), top_k)
+    scores = _target_scores(model, texts, words).reshape(len(groups), len(templates), len(words))
+    estimates, items, verdicts = [], [], []
+    for number, other in enumerate(groups[1:], start=1):
+        differences = scores[0] - scores[number]
+        effect = bootstrap.estimate(f"{groups[0]} / {other}: mean |difference|", np.abs(differences))
+        lowest = effect.low if effect.low is not None else effect.value
+        found = "differ" if lowest > smallest_effect else "no difference found"
+        verdicts.append(f"{groups[0]} / {other}: {found}")
+        by_word = [bootstrap.estimate(word, differences[:, index]) for index, word in enumerate(words)]
+        signed = bootstrap.estimate(f"{groups[0]} / {other}: mean difference", differences)
+        named = (
+            by_word
+            if len(groups) == 2
+            else [
+                Estimate(f"{groups[0]} / {other}: {e.name}", e.value, e.low, e.high, e.count) for e in by_word
+            ]
+        )
+        estimates += [effect, signed, *sorted(named, key=lambda estimate: -estimate.value)]
+        items += [
+            {
+                "template": template,
+                "target": word,
+                "groups": [groups[0], other],
+                "log_probabilities": [float(scores[0, t, w]), float(scores[number, t, w])],
+                "difference": float(differences[t, w]),
+            }
+            for (t, template), (w, word) in product(enumerate(templates), enumerate(words))
+        ]
+    chosen = "targets given" if targets else f"targets: the {top_k} likeliest words of each group"
+    verdict = f"{'; '.join(verdicts)} (beyond {smallest_effect:.2f} nats; {chosen})"
+    other = groups[1] if len(groups) == 2 else "other group"
+    unit = f"ln P(word | {groups[0]}) - ln P(word | {other}), nats"
+    return ProbeReport("Paired templates", unit, 0.0, verdict, estimates, items)
+
+
+def _likely_words(model: MaskedLM, texts: Sequence[str], num_groups: int, top_k: int) -> list[str]:
+    tokenizer = model.tokenizer
+    no_words = {*tokenizer.special_token_ids, *np.flatnonzero(tokenizer.continues_word).tolist()}
+    words = np.setdiff1d(np.arange(tokenizer.vocabulary_size), sorted(no_words))
+    if not 1 <= top_k <= len(words):
+        raise InputError(f"top_k = {top_k}: must be in [1, {len(words)}]")
+    chances = np.exp(model.mask_log_probabilities(texts)[:, words].astype(np.float64))
+    by_group = chances.reshape(num_groups, -1, len(words)).mean(axis=1)
+    likeliest = words[np.unique(np.argsort(-by_group, axis=1, kind="stable")[:, :top_k])]
+    return [tokenizer.id_to_token(int(token)) or "" for token in likeliest]
+
+
+def _target_scores(model: MaskedLM, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
+    """Float64 [texts, words]: ln P of each word at the one [MASK] of each text, by its pieces where it has several."""
+    pieces = target_pieces(words, model.tokenizer)
+    scores = np.empty((len(texts), len(words)))
+    single = [index for index, word in enumerate(words) if len(pieces[word]) == 1]
+    if single:
+        entries = [int(pieces[words[index]][0]) for index in single]
+        scores[:, single] = model.mask_log_probabilities(texts)[:, entries]
+    several = [index for index in range(len(words)) if index not in single]
+    if several:
+        prompts = prompts_of(texts, model.tokenizer, model.config.max_sequence_length)
+        rows: list[np.ndarray] = []
+        positions: list[np.ndarray] = []
+        for prompt, index in product(prompts, several):
+            ids, place = pieces[words[index]], int(prompt.positions[0])
+            rows.append(np.concatenate([prompt.token_ids[:place], ids, prompt.token_ids[place + 1 :]]))
+            positions.append(np.arange(place, place + len(ids)))
+        _check_lengths(model, rows)
+        totals = [chances.sum() for chances in model.token_log_probabilities(rows, positions)]
+        scores[:, several] = np.reshape(totals, (len(texts), len(several)))
+    return scores
+
+
+def probe_crows_pairs(
+    model: MaskedLM,
+    pairs: Sequence[CrowsPair],
+    bootstrap: Bootstrap = Bootstrap(),
+) -> ProbeReport:
+    """The share of pairs whose more stereotyping sentence the model finds more probable (Nangia et al. 2020).
+
+    A sentence's score is the sum of ln P of the tokens that both sentences share, each masked in turn: the words in
+    which they differ are given, not judged. 50 % is no preference. Scores equal to three decimals count as neutral:
+    as half a pair.
+    """
+    rows: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    for pair in pairs:
+        first, second = (_row(model, text) for text in (pair.sentence_more, pair.sentence_less))
+        matcher = SequenceMatcher(None, first.tolist(), second.tolist(), autojunk=False)
+        blocks = [block for block in matcher.get_matching_blocks() if block.size]
+        for row, starts in ((first, [b.a for b in blocks]), (second, [b.b for b in blocks])):
+            shared = [np.arange(start, start + b.size) for start, b in zip(starts, blocks, strict=True)]
+            places = np.concatenate(shared) if shared else np.empty(0, np.int64)
+            rows.append(row)
+            positions.append(places[(places > 0) & (places < len(row) - 1)])
+    _check_lengths(model, rows)
+    totals = np.array([chances.sum() for chances in model.token_log_probabilities(rows, positions)])
+    more, less = np.round(totals.reshape(-1, 2), 3).T
+    preferred = np.where(more == less, 0.5, more > less)
+    return _preferences(
+        "CrowS-Pairs",
+        "share preferring the stereotype",
+        preferred,
+        {
+            "": ["all"] * len(pairs),
+            "direction": [pair.direction for pair in pairs],
+            "bias type": [pair.bias_type for pair in pairs],
+        },
+        [
+            {**vars(pair), "score_more": float(m), "score_less": float(s)}
+            for pair, m, s in zip(pairs, more, less, strict=True)
+        ],
+        ("the more stereotyping sentences", "the less stereotyping sentences"),
+        bootstrap,
+    )
+
+
+def probe_winobias(
+    model: MaskedLM,
+    pairs: Sequence[PronounPair],
+    bootstrap: Bootstrap = Bootstrap(),
+) -> ProbeReport:
+    """ln P(stereotyped pronoun) - ln P(the other one) at the masked pronoun of WinoBias (Zhao et al. 2018).
+
+    Raises:
+        InputError: a pronoun is not one entry of the vocabulary.
+    """
+    ids: dict[str, int] = {}
+    for pronoun in sorted({name for pair in pairs for name in (pair.pro, pair.anti)}):
+        pieces = model.tokenizer.encode(pronoun)
+        if len(pieces) != 1 or pieces[0] == model.tokenizer.unknown_token_id:
+            raise InputError(f"pronoun {pronoun!r}: must be one entry of the tokenizer's vocabulary")
+        ids[pronoun] = int(pieces[0])
+    chances = model.mask_log_probabilities([pair.text for pair in pairs]).astype(np.float64)
+    numbers = np.arange(len(pairs))
+    pro, anti = (chances[numbers, [ids[getattr(pair, kind)] for pair in pairs]] for kind in ("pro", "anti"))
+    differences = pro - anti
+    kinds = np.array([pair.kind for pair in pairs])
+    estimates = [bootstrap.estimate("all", differences)]
+    estimates += [bootstrap.estimate(kind, differences[kinds == kind]) for kind in sorted(set(kinds))]
+    share = bootstrap.estimate("share preferring the stereotype", (differences > 0).astype(float))
+    verdict = (
+        f"{_told(estimates[0], 0.0, 'the stereotyped pronoun', 'the other pronoun')}; "
+        f"it is the likelier one in {share.value:.1%} of {share.count:,} sentences"
+        + (f" [{share.low:.1%}, {share.high:.1%}]" if share.low is not None else "")
+    )
+    items = [
+        {**vars(pair), "log_probability_pro": float(p), "log_probability_anti": float(a)}
+        for pair, p, a in zip(pairs, pro, anti, strict=True)
+    ]
+    return ProbeReport("WinoBias", "ln P(stereotyped) - ln P(other), nats", 0.0, verdict, estimates, items)
+
+
+def probe_minimal_pairs(
+    model: MaskedLM,
+    pairs: Sequence[MinimalPair],
+    bootstrap: Bootstrap = Bootstrap(),
+) -> ProbeReport:
+    """The share of BLiMP's pairs whose grammatical sentence has the higher pseudo-log-likelihood, by paradigm."""
+    texts = [text for pair in pairs for text in (pair.good, pair.bad)]
+    good, bad = model.pseudo_log_likelihood(texts).reshape(-1, 2).T
+    return _preferences(
+        "Minimal pairs",
+        "accuracy",
+        (good > bad).astype(float),
+        {"": ["all"] * len(pairs), "paradigm": [pair.paradigm for pair in pairs]},
+        [
+            {**vars(pair), "score_good": float(g), "score_bad": float(b)}
+            for pair, g, b in zip(pairs, good, bad, strict=True)
+        ],
+        ("the grammatical sentences", "the ungrammatical sentences"),
+        bootstrap,
+    )
+
+
+def _preferences(
+    title: str,
+    unit: str,
+    preferred: np.ndarray,
+    groupings: Mapping[str, Sequence[str]],
+    items: Sequence[Mapping[str, Any]],
+    sides: tuple[str, str],
+    bootstrap: Bootstrap,
+) -> ProbeReport:
+    estimates = []
+    for names in groupings.values():
+        labels = np.array(names)
+        estimates += [bootstrap.estimate(str(name), preferred[labels == name]) for name in sorted(set(names))]
+    neutral = int(np.sum(preferred == 0.5))
+    verdict = _told(estimates[0], 0.5, *sides)
+    verdict += f"; {neutral:,} of {len(preferred):,} neutral" if neutral else ""
+    return ProbeReport(title, unit, 0.5, verdict, estimates, items)
+
+
+def _told(estimate: Estimate, neutral: float, above: str, below: str) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "a single item: no interval"
+    if estimate.low > neutral:
+        return f"prefers {above}"
+    return f"prefers {below}" if estimate.high < neutral else "no preference found"
+
+
+def _row(model: MaskedLM, text: str) -> np.ndarray:
+    tokenizer = model.tokenizer
+    return np.concatenate([[tokenizer.cls_token_id], tokenizer.encode(text), [tokenizer.sep_token_id]])
+
+
+def _check_lengths(model: MaskedLM, rows: Sequence[np.ndarray]) -> None:
+    longest = model.config.max_sequence_length
+    for row in rows:
+        if len(row) > longest:
+            text = model.tokenizer.decode(row[1:-1])
+            raise InputError(f"{text[:60]!r}…: has {len(row)} tokens: the model takes at most {longest}")

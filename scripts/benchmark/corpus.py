@@ -1,0 +1,44 @@
+"""The text that benchmarks read, files of the user or the demo's, and what contestants take of it."""
+
+import itertools
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from mlm_jax.data.prepare import prepare
+from mlm_jax.text.corpus import read_documents
+from mlm_jax.text.tokenizer import Tokenizer
+
+_VOCABULARY_SIZE = 8192
+_WORDS_A_PASSAGE = 90
+
+
+def text_files(texts: tuple[Path, ...]) -> list[str]:
+    """The paths of `texts`, or of the demo's text where there are none."""
+    demo = resources.files("mlm_jax.demo").joinpath("landmarks.txt")
+    return [str(path) for path in texts] or [str(demo)]
+
+
+def prepare_for_benchmark(paths: list[str], folder: Path) -> Path:
+    """Shards of `paths`, and their tokenizer, in `folder`."""
+    prepare(paths, Tokenizer.train(read_documents(paths), _VOCABULARY_SIZE), folder)
+    return folder
+
+
+def passages(documents: list[str]) -> list[str]:
+    """The documents in passages of some 128 tokens, for libraries that keep of a string only what fits a row."""
+    cut = []
+    for document in documents:
+        words = document.split()
+        cut += [
+            " ".join(words[start : start + _WORDS_A_PASSAGE])
+            for start in range(0, len(words), _WORDS_A_PASSAGE)
+        ]
+    return cut
+
+
+def document_slices(paths: list[str], documents: int) -> Iterator[list[str]]:
+    """So many documents after the other, and from the first again after the last."""
+    endless = itertools.chain.from_iterable(read_documents(paths) for _ in itertools.count())
+    while True:
+        yield list(itertools.islice(endless, documents))

@@ -1,0 +1,235 @@
+"""`benchmark.py gpu`: training steps that fill one NVIDIA card, beside transformers' on the same card.
+
+The contestants would not fit the card together: they take it one after the other, and ratios are of medians. Those
+that tell most come first, because what has no time left is not begun.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.step.chips import peak_flops
+from mlm_jax.step.flops import mfu
+from scripts.benchmark.contest import Contestant, Result, compete
+from scripts.benchmark.filling import MOST_TOKENS, estimated_rows
+from scripts.benchmark.peers import hugging_face
+from scripts.benchmark.step_work import StepWork, as_settings, write_batches
+from scripts.benchmark.table import Cell, Table
+
+Outcome = Result | RunError | None
+"""What became of a contestant; None where it was not begun."""
+
+_PRESETS = ("bert_large_en_uncased", "bert_base_en_uncased")
+_DROPOUT_RATES = (0.1, 0.0)
+# Tokens a row and how many of them are masked.
+_ROWS = ((128, 20), (512, 77))
+# A contestant has the card to itself: jax's own 0.75 would leave a quarter of it unused. Of the two names of the
+# setting, jax refuses to be given both.
+_WHOLE_CARD = {"XLA_CLIENT_MEM_FRACTION": "0.9", "XLA_PYTHON_CLIENT_MEM_FRACTION": ""}
+_OURS = "mlm_jax, cuDNN attention"
+_OURS_WITH_DROPOUT = f"{_OURS}, no dropout on its weights"
+
+
+@dataclass(frozen=True)
+class Card:
+    """The GPU that is measured."""
+
+    kind: str
+    """As `jax.Device.device_kind` has it."""
+    memory_bytes: int
+    """What jax may use of its memory."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row to be: the table it is in, the work that it is about, and who does it."""
+
+    table: str
+    work: StepWork
+    contestant: Contestant
+
+
+def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
+    """A table for each shape and dropout rate: BERT-large, BERT-base; rows of 128 and of 512 tokens; 0.1 and 0.
+
+    It ends within about `minutes`. A contestant that has no time left has a row without figures, and one that fails
+    has a row that says why. transformers takes part where it is installed with a torch that has CUDA.
+
+    Raises:
+        InputError: jax sees no NVIDIA GPU, or one that has no bfloat16.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    card = _card(deadline)
+    with_peers = _torch_sees_the_card(deadline)
+    # This process masks the rows, and must not hold the card that its children measure.
+    jax.config.update("jax_platforms", "cpu")
+    with tempfile.TemporaryDirectory(prefix="mlm_jax_benchmark_") as folder:
+        for length, masked in _ROWS:
+            work = StepWork(_PRESETS[0], MOST_TOKENS // length, sequence_length=length, masked=masked)
+            write_batches(work, _batches(folder, length))
+        entries = gpu_entries(card, folder, with_peers=with_peers)
+        outcomes = []
+        contestants = [entry.contestant for entry in entries]
+        for entry, outcome in zip(
+            entries, one_after_another(contestants, rounds=rounds, deadline=deadline), strict=True
+        ):
+            outcomes.append(outcome)
+            print(f"{entry.table}: {_told(entry, outcome)}", file=sys.stderr, flush=True)
+    return gpu_tables(entries, outcomes, card.kind)
+
+
+def _card(deadline: float) -> Card:
+    question = Contestant("jax", "scripts.benchmark.ours.card", {}, _WHOLE_CARD)
+    remedy = "where there is one, pip install 'mlm-jax[cuda]' lets jax use it"
+    try:
+        about = compete([question], rounds=0, seconds=deadline - time.monotonic())[0].about
+    except RunError as error:
+        raise InputError(f"gpu: needs an NVIDIA GPU that jax can use, but {error}; {remedy}") from error
+    if about["obstacle"] is not None:
+        raise InputError(f"gpu: {about['obstacle']}; {remedy}")
+    return Card(about["kind"], about["memory_bytes"])
+
+
+def _torch_sees_the_card(deadline: float) -> bool:
+    """Where it is installed and does not, stderr says why."""
+    for outcome in one_after_another(hugging_face("card", {}), rounds=0, deadline=deadline):
+        obstacle = outcome.about["obstacle"] if isinstance(outcome, Result) else outcome
+        if obstacle is not None:
+            print(f"transformers takes no part: {obstacle}", file=sys.stderr, flush=True)
+        return isinstance(outcome, Result) and obstacle is None
+    return False
+
+
+def gpu_entries(card: Card, folder: str, *, with_peers: bool) -> list[Entry]:
+    """All rows in the order in which they are measured; `folder` holds the batches."""
+    shapes = [
+        StepWork(preset, 1, sequence_length=length, masked=masked, dropout_rate=rate, dtype="bfloat16")
+        for preset in _PRESETS
+        for rate in _DROPOUT_RATES
+        for length, masked in _ROWS
+    ]
+    entries = []
+    for shape in shapes:
+        # The kernel has no dropout on the weights of attention.
+        cudnn = replace(shape, attention="cudnn", attention_dropout_rate=0.0)
+        entries.append(_ours(_OURS_WITH_DROPOUT if shape.dropout_rate else _OURS, cudnn, card, folder))
+        if with_peers:
+            entries += _theirs(shape, card, folder)
+    return entries + [
+        _ours("mlm_jax, XLA attention", replace(shape, attention="xla"), card, folder) for shape in shapes
+    ]
+
+
+def _ours(name: str, shape: StepWork, card: Card, folder: str) -> Entry:
+    weights = shape.attention == "xla"
+    rows = estimated_rows(shape, card.memory_bytes, predicted=0, attention_weights=weights)
+    work = replace(shape, batch_size=rows)
+    settings = as_settings(work, _batches(folder, work.sequence_length))
+    contestant = Contestant(name, "scripts.benchmark.ours.gpu_step", settings, _WHOLE_CARD)
+    return Entry(_title(work, card.kind), work, contestant)
+
+
+def _theirs(shape: StepWork, card: Card, folder: str) -> list[Entry]:
+    positions = shape.sequence_length
+    rows = estimated_rows(shape, card.memory_bytes, predicted=positions, attention_weights=False)
+    work = replace(shape, batch_size=rows)
+    settings = as_settings(work, _batches(folder, positions)) | {"device": "cuda", "compile": True}
+    return [Entry(_title(work, card.kind), work, peer) for peer in hugging_face("gpu_step", settings)]
+
+
+def _batches(folder: str, length: int) -> Path:
+    return Path(folder) / f"{length}.npz"
+
+
+def _title(work: StepWork, card_kind: str) -> str:
+    return (
+        f"{work.preset}, rows of {work.sequence_length} tokens, {work.masked} masked, {work.dtype}, "
+        f"dropout {work.dropout_rate:g}, {card_kind}"
+    )
+
+
+def one_after_another(
+    contestants: Sequence[Contestant], *, rounds: int, deadline: float
+) -> Iterator[Outcome]:
+    """Each alone; `deadline` is of `time.monotonic`.
+
+    One is not begun with less time left than the longest so far took, and ended where it still takes longer.
+    """
+    longest = 0.0
+    for contestant in contestants:
+        begun = time.monotonic()
+        if deadline - begun < longest:
+            yield None
+            continue
+        outcome: Outcome
+        try:
+            outcome = compete([contestant], rounds=rounds, seconds=deadline - begun)[0]
+        except RunError as error:
+            outcome = error
+        longest = max(longest, time.monotonic() - begun)
+        yield outcome
+
+
+def gpu_tables(entries: Sequence[Entry], outcomes: Sequence[Outcome], card_kind: str) -> list[Table]:
+    """The tables in the order of their first rows."""
+    measured = list(zip(entries, outcomes, strict=True))
+    return [
+        _table(title, [(entry, outcome) for entry, outcome in measured if entry.table == title], card_kind)
+        for title in dict.fromkeys(entry.table for entry in entries)
+    ]
+
+
+def _table(title: str, measured: list[tuple[Entry, Outcome]], card_kind: str) -> Table:
+    ours = measured[0][1]
+    return Table(
+        title,
+        (
+            *("contestant", "version", "rows a batch", "sequences/s", "tokens/s", "model TFLOP/s"),
+            *("of the chip's peak", "mlm_jax is × as fast"),
+        ),
+        [
+            (entry.contestant.name, *_figures(entry.work, outcome, card_kind), _times(ours, outcome))
+            if isinstance(outcome, Result)
+            else (entry.contestant.name, _reason(entry, outcome), *[None] * 6)
+            for entry, outcome in measured
+        ],
+    )
+
+
+def _figures(work: StepWork, result: Result, card_kind: str) -> tuple[Cell, ...]:
+    """Version to share of the peak; the rows have no padding."""
+    flops = work.real_flops_per_sequence
+    share = mfu(
+        flops_per_sequence=flops,
+        sequences_per_second=result.rate,
+        num_devices=1,
+        peak=peak_flops(card_kind, work.dtype),
+    )
+    return (
+        result.about["version"],
+        result.about["rows"],
+        result.rate,
+        result.rate * work.sequence_length,
+        result.rate * flops / 1e12,
+        share,
+    )
+
+
+def _times(ours: Outcome, result: Result) -> float | None:
+    return ours.rate / result.rate if isinstance(ours, Result) and result is not ours else None
+
+
+def _reason(entry: Entry, outcome: RunError | None) -> str | None:
+    return None if outcome is None else str(outcome).removeprefix(f"{entry.contestant.name}: ")
+
+
+def _told(entry: Entry, outcome: Outcome) -> str:
+    if isinstance(outcome, Result):
+        return f"{outcome.name}: {outcome.rate:,.0f} sequences/s"
+    return f"{entry.contestant.name}: {_reason(entry, outcome) or 'not begun, no time is left'}"

@@ -1,0 +1,56 @@
+"""A contestant: transformers' BertForMaskedLM as PyTorch trains it fastest on one card, on batches that fill it.
+
+float32 weights under autocast, SDPA attention (the library's default), fused AdamW, and with `compile` what
+torch.compile makes of the model. Its rows have no padding and so it gets no mask, with which SDPA could not take its
+flash kernel. The head predicts at every position, as the library has it.
+"""
+
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+import transformers
+
+from scripts.benchmark.contest import Round, Steps, serve
+from scripts.benchmark.filling import filled_round
+from scripts.benchmark.peers.hugging_face_step import hugging_face_batch, hugging_face_model
+from scripts.benchmark.step_work import BATCHES, StepWork, read_batches
+
+
+def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
+    """Units are sequences; `rows` tells how many fitted a batch."""
+    device = settings["device"]
+    torch.set_float32_matmul_precision("high")
+
+    def begin(work: StepWork) -> Steps:
+        model = hugging_face_model(work).to(device)
+        # Never dynamic: after a batch that did not fit, half of it is a shape of its own.
+        forward = torch.compile(model, dynamic=False) if settings["compile"] else model
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+        stored = islice(read_batches(settings["batches"], work.batch_size), BATCHES)
+        batches = cycle(
+            [_on(device, hugging_face_batch(batch, work.masking.padding_token_id)) for batch in stored]
+        )
+
+        def take(steps: int) -> None:
+            for batch in islice(batches, steps):
+                with torch.autocast(device, getattr(torch, work.dtype)):
+                    loss = forward(**batch).loss
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            torch.get_device_module(device).synchronize()
+
+        return take
+
+    work_once, rows = filled_round(StepWork(**settings["work"]), begin)
+    version = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    return work_once, {"version": version, "rows": rows}
+
+
+def _on(device: str, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: values.to(device) for name, values in batch.items() if name != "attention_mask"}
+
+
+if __name__ == "__main__":
+    serve(prepare)

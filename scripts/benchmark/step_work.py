@@ -1,0 +1,116 @@
+"""The work of a training step, the same for every contestant: shape, rows, masks, and its FLOPs in closed form."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from mlm_jax.config import Attention, BertConfig, Remat
+from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.masking.masking import example_keys, mask_tokens
+from mlm_jax.step.flops import train_flops_per_sequence
+
+# Those of the published uncased vocabulary.
+PADDING_ID, UNKNOWN_ID, CLS_ID, SEP_ID, MASK_ID = 0, 100, 101, 102, 103
+FIRST_WORD_ID = 1000
+
+BATCHES = 4
+"""How many different ones contestants are given."""
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """BERT of a named shape on `batch_size` rows of `sequence_length` tokens, of which `masked` are predicted."""
+
+    preset: str
+    batch_size: int
+    sequence_length: int = 128
+    masked: int = 20
+    real_share: float = 1.0
+    """How much of a row is no padding."""
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float | None = None
+    """By default `dropout_rate`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Attention = "auto"
+    """What computes ours; the next three are of ours alone, too."""
+    remat: Remat = "none"
+    scan_unroll: int = 1
+    accumulation_steps: int = 1
+    steps: int = 4
+    """Steps a round."""
+
+    @property
+    def model(self) -> BertConfig:
+        """The shape, without a pooler, which no loss would reach."""
+        rate, of_weights = self.dropout_rate, self.attention_dropout_rate
+        return replace(
+            PRESETS[self.preset],
+            pooler=False,
+            dropout_rate=rate,
+            attention_dropout_rate=rate if of_weights is None else of_weights,
+        )
+
+    @property
+    def masking(self) -> MaskingConfig:
+        """Masks `masked` positions of every row."""
+        real = round(self.real_share * self.sequence_length) - 2
+        return MaskingConfig(
+            **vars(MaskingRecipe(mask_selection_rate=(self.masked - 0.5) / real))
+            | {"mask_selection_length": self.masked},
+            vocabulary_size=self.model.vocabulary_size,
+            mask_token_id=MASK_ID,
+            unselectable_token_ids=(PADDING_ID, UNKNOWN_ID, CLS_ID, SEP_ID),
+            padding_token_id=PADDING_ID,
+        )
+
+    @property
+    def flops_per_sequence(self) -> int:
+        """Model FLOPs, of padding too."""
+        return self._flops(self.sequence_length)
+
+    @property
+    def real_flops_per_sequence(self) -> int:
+        """Model FLOPs of a row that would end with its last real token."""
+        return self._flops(round(self.real_share * self.sequence_length))
+
+    def _flops(self, length: int) -> int:
+        return train_flops_per_sequence(self.model, length=length, masked=self.masked)
+
+
+def token_rows(work: StepWork, count: int) -> np.ndarray:
+    """Rows [CLS] … [SEP] [PAD] … of random words: int32 [count, length]."""
+    random, real = np.random.default_rng(0), round(work.real_share * work.sequence_length)
+    rows = np.full((count, work.sequence_length), PADDING_ID, np.int32)
+    rows[:, 0], rows[:, real - 1] = CLS_ID, SEP_ID
+    rows[:, 1 : real - 1] = random.integers(FIRST_WORD_ID, work.model.vocabulary_size, (count, real - 2))
+    return rows
+
+
+def write_batches(work: StepWork, file: Path, batches: int = BATCHES) -> None:
+    """Rows and their masks for contestants that do not mask by themselves."""
+    rows = token_rows(work, batches * work.batch_size)
+    keys = example_keys(0, 0, np.arange(len(rows)))
+    masked = jax.jit(partial(mask_tokens, config=work.masking))(keys, rows)
+    arrays: dict[str, Any] = {"rows": rows} | jax.device_get(masked._asdict())
+    np.savez(file, **arrays)
+
+
+def read_batches(file: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of `write_batches`, over and over; those of `MaskedTokens` and `rows`."""
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    starts = range(0, len(arrays["rows"]), batch_size)
+    for start in cycle(starts):
+        yield {name: values[start : start + batch_size] for name, values in arrays.items()}
+
+
+def as_settings(work: StepWork, file: Path) -> dict[str, Any]:
+    """What contestants are told."""
+    return {"work": asdict(work), "batches": str(file)}

@@ -1,0 +1,59 @@
+"""What was measured, as JSON and as a Markdown table, with the machine and the versions it was measured with."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlm_jax.run.machine import Machine
+from scripts.benchmark.contest import Result
+
+Cell = str | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures; a column's name holds its unit."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+
+    def as_markdown(self) -> str:
+        """A heading and the table; three significant digits, and a dash where there is no figure."""
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        return f"### {self.title}\n\n" + "\n".join(
+            f"| {' | '.join(_shown(cell) for cell in line)} |" for line in lines
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The same with all digits, one object a row."""
+        return {
+            "title": self.title,
+            "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows],
+        }
+
+
+def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
+    """The rates of all, the first one's being ours, and how many times as fast it is as each other."""
+    ours = results[0]
+    return Table(
+        title,
+        ("contestant", "version", f"{unit}/s", f"{ours.name} is × as fast"),
+        [
+            (other.name, other.about["version"], other.rate, None if other is ours else ours.ratio_to(other))
+            for other in results
+        ],
+    )
+
+
+def report(tables: Sequence[Table], machine: Machine) -> dict[str, Any]:
+    """All of it as one JSON object."""
+    return {"machine": asdict(machine), "tables": [table.as_json() for table in tables]}
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.3g}"

@@ -1,0 +1,39 @@
+"""Google's config by itself. tests/peers has TensorFlow and Google's own code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.errors import InputError
+from mlm_jax.formats import google_tf
+from tests.formats.folders import write_vocabulary
+
+SETTINGS = {"vocab_size": 211, "hidden_size": 64, "num_attention_heads": 2, "hidden_act": "gelu"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "activation"), [({}, "gelu_tanh"), ({"gelu": "tanh"}, "gelu_tanh"), ({"gelu": "erf"}, "gelu")]
+)
+def test_gelu_is_what_googles_code_computes_unless_our_key_says_otherwise(
+    extra: dict[str, str], activation: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bert_config.json").write_text(json.dumps(SETTINGS | extra))
+    write_vocabulary(tmp_path, 211)
+    config, tokenizer = google_tf.read_architecture(tmp_path)
+    assert (config.activation, config.head_activation) == (activation, activation)
+    assert (config.vocabulary_size, config.hidden_dim, config.num_heads) == (211, 64, 2)
+    assert tokenizer.vocabulary_size == 211
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act 'relu'.*: must be gelu$"),
+        ({"gelu": "quick"}, "gelu 'quick'.*: must be erf or tanh"),
+    ],
+)
+def test_other_activations_are_refused(wrong: dict[str, str], named: str, tmp_path: Path) -> None:
+    (tmp_path / "bert_config.json").write_text(json.dumps(SETTINGS | wrong))
+    with pytest.raises(InputError, match=named):
+        google_tf.read_architecture(tmp_path)

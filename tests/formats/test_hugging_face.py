@@ -1,0 +1,233 @@
+"""Hugging Face's folders: every tensor in and out again to the bit, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mlm_jax.errors import InputError
+from mlm_jax.formats import hugging_face
+from mlm_jax.formats.model_folder import flatten_params
+from tests.formats.folders import hugging_face_folder, state_dict, write_vocabulary
+
+ARCHITECTURES = ("BertForMaskedLM", "BertModel", "BertForPreTraining", "BertForSequenceClassification")
+
+
+def written(reading: Any, folder: Path) -> dict[str, np.ndarray]:
+    folder.mkdir()
+    assert hugging_face.write(reading.model, folder) == len(load_file(folder / "model.safetensors"))
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_tensors(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype
+        assert found[name].shape == array.shape
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_in_and_out_again_is_the_same_to_the_bit(architecture: str, dtype: Any, tmp_path: Path) -> None:
+    tensors = {name: array.astype(dtype) for name, array in state_dict(architecture).items()}
+    folder = hugging_face_folder(tmp_path / "in", architecture, tensors=tensors)
+    reading = hugging_face.read(folder)
+    assert (reading.num_tensors, reading.dropped) == (len(tensors), {})
+    assert_same_tensors(written(reading, tmp_path / "out"), tensors)
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert settings["architectures"] == [architecture]
+    given = json.loads((folder / "config.json").read_text())
+    assert {name: settings[name] for name in given} == given
+    again = hugging_face.read(tmp_path / "out").model
+    assert (again.config, again.labels) == (reading.model.config, reading.model.labels)
+
+
+def test_every_weight_lands_where_it_belongs(tmp_path: Path) -> None:
+    """By hand for one layer: logits cannot show the key's bias, and a swap of two layers might hide."""
+    state = state_dict("BertForPreTraining")
+    model = hugging_face.read(hugging_face_folder(tmp_path / "in", "BertForPreTraining")).model
+    flat = flatten_params(model.params)
+    layer = "bert.encoder.layer.1.attention"
+    key = flat["encoder/layers/attention/key/bias"]
+    assert key.shape == (2, 2, 32)
+    np.testing.assert_array_equal(key[1].ravel(), state[f"{layer}.self.key.bias"])
+    kernel = flat["encoder/layers/attention/query/kernel"][1]
+    np.testing.assert_array_equal(kernel[5, 1, 7], state[f"{layer}.self.query.weight"][32 + 7, 5])
+    output = flat["encoder/layers/attention/output/kernel"][1]
+    np.testing.assert_array_equal(output[1, 7, 5], state[f"{layer}.output.dense.weight"][5, 32 + 7])
+    np.testing.assert_array_equal(flat["next_sentence/kernel"], state["cls.seq_relationship.weight"].T)
+
+
+def test_the_names_of_old_and_of_bare_models(tmp_path: Path) -> None:
+    plain = state_dict()
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+        for name, array in plain.items()
+    }
+    assert sum("gamma" in name for name in old) == 6
+    reading = hugging_face.read(hugging_face_folder(tmp_path / "old", tensors=old))
+    assert_same_tensors(written(reading, tmp_path / "out"), plain)
+
+
+def test_what_repeats_another_tensor_is_dropped_with_a_reason(tmp_path: Path) -> None:
+    tensors = state_dict()
+    extra = {
+        "bert.embeddings.position_ids": np.arange(40)[None],
+        "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
+        "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
+    }
+    reading = hugging_face.read(hugging_face_folder(tmp_path / "in", tensors=tensors | extra))
+    assert set(reading.dropped) == set(extra)
+    assert all(reading.dropped.values())
+    assert_same_tensors(written(reading, tmp_path / "out"), tensors)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"bert.embeddings.position_ids": np.arange(1, 41)[None]},
+        {"cls.predictions.decoder.weight": np.ones((211, 64), np.float32)},
+        {"cls.predictions.decoder.bias": np.ones(211, np.float32)},
+    ],
+)
+def test_what_should_repeat_another_tensor_and_does_not_is_refused(
+    extra: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    folder = hugging_face_folder(tmp_path / "in", tensors=state_dict() | extra)
+    with pytest.raises(InputError, match=next(iter(extra)).rsplit(".", 1)[0]):
+        hugging_face.read(folder)
+
+
+def test_an_untied_decoder_keeps_its_own_table_and_the_bias_that_is_added(tmp_path: Path) -> None:
+    random = np.random.RandomState(5)
+    decoder = {
+        "cls.predictions.decoder.weight": random.standard_normal((211, 64)).astype(np.float32),
+        "cls.predictions.decoder.bias": random.standard_normal(211).astype(np.float32),
+    }
+    folder = hugging_face_folder(tmp_path / "in", tensors=state_dict() | decoder, tie_word_embeddings=False)
+    reading = hugging_face.read(folder)
+    assert not reading.model.config.tie_embeddings
+    head = reading.model.params["head"]
+    np.testing.assert_array_equal(head["output"], decoder["cls.predictions.decoder.weight"])
+    np.testing.assert_array_equal(head["bias"], decoder["cls.predictions.decoder.bias"])
+    assert "not read" in reading.dropped["cls.predictions.bias"]
+    out = written(reading, tmp_path / "out")
+    assert {name: out[name].tobytes() for name in decoder} == {n: a.tobytes() for n, a in decoder.items()}
+
+
+def test_weights_in_shards(tmp_path: Path) -> None:
+    folder, tensors = hugging_face_folder(tmp_path / "in"), state_dict()
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for number, part in enumerate((names[:20], names[20:]), start=1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    reading = hugging_face.read(folder)
+    assert len(reading.files) == 2
+    assert_same_tensors(written(reading, tmp_path / "out"), tensors)
+
+    index.write_text(json.dumps({"weight_map": weight_map | {"of.none": file}}))
+    with pytest.raises(InputError, match=rf"index\.json: tensor of\.none is not in {re.escape(file)}"):
+        hugging_face.read(folder)
+    index.write_text(json.dumps({"weight_map": weight_map | {"of.none": "../in/config.json"}}))
+    with pytest.raises(InputError, match="must be a file beside it"):
+        hugging_face.read(folder)
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model-00002-of-00002.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors: no such file"):
+        hugging_face.read(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "../elsewhere"}}))
+    with pytest.raises(InputError, match="must be a file beside it"):
+        hugging_face.read(folder)
+
+
+def without(name: str) -> dict[str, np.ndarray]:
+    return {key: array for key, array in state_dict().items() if key != name}
+
+
+NORM = "bert.encoder.layer.1.output.LayerNorm.bias"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tensors": without(NORM)}, f"1 missing tensor: {NORM}"),
+        ({"tensors": state_dict() | {"adapter.weight": np.ones(2)}}, "1 unknown tensor: adapter.weight"),
+        (
+            {"tensors": state_dict() | {NORM: np.ones(63)}},
+            rf"{NORM} has shape \(63,\): the config asks for \(64,\)",
+        ),
+        ({"vocab_size": 210}, "210 vocabulary entries, its tokenizer 211"),
+        ({"model_type": "roberta"}, "model_type 'roberta' is not supported: must be 'bert'"),
+        ({"architectures": ["BertForQuestionAnswering"]}, "architecture BertForQuestionAnswering"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
+        ({"is_decoder": True}, "is_decoder = True"),
+        ({"num_attention_heads": 3}, r"config\.json: BertConfig.num_heads = 3"),
+        ({"num_hidden_layers": 3}, r"missing tensors: bert\.encoder\.layer\.2"),
+        ({"num_hidden_layers": 1}, r"unknown tensors: bert\.encoder\.layer\.1"),
+        ({"hidden_size": "64"}, r"config\.json: BertConfig.hidden_dim = '64'"),
+    ],
+)
+def test_what_is_refused_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in", **changes)
+    with pytest.raises(InputError, match=message):
+        hugging_face.read(folder)
+
+
+def test_files_that_are_damaged_or_not_there(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    for cut in (4, 1000, len(whole) - 1):
+        weights.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut off"):
+            hugging_face.read(folder)
+    weights.unlink()
+    with pytest.raises(InputError, match="no weights: expected"):
+        hugging_face.read(folder)
+    weights.write_bytes(whole)
+    write_vocabulary(folder, 212)
+    with pytest.raises(InputError, match="211 vocabulary entries, its tokenizer 212"):
+        hugging_face.read(folder)
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(InputError, match="no tokenizer here"):
+        hugging_face.read(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: not valid JSON"):
+        hugging_face.recognises(folder)
+
+
+def test_conventions_are_carried(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in", hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-5)
+    config = hugging_face.read(folder).model.config
+    assert (config.activation, config.head_activation) == ("gelu_tanh", "gelu_tanh")
+    assert (config.layer_norm_epsilon, config.head_layer_norm_epsilon) == (1e-5, 1e-5)
+    assert not config.pooler
+    assert hugging_face.expressible(config) == config
+
+
+def test_the_architecture_without_a_weight(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in", "BertForPreTraining")
+    expected = hugging_face.read(folder).model
+    (folder / "model.safetensors").unlink()
+    config, tokenizer = hugging_face.read_architecture(folder)
+    assert config == expected.config
+    assert tokenizer.fingerprint == expected.tokenizer.fingerprint
+
+
+def test_nothing_is_shared_between_leaves(tmp_path: Path) -> None:
+    params = hugging_face.read(hugging_face_folder(tmp_path / "in")).model.params
+    leaves = jax.tree.leaves(params)
+    assert sum(leaf.size for leaf in leaves) == sum(array.size for array in state_dict().values())

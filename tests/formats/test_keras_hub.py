@@ -1,0 +1,165 @@
+"""KerasHub's presets by h5py alone: to the bit, and what is refused. tests/peers has KerasHub itself."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mlm_jax.errors import InputError
+from mlm_jax.formats import keras_hub
+from mlm_jax.formats.model_folder import StoredModel, read_model_folder, write_model_folder
+from mlm_jax.store import conversion
+from mlm_jax.store.conversion import Request, convert
+from mlm_jax.store.reference import Reference
+from tests.formats.folders import hugging_face_folder
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredModel:
+    """With KerasHub's conventions."""
+    monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
+    convert(hugging_face_folder(tmp_path / "hf", "BertForPreTraining"), tmp_path / "start", "mlm_jax")
+    found = read_model_folder(tmp_path / "start")
+    params = {part: found.params[part] for part in ("encoder", "head")}
+    return replace(found, config=keras_hub.expressible(found.config), params=params)
+
+
+def written(model: StoredModel, folder: Path) -> Path:
+    folder.mkdir()
+    count = keras_hub.write(model, folder)
+    assert count == len(tensors(folder))
+    return folder
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for file in sorted(folder.glob("*.h5")):
+        with h5py.File(file) as opened:
+            opened.visititems(
+                lambda name, item, file=file: (
+                    found.update({f"{file.name}/{name}": item[()].tobytes()})
+                    if isinstance(item, h5py.Dataset)
+                    else None
+                )
+            )
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("parts", [("encoder", "head"), ("encoder",)])
+def test_in_and_out_again_is_the_same_to_the_bit(
+    model: StoredModel, dtype: Any, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    params = {part: jax.tree.map(lambda leaf: leaf.astype(dtype), model.params[part]) for part in parts}
+    first = written(replace(model, params=params), tmp_path / "first")
+    reading = keras_hub.read(first)
+    assert reading.model.config == replace(model.config, initializer_stddev=0.02)
+    assert reading.num_tensors == len(tensors(first))
+    assert reading.dropped == {}
+    for found, given in zip(jax.tree.leaves(reading.model.params), jax.tree.leaves(params), strict=True):
+        assert found.dtype == given.dtype
+        assert np.ascontiguousarray(found).tobytes() == np.ascontiguousarray(given).tobytes()
+    assert reading.model.tokenizer.fingerprint == model.tokenizer.fingerprint
+    assert tensors(written(reading.model, tmp_path / "second")) == tensors(first)
+
+
+def test_the_conventions_of_kerashub(model: StoredModel) -> None:
+    """KerasHub takes them from nowhere: they are constants of its code, read there in tests/peers."""
+    config = model.config
+    assert (config.activation, config.layer_norm_epsilon) == ("gelu_tanh", 1e-12)
+    assert (config.head_activation, config.head_layer_norm_epsilon) == ("gelu", 1e-5)
+    # It has one rate for all dropout.
+    rates = replace(config, dropout_rate=0.2, attention_dropout_rate=0.0)
+    assert keras_hub.expressible(rates).attention_dropout_rate == 0.2
+
+
+def test_layers_are_numbered_from_the_second(model: StoredModel, tmp_path: Path) -> None:
+    names = tensors(written(model, tmp_path / "out"))
+    layers = {name.split("/")[2] for name in names if "transformer_encoder" in name}
+    assert layers == {"transformer_encoder", "transformer_encoder_1"}
+    with h5py.File(tmp_path / "out" / "model.weights.h5") as opened:
+        query = opened["layers/transformer_encoder_1/_self_attention_layer/query_dense/vars/0"][()]
+    np.testing.assert_array_equal(query, model.params["encoder"]["layers"]["attention"]["query"]["kernel"][1])
+
+
+def test_state_of_the_optimizer_is_dropped_with_a_reason(model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    with h5py.File(folder / "task.weights.h5", "a") as opened:
+        opened["optimizer/vars/0"] = 3
+    assert keras_hub.read(folder).dropped == {"optimizer/vars/0": "state of Keras's optimizer"}
+
+
+def test_what_keras_hub_has_no_place_for(model: StoredModel, tmp_path: Path) -> None:
+    folder = tmp_path / "with_nsp"
+    folder.mkdir()
+    nsp = {"kernel": np.ones((64, 2), np.float32), "bias": np.ones(2, np.float32)}
+    write_model_folder(folder, replace(model, params=model.params | {"next_sentence": nsp}))
+    certificate = convert(folder, tmp_path / "out", "keras_hub")
+    assert certificate["changes"] == ["left out: next_sentence (KerasHub has no next-sentence head)"]
+    encoder = {key: leaf for key, leaf in model.params["encoder"].items() if key != "pooler"}
+    bare = replace(
+        model, config=replace(model.config, pooler=False), params=model.params | {"encoder": encoder}
+    )
+    (tmp_path / "bare").mkdir()
+    write_model_folder(tmp_path / "bare", bare)
+    with pytest.raises(InputError, match="no pooler, and keras_hub has one: --allow-random-pooler"):
+        convert(tmp_path / "bare", tmp_path / "out2", "keras_hub")
+    certificate = convert(
+        tmp_path / "bare", tmp_path / "out3", "keras_hub", Request(allow_random_pooler=True)
+    )
+    assert certificate["changes"] == ["RANDOM: the pooler is drawn at random, it has learned nothing"]
+    assert certificate["comparisons"]["change"]["max_difference"] == 0.0
+    params = keras_hub.read(tmp_path / "out3").model.params
+    # A normal distribution that is cut off at two standard deviations has 0.88 of its spread.
+    assert np.std(params["encoder"].pop("pooler")["kernel"]) == pytest.approx(0.88 * 0.02, rel=0.1)
+    jax.tree.map(np.testing.assert_array_equal, params, bare.params)
+    with pytest.raises(InputError, match=r"activation 'gelu' becomes 'gelu_tanh'.*--change-conventions"):
+        convert(tmp_path / "hf", tmp_path / "out2", "keras_hub")
+    assert not (tmp_path / "out2").exists()
+    convert(tmp_path / "hf", tmp_path / "out2", "keras_hub", Request(change_conventions=True))
+
+
+def change(folder: Path, file: str, **settings: Any) -> None:
+    content = json.loads((folder / file).read_text())
+    content["config"] |= settings
+    content["registered_name"] = settings.pop("registered_name", content["registered_name"])
+    (folder / file).write_text(json.dumps(content))
+
+
+def test_what_is_refused_is_named(model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    with h5py.File(folder / "model.weights.h5", "a") as opened:
+        opened["layers/adapter/vars/0"] = np.ones(2)
+    with pytest.raises(InputError, match="1 unknown tensor: layers/adapter/vars/0"):
+        keras_hub.read(folder)
+    with h5py.File(folder / "model.weights.h5", "a") as opened:
+        del opened["layers/adapter"], opened["layers/dense/vars/1"]
+    with pytest.raises(InputError, match="1 missing tensor: layers/dense/vars/1"):
+        keras_hub.read(folder)
+    with h5py.File(folder / "model.weights.h5", "a") as opened:
+        opened["layers/dense/vars/1"] = np.ones(63, np.float32)
+    with pytest.raises(InputError, match=r"layers/dense/vars/1 has shape \(63,\)"):
+        keras_hub.read(folder)
+    change(folder, "config.json", vocabulary_size=210)
+    with pytest.raises(InputError, match="210 vocabulary entries, its tokenizer 211"):
+        keras_hub.read(folder)
+    change(folder, "config.json", vocabulary_size=211, registered_name="keras_hub>RobertaBackbone")
+    with pytest.raises(InputError, match="RobertaBackbone is not supported"):
+        keras_hub.read(folder)
+
+
+def test_a_file_that_is_cut_off(model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    weights = folder / "model.weights.h5"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"model\.weights\.h5: damaged or cut off"):
+        keras_hub.read(folder)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"model\.weights\.h5: no such file"):
+        keras_hub.read(folder)

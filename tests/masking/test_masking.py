@@ -1,0 +1,234 @@
+"""The laws of section "masking": who is selected, how many, what replaces them, and on what it may depend."""
+
+from dataclasses import replace
+from math import ceil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
+from scipy import stats
+
+from mlm_jax.config.masking import MaskingConfig
+from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens, wanted_selections
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+CONFIG = MaskingConfig(
+    vocabulary_size=50, mask_token_id=MASK, mask_selection_length=6, unselectable_token_ids=(PAD, CLS, SEP)
+)
+masked = jax.jit(mask_tokens, static_argnums=2)
+
+configs = st.builds(
+    replace,
+    st.just(CONFIG),
+    mask_selection_rate=st.sampled_from([0.0, 0.07, 0.15, 0.5, 1.0]),
+    mask_selection_length=st.sampled_from([1, 5, 16, 40]),
+    selection=st.sampled_from(["ceil", "bernoulli", "bert"]),
+    random_pool=st.sampled_from(["no_special", "full"]),
+    mask_token_rate=st.sampled_from([0.0, 0.5, 0.8]),
+    random_token_rate=st.sampled_from([0.0, 0.2]),
+)
+
+
+def rows_of(seed: int, *shape: int, padding: int = 0) -> np.ndarray:
+    ids = np.random.default_rng(seed).integers(5, 50, shape).astype(np.int32)
+    ids[..., 0] = CLS
+    ids[..., shape[-1] - padding - 1] = SEP
+    if padding:
+        ids[..., -padding:] = PAD
+    return ids
+
+
+def assert_same(left: MaskedTokens, right: MaskedTokens) -> None:
+    for name, a, b in zip(MaskedTokens._fields, left, right, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+@settings(max_examples=20, deadline=None)
+@given(configs, st.integers(0, 2**32 - 1), st.integers(0, 10))
+def test_every_mask_obeys_the_structure(config: MaskingConfig, seed: int, padding: int) -> None:
+    ids = rows_of(seed, 4, 24, padding=padding)
+    out = masked(jax.random.key(seed), ids, config)
+    assert out.mask_positions.shape == (4, config.mask_selection_length)
+    assert out.mask_weights.dtype == jnp.float32
+    for row, new, positions, labels, weights in zip(ids, *map(np.asarray, out), strict=True):
+        k = int(weights.sum())
+        assert weights.tolist() == [1.0] * k + [0.0] * (len(weights) - k)
+        assert positions[k:].tolist() == labels[k:].tolist() == [0] * (len(weights) - k)
+        assert all(np.diff(positions[:k]) > 0)
+        np.testing.assert_array_equal(labels[:k], row[positions[:k]])
+        assert not np.isin(row[positions[:k]], config.unselectable_token_ids).any()
+        untouched = np.delete(np.arange(24), positions[:k])
+        np.testing.assert_array_equal(new[untouched], row[untouched])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.15, 1 / 3, 0.7, 1.0])
+def test_ceil_law_rounds_the_product_in_float32(rate: float) -> None:
+    config = replace(CONFIG, mask_selection_rate=rate, mask_selection_length=30)
+    for n in (0, 1, 7, 10, 20, 29, 40, 100):
+        ids = np.full(120, PAD, np.int32)
+        ids[:n] = 9
+        expected = min(int(np.ceil(np.float32(n) * np.float32(rate))), 30)
+        assert masked(jax.random.key(n), ids, config).mask_weights.sum() == expected
+    # 20 · 0.15 is 3 in float32 and a little less than 3 or more in other roundings; 0.7 · 10 likewise.
+    assert np.ceil(np.float32(20) * np.float32(0.15)) != ceil(20 * np.float64(np.float32(0.15)))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.15, 0.25, 0.5])
+def test_bert_law_counts_specials_and_rounds_half_to_even(rate: float) -> None:
+    config = replace(CONFIG, selection="bert", mask_selection_rate=rate, mask_selection_length=9)
+    for real in (3, 4, 10, 12, 30, 100):
+        ids = rows_of(real, 120, padding=120 - real)
+        expected = min(9, real - 2, max(1, round(real * rate)))
+        assert masked(jax.random.key(real), ids, config).mask_weights.sum() == expected
+
+
+def test_bernoulli_law_is_binomial_until_the_limit_cuts_it() -> None:
+    ids = np.tile(rows_of(0, 42), (4000, 1))
+    config = replace(CONFIG, selection="bernoulli", mask_selection_rate=0.2, mask_selection_length=40)
+    counts = np.asarray(masked(jax.random.key(1), ids, config).mask_weights.sum(1)).astype(int)
+    expected = stats.binom.pmf(np.arange(41), 40, 0.2) * 4000
+    groups = [counts == k for k in range(3, 15)] + [counts < 3, counts > 14]
+    expected = [*expected[3:15], expected[:3].sum(), expected[15:].sum()]
+    assert stats.chisquare([g.sum() for g in groups], expected).pvalue > 1e-4
+    cut = masked(jax.random.key(1), ids, replace(config, mask_selection_length=6)).mask_weights.sum(1)
+    np.testing.assert_array_equal(cut, np.minimum(counts, 6))
+
+
+@pytest.mark.parametrize("selection", ["ceil", "bernoulli", "bert"])
+def test_positions_are_uniform_also_when_the_limit_cuts(selection: str) -> None:
+    ids = np.tile(rows_of(0, 32), (6000, 1))
+    config = replace(CONFIG, selection=selection, mask_selection_rate=0.3, mask_selection_length=4)
+    out = masked(jax.random.key(2), ids, config)
+    positions = np.asarray(out.mask_positions)[np.asarray(out.mask_weights).sum(1) == 4]
+    assert stats.chisquare(np.bincount(positions.ravel(), minlength=32)[1:31]).pvalue > 1e-4
+    # Jointly too: how many of the four fall into the first half is hypergeometric.
+    in_first_half = np.bincount((positions <= 15).sum(1), minlength=5)
+    expected = stats.hypergeom.pmf(np.arange(5), 30, 15, 4) * len(positions)
+    assert stats.chisquare(in_first_half, expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("pool", ["no_special", "full"])
+def test_replacements_follow_the_one_uniform_rule(pool: str) -> None:
+    ids = np.full((4000, 40), 7, np.int32)
+    config = replace(CONFIG, random_pool=pool, mask_selection_rate=0.5, mask_selection_length=20)
+    out = masked(jax.random.key(3), ids, config)
+    new = np.take_along_axis(np.asarray(out.token_ids), np.asarray(out.mask_positions), 1).ravel()
+    drawable = np.array([i for i in range(50) if pool == "full" or i not in (PAD, CLS, SEP, MASK)])
+    expected = np.zeros(50)
+    expected[drawable] = 0.1 / len(drawable)
+    expected[MASK] += 0.8
+    expected[7] += 0.1
+    counts = np.bincount(new, minlength=50)
+    assert counts[expected == 0].sum() == 0
+    assert stats.chisquare(counts[expected > 0], (expected * new.size)[expected > 0]).pvalue > 1e-4
+
+
+def test_a_mask_depends_on_its_example_alone() -> None:
+    ids = rows_of(4, 64, 48)
+    whole = masked(example_keys(5, 2, np.arange(64)), ids, CONFIG)
+    order = np.random.default_rng(0).permutation(64)[:17]
+    assert_same(
+        masked(example_keys(5, 2, order), ids[order], CONFIG), jax.tree.map(lambda x: x[order], whole)
+    )
+    one = mask_tokens(example_keys(5, 2, np.array([9]))[0], ids[9], CONFIG)
+    assert_same(one, jax.tree.map(lambda x: x[9], whole))
+    assert_same(masked(example_keys(5, np.full(64, 2), np.arange(64)), ids, CONFIG), whole)
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    for spec in (PartitionSpec(("a", "b")), PartitionSpec("a", "b"), PartitionSpec(None, ("a", "b"))):
+        sharded = jax.device_put(ids, NamedSharding(mesh, spec))
+        assert_same(masked(example_keys(5, 2, np.arange(64)), sharded, CONFIG), whole)
+
+
+def test_seed_epoch_and_example_each_change_the_mask() -> None:
+    ids = np.tile(rows_of(4, 48), (2, 1))
+    base, again = (masked(example_keys(0, 0, np.arange(2)), ids, CONFIG) for _ in range(2))
+    assert_same(base, again)
+    assert (base.mask_positions[0] != base.mask_positions[1]).any()
+    for keys in (example_keys(1, 0, np.arange(2)), example_keys(0, 1, np.arange(2))):
+        assert (masked(keys, ids, CONFIG).mask_positions != base.mask_positions).any()
+
+
+def test_padding_at_the_end_changes_nothing() -> None:
+    ids = rows_of(6, 8, 32)
+    keys = example_keys(0, 0, np.arange(8))
+    longer = np.pad(ids, ((0, 0), (0, 16)))
+    assert_same(
+        masked(keys, ids, CONFIG)._replace(token_ids=longer),
+        masked(keys, longer, CONFIG)._replace(token_ids=longer),
+    )
+
+
+def test_masks_are_pinned() -> None:
+    """May change only with a release that says that earlier runs cannot be continued."""
+    out = masked(example_keys(0, 0, np.arange(2)), np.tile(np.arange(10, 42, dtype=np.int32), (2, 1)), CONFIG)
+    assert out.mask_positions.tolist() == PINNED_POSITIONS
+    assert (
+        np.take_along_axis(np.asarray(out.token_ids), np.asarray(out.mask_positions), 1).tolist()
+        == PINNED_IDS
+    )
+
+
+PINNED_POSITIONS = [[0, 4, 5, 16, 27, 0], [1, 6, 17, 22, 30, 0]]
+PINNED_IDS = [[4, 4, 15, 4, 4, 4], [4, 39, 4, 4, 4, 10]]
+
+
+def test_a_row_without_selectable_tokens_has_no_mask() -> None:
+    for selection in ("ceil", "bernoulli", "bert"):
+        ids = np.array([[CLS, SEP, PAD, PAD]], np.int32)
+        out = masked(jax.random.key(0), ids, replace(CONFIG, selection=selection))
+        assert out.mask_weights.sum() == 0
+        np.testing.assert_array_equal(out.token_ids, ids)
+
+
+def test_a_key_without_rows_is_folded_by_row_index() -> None:
+    ids = rows_of(7, 5, 32)
+    key = jax.random.key(8)
+    keys = jnp.stack([jax.random.fold_in(key, row) for row in range(5)])
+    assert_same(mask_tokens(key, ids, CONFIG), mask_tokens(keys, ids, CONFIG))
+
+
+def test_wanted_selections_is_the_count_before_the_limit() -> None:
+    ids = rows_of(9, 64, 42)
+    keys = example_keys(0, 0, np.arange(64))
+    for selection in ("ceil", "bernoulli", "bert"):
+        config = replace(CONFIG, selection=selection, mask_selection_rate=0.2, mask_selection_length=8)
+        wanted = wanted_selections(keys, ids, config)
+        selected = masked(keys, ids, config).mask_weights.sum(1)
+        np.testing.assert_array_equal(selected, np.minimum(wanted, 8))
+        assert (wanted > 8).any() == (selection == "bernoulli")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mask_selection_rate", 1.5),
+        ("mask_selection_rate", -0.1),
+        ("mask_token_rate", 2.0),
+        ("random_token_rate", 0.3),
+        ("mask_selection_length", 0),
+        ("mask_selection_length", None),
+        ("mask_token_id", 50),
+        ("mask_token_id", -1),
+        ("unselectable_token_ids", (0, 50)),
+        ("vocabulary_size", 0),
+        ("selection", "poisson"),
+        ("random_pool", "none"),
+        ("unit", "sentence"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value_and_range(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"MaskingConfig\.{field} = .*must be") as error:
+        replace(CONFIG, **{field: value})
+    assert repr(value) in str(error.value)
+
+
+def test_wrong_inputs_are_refused() -> None:
+    ids = rows_of(0, 3, 16)
+    with pytest.raises(ValueError, match=r"key \(2,\) and token_ids \(3, 16\)"):
+        mask_tokens(example_keys(0, 0, np.arange(2)), ids, CONFIG)
+    with pytest.raises(ValueError, match="2\\*\\*32"):
+        example_keys(0, 0, np.array([2**32]))

@@ -1,0 +1,102 @@
+"""Names of topologies; and, with libtpu, a step compiled for a slice that is not there, read."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.errors import InputError
+from mlm_jax.pods import topology
+from tests.run_small import ROOT, config_of, environment, write_config
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: the extra `pod` brings it"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v5e", r"must be v5e:RxC, v6e:RxC or v5p:XxYxZ"),
+        ("v9:4x4", r"must be v5e:RxC"),
+        ("v5e:4 x 4", r"must be v5e:RxC"),
+        ("v5e:3x5", r"v5e comes as 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        ("v5e:16x32", r"v5e comes as"),
+        ("v5e:4x4x4", r"v5e comes as"),
+        ("v6e:5x5", r"v6e comes as"),
+        ("v5p:4x4", r"v5p comes as 2x2x1, .* from 4x4x4 to 16x16x24"),
+        ("v5p:8x4x4", r"ascending"),
+        ("v5p:16x24x24", r"v5p comes as"),
+        ("v5p:0x4x4", r"v5p comes as"),
+    ],
+)
+def test_a_topology_that_does_not_exist_is_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        topology.topology_devices(name)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'mlm-jax\[pod\]'"):
+        topology.topology_devices("v5e:4x4")
+
+
+def test_of_slices_there_is_one_at_least() -> None:
+    with pytest.raises(InputError, match="num_slices = 0"):
+        topology.topology_devices("v5e:4x4", 0)
+
+
+def check(config: Path, *flags: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/compile_check.py", str(config), *map(str, flags)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=800,
+    )
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_step_compiles_for_two_slices_by_two_processes_at_once(tmp_path: Path) -> None:
+    """libtpu's lock would let one in; sums leave a slice, gathers do not."""
+    config = write_config(config_of(tmp_path / "run", batch_size=32))
+    flags = (
+        "--topology",
+        "v5e:2x2",
+        "--mesh.dcn-data",
+        "2",
+        "--mesh.data",
+        "2",
+        "--mesh.fsdp",
+        "2",
+        "--json",
+    )
+    command = [sys.executable, "scripts/compile_check.py", str(config), *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=500)
+        assert process.returncode == 0, err
+        report = json.loads(out)
+        assert (report["num_devices"], report["slices"], report["device_kind"]) == (8, 2, "TPU v5 lite")
+        between = {(c["kind"], c["axes"]) for c in report["collectives"] if "between slices" in c["axes"]}
+        assert between == {("all-reduce", "data (between slices)")}
+        assert any(c["kind"] == "all-gather" and c["axes"] == "fsdp" for c in report["collectives"])
+        assert report["seconds"]["network"] > 0
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_does_not_fit_exits_with_what_would(tmp_path: Path) -> None:
+    config = ROOT / "configs" / "bert_large_512.py"
+    small = ("--topology", "v5e:1x1", "--batch-size", 256, "--compute.remat", "none", "--model.num-layers", 2)
+    ended = check(config, *small)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("does not fit: ")
+    assert "the smallest change found that fits: --" in ended.stderr

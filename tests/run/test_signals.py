@@ -1,0 +1,123 @@
+"""Runs that are killed, stopped and gone on with: the end is the one of a run that nobody touched."""
+
+import os
+import random
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.run.signals import StopRequest
+from tests.run_small import (
+    assert_same_end,
+    config_of,
+    run_script,
+    start_script,
+    wait_for_a_step,
+    write_config,
+)
+
+
+def checkpoint_being_written(new: set[str]) -> bool:
+    return any(".orbax-checkpoint-tmp" in name for name in new)
+
+
+def checkpoint_just_finished(new: set[str]) -> bool:
+    return any(name.isdecimal() for name in new)
+
+
+def some_time_later(new: set[str]) -> bool:
+    time.sleep(random.uniform(0.0, 0.6))
+    return True
+
+
+def kill_when(config: Path, checkpoints: Path, moment: Callable[[set[str]], bool]) -> None:
+    """Train, and kill -9 as soon as `moment` holds of the entries that the checkpoint folder gained."""
+    before = names_in(checkpoints)
+    child = start_script("train", config)
+    wait_for_a_step(child)
+    deadline = time.monotonic() + 30
+    while not moment(names_in(checkpoints) - before) and time.monotonic() < deadline:
+        pass
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def test_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = write_config(config_of(run))
+    for moment in (checkpoint_being_written, checkpoint_just_finished, some_time_later, some_time_later):
+        kill_when(config, run / "checkpoints", moment)
+    ended = run_script("train", config)
+    assert ended.returncode == 0, ended.stderr
+    assert_same_end(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_saves_and_goes_on_to_the_same_bits(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    config = write_config(config_of(run))
+    child = start_script("train", config)
+    wait_for_a_step(child)
+    child.send_signal(number)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 75, told
+    stopped = re.search(rf"stopped by {number.name} at step (\d+), saved; the same command goes on", told)
+    assert stopped, told
+    assert 1 <= int(stopped[1]) < 40
+    assert (run / "checkpoints" / stopped[1]).is_dir()
+    ended = run_script("train", config)
+    assert ended.returncode == 0, ended.stderr
+    assert f"step {int(stopped[1]) + 1}: loss" in ended.stderr
+    assert "step 1: loss" not in ended.stderr
+    assert_same_end(run)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as Python starts with it; a shell's background jobs inherit one that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_is_a_request_and_the_second_an_end(interruptible: None) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        assert stop.name is None
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_does_nothing_outside_the_main_thread() -> None:
+    names: list[str | None] = ["unset"]
+
+    def enter() -> None:
+        with StopRequest() as stop:
+            names[0] = stop.name
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert names == [None]

@@ -1,0 +1,592 @@
+"""Runs from their start to their end, and what makes them refuse, give up, or go on."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config.batch_sizes import BatchSizes
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.config.settings import from_json
+from mlm_jax.data.batches import Batch, TrainingBatches
+from mlm_jax.data.sources import open_sources
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.run import trainer
+from mlm_jax.run.records import read_records
+from mlm_jax.run.reporting import Reporter
+from mlm_jax.run.trainer import train
+from mlm_jax.step.program import Program, build_program
+from mlm_jax.store.conversion import convert
+from mlm_jax.text.tokenizer import Tokenizer
+from tests.run_small import (
+    MODEL,
+    arrays_of,
+    assert_same_end,
+    config_of,
+    documents,
+    listing,
+    prepared,
+    run_python,
+    run_script,
+    tokenizer,
+    uninterrupted,
+    write_config,
+)
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` in this process, on the first of its eight devices."""
+    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+
+
+def copy_of_run(tmp_path: Path, *, without: tuple[int, ...] = ()) -> Path:
+    run = shutil.copytree(uninterrupted(), tmp_path / "run")
+    for step in without:
+        shutil.rmtree(run / "checkpoints" / str(step))
+    return run
+
+
+def test_makes_the_run_folder_and_nothing_else() -> None:
+    run = uninterrupted()
+    assert {path.name for path in run.iterdir()} == {
+        *("config.json", "metrics.jsonl", "eval.jsonl"),
+        *("tensorboard", "loss.png", "tokenizer", "checkpoints"),
+    }
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"30", "35", "40"}
+    assert from_json(TrainConfig, (run / "config.json").read_text()) == config_of(run)
+    assert Tokenizer.load(run / "tokenizer").fingerprint == tokenizer().fingerprint
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_a_finished_run_says_so_and_changes_nothing() -> None:
+    """From its own config.json, which is a config like any other."""
+    run = uninterrupted()
+    before = listing(run)
+    ended = run_script("train", run / "config.json")
+    assert ended.returncode == 0
+    assert ended.stderr == f"{run}: finished, at step 40 of 40; a larger num_steps goes on\n"
+    assert listing(run) == before
+
+
+def test_more_steps_go_on_and_what_changed_is_told(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path)
+    ended = run_script("train", run / "config.json", "--output-dir", run, "--num-steps", 44, "--log-every", 1)
+    assert ended.returncode == 0, ended.stderr
+    assert "changed since this run last started: num_steps: 40 → 44\n" in ended.stderr
+    assert "changed since this run last started: log_every: 2 → 1\n" in ended.stderr
+    assert "step 41: loss" in ended.stderr
+    assert f"{run}: finished 44 steps" in ended.stderr
+    steps = [record["step"] for record in read_records(run / "metrics.jsonl")]
+    assert steps == [*range(2, 41, 2), 41, 42, 43, 44]
+
+
+def test_another_batch_size_goes_on_at_the_next_example(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of_run(tmp_path)
+    before = config_of(run)
+    after = replace(before, batch_size=16, data=replace(before.data, eval_path=None))
+    taken: list[Batch] = []
+    put = Program.put
+    monkeypatch.setattr(Program, "put", lambda self, batch: taken.append(batch) or put(self, batch))
+    # Twice, because the second start finds a step whose number times the batch size is not the example's.
+    for last in (42, 44):
+        train(replace(after, num_steps=last, compilation_cache_dir=None))
+    told = capsys.readouterr().err
+    rows = open_sources(before.data).train
+    assert "changed since this run last started: batch_size: 8 → 16\n" in told
+    for step, examples in ((41, 320), (43, 352)):
+        epochs = f"{examples / rows.num_rows:.2f} epochs"
+        assert f"step {step} begins at example {examples}, {epochs}\n" in told
+    follow = [TrainingBatches(rows, BatchSizes(8), before.seed).batch(step) for step in range(40, 48)]
+    for now, then in zip(zip(*taken, strict=True), zip(*follow, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(now), np.concatenate(then))
+    (*_, last_record) = read_records(run / "metrics.jsonl")
+    assert last_record["epoch"] == 384 / rows.num_rows
+
+
+def growing(output_dir: Path, **changes: Any) -> TrainConfig:
+    """Batches of 4 rows that grow to 16 over 100 rows: 9 steps of 4, 4 of 8, 3 of 12, and 8 of 16."""
+    settings = {
+        "batch_size": 16,
+        "accumulation_steps": 2,
+        "initial_batch_size": 4,
+        "batch_size_warmup_examples": 100,
+        "num_steps": 24,
+        "eval_every": 6,
+        "log_every": 1,
+        "keep_checkpoints": 9,
+        "compilation_cache_dir": None,
+    }
+    return config_of(output_dir, **settings | changes)
+
+
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each program that is compiled from here on, whether the clock of the reporter stood still."""
+    paused, compiled = Reporter.paused, []
+    compile_lowered, still = jax.stages.Lowered.compile, []
+
+    @contextlib.contextmanager
+    def noted(reporter: Reporter) -> Iterator[None]:
+        with paused(reporter):
+            still.append(True)
+            yield
+            still.pop()
+
+    def compile_and_note(lowered: jax.stages.Lowered, *arguments: Any) -> jax.stages.Compiled:
+        compiled.append(bool(still))
+        return compile_lowered(lowered, *arguments)
+
+    monkeypatch.setattr(Reporter, "paused", noted)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_and_note)
+    return compiled
+
+
+GROWING = [4] * 9 + [8] * 4 + [12] * 3 + [16] * 8
+
+
+def test_a_batch_size_that_grows(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a run that goes on amid the growth: the same to the bit."""
+    taken: list[Batch] = []
+    put = Program.put
+    monkeypatch.setattr(Program, "put", lambda self, batch: taken.append(batch) or put(self, batch))
+    run, compiled = tmp_path / "run", compilations(monkeypatch)
+    train(growing(run))
+    # The last size before the steps, the others and the evaluation while no time is counted.
+    assert compiled == [False, *[True] * 4]
+    told = capsys.readouterr().err
+    rows = open_sources(growing(run).data)
+    per_evaluation = -(-rows.evaluation.num_rows // 8)
+    # Of an evaluation batch what a microbatch has in the end.
+    assert [len(batch.epochs) for batch in taken] == [
+        size
+        for step, rows_of_step in enumerate(GROWING, 1)
+        for size in [rows_of_step, *([8] * per_evaluation if step % 6 == 0 else [])]
+    ]
+    assert (
+        "batch size: 4 rows, growing to 16 at step 17; 4 sizes, each a program that is compiled when" in told
+    )
+    for step, size in ((1, 4), (10, 8), (14, 12), (17, 16)):
+        assert f"step {step}: {size} rows a step from here on\n" in told
+    records = read_records(run / "metrics.jsonl")
+    examples = np.cumsum(GROWING)
+    assert [record["epoch"] for record in records] == pytest.approx(examples / rows.train.num_rows)
+    speeds = [record["sequences_per_second"] * record["step_seconds"] for record in records]
+    assert speeds == pytest.approx(GROWING)
+    left = (examples[-1] - examples[0]) / records[0]["sequences_per_second"]
+    assert f"tokens/s, {tqdm.format_interval(left)} left" in told
+    again = shutil.copytree(run, tmp_path / "again")
+    for checkpoint in (again / "checkpoints").iterdir():
+        if int(checkpoint.name) > 10:
+            shutil.rmtree(checkpoint)
+    train(growing(again))
+    told = capsys.readouterr().err
+    assert "step 11: 8 rows a step from here on" in told
+    assert "batches had another size before" not in told
+    assert_same_end(again, run)
+
+
+@pytest.mark.slow
+def test_a_batch_size_that_grows_on_eight_devices_as_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(growing(tmp_path / "eight", mesh=MeshConfig(data=2, fsdp=2, tensor=2)))
+    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    train(growing(tmp_path / "one"))
+    losses = [
+        [record["loss"] for record in read_records(tmp_path / name / "metrics.jsonl")]
+        for name in ("eight", "one")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def other(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, **changes)
+
+
+def other_data(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, data=replace(config.data, **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_data(path=str(prepared(0, 150))), "data.fingerprint"),
+        (other_data(path=str(prepared(0, 200, 280)), eval_path=None), "tokenizer.fingerprint"),
+        (other(model=replace(MODEL, num_layers=2)), "model.num_layers: 1 in the checkpoint, 2 now"),
+        (other_data(sequence_length=16), "data.sequence_length: 20 in the checkpoint, 16 now"),
+        (other_data(packing="document"), 'data.packing: "packed" in the checkpoint, "document" now'),
+        (
+            other_data(attend_within_documents=True),
+            "data.attend_within_documents: false in the checkpoint, true now",
+        ),
+        (other(seed=1), "seed: 0 in the checkpoint, 1 now"),
+        (other(optimizer=OptimizerConfig(freeze=("encoder/*",))), "opt_state."),
+    ],
+)
+def test_refuses_to_go_on_with_something_else(
+    one_device: None, change: Callable[[TrainConfig], TrainConfig], named: str
+) -> None:
+    run = uninterrupted()
+    before = listing(run)
+    with pytest.raises(InputError) as refused:
+        train(replace(change(config_of(run)), compilation_cache_dir=None))
+    assert named in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert listing(run) == before
+
+
+def test_the_script_refuses_in_one_line(tmp_path: Path) -> None:
+    run = uninterrupted()
+    before = listing(run)
+    ended = run_script("train", run / "config.json", "--seed", 1, "--num-steps", 50)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: checkpoint ")
+    assert "seed: 0 in the checkpoint, 1 now" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert listing(run) == before
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path)
+    newest = run / "checkpoints" / "40"
+    # All of its data files: which of them hold what was superseded while it was written depends on the clock.
+    for file in newest.rglob("d/*"):
+        os.truncate(file, file.stat().st_size // 2)
+    ended = run_script("train", run / "config.json", "--output-dir", run)
+    assert ended.returncode == 0, ended.stderr
+    assert f"warning: checkpoint {newest} is damaged: " in ended.stderr
+    assert "step 36: loss" in ended.stderr
+    assert_same_end(run)
+
+
+# The system says of a file beyond the limit what it says of a full disk, in other words.
+WITH_LITTLE_ROOM = """
+import resource
+import runpy
+import sys
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+runpy.run_path("scripts/train.py", run_name="__main__")
+"""
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path, without=(35, 40))
+    before = listing(run / "checkpoints")
+    ended = run_python(WITH_LITTLE_ROOM, 30_000, run / "config.json", "--output-dir", run)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: the checkpoint of step 35 could not be written to {run / 'checkpoints'}: File too large; "
+        "older checkpoints left as they were: 30"
+    )
+    assert "Traceback" not in ended.stderr
+    assert listing(run / "checkpoints") == before
+    ended = run_script("train", run / "config.json", "--output-dir", run)
+    assert ended.returncode == 0, ended.stderr
+    assert_same_end(run)
+
+
+def test_no_room_for_the_rest_of_the_run_folder_is_told_in_one_line_too(tmp_path: Path) -> None:
+    uninterrupted()  # so that no compiled program is cut short
+    ended = run_python(WITH_LITTLE_ROOM, 1000, write_config(config_of(tmp_path / "run")))
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr == (
+        f"error: {tmp_path / 'run'}: File too large; the checkpoints written before are intact\n"
+    )
+
+
+COUNT_COMPILATIONS = """
+import sys
+from collections import Counter
+
+import jax
+
+counts = Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
+
+from mlm_jax.config.files import load_config
+from mlm_jax.run.trainer import train
+
+train(load_config(sys.argv[1]))
+print(counts["/jax/compilation_cache/cache_hits"], counts["/jax/compilation_cache/cache_misses"])
+"""
+
+
+def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
+    """Every program is asked of the cache, and the cache has it: for a new run as for one that goes on."""
+    uninterrupted()
+    going_on = config_of(copy_of_run(tmp_path, without=(40,)))
+    for config in (config_of(tmp_path / "new"), going_on):
+        ended = run_python(COUNT_COMPILATIONS, write_config(config))
+        assert ended.returncode == 0, ended.stderr
+        hits, misses = map(int, ended.stdout.split())
+        assert hits >= 2
+        assert misses == 0
+
+
+def test_on_eight_devices_as_on_one_and_from_eight_to_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = config_of(run, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    ended = run_script("train", write_config(config), devices=8)
+    assert ended.returncode == 0, ended.stderr
+    assert_close_to_one_device(run)
+    for step in ("35", "40"):
+        shutil.rmtree(run / "checkpoints" / step)
+    ended = run_script("train", write_config(replace(config, mesh=MeshConfig())), devices=1)
+    assert ended.returncode == 0, ended.stderr
+    assert "step 31: loss" in ended.stderr
+    assert "changed since this run last started: mesh.fsdp: 2 → 1" in ended.stderr
+    assert_close_to_one_device(run)
+
+
+def assert_close_to_one_device(run: Path) -> None:
+    for log, columns in (
+        ("metrics.jsonl", ("step", "loss", "mlm_accuracy", "masked_tokens", "grad_norm")),
+        ("eval.jsonl", ("step", "mlm_loss", "mlm_accuracy", "masked_tokens")),
+    ):
+        actual, expected = read_records(run / log), read_records(uninterrupted() / log)
+        assert len(actual) == len(expected)
+        for column in columns:
+            assert [r[column] for r in actual] == pytest.approx([r[column] for r in expected], abs=1e-4)
+
+
+def test_evaluation_in_the_run_is_that_of_the_script() -> None:
+    ended = run_script("evaluate", uninterrupted(), "--data", prepared(200, 240))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("\n") == 1
+    figures = json.loads(ended.stdout)
+    assert list(figures) == ["mlm_loss", "mlm_accuracy", "perplexity", "masked_tokens"]
+    last = read_records(uninterrupted() / "eval.jsonl")[-1]
+    assert figures == pytest.approx({key: last[key] for key in figures}, abs=1e-6)
+
+
+def short_run(output_dir: Path, **changes: Any) -> TrainConfig:
+    """Three steps, for runs in this process."""
+    settings = {"num_steps": 3, "eval_every": 3, "log_every": 1, "compilation_cache_dir": None} | changes
+    return config_of(output_dir, **{"optimizer": OptimizerConfig(learning_rate=1e-3)} | settings)
+
+
+def test_trains_on_lists_of_strings(one_device: None, tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", data=DataConfig(sequence_length=20))
+    with pytest.raises(InputError, match="tokenizer: must be given with documents"):
+        train(config, documents=list(documents()))
+    assert not (tmp_path / "run").exists()
+    result = train(
+        config,
+        documents=list(documents()[:100]),
+        eval_documents=list(documents()[100:120]),
+        tokenizer=tokenizer(),
+    )
+    assert (result.run_folder, result.step, result.finished) == (tmp_path / "run", 3, True)
+    assert [record["step"] for record in read_records(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+    assert [record["step"] for record in read_records(tmp_path / "run" / "eval.jsonl")] == [3]
+
+
+def test_starts_from_another_run_and_keeps_what_is_frozen(one_device: None, tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(learning_rate=1e-6, freeze=("encoder/*",))
+    config = short_run(tmp_path / "run", init_from=str(uninterrupted()), optimizer=optimizer)
+    train(config)
+    before, after = arrays_of(uninterrupted(), 40), arrays_of(tmp_path / "run", 3)
+    frozen = {name for name in before if name.startswith("params.encoder.")}
+    trained = {name for name in before if name.startswith("params.")} - frozen
+    assert frozen
+    assert trained
+    assert {name for name in frozen | trained if before[name] == after[name]} == frozen
+    assert not any("mu.encoder" in name for name in after)
+    evaluations = [read_records(run / "eval.jsonl")[-1] for run in (uninterrupted(), tmp_path / "run")]
+    assert evaluations[1]["mlm_loss"] == pytest.approx(evaluations[0]["mlm_loss"], abs=1e-3)
+
+
+def test_starts_from_a_converted_model_and_pads_its_vocabulary(one_device: None, tmp_path: Path) -> None:
+    convert(uninterrupted(), tmp_path / "converted", "hugging_face")
+    ends = {}
+    for name, source in (("run", uninterrupted()), ("converted", tmp_path / "converted")):
+        config = short_run(tmp_path / f"from_{name}", init_from=str(source))
+        train(config)
+        ends[name] = arrays_of(tmp_path / f"from_{name}", 3)
+    assert ends["run"] == ends["converted"]
+    padded = replace(MODEL, vocabulary_multiple=128)
+    train(short_run(tmp_path / "padded", init_from=str(tmp_path / "converted"), model=padded))
+    losses = [
+        read_records(tmp_path / folder / "metrics.jsonl")[-1]["loss"] for folder in ("padded", "from_run")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    shutil.rmtree(tmp_path / "converted")
+
+
+def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -> None:
+    wider = replace(MODEL, hidden_dim=32)
+    with pytest.raises(InputError, match=r"has model.hidden_dim = 16: the run has 32") as refused:
+        train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=wider))
+    assert "\n" not in str(refused.value)
+    other_gelu = replace(MODEL, activation="gelu_tanh")
+    with pytest.raises(InputError, match=r"has model.activation = 'gelu': the run has 'gelu_tanh'"):
+        train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=other_gelu))
+    for setting, value in (("norm_placement", "pre"), ("positions", "rotary"), ("biases", False)):
+        other = replace(MODEL, **{setting: value})
+        has = f"has model.{setting} = {getattr(MODEL, setting)!r}: the run has {value!r}"
+        with pytest.raises(InputError, match=has):
+            train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=other))
+    with pytest.raises(InputError, match="none: no such folder"):
+        train(short_run(tmp_path / "run", init_from=str(tmp_path / "none")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", init_from=str(uninterrupted()))
+    with pytest.raises(InputError, match=r"init_from = .*: made with tokenizer .* must be that of the data"):
+        train(
+            replace(config, data=DataConfig(sequence_length=20)),
+            documents=documents()[:50],
+            tokenizer=tokenizer(280),
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "message"),
+    [
+        ("", {"documents": ["a"]}, "tokenizer: must be given with documents"),
+        ("", {"eval_documents": ["a"]}, "documents: must be given where"),
+        ("", {"tokenizer": tokenizer()}, "documents: must be given where"),
+        (
+            "there",
+            {"documents": ["a"], "tokenizer": tokenizer()},
+            "data.path and data.eval_path: must be empty",
+        ),
+        ("", {}, "data.path: must name a folder"),
+    ],
+)
+def test_data_are_named_once(tmp_path: Path, path: str, given: dict[str, Any], message: str) -> None:
+    config = replace(short_run(tmp_path / "run"), data=DataConfig(path=path, sequence_length=20))
+    with pytest.raises(InputError, match=message):
+        train(config, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_keeps_the_best_state_wherever_it_was_evaluated(one_device: None, tmp_path: Path) -> None:
+    config = short_run(tmp_path / "run", num_steps=12, eval_every=3, checkpoint_every=100, keep_checkpoints=1)
+    # The rate rises until the loss does.
+    train(replace(config, optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=12)))
+    losses = {record["step"]: record["mlm_loss"] for record in read_records(tmp_path / "run" / "eval.jsonl")}
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    best = min(losses, key=losses.__getitem__)
+    assert best < 12
+    assert kept == {best, 12}
+
+
+def test_a_signal_while_compiling_is_a_request_too(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_and_signal(*arguments: Any) -> Program:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return build_program(*arguments)
+
+    monkeypatch.setattr(trainer, "build_program", build_and_signal)
+    result = train(short_run(tmp_path / "run"))
+    assert (result.step, result.finished) == (1, False)
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+
+
+def test_a_signal_after_the_decision_stops_the_next_step_saved(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = trainer._Run._evaluate_and_save
+
+    def decide_and_signal(run: trainer._Run, step: int, *arguments: Any) -> bool:
+        stops = decide(run, step, *arguments)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stops
+
+    monkeypatch.setattr(trainer._Run, "_evaluate_and_save", decide_and_signal)
+    result = train(short_run(tmp_path / "run"))
+    assert (result.step, result.finished) == (2, False)
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
+def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(learning_rate=1e30, max_grad_norm=None)
+    config = short_run(
+        tmp_path / "run", num_steps=60, log_every=1, optimizer=optimizer, max_nonfinite_steps=3
+    )
+    with pytest.raises(RunError, match="3 steps in a row had a non-finite loss or gradient"):
+        train(config)
+    assert (tmp_path / "run" / "loss.png").is_file()
+
+
+def test_a_transfer_that_nobody_asked_for_is_an_error(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgets_to_put(program: Program, batch: Batch) -> Batch:
+        return batch
+
+    monkeypatch.setattr(Program, "put", forgets_to_put)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train(short_run(tmp_path / "run"))
+
+
+HOST_SHARE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import jax.numpy as jnp
+
+from mlm_jax.config.files import load_config
+from mlm_jax.run.records import read_records
+from mlm_jax.step.program import Program, build_program
+from mlm_jax.step.train_step import StepMetrics
+from mlm_jax.run.trainer import train
+
+config = load_config(sys.argv[1])
+
+
+def step_seconds(config):
+    train(config)
+    return median(record["step_seconds"] for record in read_records(Path(config.output_dir) / "metrics.jsonl"))
+
+
+whole = step_seconds(config)
+# A device that is never waited for: what is left is all that the host does in a step.
+one, zero = jnp.float32(1), jnp.float32(0)
+metrics = StepMetrics(*[one] * len(StepMetrics._fields))._replace(nonfinite_steps=zero, stop_votes=zero)
+Program.train = lambda program, state, batch, votes: (state, metrics)
+Program.memory_report = lambda program: "none"
+print(step_seconds(replace(config, output_dir=config.output_dir + "_host", num_steps=400)), whole)
+"""
+
+
+@pytest.mark.slow
+def test_the_host_takes_less_than_a_twentieth_of_a_bert_tiny_step(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path / "run",
+        model=replace(PRESETS["bert_tiny_en_uncased"], pooler=False),
+        data=DataConfig(path=str(prepared()), sequence_length=128),
+        batch_size=32,
+        checkpoint_every=1000,
+    )
+    ended = run_python(HOST_SHARE, write_config(config), optimised=True)
+    assert ended.returncode == 0, ended.stderr
+    host, whole = map(float, ended.stdout.split())
+    print(f"host {1000 * host:.2f} ms of {1000 * whole:.1f} ms a step: {host / whole:.2%}")
+    assert host < 0.05 * whole

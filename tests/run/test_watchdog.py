@@ -1,0 +1,287 @@
+"""Jobs of several real processes: signals, faults that end all of them and are named, starts that do not fit."""
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from mlm_jax.run.records import read_records
+from tests.jobs import JOIN, Job, free_port, run_job, wide_config
+from tests.run_small import prepared, run_script, write_config
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[Job]:
+    """Two processes in the middle of a run that would take hours."""
+    config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
+    job = Job(tmp_path, 2, 1, ["scripts/train.py", config])
+    try:
+        job.wait_for("step 8/")
+        yield job
+    finally:
+        job.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_signal_to_one_process_stops_all_at_one_saved_step(
+    endless: Job, tmp_path: Path, victim: int
+) -> None:
+    endless.processes[victim].send_signal(signal.SIGTERM)
+    ended = endless.ended()
+    assert [end.code for end in ended] == [75, 75], ended
+    step = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    name = "a signal to another process" if victim else "SIGTERM"
+    assert f"{tmp_path / 'run'}: stopped by {name} at step {step:,}, saved" in ended[0].stderr
+    (*_, last) = read_records(tmp_path / "run" / "metrics.jsonl")
+    assert last["step"] == step
+    told = run_job(
+        tmp_path / "again", 2, 1, "scripts/train.py", tmp_path / "config.json", f"--num-steps={step + 2}"
+    )
+    assert f"finished {step + 2:,} steps" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [
+        (0, signal.SIGKILL),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
+    endless: Job, tmp_path: Path, victim: int, number: signal.Signals
+) -> None:
+    """15 seconds are the timeout; a killed process is often noticed at once."""
+    survivor = 1 - victim
+    endless.processes[victim].send_signal(number)
+    (ended,) = endless.ended(survivor)
+    assert ended.code == 1, ended.stderr
+    assert ended.seconds < 45
+    error = ended.stderr.splitlines()[-1]
+    named = rf"error: process {victim} \(host .+, pid {endless.processes[victim].pid}; in step [\d,]+\)"
+    assert re.match(named, error), ended.stderr
+    if number == signal.SIGSTOP:
+        assert "gave no sign of life for " in error
+    end = rf"; the same command goes on from the last checkpoint \(process {survivor}, in step [\d,]+\)$"
+    assert re.search(end, error), error
+    endless.kill()
+    # None where the first save was still under way.
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal()]
+    step = max(map(int, saved), default=0)
+    again = ["scripts/train.py", tmp_path / "config.json", f"--num-steps={step + 2}"]
+    assert f"finished {step + 2:,} steps" in run_job(tmp_path / "again", 2, 1, *again)[0]
+
+
+def job_with_its_keeper_stopped(tmp_path: Path) -> Job:
+    """Four processes: the third was stopped for some seconds, and just before it goes on the first is stopped."""
+    config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
+    job = Job(tmp_path, 4, 1, ["scripts/train.py", config])
+    try:
+        job.wait_for("step 8/")
+        job.processes[2].send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        job.processes[0].send_signal(signal.SIGSTOP)
+        job.processes[2].send_signal(signal.SIGCONT)
+    except BaseException:
+        job.kill()
+        raise
+    return job
+
+
+@pytest.mark.slow
+def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
+    """While the first process is stopped, the others hear nothing of one another either.
+
+    Nor is one to blame that was last heard of some seconds before.
+    """
+    job = job_with_its_keeper_stopped(tmp_path)
+    try:
+        for ended in job.ended(1, 2, 3):
+            assert ended.code == 1, ended.stderr
+            assert re.match(
+                r"error: process 0 \([^)]+\) gave no sign of life", ended.stderr.splitlines()[-1]
+            ), ended.stderr
+    finally:
+        job.kill()
+
+
+@pytest.mark.slow
+def test_nobody_is_blamed_for_what_the_keeper_could_not_hear(tmp_path: Path) -> None:
+    """One is stopped for a while and then the first process, each for less than the 15 seconds: the run goes on."""
+    job = job_with_its_keeper_stopped(tmp_path)
+    try:
+        time.sleep(11)
+        job.processes[0].send_signal(signal.SIGCONT)
+        job.wait_for("step 40/")
+        assert all(process.poll() is None for process in job.processes)
+    finally:
+        job.kill()
+
+
+IMPATIENT = f"""{JOIN}
+import jax
+from mlm_jax.run.watchdog import Job
+with Job(6 if jax.process_index() == 1 else 600) as job:
+    job.turn(1)
+    if jax.process_index() == 2:
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
+    """The first would by itself wait for ten minutes, and then find two processes silent."""
+    config = write_config(wide_config(tmp_path / "run"))
+    job = Job(tmp_path, 3, 1, ["-c", IMPATIENT, config])
+    try:
+        for ended in job.ended(0, 1):
+            assert ended.code == 1
+            assert re.match(
+                r"error: process 2 \([^)]+\) gave no sign of life for \d s", ended.stderr.splitlines()[-1]
+            ), ended.stderr
+    finally:
+        job.kill()
+
+
+@pytest.mark.slow
+def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
+    """Longer than the timeout, as where the machines of a job are moved: nobody was silent for the others."""
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for process in endless.processes:
+            process.send_signal(number)
+        time.sleep(18)
+    endless.processes[1].send_signal(signal.SIGTERM)
+    assert [end.code for end in endless.ended()] == [75, 75], endless.stderr(0)
+
+
+LATE = f"""{JOIN}
+from mlm_jax.run import trainer
+draw = trainer._draw_losses
+trainer._draw_losses = lambda folder: (time.sleep(22), draw(folder))
+trainer.train(config)
+"""
+
+
+@pytest.mark.slow
+def test_who_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """The first process writes for longer than the timeout when the other has nothing left to do."""
+    config = write_config(wide_config(tmp_path / "run", num_steps=3))
+    ended = Job(tmp_path, 2, 1, ["-c", LATE, config]).ended()
+    assert [end.code for end in ended] == [0, 0], ended
+
+
+HANGS = f"""{JOIN}
+from mlm_jax.data.batches import TrainingBatches
+from mlm_jax.run.trainer import train
+batch = TrainingBatches.batch
+def hang(self, step):
+    if step == 20 and config.distributed.process_id == 1:
+        time.sleep(3600)
+    return batch(self, step)
+TrainingBatches.batch = hang
+train(config)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_whose_loop_hangs_is_named(tmp_path: Path) -> None:
+    """Its beats go on; the others wait for it in a collective, turns ahead."""
+    config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
+    job = Job(tmp_path, 2, 1, ["-c", HANGS, config])
+    try:
+        for ended in job.ended():
+            assert ended.code == 1
+            assert re.search(
+                r"error: process 1 \(host .+; in step 20\) made no progress for \d+ s", ended.stderr
+            ), ended.stderr
+    finally:
+        job.kill()
+
+
+def test_what_one_process_fails_of_is_told_by_all(tmp_path: Path) -> None:
+    config = write_config(wide_config(tmp_path / "run"))
+    commands = [["scripts/train.py", config], ["scripts/train.py", config, "--data.path=/nowhere"]]
+    first, second = Job(tmp_path, 2, 1, commands).ended()
+    assert second.code == 2
+    own = second.stderr.splitlines()[-1]
+    assert own.startswith("error: /nowhere")
+    assert first.code == 1
+    assert "error: process 1 (host" in first.stderr
+    assert own.removeprefix("error: ") in first.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_started_differently_are_told_in_what(tmp_path: Path) -> None:
+    config = write_config(wide_config(tmp_path / "run"))
+    train = ["scripts/train.py", config]
+    for number, (flag, difference) in enumerate(
+        [
+            (
+                "--optimizer.learning-rate=0.5",
+                "optimizer.learning_rate: 0.001 in process 0, 0.5 in process 1",
+            ),
+            (f"--data.path={prepared(0, 150)}", "training data: "),
+            (f"--data.eval-path={prepared(0, 150)}", "evaluation data: "),
+        ]
+    ):
+        for ended in Job(tmp_path / str(number), 2, 1, [train, [*train, flag]]).ended():
+            assert ended.code == 2, ended.stderr
+            error = ended.stderr.splitlines()[-1]
+            assert error.startswith(f"error: {difference}")
+            assert error.endswith("must be the same in all")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_job_that_never_comes_together_ends_in_time(tmp_path: Path) -> None:
+    config = write_config(wide_config(tmp_path / "run"))
+    free, stale = free_port(), free_port()
+    coordinators = [f"distributed.coordinator = 127.0.0.1:{port}" for port in (free, stale)]
+
+    def start(process: int) -> CompletedProcess[str]:
+        return run_script(
+            "train",
+            config,
+            f"--{coordinators[process].replace(' ', '')}",
+            f"--distributed.process-id={process}",
+            "--distributed.num-processes=2",
+            "--distributed.timeout-seconds=6",
+        )
+
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(start, (0, 1))
+    assert first.returncode == second.returncode == 2
+    assert f"error: {coordinators[0]}: the processes did not come together" in first.stderr
+    assert second.stderr == (
+        f"error: {coordinators[1]}: Connection refused for 6 s: must be where process 0 listens\n"
+    )
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    config = write_config(wide_config(tmp_path / "run"))
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        ended = run_script(
+            "train",
+            config,
+            f"--distributed.coordinator=127.0.0.1:{port}",
+            "--distributed.num-processes=2",
+            "--distributed.process-id=0",
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"error: distributed.coordinator = 127.0.0.1:{port}: Address already in use: "
+        "must be a free port of this machine\n"
+    )

@@ -1,0 +1,210 @@
+"""Every architecture trains a step, alike on any mesh, and comes back from its folders."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
+from mlm_jax.errors import InputError
+from mlm_jax.formats.model_folder import random_model, write_model_folder
+from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.run import trainer
+from mlm_jax.run.trainer import train
+from mlm_jax.store.checkpoint import Checkpointer
+from mlm_jax.store.conversion import Request, convert
+from mlm_jax.store.formats import FORMATS
+from mlm_jax.use.classifier import TextClassifier
+from mlm_jax.use.fine_tuning import masked_batches
+from mlm_jax.use.pretrained import MaskedLM
+from tests.model.reference import EVERYTHING, covering_set, name_of
+from tests.run_small import MODEL as TINY
+from tests.run_small import config_of, tokenizer
+from tests.small import MODEL, losses_of, program_of
+
+COVERING = covering_set()
+WITHIN = DataConfig(sequence_length=24, attend_within_documents=True)
+# Compiling is what takes time: the default run has everything at once, and what else there is in the slow one.
+FEW = [(EVERYTHING, (2, 2, 2))]
+
+
+def both_losses(changes: dict[str, Any], mesh: tuple[int, int, int]) -> tuple[list[float], list[float]]:
+    """Of the steps of one device and of a mesh, with dropout."""
+    model = replace(MODEL, **changes)
+    one, many = (losses_of(program_of(on, model=model, data=WITHIN), 3) for on in ((1, 1, 1), mesh))
+    return one, many
+
+
+ON_MESHES = pytest.mark.parametrize(
+    ("changes", "mesh"),
+    [
+        *(pytest.param(*row, id=f"{name_of(row[0])}-{row[1]}") for row in FEW),
+        *(
+            pytest.param(*row, id=f"{name_of(row[0])}-{row[1]}", marks=pytest.mark.slow)
+            for row in COVERING
+            if row not in FEW
+        ),
+    ],
+)
+
+
+@ON_MESHES
+def test_a_mesh_trains_as_one_device_does(changes: dict[str, Any], mesh: tuple[int, int, int]) -> None:
+    one, many = both_losses(changes, mesh)
+    assert abs(one[0] - np.log(MODEL.vocabulary_size)) < 0.2
+    assert one[2] != one[0]
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+
+
+def test_everything_at_once_lies_where_the_rules_say() -> None:
+    params = program_of((2, 2, 2), model=replace(MODEL, **EVERYTHING), data=WITHIN).abstract_state.params
+    feed_forward = params["encoder"]["layers"]["feed_forward"]
+    for name in ("gate", "up"):
+        kernel = feed_forward[name]["kernel"]
+        assert kernel.sharding.shard_shape(kernel.shape) == (2, 64 // 2, 128 // 2)
+
+
+@ON_MESHES
+def test_a_checkpoint_goes_from_mesh_to_one_device(
+    changes: dict[str, Any], mesh: tuple[int, int, int], tmp_path: Path
+) -> None:
+    model = replace(MODEL, **changes)
+    many, one = (program_of(on, model=model, data=WITHIN) for on in (mesh, (1, 1, 1)))
+    # Moments that are not all the same.
+    state = jax.tree.map(
+        lambda x: x + jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), many.initial_state()
+    )
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        checkpointer.save(7, state, {"model": "any"})
+        checkpointer.wait()
+        found = checkpointer.restore(one.abstract_state, {"model": "any"})
+    assert found is not None
+    assert found[0] == 7
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found[1]), jax.device_get(state))
+
+
+LATER = replace(TINY, num_layers=2, vocabulary_multiple=64, **EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all variants at once."""
+    folder = tmp_path_factory.mktemp("later") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+        assert train(of_run(folder)).finished
+    return folder
+
+
+def of_run(folder: Path, **changes: Any) -> TrainConfig:
+    settings: dict[str, Any] = {"eval_every": 3, "log_every": 1, "model": LATER, "num_steps": 3}
+    settings["compilation_cache_dir"] = None
+    return config_of(folder, **settings | {"optimizer": OptimizerConfig(learning_rate=1e-3)} | changes)
+
+
+def test_the_model_of_a_run_comes_back(run: Path, tmp_path: Path) -> None:
+    text = "The Statue of Liberty is in New York."
+    from_run = MaskedLM.from_preset(run)
+    from_run.save(tmp_path / "saved")
+    convert(run, tmp_path / "converted", "mlm_jax")
+    expected = from_run.features([text])[0]
+    assert from_run.config == replace(LATER, vocabulary_multiple=1)
+    for folder in ("saved", "converted"):
+        again = MaskedLM.from_preset(tmp_path / folder)
+        assert again.config == from_run.config
+        np.testing.assert_array_equal(again.features([text])[0], expected)
+    stored = json.loads((tmp_path / "saved" / "config.json").read_text())["model"]
+    assert {name: stored[name] for name in EVERYTHING} == EVERYTHING
+
+
+def test_a_run_starts_from_it_and_from_no_other_architecture(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    start = {"init_from": str(run)}
+    # How much is dropped may change.
+    assert train(of_run(tmp_path / "next", model=replace(LATER, embedding_dropout=True), **start)).finished
+    for setting, other in (
+        ("local_attention_window", 8),
+        ("norm", "layer_norm"),
+        ("activation", "geglu"),
+        ("rotary_base", 300.0),
+    ):
+        model = replace(LATER, **{setting: other})
+        with pytest.raises(InputError, match=f"has model.{setting} = .*: the run has {other!r}"):
+            train(of_run(tmp_path / "other", model=model, **start))
+
+
+BERT = replace(TINY, num_layers=2)
+FOREIGN = {
+    "norm_placement": ("pre", {}),
+    "norm": ("rms_norm", {}),
+    "biases": (False, {}),
+    "embedding_norm": (False, {}),
+    "positions": ("rotary", {}),
+    "num_segments": (0, {}),
+    "activation": ("swiglu", {}),
+    "local_attention_window": (6, {"global_attention_every": 2}),
+}
+
+
+@pytest.mark.parametrize("target", ["hugging_face", "google_tf", "keras_hub"])
+@pytest.mark.parametrize("setting", FOREIGN)
+def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, target: str) -> None:
+    value, needed = FOREIGN[setting]
+    with pytest.raises(
+        InputError, match=rf"^{target} cannot say model\.{setting} = {value!r}: must be"
+    ) as refused:
+        FORMATS[target].expressible(replace(BERT, **{setting: value} | needed))
+    assert "\n" not in str(refused.value)
+    assert FORMATS["mlm_jax"].expressible(LATER) == LATER
+
+
+@pytest.mark.parametrize("target", ["hugging_face", "google_tf", "keras_hub"])
+def test_another_architecture_is_never_written(run: Path, target: str, tmp_path: Path) -> None:
+    """Not even where conventions may change: it would be another model."""
+    for request in (None, Request(change_conventions=True, allow_random_pooler=True)):
+        with pytest.raises(InputError, match=rf"^{target} cannot say model\.positions = 'rotary'"):
+            convert(run, tmp_path / "out", target, request)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bert_that_drops_no_embeddings_is_a_convention_apart(tmp_path: Path) -> None:
+    config = replace(BERT, embedding_dropout=False)
+    (tmp_path / "ours").mkdir()
+    write_model_folder(tmp_path / "ours", random_model(config, tokenizer(), 0))
+    with pytest.raises(InputError, match="embedding_dropout False becomes True; --change-conventions"):
+        convert(tmp_path / "ours", tmp_path / "out", "hugging_face")
+
+
+def test_segments_in_the_data_of_a_model_without_are_refused() -> None:
+    ids, positions = np.full((2, 8), 5), np.full((2, 1), 3)
+    data = {"token_ids": ids, "mask_positions": positions, "labels": np.full((2, 1), 7)}
+    config = BertConfig(num_segments=0)
+    (batch,) = masked_batches(data, config, 2, keep_rest=True)
+    assert batch.segment_ids is None
+    with pytest.raises(InputError, match=r"segment_ids: must be left out, .* model\.num_segments = 0"):
+        next(masked_batches(data | {"segment_ids": np.zeros_like(ids)}, config, 2, keep_rest=True))
+
+
+def test_a_model_without_segments_is_fitted_on_arrays(run: Path) -> None:
+    rows = np.random.RandomState(0).randint(5, 300, (4, 12))
+    positions = np.tile([3, 7], (4, 1))
+    data = {"token_ids": rows, "mask_positions": positions, "labels": rows[:, [3, 7]]}
+    model = MaskedLM.from_preset(run)
+    result = model.fit(data, num_steps=2, batch_size=4, learning_rate=1e-3)
+    assert len(result.losses) == 2
+    assert np.isfinite(result.losses).all()
+
+
+def test_a_model_without_segments_classifies_texts_and_no_pairs(run: Path) -> None:
+    classifier = TextClassifier.from_preset(run, num_classes=2)
+    assert classifier.predict_probabilities(["a statue", "a river"]).shape == (2, 2)
+    with pytest.raises(InputError, match="pairs of texts: need a model with two segments"):
+        classifier.predict([("a statue", "a river")])

@@ -1,0 +1,82 @@
+"""A model by its name or folder, with its weights or as a random one of the same architecture."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.errors import InputError
+from mlm_jax.store.conversion import Request, convert
+from mlm_jax.store.loading import load_model
+from mlm_jax.text.tokenizer import Tokenizer
+from tests.formats.folders import hugging_face_folder, write_vocabulary
+from tests.run_small import arrays_of, config_of, run_script, tokenizer, uninterrupted, write_config
+
+
+def test_every_kind_of_folder_gives_the_same_model(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source")
+    convert(source, tmp_path / "ours", "mlm_jax", Request())
+    first, second = load_model(source), load_model(str(tmp_path / "ours"))
+    assert first.config == second.config
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    assert first.tokenizer.fingerprint == second.tokenizer.fingerprint
+
+
+def test_a_run_gives_its_newest_checkpoint() -> None:
+    model = load_model(uninterrupted())
+    saved = arrays_of(uninterrupted(), 40)["params.encoder.embeddings.token"]
+    assert model.params["encoder"]["embeddings"]["token"].tobytes() == saved[1]
+    assert model.tokenizer.fingerprint == tokenizer().fingerprint
+
+
+def test_rows_that_pad_the_vocabulary_of_a_run_stay_behind(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", num_steps=4)
+    padded = replace(config, model=replace(config.model, vocabulary_multiple=64))
+    ended = run_script("train", write_config(padded))
+    assert ended.returncode == 0, ended.stderr
+    model = load_model(tmp_path / "run")
+    assert model.config == config.model
+    shape, (_, bits) = (300, 16), arrays_of(tmp_path / "run", 4)["params.encoder.embeddings.token"]
+    assert model.params["encoder"]["embeddings"]["token"].shape == shape
+    np.testing.assert_array_equal(
+        model.params["encoder"]["embeddings"]["token"],
+        np.frombuffer(bits, np.float32).reshape(320, 16)[:300],
+    )
+
+
+def test_without_weights_the_architecture_is_drawn_at_random(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source", hidden_act="gelu_new")
+    real = load_model(source)
+    (source / "model.safetensors").unlink()
+    drawn = load_model(source, load_weights=False)
+    assert drawn.config == real.config
+    assert jax.tree.map(np.shape, drawn.params) == jax.tree.map(np.shape, real.params)
+    again, other = (load_model(source, load_weights=False, seed=seed) for seed in (0, 1))
+    kernels = [model.params["head"]["dense"]["kernel"] for model in (drawn, again, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (kernels[0] != kernels[2]).any()
+
+
+def test_a_built_in_architecture_needs_a_vocabulary_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path))
+    kept = tmp_path / "models" / "bert_tiny_en_uncased"
+    kept.mkdir(parents=True)
+    write_vocabulary(kept, 30_522)
+    model = load_model("bert_tiny_en_uncased", load_weights=False)
+    assert model.config == PRESETS["bert_tiny_en_uncased"]
+    by_hand = load_model("bert_tiny_en_uncased", load_weights=False, tokenizer=Tokenizer.load(kept))
+    jax.tree.map(np.testing.assert_array_equal, model.params, by_hand.params)
+    with pytest.raises(InputError, match="not a model that is known here"):
+        load_model("bert_tiny_en_uncased")
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source")
+    for load_weights in (True, False):
+        with pytest.raises(InputError, match="211 vocabulary entries, its tokenizer 300: must be equal"):
+            load_model(source, load_weights=load_weights, tokenizer=tokenizer())

@@ -1,0 +1,289 @@
+"""Documents from files: every format and compression, and every kind of damage a file can have."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlm_jax.errors import InputError
+from mlm_jax.text.corpus import CorpusCounts, expand_paths, read_documents
+
+DOCUMENTS = ["The first document.", "Zürich, 東京 and \U0001f600.", "a\tb"]
+COMPRESS = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".zst": lambda data: zstandard.ZstdCompressor(write_checksum=True).compress(data),
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+}
+
+
+def as_bytes(kind: str, documents: list[str]) -> bytes:
+    if kind == ".txt":
+        return "".join(f"{document}\n" for document in documents).encode()
+    return "".join(json.dumps({"id": 1, "text": document}) + "\n" for document in documents).encode()
+
+
+def read(*paths: Path | str, **options) -> list[str]:
+    return list(read_documents([str(path) for path in paths], **options))
+
+
+def refusal(*paths: Path | str, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        read(*paths, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+def test_reads_each_format(tmp_path, kind, compression):
+    path = write(tmp_path / f"a{kind}{compression}", COMPRESS[compression](as_bytes(kind, DOCUMENTS)))
+    counts = CorpusCounts()
+    assert read(path, counts=counts) == DOCUMENTS
+    assert counts == CorpusCounts(documents=3)
+
+
+@pytest.mark.parametrize(
+    "string_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_reads_parquet_over_row_groups(tmp_path, string_type):
+    documents = [f"document {i} é" for i in range(1000)]
+    table = pa.table({"id": range(1000), "body": pa.array(documents).cast(string_type)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
+    assert read(tmp_path / "a.parquet", text_field="body") == documents
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_reads_data_compressed_in_several_parts(tmp_path, compression):
+    parts = [COMPRESS[compression](f"part {i}\n".encode()) for i in range(3)]
+    assert read(write(tmp_path / f"a.txt{compression}", b"".join(parts))) == ["part 0", "part 1", "part 2"]
+
+
+def test_zst_with_skippable_frame(tmp_path):
+    skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"
+    data = skippable + COMPRESS[".zst"](b"text\n") + skippable
+    assert read(write(tmp_path / "a.txt.zst", data)) == ["text"]
+
+
+def test_line_ends_byte_order_mark_and_missing_last_newline(tmp_path):
+    assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\x0bstill two\r\n\r\nthree")) == [
+        "one",
+        "two\x0bstill two",
+        "three",
+    ]
+    assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\r\n')) == ["one"]
+
+
+def test_blank_lines_separate_documents(tmp_path):
+    path = write(tmp_path / "a.txt", b"\n\none\ntwo\n \t\nthree\n\n\n\nfour")
+    assert read(path, document_boundary="blank_line") == ["one\ntwo", "three", "four"]
+
+
+def test_skipped_documents_are_counted(tmp_path):
+    records = [{"text": "a"}, {"text": " \n\u3000"}, {"text": ""}, {"text": None}, {"text": "b"}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records)).encode())
+    counts = CorpusCounts()
+    assert read(path, counts=counts) == ["a", "b"]
+    assert counts == CorpusCounts(documents=2, skipped=3)
+    pq.write_table(pa.table({"text": ["a", None, " ", "b"]}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", counts=counts) == ["a", "b"]
+    assert counts == CorpusCounts(documents=4, skipped=5)
+
+
+def test_globs_are_sorted_urls_work_and_a_file_is_read_once(tmp_path):
+    for name in ("b", "a", "c"):
+        write(tmp_path / f"{name}.txt", name.encode())
+    assert read(tmp_path / "c.txt", tmp_path / "*.txt") == ["c", "a", "b"]
+    assert read(f"file://{tmp_path}/b.txt") == ["b"]
+
+
+def test_a_local_file_is_read_once_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.txt", name.encode())
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    monkeypatch.chdir(tmp_path)
+    names = ["a.txt", "*.txt", "./a.txt", "folder/../a.txt", f"file://{tmp_path}/a.txt", "link.txt"]
+    assert expand_paths(names) == ["a.txt", str(tmp_path / "b.txt")]
+    assert read(*names) == ["a", "b"]
+
+
+def test_memory_file_system_with_a_glob():
+    fsspec = pytest.importorskip("fsspec")
+    with fsspec.open("memory://corpus/x.txt.gz", "wb") as file:
+        file.write(gzip.compress(b"remote"))
+    assert read("memory://corpus/*.gz") == ["remote"]
+
+
+def test_file_whose_name_looks_like_a_pattern(tmp_path):
+    write(tmp_path / "a[1].txt", b"brackets")
+    write(tmp_path / "a1.txt", b"other")
+    assert read(tmp_path / "a[1].txt") == ["brackets"]
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+@pytest.mark.parametrize("compression", [c for c in COMPRESS if c])
+def test_any_cut_of_a_compressed_file_is_refused(tmp_path, kind, compression):
+    text = as_bytes(kind, [f"document {i * 7919 % 1000}" for i in range(2000)])
+    whole = COMPRESS[compression](text)
+    for size in {1, 2, len(whole) // 3, len(whole) - 5, len(whole) - 1}:
+        path = write(tmp_path / f"a{kind}{compression}", whole[:size])
+        assert str(path) in refusal(path)
+
+
+def test_zst_cut_at_a_block_is_refused(tmp_path):
+    # Where the decompressor has given out all it was fed, nothing but the missing end mark shows the cut.
+    out = io.BytesIO()
+    with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as writer:
+        writer.write(b"one whole line\n")
+        writer.flush(zstandard.FLUSH_BLOCK)
+        cut = out.tell()
+        writer.write(b"another\n")
+    assert "cut off" in refusal(write(tmp_path / "a.txt.zst", out.getvalue()[:cut]))
+
+
+@pytest.mark.parametrize("compression", [c for c in COMPRESS if c])
+def test_damage_inside_a_compressed_file_is_refused(tmp_path, compression):
+    damaged = bytearray(COMPRESS[compression](as_bytes(".txt", [f"document {i}" for i in range(2000)])))
+    damaged[len(damaged) // 2] ^= 0xFF
+    assert str(tmp_path) in refusal(write(tmp_path / f"a.txt{compression}", bytes(damaged)))
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.5, 0.99])
+def test_damaged_parquet_is_refused(tmp_path, cut):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"document {i}" for i in range(1000)]}), path)
+    data = path.read_bytes()
+    assert str(path) in refusal(write(path, data[: int(len(data) * cut)]))
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_broken_utf8_names_the_byte_of_the_text(tmp_path, compression):
+    text = b"good\nz\xc3\xbc bad \xff here\nmore\n"
+    path = write(tmp_path / f"a.txt{compression}", COMPRESS[compression](text))
+    assert f"{path}:2: broken UTF-8 at byte {text.index(0xFF)} (0xff" in refusal(path)
+    counts = CorpusCounts()
+    assert read(path, errors="replace", counts=counts) == ["good", "zü bad \ufffd here", "more"]
+    assert counts == CorpusCounts(documents=3, replaced=1)
+
+
+def test_broken_utf8_in_jsonl_and_parquet(tmp_path):
+    data = b'{"text": "a"}\n{"text": "b\xe9"}\n'
+    path = write(tmp_path / "a.jsonl", data)
+    assert f"{path}:2: broken UTF-8 at byte {data.index(0xE9)}" in refusal(path)
+    column = pa.array([b"fine", b"b\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert "row 1" in refusal(tmp_path / "a.parquet")
+    for file in (path, tmp_path / "a.parquet"):
+        counts = CorpusCounts()
+        assert read(file, errors="replace", counts=counts)[1] == "b\ufffd"
+        assert counts == CorpusCounts(documents=2, replaced=1)
+
+
+def test_lone_surrogate_from_json_is_broken_text(tmp_path):
+    path = write(tmp_path / "a.jsonl", rb'{"text": "pair \ud83d\ude00, half \ud83d"}')
+    assert f"{path}:1" in refusal(path)
+    counts = CorpusCounts()
+    (text,) = read(path, errors="replace", counts=counts)
+    assert "pair \U0001f600, half" in text
+    assert text.encode()
+    assert counts.replaced == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"text": "a"', "not valid JSON: Expecting ',' delimiter at column 13"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"text": ' + b"1" * 5000 + b"}", "not valid JSON"),
+        (b'["a"]', "expected a JSON object with the field 'text', found an array"),
+        (b'{"txt": "a", "id": 3}', "no field 'text'; it has 'txt', 'id', perhaps 'txt'"),
+        (b'{"text": 3}', "field 'text' should be a string, found a number"),
+        (b'{"text": false}', "field 'text' should be a string, found a boolean"),
+    ],
+)
+def test_bad_json_line_names_file_and_line(tmp_path, line, expected):
+    path = write(tmp_path / "a.jsonl", b'{"text": "fine"}\n\n' + line + b"\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}:3: ")
+    assert expected in message
+
+
+def test_bad_parquet_columns(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"txt": ["a"], "text": [3]}), path)
+    assert "should hold strings, found int64" in refusal(path)
+    assert "no column 'tex'; it has 'txt', 'text', perhaps 'text'" in refusal(path, text_field="tex")
+
+
+def test_paths_that_cannot_be_read_are_refused_at_the_call(tmp_path):
+    write(tmp_path / "a.txt", b"text")
+    for path, expected in [
+        (tmp_path / "b*.txt", "no file matches"),
+        (tmp_path / "b.txt", "no such file"),
+        (tmp_path, "is a folder"),
+        (write(tmp_path / "a.csv", b"text"), "unknown kind of file"),
+        (write(tmp_path / "a.parquet.gz", b"text"), "decompress it"),
+        (write(tmp_path / "empty.txt", b""), "file is empty"),
+        ("nonsense://a.txt", "cannot be opened"),
+    ]:
+        with pytest.raises(InputError, match=expected) as caught:
+            read_documents([str(tmp_path / "a.txt"), str(path)])
+        assert str(path) in str(caught.value)
+    with pytest.raises(InputError, match="no input given"):
+        read_documents([])
+
+
+@pytest.mark.parametrize("compression", [c for c in COMPRESS if c])
+def test_nothing_inside_a_compressed_file(tmp_path, compression):
+    assert "file is empty" in refusal(write(tmp_path / f"a.txt{compression}", COMPRESS[compression](b"")))
+
+
+def test_no_readable_document(tmp_path):
+    path = write(tmp_path / "a.txt", b" \n\n\t\n")
+    assert refusal(path) == f"{path}: no readable document (3 were empty or whitespace only)"
+    assert "no readable document" in refusal(path, document_boundary="blank_line")
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
+def test_jsonl_gives_back_every_text(tmp_path_factory, texts):
+    path = write(
+        tmp_path_factory.mktemp("corpus") / "a.jsonl.zst", COMPRESS[".zst"](as_bytes(".jsonl", ["x", *texts]))
+    )
+    assert read(path) == ["x", *(text for text in texts if text and not text.isspace())]
+
+
+def test_zst_of_high_ratio_is_read_in_bounded_memory(tmp_path):
+    path = tmp_path / "a.txt.zst"
+    line = b"word " * 200_000 + b"\n"
+    with zstandard.ZstdCompressor().stream_writer(path.open("wb")) as writer:
+        for _ in range(1000):
+            writer.write(line)
+    script = (
+        "import re, sys\n"
+        "from mlm_jax.text.corpus import read_documents\n"
+        f"assert sum(map(len, read_documents([{str(path)!r}]))) == 1000 * ({len(line)} - 1)\n"
+        "assert 'jax' not in sys.modules\n"
+        # Not ru_maxrss, which starts from that of the process that started this one.
+        "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) // 1024)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 400

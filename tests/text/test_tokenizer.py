@@ -1,0 +1,413 @@
+"""WordPiece against BERT's rules; the same ids by every way in; the same vocabulary from the same text."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import unicodedata
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mlm_jax.text.tokenizer as tokenizer_module
+from mlm_jax.data import wordpiece
+from mlm_jax.errors import InputError
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+
+PIECES = ["hello", "world", "un", "##aff", "##able", "uber", "resume", "mask", "中", "国", "##国"]
+PIECES += ["a", "b", "c", "e", "i", "s", "1", "##a", "##b", "##c", "##d", "##e", "##i", "##s", *",.![]|-"]
+VOCABULARY = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PIECES]
+# Every rule of the normalizer has something here: accents, kinds of space, control characters.
+ALPHABET = "abceisuABÉéüİß中国 ,.![]|-1\t\n\r\x0b\x00\x85\u00a0\u0301\u200d\u2028\u3000\ufffd"
+
+
+def load(tmp_path, vocabulary=VOCABULARY, **options) -> Tokenizer:
+    (tmp_path / "vocab.txt").write_text("".join(f"{entry}\n" for entry in vocabulary), encoding="utf-8")
+    return Tokenizer.load(tmp_path / "vocab.txt", **options)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    return load(tmp_path_factory.mktemp("vocabulary"))
+
+
+def pieces(tokenizer: Tokenizer, text: str, **options) -> list[str | None]:
+    return [tokenizer.id_to_token(token_id) for token_id in tokenizer.encode(text, **options)]
+
+
+def bert_reference(text: str, vocabulary: list[str], *, lowercase: bool) -> list[str]:
+    """The rules of google-research/bert `tokenization.py`, in their order and as plainly as can be."""
+    kept = (
+        c
+        for c in text
+        if c in "\t\n\r" or (c not in "\0\ufffd" and unicodedata.category(c) not in ("Cc", "Cf"))
+    )
+    spaced = "".join(f" {c} " if "\u4e00" <= c <= "\u9fff" else c for c in kept)
+    words: list[str] = []
+    for word in spaced.split():
+        if lowercase:
+            decomposed = unicodedata.normalize("NFD", word.lower())
+            word = "".join(c for c in decomposed if unicodedata.category(c) != "Mn")  # noqa: PLW2901
+        current = ""
+        for c in word:
+            if (c.isascii() and not c.isalnum() and c.isprintable()) or unicodedata.category(c).startswith(
+                "P"
+            ):
+                words += [current, c]
+                current = ""
+            else:
+                current += c
+        words.append(current)
+    return [piece for word in words if word for piece in _longest_first(word, vocabulary)]
+
+
+def _longest_first(word: str, vocabulary: list[str]) -> list[str]:
+    found: list[str] = []
+    start = 0
+    while start < len(word):
+        candidates = (("##" if start else "") + word[start:end] for end in range(len(word), start, -1))
+        piece = next((candidate for candidate in candidates if candidate in vocabulary), None)
+        if piece is None:
+            return ["[UNK]"]
+        found.append(piece)
+        start += len(piece.removeprefix("##") if start else piece)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello, WORLD!", ["hello", ",", "world", "!"]),
+        ("unaffable", ["un", "##aff", "##able"]),
+        ("Über résumé", ["uber", "resume"]),
+        ("re\u0301sume\u0301", ["resume"]),
+        ("中国a", ["中", "国", "a"]),
+        ("ab\u200dc ab\x00c", ["a", "##b", "##c", "a", "##b", "##c"]),
+        ("a\tb\nc\u00a0a\u3000b", ["a", "b", "c", "a", "b"]),
+        ("a\x0bb", ["a", "##b"]),
+        ("xyz a", ["[UNK]", "a"]),
+        ("a" * 101, ["[UNK]"]),
+        ("a" * 100, ["a"] + ["##a"] * 99),
+        ("[MASK] a", ["[", "mask", "]", "a"]),
+        ("", []),
+        (" \n ", []),
+    ],
+)
+def test_bert_rules_by_hand(tokenizer, text, expected):
+    assert pieces(tokenizer, text) == expected
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_bert_rules_by_reference(tmp_path_factory, lowercase):
+    tokenizer = load(
+        tmp_path_factory.mktemp("vocabulary"), [*VOCABULARY, "A", "##B", "é"], lowercase=lowercase
+    )
+
+    @given(st.text(ALPHABET))
+    def check(text):
+        assert pieces(tokenizer, text) == bert_reference(
+            text, [*VOCABULARY, "A", "##B", "é"], lowercase=lowercase
+        )
+
+    check()
+
+
+@given(texts=st.lists(st.one_of(st.text(), st.text(ALPHABET))))
+def test_word_table_gives_the_ids_of_the_library(tokenizer, texts):
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    library = tokenizer._backend.encode_batch(texts, add_special_tokens=False)
+    for ids, encoding in zip(tokenizer.encode_batch(texts), library, strict=True):
+        assert ids.dtype == np.int32
+        assert ids.tolist() == encoding.ids
+
+
+def test_word_table_begun_anew_and_shared_by_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "_KNOWN_SIZE_LIMIT", 2000)
+    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 64)
+    tokenizer = load(tmp_path)
+    rng = np.random.default_rng(0)
+    texts = [" ".join("".join(rng.choice(list("abceis"), 6)) for _ in range(200)) for _ in range(50)]
+    expected = [encoding.ids for encoding in tokenizer._backend.encode_batch(texts, add_special_tokens=False)]
+    results: dict[int, list] = {}
+
+    def encode(thread: int) -> None:
+        results[thread] = [tokenizer.encode(text).tolist() for text in texts]
+
+    threads = [threading.Thread(target=encode, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(results[thread] == expected for thread in range(4))
+    assert tokenizer._known_size < 2000 + 4 * 200 * 30
+
+
+def test_long_text_without_a_space(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 64)
+    assert pieces(tokenizer, "中国," * 500) == ["中", "国", ","] * 500
+
+
+@pytest.mark.parametrize("sentence", ["hello, world! ", "中国,"])
+def test_a_long_text_takes_little_memory(tmp_path, sentence):
+    load(tmp_path)
+    script = (
+        "import resource\n"
+        "from mlm_jax.text.tokenizer import Tokenizer\n"
+        f"tokenizer = Tokenizer.load({str(tmp_path)!r})\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"ids = tokenizer.encode({sentence!r} * 1_000_000)\n"
+        f"assert len(ids) == 1_000_000 * len(tokenizer.encode({sentence!r}))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 120  # the library by itself takes 1,700 and 500
+
+
+def test_special_tokens_in_text(tokenizer):
+    assert pieces(tokenizer, "a [MASK] b", parse_special_tokens=True) == ["a", "[MASK]", "b"]
+    assert pieces(tokenizer, "a [MASK] b") == ["a", "[", "mask", "]", "b"]
+    special = set(tokenizer.special_token_ids) - {tokenizer.unknown_token_id}
+    assert not special & set(tokenizer.encode(" ".join(SPECIAL_TOKENS)).tolist())
+
+
+def test_ids_and_tables(tokenizer):
+    assert tokenizer.vocabulary_size == len(VOCABULARY)
+    assert (tokenizer.pad_token_id, tokenizer.unknown_token_id, tokenizer.cls_token_id) == (0, 2, 3)
+    assert (tokenizer.sep_token_id, tokenizer.mask_token_id) == (4, 5)
+    assert tokenizer.special_token_ids == (0, 2, 3, 4, 5)
+    assert [VOCABULARY[i] for i in np.flatnonzero(tokenizer.continues_word)] == [
+        p for p in PIECES if p[:2] == "##"
+    ]
+    assert tokenizer.continues_word.shape == (len(VOCABULARY),)
+    assert tokenizer.token_to_id("uber") == VOCABULARY.index("uber")
+    assert tokenizer.token_to_id("nothing") is None
+    assert tokenizer.id_to_token(len(VOCABULARY)) is None
+    assert tokenizer.decode(tokenizer.encode("Hello, unaffable world!")) == "hello, unaffable world!"
+    assert tokenizer.decode([3, 6, 4]) == "[CLS] hello [SEP]"
+
+
+def test_saved_and_loaded_again(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "new" / "folder")
+    folder = tmp_path / "new" / "folder"
+    assert {path.name for path in folder.iterdir()} == {"tokenizer.json", "vocab.txt"}
+    assert (folder / "vocab.txt").read_text(encoding="utf-8").splitlines() == VOCABULARY
+    for path in (folder, folder / "tokenizer.json", folder / "vocab.txt"):
+        loaded = Tokenizer.load(path)
+        assert loaded.fingerprint == tokenizer.fingerprint
+        assert loaded.encode("Hello Über [MASK]").tolist() == tokenizer.encode("Hello Über [MASK]").tolist()
+    script = (
+        f"from mlm_jax.text.tokenizer import Tokenizer; print(Tokenizer.load({str(folder)!r}).fingerprint)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == tokenizer.fingerprint
+
+
+def test_fingerprint_is_that_of_what_accents_come_to(tmp_path):
+    unsaid = load(tmp_path).fingerprint
+    (tmp_path / "tokenizer_config.json").write_text('{"strip_accents": true}')
+    assert load(tmp_path).fingerprint == unsaid
+    (tmp_path / "tokenizer_config.json").write_text('{"strip_accents": false}')
+    assert load(tmp_path).fingerprint != unsaid
+
+
+def test_fingerprint_tells_what_encodes_differently(tmp_path):
+    other = ["zebra" if entry == "uber" else entry for entry in VOCABULARY]
+    made = [
+        load(tmp_path),
+        load(tmp_path, lowercase=False),
+        load(tmp_path, other),
+        load(tmp_path, [*VOCABULARY, "z"]),
+    ]
+    assert len({tokenizer.fingerprint for tokenizer in made}) == len(made)
+
+
+def test_case_is_guessed_from_the_vocabulary(tmp_path):
+    assert pieces(load(tmp_path, [*VOCABULARY, "[BRACKET]", "<S>"]), "A") == ["a"]
+    assert pieces(load(tmp_path, [*VOCABULARY, "##B"]), "A") == ["[UNK]"]
+    assert pieces(load(tmp_path, [*VOCABULARY, "##B"], lowercase=True), "A") == ["a"]
+
+
+def test_tokenizer_config_of_a_folder_decides(tmp_path):
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"do_lower_case": False}))
+    assert pieces(load(tmp_path), "A é") == ["[UNK]", "[UNK]"]
+    config.write_text(
+        json.dumps({"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False})
+    )
+    assert pieces(load(tmp_path), "A é 中国") == ["a", "[UNK]", "中", "##国"]
+    config.write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: not valid JSON"):
+        load(tmp_path)
+
+
+def test_published_file_that_truncates_and_pads(tmp_path, tokenizer):
+    backend = tokenizers.Tokenizer.from_str(tokenizer._backend.to_str())
+    backend.enable_truncation(2)
+    backend.enable_padding(length=8)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert pieces(Tokenizer.load(tmp_path), "a b c") == ["a", "b", "c"]
+
+
+def test_other_tokenizers_with_the_five_tokens_are_taken(tmp_path):
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({t: i for i, t in enumerate(VOCABULARY)}, "[UNK]")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert pieces(Tokenizer.load(tmp_path), "a hello world.") == ["a", "hello", "[UNK]"]
+
+
+def test_added_word_with_a_space_is_kept_whole(tmp_path, tokenizer):
+    backend = tokenizers.Tokenizer.from_str(tokenizer._backend.to_str())
+    backend.add_tokens(["hello world"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.load(tmp_path)
+    assert pieces(loaded, "a hello world") == ["a", "hello world"]
+    assert loaded.vocabulary_size == len(VOCABULARY) + 1
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_vocabulary_without_a_special_token(tmp_path, token):
+    vocabulary = [entry for entry in VOCABULARY if entry != token]
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, vocabulary)
+    assert str(caught.value).startswith(f"{tmp_path / 'vocab.txt'}: no {token} in the vocabulary")
+
+
+def test_files_that_are_no_tokenizer(tmp_path):
+    for path, expected in [
+        (tmp_path, "no tokenizer here"),
+        (tmp_path / "missing", "no such file"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            Tokenizer.load(path)
+    file = tmp_path / "tokenizer.json"
+    for content in (b"", b"{}", b"[]", b"\xff", b'{"model": 3}'):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"not a tokenizer\.json"):
+            Tokenizer.load(tmp_path)
+    file = tmp_path / "vocab.txt"
+    for content, expected in [
+        (b"\n\n", "file is empty"),
+        (b"[PAD]\n\xff\n", "broken UTF-8 at byte 6"),
+        (b"a\nb\na\n", "vocab.txt:3: repeats the entry 'a' of line 1"),
+    ]:
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=expected):
+            Tokenizer.load(file)
+
+
+def test_vocabulary_entries_with_line_separators(tmp_path):
+    tokenizer = load(tmp_path, [*VOCABULARY[:6], "\u2028", "\x85", "after"])
+    assert tokenizer.token_to_id("after") == 8
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"), [(["a", None], "text 1: expected a string"), (["\ud800"], "text 0")]
+)
+@pytest.mark.parametrize("parse_special_tokens", [False, True])
+def test_what_is_no_text_is_refused(tokenizer, texts, expected, parse_special_tokens):
+    with pytest.raises(InputError, match=expected):
+        tokenizer.encode_batch(texts, parse_special_tokens=parse_special_tokens)
+
+
+SENTENCES = [
+    f"The {a} {b} {c}, {n}."
+    for n, (a, b, c) in enumerate(
+        (a, b, c)
+        for a in ("quick", "slow", "Zürich", "unhappy")
+        for b in ("fox", "dog", "tower", "中国")
+        for c in ("jumps", "sleeps", "stands", "thinks", "speaks")
+    )
+]
+
+
+def test_training(tmp_path):
+    tokenizer = Tokenizer.train(SENTENCES, 150)
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert tokenizer.vocabulary_size == 150
+    assert pieces(tokenizer, "THE tower") == ["the", "tower"]
+    assert tokenizer.token_to_id("##国") is None
+    for sentence in SENTENCES:
+        assert tokenizer.unknown_token_id not in tokenizer.encode(sentence)
+    cased = Tokenizer.train(SENTENCES, 150, lowercase=False)
+    assert cased.token_to_id("T") is not None
+    cased.save(tmp_path)
+    assert Tokenizer.load(tmp_path).fingerprint == Tokenizer.load(tmp_path / "vocab.txt").fingerprint
+
+
+def test_training_gives_the_same_files_in_every_process(tmp_path):
+    script = (
+        "import sys\n"
+        "from mlm_jax.text.tokenizer import Tokenizer\n"
+        f"Tokenizer.train({SENTENCES!r}, 150).save(sys.argv[1])\n"
+    )
+    digests = set()
+    for run in ("a", "b", "c"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / run)], check=True)
+        digests.add(
+            tuple(
+                hashlib.sha256((tmp_path / run / name).read_bytes()).hexdigest()
+                for name in ("tokenizer.json", "vocab.txt")
+            )
+        )
+    assert len(digests) == 1
+
+
+def test_training_samples_evenly_within_its_bound():
+    documents = [f"{i:04d}" for i in range(1000)]
+    sample = wordpiece._sample(iter(documents), 1000)
+    assert sample == documents[::4]
+    assert wordpiece._sample(["x" * 50], 10) == ["x" * 10]
+
+
+def test_rare_characters_give_way():
+    tokenizer = Tokenizer.train(["abcde " * 300_000, "ω"], 100)
+    assert tokenizer.token_to_id("ω") is None
+    assert tokenizer.token_to_id("abcde") is not None
+    assert Tokenizer.train(["abcde", "ω"], 100).token_to_id("ω") is not None
+    small = Tokenizer.train(["aaaa bbb cc d"], 9)
+    assert [small.id_to_token(i) for i in range(5, 9)] == ["a", "b", "##a", "##b"]
+
+
+def test_training_that_cannot_be(tmp_path):
+    for documents, size, expected in [
+        ([], 100, "no text"),
+        ([" \n"], 100, "no text"),
+        (["a"], 6, "at least 7"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            Tokenizer.train(documents, size)
+    with pytest.raises(InputError, match="document 1: lone surrogate"):
+        Tokenizer.train(["fine", "\ud800"], 100)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "size", "text", "expected"),
+    [
+        ("uncased", 30522, "Über unaffable", ["uber", "una", "##ffa", "##ble"]),
+        ("cased", 28996, "Über unaffable", ["Ü", "##ber", "un", "##af", "##fa", "##ble"]),
+        ("chinese", 21128, "我Love中国", ["我", "love", "中", "国"]),
+        ("multilingual-cased", 119547, "Zürich", ["Zürich"]),
+    ],
+)
+def test_published_vocabularies(shared_data, name, size, text, expected):
+    tokenizer = Tokenizer.load(shared_data / "vocab" / f"bert-base-{name}" / "vocab.txt")
+    assert tokenizer.vocabulary_size == size
+    assert pieces(tokenizer, text) == expected
+
+
+@pytest.mark.shared_data
+def test_published_tokenizer_json_is_its_vocabulary(shared_data):
+    folder = shared_data / "vocab" / "bert-base-uncased"
+    assert (
+        Tokenizer.load(folder / "tokenizer.json").fingerprint
+        == Tokenizer.load(folder / "vocab.txt").fingerprint
+    )

@@ -1,0 +1,205 @@
+"""Fits in memory: strings and masked batches, what is frozen, and what is refused."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax.config import BertConfig
+from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.data.sources import resolve_masking
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.formats.model_folder import random_model
+from mlm_jax.masking.masking import example_keys, mask_tokens
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.pretrained import MaskedLM
+
+TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS, 120)
+
+
+@pytest.fixture
+def model(tokenizer: Tokenizer) -> MaskedLM:
+    config = BertConfig(
+        vocabulary_size=tokenizer.vocabulary_size,
+        num_layers=1,
+        hidden_dim=32,
+        num_heads=2,
+        intermediate_dim=64,
+        max_sequence_length=40,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+    )
+    stored = random_model(config, tokenizer, 0)
+    return MaskedLM(stored.config, stored.params, stored.tokenizer)
+
+
+def batch_of(model: MaskedLM, texts: list[str] = TEXTS, length: int = 12) -> dict[str, np.ndarray]:
+    """The texts masked once, as other systems' preprocessors give them."""
+    tokenizer = model.tokenizer
+    token_ids = np.zeros((len(texts), length), np.int32)
+    for row, text in zip(token_ids, texts, strict=True):
+        body = tokenizer.encode(text)
+        row[: len(body) + 2] = [tokenizer.cls_token_id, *body, tokenizer.sep_token_id]
+    masking = resolve_masking(MaskingRecipe(mask_selection_rate=0.3), tokenizer, length)
+    masked = mask_tokens(example_keys(0, 0, np.arange(len(texts))), token_ids, masking)
+    return {
+        "token_ids": np.asarray(masked.token_ids),
+        "padding_mask": token_ids != 0,
+        "segment_ids": np.zeros_like(token_ids),
+        "mask_positions": np.asarray(masked.mask_positions),
+        "labels": np.asarray(masked.mask_ids),
+        "mask_weights": np.asarray(masked.mask_weights),
+    }
+
+
+def test_it_learns_strings(model: MaskedLM) -> None:
+    before = model.evaluate(TEXTS)
+    result = model.fit(TEXTS, num_steps=150, batch_size=8, learning_rate=1e-2)
+    after = model.evaluate(TEXTS)
+    assert len(result.losses) == len(result.accuracies) == 150
+    assert np.mean(result.losses[-20:]) < 0.6 * np.mean(result.losses[:20])
+    assert after.mlm_loss < 0.6 * before.mlm_loss
+    assert after.masked_tokens == before.masked_tokens > 0
+    assert model.fill_mask("the [MASK] is blue")[0]["token_str"] == "sea"
+    assert isinstance(model.params["head"]["bias"], jax.Array)
+    assert model.params["head"]["bias"].devices() == {jax.devices()[0]}
+
+
+def test_lower_layers_learn_more_slowly_where_the_learning_rate_decays(
+    tokenizer: Tokenizer, model: MaskedLM
+) -> None:
+    before, moved = jax.tree.map(np.asarray, model.params), {}
+    for decay in (1.0, 0.25):
+        fitted = MaskedLM(model.config, before, tokenizer)
+        fitted.fit(batch_of(model), num_steps=1, batch_size=16, learning_rate=1e-2, layer_rate_decay=decay)
+        moved[decay] = jax.tree.map(
+            lambda after, before: np.abs(np.asarray(after) - before).mean(), fitted.params, before
+        )
+    ratio = jax.tree.map(lambda slow, full: slow / full if full else np.nan, moved[0.25], moved[1.0])
+    assert ratio["head"]["dense"]["kernel"] == pytest.approx(1, rel=1e-3)
+    assert ratio["encoder"]["layers"]["attention"]["value"]["kernel"] == pytest.approx(0.25, rel=1e-3)
+    assert ratio["encoder"]["embeddings"]["position"] == pytest.approx(0.25**2, rel=1e-3)
+
+
+def test_two_strings_are_enough(model: MaskedLM) -> None:
+    result = model.fit(["The quick brown fox jumped.", "I forgot my homework."], batch_size=2, num_steps=2)
+    assert np.isfinite(result.losses).all()
+
+
+def test_the_same_seed_gives_the_same_parameters_whatever_was_done_before(
+    tokenizer: Tokenizer, model: MaskedLM
+) -> None:
+    start = model.params
+    ends = []
+    for seed in (0, 0, 1):
+        model.params = start
+        model.fit(TEXTS, num_steps=3, batch_size=8, seed=seed, learning_rate=1e-3)
+        ends.append(np.asarray(model.params["head"]["dense"]["kernel"]))
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert (ends[0] != ends[2]).any()
+
+
+def test_a_frozen_backbone_keeps_every_bit(model: MaskedLM) -> None:
+    before = jax.tree.map(np.asarray, model.params)
+    model.fit(TEXTS, num_steps=5, batch_size=8, learning_rate=1e-2, freeze_backbone=True)
+    after = jax.tree.map(np.asarray, model.params)
+    jax.tree.map(np.testing.assert_array_equal, after["encoder"], before["encoder"])
+    assert (after["head"]["dense"]["kernel"] != before["head"]["dense"]["kernel"]).any()
+
+
+def test_the_pooler_is_not_shrunk(model: MaskedLM) -> None:
+    before = np.asarray(model.params["encoder"]["pooler"]["kernel"])
+    model.fit(TEXTS, num_steps=5, batch_size=8, learning_rate=1e-2)
+    np.testing.assert_array_equal(model.params["encoder"]["pooler"]["kernel"], before)
+
+
+@pytest.mark.parametrize("form", ["one mapping", "iterable", "fields left out"])
+def test_it_learns_masked_batches(model: MaskedLM, form: str) -> None:
+    batch = batch_of(model)
+    data: Any = batch
+    if form == "iterable":
+        halves = [slice(0, 8), slice(8, 16)]
+        data = [{name: array[half] for name, array in batch.items()} for half in halves]
+    elif form == "fields left out":
+        data = {name: batch[name] for name in ("token_ids", "padding_mask", "mask_positions", "labels")}
+    before = model.evaluate(batch)
+    result = model.fit(data, num_steps=100, batch_size=8, learning_rate=1e-2)
+    assert model.evaluate(batch).mlm_loss < 0.3 * before.mlm_loss
+    assert len(result.losses) == 100
+
+
+def test_a_masked_batch_counts_by_its_weights_and_sees_its_segments(model: MaskedLM) -> None:
+    batch = batch_of(model)
+    whole = model.evaluate(batch)
+    assert whole.masked_tokens == int(batch["mask_weights"].sum())
+    # Position 0 stands for no selection.
+    defaulted = {name: array for name, array in batch.items() if name != "mask_weights"}
+    assert model.evaluate(defaulted) == whole
+    first_only = batch["mask_weights"] * (np.arange(batch["labels"].shape[1]) == 0)
+    assert model.evaluate(batch | {"mask_weights": first_only}).masked_tokens == int(first_only.sum())
+    other = model.evaluate(batch | {"segment_ids": np.ones_like(batch["token_ids"])})
+    assert abs(other.mlm_loss - whole.mlm_loss) > 1e-4
+    padded = batch | {"padding_mask": np.ones_like(batch["padding_mask"])}
+    assert abs(model.evaluate(padded).mlm_loss - whole.mlm_loss) > 1e-5
+    in_pieces = model.evaluate(batch, batch_size=5)
+    assert in_pieces.masked_tokens == whole.masked_tokens
+    assert in_pieces.mlm_loss == pytest.approx(whole.mlm_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "batch: labels is missing"),
+        ({"mask_ids": np.zeros((16, 3), int)}, "batch: no field 'mask_ids'"),
+        ({"segment_ids": np.zeros((16, 11), int)}, r"segment_ids has shape \(16, 11\): must be \(16, 12\)"),
+        ({"labels": np.zeros((16, 9), int)}, r"labels has shape \(16, 9\)"),
+        ({"token_ids": np.full((16, 12), 1000)}, "token_ids: must hold integers in"),
+        ({"token_ids": np.ones((16, 12))}, "token_ids: must hold integers in"),
+        ({"mask_positions": np.full((16, 3), 12)}, r"mask_positions: must hold integers in \[0, 12\)"),
+        ({"segment_ids": np.full((16, 12), 2)}, r"segment_ids: must hold integers in \[0, 2\)"),
+        ({"token_ids": np.zeros(12, int)}, r"must be \[B, L\] and \[B, K\]"),
+        ({"token_ids": np.zeros((16, 41), int)}, "must have at most 40 columns"),
+    ],
+)
+def test_batches_that_cannot_be_used_are_told(model: MaskedLM, change: dict[str, Any], message: str) -> None:
+    batch = batch_of(model)
+    batch["mask_positions"], batch["labels"], batch["mask_weights"] = (
+        batch[name][:, :3] for name in ("mask_positions", "labels", "mask_weights")
+    )
+    batch = {name: array for name, array in (batch | change).items() if array is not None}
+    with pytest.raises(InputError, match=message):
+        model.fit(batch, num_steps=1)
+
+
+def test_other_data_that_cannot_be_used(model: MaskedLM) -> None:
+    batch = batch_of(model)
+    with pytest.raises(InputError, match="found one string"):
+        model.fit("apples", num_steps=1)
+    with pytest.raises(InputError, match=r"batch 1: token_ids .* as in the first batch"):
+        model.fit([batch, {name: array[:8] for name, array in batch.items()}], num_steps=2)
+    with pytest.raises(InputError, match="no batch: must be at least one"):
+        model.fit([], num_steps=1)
+    with pytest.raises(InputError, match=r"sequence_length = 50: must be in \[3, 40\]"):
+        model.fit(TEXTS, num_steps=1, sequence_length=50)
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_leaves_the_model(model: MaskedLM) -> None:
+    batch = batch_of(model)
+    batch["mask_weights"] = np.full_like(batch["mask_weights"], np.inf)
+    before = jax.tree.map(np.asarray, model.params)
+    with pytest.raises(RunError, match="the loss was not finite for 20 steps in a row"):
+        model.fit(batch, num_steps=40, batch_size=16)
+    jax.tree.map(np.testing.assert_array_equal, model.params, before)
+
+
+def test_longer_texts_go_on_in_further_rows(model: MaskedLM) -> None:
+    long = " ".join(TEXTS)
+    assert model.evaluate([long], sequence_length=16).masked_tokens > 8
+    assert len(model.tokenizer.encode(long)) > 40
+    assert np.isfinite(model.fit([long], num_steps=2, batch_size=2).losses).all()

@@ -1,0 +1,343 @@
+"""What a user holds: masks filled, features, likelihoods, each beside one row at a time through the bare model."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config.settings import to_json
+from mlm_jax.errors import InputError
+from mlm_jax.files import new_folder
+from mlm_jax.formats.model_folder import StoredModel, write_model_folder
+from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.run import trainer
+from mlm_jax.run.records import EVALUATIONS_FILE, read_records
+from mlm_jax.run.trainer import train
+from mlm_jax.step.train_step import split_model
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.pretrained import MaskedLM, evaluate_model
+from tests.run_small import config_of, prepared, run_python, uninterrupted
+
+TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = Tokenizer.train(TEXTS, 120)
+    config = TrainConfig(
+        output_dir=str(tmp_path_factory.mktemp("runs") / "fruit"),
+        model=BertConfig(
+            vocabulary_size=tokenizer.vocabulary_size,
+            num_layers=1,
+            hidden_dim=32,
+            num_heads=2,
+            intermediate_dim=64,
+            max_sequence_length=24,
+            dropout_rate=0.0,
+            pooler=False,
+        ),
+        data=DataConfig(sequence_length=10, packing="document"),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        num_steps=150,
+        batch_size=8,
+        eval_every=150,
+        compilation_cache_dir=None,
+    )
+    train(config, documents=TEXTS, eval_documents=TEXTS[:4], tokenizer=tokenizer)
+    return Path(config.output_dir)
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> MaskedLM:
+    return MaskedLM.from_preset(run)
+
+
+def rows_of(model: MaskedLM, texts: list[str]) -> list[np.ndarray]:
+    ends = [model.tokenizer.cls_token_id], [model.tokenizer.sep_token_id]
+    return [
+        np.array(ends[0] + model.tokenizer.encode(text, parse_special_tokens=True).tolist() + ends[1])
+        for text in texts
+    ]
+
+
+def log_probabilities(model: MaskedLM, row: np.ndarray, position: int) -> np.ndarray:
+    """One row, not padded, through the bare model."""
+    graph, _ = split_model(abstract_masked_lm(model.config))
+    masked_lm = nnx.merge(graph, model.params)
+    logits = masked_lm(jnp.asarray(row[None]), jnp.ones((1, len(row)), bool), jnp.array([[position]]))
+    return np.array(jax.nn.log_softmax(logits[0, 0]), np.float64)
+
+
+def test_it_fills_what_it_has_read(model: MaskedLM) -> None:
+    candidates = model.fill_mask("the [MASK] is blue", top_k=3)
+    assert candidates[0]["token_str"] == "sea"
+    assert candidates[0]["sequence"] == "the sea is blue"
+    assert candidates[0]["score"] > 0.5
+    assert candidates[0]["token"] == model.tokenizer.token_to_id("sea")
+    scores = [candidate["score"] for candidate in candidates]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 3
+
+
+def test_scores_are_the_probabilities_of_the_whole_vocabulary(model: MaskedLM) -> None:
+    (row,) = rows_of(model, ["the [MASK] is blue"])
+    position = int(np.flatnonzero(row == model.tokenizer.mask_token_id)[0])
+    expected = np.exp(log_probabilities(model, row, position))
+    ordinary = set(range(model.tokenizer.vocabulary_size)) - set(model.tokenizer.special_token_ids)
+    candidates = model.fill_mask("the [MASK] is blue", top_k=len(ordinary))
+    assert {c["token"] for c in candidates} == ordinary
+    for candidate in candidates:
+        assert candidate["score"] == pytest.approx(expected[candidate["token"]], rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_several_texts_and_lengths_are_answered_as_one_by_one(
+    model: MaskedLM, joint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlm_jax.use.pretrained._TEXTS_AT_ONCE", 7)
+    texts = [
+        "the [MASK] is blue",
+        "red [MASK] are sweet",
+        "sea " * 21 + "[MASK]",
+        "[MASK] apples are [MASK]",
+    ] * 20
+    together = model.fill_mask(texts, top_k=2, joint=joint)
+    for text, found in zip(texts[:4], together[:4], strict=True):
+        alone = model.fill_mask(text, top_k=2, joint=joint)
+        flat = [c for part in found for c in (part if isinstance(part, list) else [part])]
+        flat_alone = [c for part in alone for c in (part if isinstance(part, list) else [part])]
+        assert [c["token"] for c in flat] == [c["token"] for c in flat_alone]
+        np.testing.assert_allclose([c["score"] for c in flat], [c["score"] for c in flat_alone], rtol=1e-4)
+    assert together[:4] == together[76:]
+
+
+def test_several_masks_are_filled_together(model: MaskedLM) -> None:
+    best = model.fill_mask("[MASK] [MASK] are sweet", top_k=3)
+    assert best[0]["sequence"] == "red apples are sweet"
+    assert best[0]["token_str"] == ["red", "apples"]
+    assert best[0]["token"] == [model.tokenizer.token_to_id(word) for word in ("red", "apples")]
+    assert len({tuple(answer["token"]) for answer in best}) == 3
+
+
+def test_each_mask_sees_what_stands_in_those_filled_before(run: Path) -> None:
+    # A trained toy is so sure of every word that it hardly reads the others; large random weights do.
+    fresh = MaskedLM.from_preset(run, load_weights=False)
+    params = jax.tree.map(lambda leaf: 10.0 * leaf if leaf.ndim > 1 else leaf, fresh.params)
+    model = MaskedLM(fresh.config, params, fresh.tokenizer)
+    text = "[MASK] [MASK] are sweet"
+    best = model.fill_mask(text, top_k=1)[0]
+    (row,) = rows_of(model, [text])
+    chances = [log_probabilities(model, row, position) for position in (1, 2)]
+    for chance in chances:
+        chance[list(model.tokenizer.special_token_ids)] = -np.inf
+    first = int(np.argmax([chance.max() for chance in chances]))
+    filled = row.copy()
+    filled[1 + first] = best["token"][first]
+    second = best["token"][1 - first]
+    seen = log_probabilities(model, filled, 2 - first)[second]
+    assert abs(seen - chances[1 - first][second]) > 0.01
+    assert np.log(best["score"]) == pytest.approx(chances[first][best["token"][first]] + seen, abs=1e-4)
+
+
+def test_independent_masks_are_answered_left_to_right(model: MaskedLM) -> None:
+    first, second = model.fill_mask("[MASK] apples are [MASK]", top_k=1, joint=False)
+    assert first[0]["sequence"] == f"{first[0]['token_str']} apples are [MASK]"
+    assert second[0]["sequence"] == f"[MASK] apples are {second[0]['token_str']}"
+
+
+def test_targets_of_one_piece(model: MaskedLM) -> None:
+    everything = {c["token_str"]: c["score"] for c in model.fill_mask("the [MASK] is blue", top_k=60)}
+    found = model.fill_mask("the [MASK] is blue", targets=["apples", "sea", "apples"])
+    assert [c["token_str"] for c in found] == ["sea", "apples"]
+    for candidate in found:
+        assert candidate["score"] == pytest.approx(everything[candidate["token_str"]], rel=1e-4)
+
+
+def test_targets_of_several_pieces_are_scored_by_their_pieces_in_turn(model: MaskedLM) -> None:
+    word = "seapples"
+    pieces = model.tokenizer.encode(word)
+    assert len(pieces) > 1
+    found = model.fill_mask("the [MASK] is blue", targets=["sea", word])
+    assert {c["token_str"] for c in found} == {"sea", word}
+    (candidate,) = (c for c in found if c["token_str"] == word)
+    assert candidate["token"] == pieces.tolist()
+    assert candidate["sequence"] == "the seapples is blue"
+    (row,) = rows_of(model, ["the seapples is blue"])
+    total = 0.0
+    for place in range(2, 2 + len(pieces)):
+        masked = row.copy()
+        masked[place] = model.tokenizer.mask_token_id
+        total += log_probabilities(model, masked, place)[row[place]]
+    assert np.log(candidate["score"]) == pytest.approx(total, abs=1e-4)
+    (one,) = (c for c in found if c["token_str"] == "sea")
+    single = model.fill_mask("the [MASK] is blue", targets=["sea"])[0]
+    assert one["score"] == pytest.approx(single["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("no mask here", {}, r"^no \[MASK\] in 'no mask here'"),
+        ("sea " * 23 + "[MASK]", {}, "the text has 26 tokens: the model takes at most 24"),
+        ("", {}, "the text is empty"),
+        ([], {}, "no text"),
+        (["[MASK]", "nothing"], {}, r"text 1: no \[MASK\] in 'nothing'"),
+        ("[MASK]", {"top_k": 0}, "top_k = 0: must be in"),
+        ("[MASK]", {"top_k": 10_000}, "top_k = 10000: must be in"),
+        ("[MASK]", {"targets": []}, "must be a list of at least one word"),
+        ("[MASK]", {"targets": ["\u4e2d"]}, "the tokenizer has no pieces for it"),
+        ("[MASK] [MASK]", {"targets": ["seapples"]}, "targets of several pieces: must be of one"),
+        ("sea " * 20 + "[MASK]", {"targets": ["seapples"]}, "with it the text has"),
+    ],
+)
+def test_what_cannot_be_filled_is_told(model: MaskedLM, text: Any, options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.fill_mask(text, **options)
+
+
+def test_pseudo_log_likelihood_is_the_sum_of_every_token_masked_in_turn(model: MaskedLM) -> None:
+    texts = ["the sea is blue", "blue is sea the apples", "sea"]
+    found = model.pseudo_log_likelihood(texts)
+    assert found.dtype == np.float64
+    for text, total, tokens in zip(
+        texts, found, model.pseudo_log_likelihood(texts, per_token=True), strict=True
+    ):
+        (row,) = rows_of(model, [text])
+        expected = []
+        for place in range(1, len(row) - 1):
+            masked = row.copy()
+            masked[place] = model.tokenizer.mask_token_id
+            expected.append(log_probabilities(model, masked, place)[row[place]])
+        np.testing.assert_allclose([chance for _, chance in tokens], expected, atol=1e-4)
+        assert [entry for entry, _ in tokens] == [model.tokenizer.id_to_token(int(t)) for t in row[1:-1]]
+        assert total == pytest.approx(sum(expected), abs=1e-3)
+    assert found[0] > found[1]
+
+
+def test_mask_log_probabilities(model: MaskedLM) -> None:
+    texts = ["the [MASK] is blue", "[MASK] apples are sweet"]
+    found = model.mask_log_probabilities(texts)
+    assert found.shape == (2, model.config.vocabulary_size)
+    for row, chances in zip(rows_of(model, texts), found, strict=True):
+        place = int(np.flatnonzero(row == model.tokenizer.mask_token_id)[0])
+        np.testing.assert_allclose(chances, log_probabilities(model, row, place), atol=1e-4)
+    two = rows_of(model, ["[MASK] apples are [MASK]"])[0]
+    (first,) = model.mask_log_probabilities(["[MASK] apples are [MASK]"])
+    np.testing.assert_allclose(first, log_probabilities(model, two, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1, -2])
+def test_features(model: MaskedLM, layer: int) -> None:
+    texts = ["the sea is blue", "red apples", "sea " * 20]
+    none, cls, mean = (model.features(texts, layer=layer, pooling=p) for p in ("none", "cls", "mean"))
+    encoder = model.backbone
+    for index, row in enumerate(rows_of(model, texts)):
+        ids, mask = jnp.asarray(row[None]), jnp.ones((1, len(row)), bool)
+        if layer in (0, -2):
+            expected = encoder.embeddings(ids, jnp.zeros_like(ids), None, "float32")[0]
+        else:
+            expected = encoder(ids, mask)[0]
+        np.testing.assert_allclose(none[index], expected, atol=1e-5)
+        np.testing.assert_allclose(cls[index], expected[0], atol=1e-5)
+        np.testing.assert_allclose(mean[index], np.mean(expected, axis=0), atol=1e-5)
+
+
+def test_features_that_cannot_be_had(model: MaskedLM) -> None:
+    long = "sea " * 30
+    with pytest.raises(InputError, match="text 1: has 32 tokens: the model takes at most 24"):
+        model.features(["sea", long])
+    assert model.features(["sea", long], truncate=True)[1].shape == (24, 32)
+    for options in ({"layer": 2}, {"layer": -3}, {"pooling": "max"}):
+        with pytest.raises(InputError, match=f"{next(iter(options))} = "):
+            model.features(["sea"], **options)
+    with pytest.raises(InputError, match="must be a list of at least one string"):
+        model.features("sea")
+
+
+def test_it_is_compiled_once_a_bucket_of_lengths(model: MaskedLM) -> None:
+    fresh = MaskedLM(replace(model.config, max_sequence_length=24), model.params, model.tokenizer)
+    for words in range(1, 20):
+        fresh.fill_mask(["sea " * words + "[MASK]", "[MASK]"])
+    fresh.params = jax.tree.map(lambda leaf: leaf * 1.0, fresh.params)
+    fresh.fill_mask(["[MASK]", "[MASK] sea"])
+    assert fresh._inference._log_softmax._cache_size() == 1
+
+
+def test_saved_and_loaded_it_is_the_same(model: MaskedLM, tmp_path: Path) -> None:
+    model.save(tmp_path / "saved")
+    again = MaskedLM.from_preset(tmp_path / "saved")
+    assert again.config == replace(model.config, vocabulary_multiple=1)
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    with pytest.raises(InputError, match="is there already"):
+        model.save(tmp_path / "saved")
+
+
+def test_the_parameters_are_those_of_the_newest_checkpoint(run: Path, model: MaskedLM) -> None:
+    record = read_records(run / EVALUATIONS_FILE)[-1]
+    assert record["step"] == 150
+    assert record["mlm_accuracy"] > 0.5
+    assert isinstance(model.params["encoder"]["embeddings"]["token"], jax.Array)
+
+
+def test_a_model_without_a_head_is_refused(model: MaskedLM, tmp_path: Path) -> None:
+    with new_folder(tmp_path / "bare") as folder:
+        encoder = jax.tree.map(np.asarray, model.params["encoder"])
+        write_model_folder(folder, StoredModel(model.config, {"encoder": encoder}, model.tokenizer))
+    with pytest.raises(InputError, match="has no masked-LM head"):
+        MaskedLM.from_preset(tmp_path / "bare")
+    with pytest.raises(InputError, match="not a model that is known here"):
+        MaskedLM.from_preset(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_a_thousand_short_sentences_take_less_than_three_seconds(shared_data: Path) -> None:
+    """As a process of its own: here eight devices are simulated, and XLA compiles without optimising."""
+    code = """
+import sys, time
+from mlm_jax import MaskedLM, Tokenizer
+tokenizer = Tokenizer.load(sys.argv[1])
+lm = MaskedLM.from_preset("bert_tiny_en_uncased", load_weights=False, tokenizer=tokenizer)
+texts = [f"The {n} small birds of the old town [MASK] at noon." for n in range(1000)]
+lm.fill_mask(texts)
+seconds = []
+for _ in range(3):
+    start = time.perf_counter()
+    lm.fill_mask(texts)
+    seconds.append(time.perf_counter() - start)
+print(min(seconds))
+"""
+    ended = run_python(code, shared_data / "vocab" / "bert-base-uncased", optimised=True)
+    assert float(ended.stdout) < 3, ended.stderr
+
+
+def test_data_of_another_tokenizer_are_not_evaluated_on() -> None:
+    with pytest.raises(InputError, match="prepared with tokenizer"):
+        evaluate_model(uninterrupted(), prepared(0, 200, 280))
+
+
+def test_a_run_within_documents_is_evaluated_within_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    config = config_of(tmp_path / "run", num_steps=4, compilation_cache_dir=None)
+    config = replace(
+        config,
+        data=replace(config.data, attend_within_documents=True),
+        model=replace(config.model, initializer_stddev=0.2),
+    )
+    train(config)
+    (told,) = read_records(tmp_path / "run" / "eval.jsonl")
+    evaluation = evaluate_model(tmp_path / "run", prepared(200, 240))
+    assert evaluation.mlm_loss == pytest.approx(told["mlm_loss"], rel=1e-6)
+    across = replace(config, data=replace(config.data, attend_within_documents=False))
+    (tmp_path / "run" / "config.json").write_text(to_json(across))
+    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - told["mlm_loss"]) > 1e-3
