@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlm_jax.config.presets import PRESETS
     from mlm_jax.errors import InputError, RunError
     from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens
-    from mlm_jax.masking.selection_table import MaskingLaw, masking_law
+    from mlm_jax.masking.rates import SelectionTable, selection_table
     from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
     from mlm_jax.run.trainer import TrainResult, train
     from mlm_jax.text.tokenizer import Tokenizer
@@ -43,11 +43,11 @@ __all__ = [
     "MaskedLM",
     "MaskedTokens",
     "MaskingConfig",
-    "MaskingLaw",
     "MaskingRecipe",
     "MeshConfig",
     "OptimizerConfig",
     "RunError",
+    "SelectionTable",
     "TextClassifier",
     "Tokenizer",
     "TrainConfig",
@@ -55,7 +55,7 @@ __all__ = [
     "count_parameters",
     "example_keys",
     "mask_tokens",
-    "masking_law",
+    "selection_table",
     "train",
 ]
 
@@ -68,7 +68,7 @@ _HOMES = {
     "mlm_jax.errors": ("InputError", "RunError"),
     "mlm_jax.masking.masking": ("MaskedTokens", "example_keys", "mask_tokens"),
     "mlm_jax.config.masking": ("MaskingConfig", "MaskingRecipe"),
-    "mlm_jax.masking.selection_table": ("MaskingLaw", "masking_law"),
+    "mlm_jax.masking.rates": ("SelectionTable", "selection_table"),
     "mlm_jax.model.bert": ("BertEncoder", "BertMaskedLM", "count_parameters"),
     "mlm_jax.config.presets": ("PRESETS",),
     "mlm_jax.use.pretrained": ("MaskedLM",),

@@ -1,11 +1,10 @@
 """Eight simulated devices, no silent rank promotion, and array annotations checked as the code runs.
 
 XLA compiles without optimising: the models are small, and compiling them is what the tests spend their time on. For the
-same reason what was compiled once is kept until the session ends, for all of its processes.
+same reason compiled programs are kept in a cache on disk, which all sessions and their child processes share.
 """
 
 import os
-import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,12 +16,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
-# The first process of a session makes it; the workers and the children find it in the environment.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _COMPILED = tempfile.TemporaryDirectory(prefix="mlm_jax_compiled_", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Workers and child processes inherit these. JAX's own keys tell apart versions and flags.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/mlm_jax/tests").expanduser()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest

@@ -97,6 +97,11 @@ def run_script(name: str, *arguments: object, devices: int = 1) -> subprocess.Co
     return _run_child([f"scripts/{name}.py", *arguments], environment(devices))
 
 
+def run_module(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """`python -m NAME ARGUMENTS`, waited for."""
+    return _run_child(["-m", name, *arguments], environment(devices))
+
+
 def run_python(code: str, *arguments: object, optimised: bool = False) -> subprocess.CompletedProcess[str]:
     """A process of its own that runs `code`, waited for."""
     return _run_child(["-c", code, *arguments], environment(optimised=optimised))

@@ -13,7 +13,7 @@ Positions = Literal["learned", "rotary", "none"]
 
 _ROTARY_BASE = 10_000.0
 
-MEANINGLESS_TO_WEIGHTS = frozenset(
+WEIGHT_COMPATIBLE_SETTINGS = frozenset(
     {
         *("dropout_rate", "attention_dropout_rate", "embedding_dropout", "initializer_stddev"),
         "vocabulary_multiple",

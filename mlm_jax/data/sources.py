@@ -17,7 +17,7 @@ from mlm_jax.text.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 
 
 @dataclass(frozen=True)
-class Sources:
+class RunData:
     """Opened data. Fingerprints are of tokens and the order of documents."""
 
     tokenizer: Tokenizer
@@ -39,7 +39,7 @@ class Sources:
         }
 
 
-def open_sources(config: DataConfig) -> Sources:
+def open_run_data(config: DataConfig) -> RunData:
     """The prepared folders that the config names, by paths or fsspec URLs.
 
     Raises:
@@ -54,9 +54,9 @@ def open_sources(config: DataConfig) -> Sources:
     return _sources(train, evaluation, tokenizer, config)
 
 
-def tokenise_sources(
+def tokenize_run_data(
     documents: Iterable[str], eval_documents: Iterable[str] | None, tokenizer: Tokenizer, config: DataConfig
-) -> Sources:
+) -> RunData:
     """Strings, tokenised in memory."""
     evaluation = None if eval_documents is None else TokenStore.from_documents(eval_documents, tokenizer)
     return _sources(TokenStore.from_documents(documents, tokenizer), evaluation, tokenizer, config)
@@ -64,7 +64,7 @@ def tokenise_sources(
 
 def _sources(
     train: TokenStore, evaluation: TokenStore | None, tokenizer: Tokenizer, config: DataConfig
-) -> Sources:
+) -> RunData:
     for name, store in (("data.path", train), ("data.eval_path", evaluation)):
         if config.attend_within_documents and store is not None and store.separator != "sep":
             raise InputError(
@@ -75,7 +75,7 @@ def _sources(
     of_evaluation = replace(
         config, packing=config.eval_packing or config.packing, attend_within_documents=False
     )
-    return Sources(
+    return RunData(
         tokenizer=tokenizer,
         train=Rows(train, tokenizer, config),
         evaluation=None if evaluation is None else Rows(evaluation, tokenizer, of_evaluation),

@@ -5,6 +5,6 @@ Read `masking.py` first.
 """
 
 from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens
-from mlm_jax.masking.selection_table import MaskingLaw, masking_law
+from mlm_jax.masking.rates import SelectionTable, selection_table
 
-__all__ = ["MaskedTokens", "MaskingLaw", "example_keys", "mask_tokens", "masking_law"]
+__all__ = ["MaskedTokens", "SelectionTable", "example_keys", "mask_tokens", "selection_table"]

@@ -36,7 +36,7 @@ from mlm_jax.masking.counting import (
     positions_of_smallest,
     smallest_groups,
 )
-from mlm_jax.masking.selection_table import MaskingLaw, masking_law
+from mlm_jax.masking.rates import SelectionTable, selection_table
 from mlm_jax.masking.words import (
     Documents,
     Words,
@@ -96,7 +96,7 @@ def mask_tokens(
     key: Key[Array, "..."],
     token_ids: Integer[HostOrDevice, "*batch length"],
     config: MaskingConfig,
-    law: MaskingLaw | None = None,
+    law: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
 ) -> MaskedTokens:
     """Select positions by the config's law and replace them by BERT's 80/10/10 rule (Devlin et al. 2018).
@@ -109,8 +109,8 @@ def mask_tokens(
             folded by row index; for a single row, shape [].
         token_ids: [length] or [batch, length], any integer dtype.
         config: static; give it to `jax.jit` as a static argument.
-        law: the numbers that go in place of the config's rates, of `masking_law` for rows of this length and a config
-            that differs in rates alone; by default the config's own. Traced, one compiled function serves many.
+        law: replaces the config's rates: `selection_table` of a config that differs in rates alone, for rows of
+            this length; by default the config's own. Traced, one compiled function serves many.
         stage: which of the law's, where the rate follows a schedule.
 
     Raises:
@@ -152,7 +152,7 @@ def wanted_selections(
     keys: Key[Array, " batch"],
     token_ids: Integer[HostOrDevice, "batch length"],
     config: MaskingConfig,
-    law: MaskingLaw | None = None,
+    law: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
 ) -> Int[Array, " batch"]:
     """How many positions of each row the law asks for, before `mask_selection_length` limits them.
@@ -174,14 +174,14 @@ def wanted_selections(
 
 
 def _at_stage(
-    law: MaskingLaw | None,
+    law: SelectionTable | None,
     stage: int | Int[HostOrDevice, ""],
     config: MaskingConfig,
     token_ids: Int[Array, "*batch length"],
-) -> MaskingLaw:
+) -> SelectionTable:
     """The numbers of one stage: `selections` without its first dimension."""
     length = token_ids.shape[-1]
-    law = masking_law(config, length) if law is None else law
+    law = selection_table(config, length) if law is None else law
     shape = law.selections.shape
     if shape[1:] != (() if config.selection == "bernoulli" else (length + 1,)):
         raise ValueError(
@@ -192,7 +192,7 @@ def _at_stage(
 
 @jax.named_scope("mask_tokens")
 def _mask_row(
-    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, law: MaskingLaw
+    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, law: SelectionTable
 ) -> MaskedTokens:
     select_key, decide_key, draw_key = split(key, 3)
     positions = _select_positions(select_key, token_ids, config, law)
@@ -214,7 +214,7 @@ def _mask_row(
 
 
 def _select_positions(
-    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, law: MaskingLaw
+    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, law: SelectionTable
 ) -> Int[Array, " K"]:
     """Selected positions, ascending; the slots left over hold `length`, which no position has."""
     length, slots = token_ids.shape[0], config.mask_selection_length
@@ -258,7 +258,7 @@ def _wanted(
     token_ids: Int[Array, " length"],
     selectable: Bool[Array, " length"],
     config: MaskingConfig,
-    law: MaskingLaw,
+    law: SelectionTable,
 ) -> Int[Array, ""]:
     """How many positions of a row the law asks for: the k of the module's table before K limits it."""
     if config.selection == "bernoulli":
@@ -278,7 +278,7 @@ def _document_quotas(
     token_ids: Int[Array, " length"],
     selectable: Bool[Array, " length"],
     config: MaskingConfig,
-    law: MaskingLaw,
+    law: SelectionTable,
 ) -> Int[Array, " length"]:
     """How many positions of each document the law asks for, where the document ends; 0 elsewhere."""
     ends = _document_ends(token_ids, config)

@@ -17,13 +17,13 @@ from jax import Array
 from jaxtyping import Float, Float32, Int
 
 from mlm_jax.model.bert import vocabulary_logits
-from mlm_jax.parallel.sharding import constrain, shares
+from mlm_jax.parallel.sharding import constrain, num_shards
 
 # Logits of a chunk, a device. Each chunk reads and writes the gradient of the table, which is of that size in BERT.
 _CHUNK_BYTES = 128 * 2**20
 
 
-class MaskedLMSums(NamedTuple):
+class LossSums(NamedTuple):
     """Numerators and the denominator of loss and accuracy, each a scalar."""
 
     loss: Float[Array, ""]
@@ -51,7 +51,7 @@ def masked_lm_sums(
     *,
     vocabulary_size: int,
     chunks: int | None = None,
-) -> MaskedLMSums:
+) -> LossSums:
     """Cross-entropy of `mask_ids` under the logits `predictions · tableᵀ + bias`, summed with `mask_weights`.
 
     The K positions go through the table in `chunks` pieces or fewer, one after the other, and with more than one no
@@ -63,9 +63,9 @@ def masked_lm_sums(
         ValueError: the mesh in use does not divide B.
     """
     rows, positions = mask_ids.shape
-    if rows % shares("batch"):
+    if rows % num_shards("batch"):
         raise ValueError(
-            f"predictions: {rows} rows must be a multiple of the mesh's {shares('batch')} shares of a batch"
+            f"predictions: {rows} rows must be a multiple of the mesh's {num_shards('batch')} shares of a batch"
         )
     size = _positions_of_chunk(rows, table.shape[0]) if chunks is None else math.ceil(positions / chunks)
     # Of equal size but the last, and none empty.
@@ -75,16 +75,16 @@ def masked_lm_sums(
 
 def _positions_of_chunk(rows: int, vocabulary: int) -> int:
     """Positions a row whose float32 logits are not too much; 0 where those of one are."""
-    of_one = 4 * rows * vocabulary / shares("batch", "vocabulary")
+    of_one = 4 * rows * vocabulary / num_shards("batch", "vocabulary")
     return int(_CHUNK_BYTES / max(1.0, of_one))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sums(vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: _Masked) -> MaskedLMSums:
+def _sums(vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: _Masked) -> LossSums:
     rows = _gathered(table, masked)
 
     @jax.named_scope("loss")
-    def of_chunk(chunk: _Masked) -> tuple[MaskedLMSums, None]:
+    def of_chunk(chunk: _Masked) -> tuple[LossSums, None]:
         return _cross_entropy(vocabulary_size, rows, bias, chunk)[0], None
 
     return _add_chunks(of_chunk, chunks, masked)[0]
@@ -92,11 +92,11 @@ def _sums(vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: 
 
 def _sums_and_gradients(
     vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: _Masked
-) -> tuple[MaskedLMSums, tuple[Array, Array, Array]]:
+) -> tuple[LossSums, tuple[Array, Array, Array]]:
     rows = _gathered(table, masked)
     # Chunks are added up within each device's rows, and over the devices once, after the last: within fsdp first, so
     # that of a shard of the table only its replicas remain to be added.
-    replicas, shards = shares("replica"), shares("shard")
+    replicas, shards = num_shards("replica"), num_shards("shard")
 
     def by_device(x: Array, last: str) -> Array:
         """[B, K, last] to [replicas, shards, B / replicas / shards, K, last]."""
@@ -104,7 +104,7 @@ def _sums_and_gradients(
         return constrain(x, "replica", "shard", "row", "masked", last)
 
     @jax.named_scope("loss")
-    def of_chunk(chunk: _Masked) -> tuple[tuple[MaskedLMSums, Array, Array], Array]:
+    def of_chunk(chunk: _Masked) -> tuple[tuple[LossSums, Array, Array], Array]:
         sums, logit_gradients = _cross_entropy(vocabulary_size, rows, bias, chunk)
         narrow = logit_gradients.astype(chunk.predictions.dtype)
         of_predictions = jnp.einsum("bkv,vd->bkd", narrow, rows)
@@ -129,7 +129,7 @@ def _sums_and_gradients(
 
 
 def _scale_gradients(
-    vocabulary_size: int, chunks: int, gradients: tuple[Array, Array, Array], cotangent: MaskedLMSums
+    vocabulary_size: int, chunks: int, gradients: tuple[Array, Array, Array], cotangent: LossSums
 ) -> tuple[Array, Array, _Masked]:
     of_table, of_bias, of_predictions = (
         (cotangent.loss * gradient).astype(gradient.dtype) for gradient in gradients
@@ -147,7 +147,7 @@ def _gathered(table: Array, masked: _Masked) -> Array:
 
 def _cross_entropy(
     vocabulary_size: int, table: Array, bias: Array, masked: _Masked
-) -> tuple[MaskedLMSums, Float[Array, "B K V"]]:
+) -> tuple[LossSums, Float[Array, "B K V"]]:
     """The sums, and the gradient of the summed loss with respect to the logits."""
     logits = vocabulary_logits(masked.predictions, table, bias, vocabulary_size)
     largest = jnp.max(logits, axis=-1)
@@ -155,7 +155,7 @@ def _cross_entropy(
     partition = jnp.sum(exponentials, axis=-1)
     at_label = jnp.take_along_axis(logits, masked.ids[..., None], axis=-1)[..., 0]
     weights = masked.weights.astype(logits.dtype)
-    sums = MaskedLMSums(
+    sums = LossSums(
         loss=jnp.sum(weights * (largest + jnp.log(partition) - at_label)),
         # The largest logit is at hand, so comparing with it spares the argmax a second pass over the vocabulary.
         correct=jnp.sum(weights * (at_label >= largest)),

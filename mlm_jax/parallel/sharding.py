@@ -129,7 +129,7 @@ def constrain(x: Array, *axes: str) -> Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 
 
-def shares(*axes: str) -> int:
+def num_shards(*axes: str) -> int:
     """Into how many parts the rules split an array with those logical axes, on the mesh in use; 1 without one."""
     sizes = jax.sharding.get_abstract_mesh().shape
     return math.prod(sizes.get(mesh_axis, 1) for axis in axes for mesh_axis in RULES[axis])

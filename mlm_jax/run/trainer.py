@@ -12,17 +12,17 @@ import jax
 import numpy as np
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.config.model import MEANINGLESS_TO_WEIGHTS, BertConfig
+from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS, BertConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.sources import Sources, open_sources, resolve_masking, tokenise_sources
+from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats.model_folder import with_padded_rows
 from mlm_jax.parallel.sharding import local_rows, make_mesh
 from mlm_jax.run.host_memory import keep_freed_memory
 from mlm_jax.run.reporting import Reporter, describe_start, say
 from mlm_jax.run.signals import StopRequest
-from mlm_jax.run.watchdog import Job
+from mlm_jax.run.watchdog import Watchdog
 from mlm_jax.step.evaluation import evaluate_rows
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.train_step import TrainState
@@ -72,17 +72,17 @@ def train(
     keep_freed_memory()
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
-    with listening as request, Job(config.distributed.timeout_seconds) as job:
+    with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:
         # Data.
         sources = _open(config, documents, eval_documents, tokenizer)
-        job.require_same(_facts(config, sources))
+        watchdog.require_same(_facts(config, sources))
 
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
         program = _program(config, sources)
 
         with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            run = _Run(config, folder, sources, program, checkpointer, request, job, on_step)
+            run = _Run(config, folder, sources, program, checkpointer, request, watchdog, on_step)
 
             # State.
             state, batches = run.start()
@@ -112,7 +112,7 @@ def train(
     return TrainResult(folder, step, finished=True)
 
 
-def check_run(config: TrainConfig) -> Sources:
+def check_run(config: TrainConfig) -> RunData:
     """Open the prepared data and trace the shapes: a look at what `train` would refuse before its first step.
 
     Returns the data.
@@ -135,11 +135,11 @@ class _Run:
 
     config: TrainConfig
     folder: Path
-    sources: Sources
+    sources: RunData
     program: Program
     checkpointer: Checkpointer
     stop: StopRequest
-    job: Job
+    watchdog: Watchdog
     on_step: Callable[[int], None] | None
 
     @property
@@ -153,7 +153,7 @@ class _Run:
         config = self.config
         restored = self.checkpointer.restore(self.program.abstract_state, self.description)
         step, state = restored or (0, _initial_state(config, self.program, self.sources.tokenizer))
-        self.job.require_same({"newest whole checkpoint": step})
+        self.watchdog.require_same({"newest whole checkpoint": step})
         first_example = self.checkpointer.examples(step) if restored else 0
         batches = TrainingBatches(
             self.sources.train,
@@ -192,7 +192,7 @@ class _Run:
                     step += 1
                     if rows != program.config.batch_size:
                         program = self._compile(rows, step, reporter)
-                    self.job.turn(step)
+                    self.watchdog.heartbeat(step)
                     votes = program.stop_votes(self.stop.name is not None)
                     state, metrics = program.train(state, program.put(batch), votes)
                     reporter.step(step, metrics)
@@ -206,7 +206,7 @@ class _Run:
                 with contextlib.suppress(OSError):
                     self._write(_draw_losses, self.folder)
                 raise
-            self.job.rest()
+            self.watchdog.pause()
             self._write(_draw_losses, self.folder)
             # While a signal is still a request: the default would end the process before its checkpoint is whole.
             self.checkpointer.wait()
@@ -214,8 +214,8 @@ class _Run:
 
     def _compile(self, rows: int, step: int, reporter: Reporter) -> Program:
         """The program for steps of `rows` rows, compiled."""
-        program = self.program.resized(rows)
-        self.job.rest()
+        program = self.program.with_batch_size(rows)
+        self.watchdog.pause()
         with reporter.paused():
             program.compiled_train  # noqa: B018
         say(f"step {step:,}: {rows:,} rows a step from here on")
@@ -234,7 +234,7 @@ class _Run:
         saves = ends or step % config.checkpoint_every == 0
         if not (evaluates or saves or self._stops(reporter)):
             return False
-        self.job.rest()
+        self.watchdog.pause()
         # A run that goes on from here never writes the lines before it.
         reporter.flush()
         eval_loss = None
@@ -256,7 +256,7 @@ class _Run:
         return reporter.stop_voted if jax.process_count() > 1 else self.stop.name is not None
 
 
-def _facts(config: TrainConfig, sources: Sources) -> dict[str, Any]:
+def _facts(config: TrainConfig, sources: RunData) -> dict[str, Any]:
     """What all processes of a run must have in common; where the data lie may differ, not what they are."""
     settings = flatten(asdict(config))
     of_one_process = ("distributed.coordinator", "distributed.process_id", "compilation_cache_dir")
@@ -275,24 +275,24 @@ def _open(
     documents: Iterable[str] | None,
     eval_documents: Iterable[str] | None,
     tokenizer: Tokenizer | None,
-) -> Sources:
+) -> RunData:
     if documents is None:
         if eval_documents is not None or tokenizer is not None:
             raise InputError("documents: must be given where eval_documents or a tokenizer is")
-        sources = open_sources(config.data)
+        sources = open_run_data(config.data)
     else:
         if tokenizer is None:
             raise InputError("tokenizer: must be given with documents")
         if config.data.path or config.data.eval_path:
             raise InputError("data.path and data.eval_path: must be empty where documents are given")
-        sources = tokenise_sources(documents, eval_documents, tokenizer, config.data)
+        sources = tokenize_run_data(documents, eval_documents, tokenizer, config.data)
     known, needed = config.model.vocabulary_size, sources.tokenizer.vocabulary_size
     if needed > known:
         raise InputError(f"model.vocabulary_size = {known}: must be at least the tokenizer's {needed}")
     return sources
 
 
-def _program(config: TrainConfig, sources: Sources) -> Program:
+def _program(config: TrainConfig, sources: RunData) -> Program:
     masking, eval_masking = (
         resolve_masking(recipe, sources.tokenizer, config.data.sequence_length)
         for recipe in (config.masking, config.eval_masking)
@@ -325,7 +325,7 @@ def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -
     for setting, value in asdict(wanted).items():
         theirs = getattr(model.config, setting)
         without_pooler = setting == "pooler" and theirs and not value
-        if value != theirs and setting not in MEANINGLESS_TO_WEIGHTS and not without_pooler:
+        if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
             raise InputError(f"init_from = {name!r}: has model.{setting} = {theirs!r}: the run has {value!r}")
     if "head" not in model.params:
         raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")

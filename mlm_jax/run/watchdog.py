@@ -56,7 +56,7 @@ class _Record:
     name: str = f"host {socket.gethostname()}, pid {os.getpid()}"
 
 
-class Job:
+class Watchdog:
     """A context around a run: this process among the others. With one process nothing is watched.
 
     Args:
@@ -116,7 +116,7 @@ class Job:
         self._over.set()
         self._stack.close()
 
-    def turn(self, step: int) -> None:
+    def heartbeat(self, step: int) -> None:
         """Call it once a turn of the loop, when the turn that begins `step` begins."""
         now = time.monotonic()
         if self._me.limited:
@@ -124,7 +124,7 @@ class Job:
         self._turned = now
         self._me.turn, self._me.step, self._me.limited = self._me.turn + 1, step, True
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Until the next turn any time may pass: for what compilers and storage do."""
         self._me.limited = False
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mlm_jax.data.batches import Rows, evaluation_batches
-from mlm_jax.model.loss import MaskedLMSums
+from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import local_rows
 from mlm_jax.step.program import Program
 
@@ -34,7 +34,7 @@ def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None =
         return evaluation_of([program.evaluate(params, program.put(batch)) for batch in batches])
 
 
-def evaluation_of(sums: Sequence[MaskedLMSums]) -> Evaluation:
+def evaluation_of(sums: Sequence[LossSums]) -> Evaluation:
     """What the sums of all batches, still on the device, say together.
 
     The device adds up a batch in float32, the host the batches in float64: with millions of masked tokens a

@@ -80,7 +80,7 @@ class Program:
 
     @cached_property
     def evaluate(self) -> jax.stages.Compiled:
-        """(params, batch of `evaluation_batch_size` rows) to MaskedLMSums."""
+        """(params, batch of `evaluation_batch_size` rows) to LossSums."""
         step = jax.jit(partial(eval_step, self.setup), out_shardings=replicated(self.mesh))
         batch = self._abstract_batch(self.evaluation_batch_size)
         with jax.set_mesh(self.mesh):
@@ -91,7 +91,7 @@ class Program:
         """Rows of an evaluation batch: those of a microbatch, so that evaluation needs no more memory."""
         return self.config.batch_size // self.config.accumulation_steps
 
-    def resized(self, rows: int) -> "Program":
+    def with_batch_size(self, rows: int) -> "Program":
         """The same for steps of `rows` rows, in microbatches that have no more rows than those of this one.
 
         So the steps on fewer rows need no more memory. Microbatches are as large as that allows, in multiples of what

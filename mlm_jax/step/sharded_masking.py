@@ -8,12 +8,12 @@ from jax import Array
 
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.masking.masking import MaskedTokens, mask_tokens, wanted_selections
-from mlm_jax.masking.selection_table import MaskingLaw
+from mlm_jax.masking.rates import SelectionTable
 from mlm_jax.parallel.sharding import partition_spec
 
 
 def mask_rows(
-    keys: Array, token_ids: Array, masking: MaskingConfig, law: MaskingLaw | None = None, stage: Any = 0
+    keys: Array, token_ids: Array, masking: MaskingConfig, law: SelectionTable | None = None, stage: Any = 0
 ) -> tuple[MaskedTokens, Array]:
     """What `mask_tokens` and `wanted_selections` give for keys [B] and int32 token_ids [B, L], split over the mesh.
 
@@ -21,7 +21,7 @@ def mask_rows(
     rows, of which the devices would tell each other before every turn whether it is to go on.
     """
 
-    def of_device(keys: Array, token_ids: Array, law: MaskingLaw | None, stage: Array) -> Any:
+    def of_device(keys: Array, token_ids: Array, law: SelectionTable | None, stage: Array) -> Any:
         masked = mask_tokens(keys, token_ids, masking, law, stage)
         return masked, wanted_selections(keys, token_ids, masking, law, stage)
 

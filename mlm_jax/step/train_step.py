@@ -22,9 +22,9 @@ from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.masking.masking import MaskedTokens, example_keys, selectable_positions
-from mlm_jax.masking.selection_table import masking_law, stage_at
+from mlm_jax.masking.rates import selection_table, stage_at
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
-from mlm_jax.model.loss import MaskedLMSums, masked_lm_sums
+from mlm_jax.model.loss import LossSums, masked_lm_sums
 from mlm_jax.optim.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
 from mlm_jax.step.sharded_masking import mask_rows
 
@@ -61,7 +61,7 @@ class Hyperparameters(NamedTuple):
     learning_rate: Any
     """At its peak: float32 []"""
     law: Any
-    """`MaskingLaw` of the run's masking, where the step masks; None where the rows are masked before."""
+    """`SelectionTable` of the run's masking, where the step masks; None where the rows are masked before."""
 
 
 class StepMetrics(NamedTuple):
@@ -109,7 +109,7 @@ class StepSetup(UpdateRule):
 
 
 # (parameters, a pytree of arrays with a leading batch axis, dropout key) to sums over that batch.
-SummedLoss = Callable[[Any, Any, Array], MaskedLMSums]
+SummedLoss = Callable[[Any, Any, Array], LossSums]
 
 
 def hyperparameters_of(config: TrainConfig, masking: MaskingConfig | None = None) -> Hyperparameters:
@@ -117,7 +117,7 @@ def hyperparameters_of(config: TrainConfig, masking: MaskingConfig | None = None
     return Hyperparameters(
         seed=np.array(config.seed, np.uint32),
         learning_rate=np.array(config.optimizer.learning_rate, np.float32),
-        law=None if masking is None else masking_law(masking, config.data.sequence_length),
+        law=None if masking is None else selection_table(masking, config.data.sequence_length),
     )
 
 
@@ -183,7 +183,7 @@ def update(
     state: TrainState,
     inputs: Any,
     summed_loss: SummedLoss,
-) -> tuple[TrainState, MaskedLMSums, Array]:
+) -> tuple[TrainState, LossSums, Array]:
     """Forward, backward, update on one batch: the new state, the batch's sums, and the gradient's norm.
 
     The loss is the sum of losses over the sum of weights. A step whose loss or gradient is not finite changes
@@ -240,7 +240,7 @@ def train_step(
     return new_state, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
 
 
-def eval_step(setup: StepSetup, params: Any, batch: Batch) -> MaskedLMSums:
+def eval_step(setup: StepSetup, params: Any, batch: Batch) -> LossSums:
     """Sums of loss, correct predictions and weights over a batch, without dropout and with fixed masks."""
     epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
     keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
@@ -262,20 +262,20 @@ def _document_ids(setup: StepSetup, token_ids: Array) -> Array | None:
 
 def _loss_of_rows(
     setup: StepSetup, params: Any, inputs: tuple[MaskedTokens, Array | None], dropout_key: Array | None
-) -> MaskedLMSums:
+) -> LossSums:
     masked, document_ids = inputs
     return masked_loss(setup, params, masked, dropout_key, document_ids=document_ids)
 
 
 def _accumulate(
     rule: UpdateRule, seed: Any, state: TrainState, inputs: Any, summed_loss: SummedLoss
-) -> tuple[MaskedLMSums, Any]:
+) -> tuple[LossSums, Any]:
     """Sums over the global batch, and the gradient of the summed loss."""
     step_key = jax.random.fold_in(
         purpose_key(seed, Purpose.DROPOUT, rule.compute.dropout_generator), state.step
     )
 
-    def loss(params: Any, inputs: Any, microbatch: Array) -> tuple[Array, MaskedLMSums]:
+    def loss(params: Any, inputs: Any, microbatch: Array) -> tuple[Array, LossSums]:
         # Without this the frozen weights' gradients would be computed, and count in the norm.
         params = jax.tree.map(
             lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, rule.frozen
@@ -283,7 +283,7 @@ def _accumulate(
         sums = summed_loss(params, inputs, jax.random.fold_in(step_key, microbatch))
         return sums.loss, sums
 
-    def sums_and_grads(inputs: Any, microbatch: Array) -> tuple[MaskedLMSums, Any]:
+    def sums_and_grads(inputs: Any, microbatch: Array) -> tuple[LossSums, Any]:
         grads, sums = jax.grad(loss, has_aux=True)(state.params, inputs, microbatch)
         return sums, grads
 
@@ -311,7 +311,7 @@ def masked_loss(
     segment_ids: Array | None = None,
     padding_mask: Array | None = None,
     document_ids: Array | None = None,
-) -> MaskedLMSums:
+) -> LossSums:
     """Sums of the masked-LM loss over rows that are masked already; without a key nothing is dropped.
 
     Without a `padding_mask` it is the tokens that are not padding. With `document_ids`, int [B, L], a token attends

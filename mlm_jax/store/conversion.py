@@ -15,7 +15,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from mlm_jax.config.model import MEANINGLESS_TO_WEIGHTS
+from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder, write_atomically
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, flatten_params, random_model
@@ -121,7 +121,7 @@ def _contents(model: StoredModel) -> dict[str, Any]:
     """What has to be read back as it was written: the tensors to the bit, the conventions, the tokenizer."""
     # Dropout and the spread of random weights mean nothing to a trained model; not every format has them.
     contents: dict[str, Any] = {
-        name: value for name, value in asdict(model.config).items() if name not in MEANINGLESS_TO_WEIGHTS
+        name: value for name, value in asdict(model.config).items() if name not in WEIGHT_COMPATIBLE_SETTINGS
     }
     contents["tokenizer"] = model.tokenizer.fingerprint
     for path, leaf in flatten_params(model.params).items():

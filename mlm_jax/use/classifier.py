@@ -19,7 +19,7 @@ from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.classifier import BertClassifier
-from mlm_jax.model.loss import MaskedLMSums
+from mlm_jax.model.loss import LossSums
 from mlm_jax.run.reporting import say
 from mlm_jax.step.train_step import make_update_rule, split_model, state_of
 from mlm_jax.store.loading import load_model
@@ -228,12 +228,12 @@ class TextClassifier:
         segments = segment_ids if self.config.num_segments else None
         return model(token_ids, padding_mask, segments, dropout_key=dropout_key)
 
-    def _summed_loss(self, params: Any, batch: LabelledBatch, dropout_key: Array | None) -> MaskedLMSums:
+    def _summed_loss(self, params: Any, batch: LabelledBatch, dropout_key: Array | None) -> LossSums:
         logits = self._compute_logits(params, batch.token_ids, batch.segment_ids, dropout_key)
         chances = jax.nn.log_softmax(logits)
         losses = -jnp.take_along_axis(chances, batch.labels[:, None], axis=1)[:, 0]
         right = jnp.argmax(logits, axis=1) == batch.labels
-        return MaskedLMSums(
+        return LossSums(
             loss=jnp.sum(batch.weights * losses),
             correct=jnp.sum(batch.weights * right),
             weight=jnp.sum(batch.weights),

@@ -24,7 +24,7 @@ from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens
-from mlm_jax.model.loss import MaskedLMSums
+from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import batch_sharding, make_mesh, replicated
 from mlm_jax.step.evaluation import Evaluation, evaluate_rows, evaluation_of
 from mlm_jax.step.program import build_program
@@ -176,7 +176,7 @@ def fit_texts(
         raise InputError(f"masking.rate_schedule = {recipe.rate_schedule!r}: must be 'constant' in a fit")
     setup = make_setup(settings, resolve_masking(recipe, tokenizer, rows.sequence_length))
 
-    def summed_loss(params: Any, batch: Batch, dropout_key: Array) -> MaskedLMSums:
+    def summed_loss(params: Any, batch: Batch, dropout_key: Array) -> LossSums:
         keys = example_keys(settings.seed, batch.epochs, batch.example_ids)
         return masked_loss(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), dropout_key)
 
@@ -230,7 +230,7 @@ def _setup(settings: TrainConfig, tokenizer: Tokenizer) -> StepSetup:
 
 def _masked_batch_loss(
     setup: StepSetup, params: Any, batch: MaskedBatch, dropout_key: Array | None
-) -> MaskedLMSums:
+) -> LossSums:
     masked = MaskedTokens(batch.token_ids, batch.mask_positions, batch.labels, batch.mask_weights)
     return masked_loss(setup, params, masked, dropout_key, batch.segment_ids, batch.padding_mask)
 

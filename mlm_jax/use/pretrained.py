@@ -13,7 +13,7 @@ from flax import nnx
 
 from mlm_jax.config import BertConfig, MeshConfig
 from mlm_jax.config.masking import MaskingRecipe
-from mlm_jax.data.sources import open_sources, resolve_masking
+from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
@@ -360,7 +360,7 @@ def evaluate_model(name: str | Path, data_path: str | Path) -> Evaluation:
     model = MaskedLM.from_preset(name)
     settings = read_config(Path(name)) if is_run_folder(Path(name)) else settings_of(model.config)
     data = replace(settings.data, path=str(data_path), eval_path=None)
-    sources = open_sources(data)
+    sources = open_run_data(data)
     if sources.tokenizer.fingerprint != model.tokenizer.fingerprint:
         raise InputError(
             f"{data_path}: prepared with tokenizer {sources.tokenizer.fingerprint[:12]}: the model has "

@@ -18,7 +18,7 @@ from mlm_jax.data.folders import LocalFolder, RemoteFile, RemoteFolder, open_fol
 from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shards import open_shards, verify_shards
-from mlm_jax.data.sources import open_sources
+from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -76,8 +76,8 @@ def test_rows_behind_a_url_are_those_of_the_folder(local, remote, home, monkeypa
         ],
     )
     config = DataConfig(path=URL, eval_path=URL, sequence_length=16, packing=packing)
-    expected = open_sources(DataConfig(path=str(local), sequence_length=16, packing=packing))
-    sources = open_sources(config)
+    expected = open_run_data(DataConfig(path=str(local), sequence_length=16, packing=packing))
+    sources = open_run_data(config)
     assert sources.fingerprint == expected.fingerprint
     assert sources.tokenizer.fingerprint == expected.tokenizer.fingerprint
     assert not [name for name in fetched if "tokens" in name]
@@ -85,7 +85,7 @@ def test_rows_behind_a_url_are_those_of_the_folder(local, remote, home, monkeypa
     first = sources.train.read(every[:1])
     assert len([name for name in fetched if "tokens" in name]) == 1
     np.testing.assert_array_equal(first, expected.train.read(every[:1]))
-    for rows in (sources.train, sources.evaluation, open_sources(config).train):
+    for rows in (sources.train, sources.evaluation, open_run_data(config).train):
         np.testing.assert_array_equal(rows.read(every), expected.train.read(every))
     assert len(fetched) == len(set(fetched))
     contents = {

@@ -154,7 +154,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.sources import open_sources
+from mlm_jax.data.sources import open_run_data
 
 def seconds(function, *arguments):
     start = time.perf_counter()
@@ -162,8 +162,8 @@ def seconds(function, *arguments):
     return time.perf_counter() - start
 
 config = DataConfig(path=sys.argv[1], sequence_length=512)
-opening = median(seconds(open_sources, config) for _ in range(3))
-rows = open_sources(config).train
+opening = median(seconds(open_run_data, config) for _ in range(3))
+rows = open_run_data(config).train
 assert rows.num_rows == 10_000 * -(-10**8 // 510)
 batches = TrainingBatches(rows, BatchSizes(256), seed=0)
 batch = batches.batch(10**9)

@@ -7,7 +7,7 @@ import pytest
 
 from mlm_jax.config import DataConfig
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.sources import open_sources
+from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError
 from tests.run_small import documents, prepared, tokenizer
 
@@ -19,19 +19,19 @@ def test_attending_within_documents_needs_their_ends(tmp_path, name: str) -> Non
     prepare([str(text)], tokenizer(), str(tmp_path / "data"), separator="none")
     data = DataConfig(path=str(prepared()), eval_path=str(prepared()), sequence_length=20)
     data = replace(data, **{name: str(tmp_path / "data")})
-    assert open_sources(data).evaluation is not None
+    assert open_run_data(data).evaluation is not None
     within = replace(data, attend_within_documents=True)
     with pytest.raises(
         InputError, match=rf"the documents of data\.{name} have no \[SEP\] .* --separator sep"
     ):
-        open_sources(within)
-    assert open_sources(replace(within, **{name: str(prepared())})).train.num_rows > 0
+        open_run_data(within)
+    assert open_run_data(replace(within, **{name: str(prepared())})).train.num_rows > 0
 
 
 def test_evaluation_may_have_rows_of_another_packing() -> None:
     def rows_of(**changes: Any) -> tuple[int, int]:
         config = DataConfig(path=str(prepared()), eval_path=str(prepared()), sequence_length=20, **changes)
-        sources = open_sources(config)
+        sources = open_run_data(config)
         assert sources.evaluation is not None
         return sources.train.num_rows, sources.evaluation.num_rows
 

@@ -17,11 +17,11 @@ from scipy import stats
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.masking.masking import example_keys, mask_tokens, wanted_selections
-from mlm_jax.masking.selection_table import masking_law
+from mlm_jax.masking.rates import selection_table
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.threefry import random_pair
+from tests.masking.test_masking import assert_same
 from tests.run_small import run_python
-from tests.test_masking import assert_same
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 # From 35 on, ids continue a word.
@@ -164,7 +164,7 @@ def test_masks_are_those_of_the_loop(unit: str, quota: str, selection: str, leng
     def check(rate: float, seed: int) -> None:
         changed = replace(config, mask_selection_rate=rate)
         ids, keys = rows_of(seed, ROWS, length), jax.random.split(jax.random.key(seed), ROWS)
-        law = masking_law(changed, length)
+        law = selection_table(changed, length)
         out, wanted = masked(keys, ids, config, law), asked_for(keys, ids, config, law)
         for row in range(ROWS):
             positions, asked = reference(keys[row], ids[row], changed)

@@ -18,7 +18,7 @@ import pytest
 
 from mlm_jax.config import OptimizerConfig, TrainConfig
 from mlm_jax.config.masking import MaskingRecipe
-from mlm_jax.data.sources import open_sources, resolve_masking
+from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.model.attention import AttentionChoice
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.run import trainer
@@ -163,5 +163,5 @@ def test_why_a_kernel_is_not_used_is_told(capsys: pytest.CaptureFixture[str]) ->
         config, resolve_masking(config.masking, tokenizer(), 20), make_mesh(config.mesh, jax.devices()[:1])
     )
     told = replace(program, attention=AttentionChoice("xla", "splash needs another length"))
-    describe_start(config, told, open_sources(config.data).train)
+    describe_start(config, told, open_run_data(config.data).train)
     assert "\nattention: xla (splash needs another length)\n" in capsys.readouterr().err

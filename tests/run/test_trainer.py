@@ -21,7 +21,7 @@ from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.config.settings import from_json
 from mlm_jax.data.batches import Batch, TrainingBatches
-from mlm_jax.data.sources import open_sources
+from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.run import trainer
@@ -108,7 +108,7 @@ def test_another_batch_size_goes_on_at_the_next_example(
     for last in (42, 44):
         train(replace(after, num_steps=last, compilation_cache_dir=None))
     told = capsys.readouterr().err
-    rows = open_sources(before.data).train
+    rows = open_run_data(before.data).train
     assert "changed since this run last started: batch_size: 8 → 16\n" in told
     for step, examples in ((41, 320), (43, 352)):
         epochs = f"{examples / rows.num_rows:.2f} epochs"
@@ -172,7 +172,7 @@ def test_a_batch_size_that_grows(
     # The last size before the steps, the others and the evaluation while no time is counted.
     assert compiled == [False, *[True] * 4]
     told = capsys.readouterr().err
-    rows = open_sources(growing(run).data)
+    rows = open_run_data(growing(run).data)
     per_evaluation = -(-rows.evaluation.num_rows // 8)
     # Of an evaluation batch what a microbatch has in the end.
     assert [len(batch.epochs) for batch in taken] == [

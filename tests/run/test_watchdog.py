@@ -128,9 +128,9 @@ def test_nobody_is_blamed_for_what_the_keeper_could_not_hear(tmp_path: Path) -> 
 
 IMPATIENT = f"""{JOIN}
 import jax
-from mlm_jax.run.watchdog import Job
-with Job(6 if jax.process_index() == 1 else 600) as job:
-    job.turn(1)
+from mlm_jax.run.watchdog import Watchdog
+with Watchdog(6 if jax.process_index() == 1 else 600) as job:
+    job.heartbeat(1)
     if jax.process_index() == 2:
         time.sleep(3)
         os.kill(os.getpid(), signal.SIGSTOP)

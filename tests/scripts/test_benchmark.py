@@ -18,7 +18,6 @@ from scripts.benchmark.ours.step import step_program
 from scripts.benchmark.step_work import StepWork, read_batches, token_rows, write_batches
 from scripts.benchmark.table import Table, compare
 from tests.contestants import importable
-from tests.run_small import run_script
 
 WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3)
 
@@ -118,7 +117,7 @@ def test_tables_show_three_digits_and_store_all() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("work", [["masking"], ["data"], ["startup"], ["step", "--sizes", "tiny"]])
 def test_the_script_measures_and_writes(work: list[str], tmp_path: Path) -> None:
-    ended = run_script("benchmark", *work, "--rounds", 1, "--json", tmp_path / "figures.json")
+    ended = run_module("scripts.benchmark", *work, "--rounds", 1, "--json", tmp_path / "figures.json")
     assert ended.returncode == 0, ended.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"]["python"] == sys.version.split()[0]
@@ -157,6 +156,6 @@ def test_growth_is_a_ratio_of_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_work_is_told_in_one_line() -> None:
-    ended = run_script("benchmark", "steps")
+    ended = run_module("scripts.benchmark", "steps")
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1, ended.stderr

@@ -22,7 +22,6 @@ from scripts.benchmark.ours import gpu_step
 from scripts.benchmark.ours.step import step_program
 from scripts.benchmark.step_work import StepWork, as_settings, write_batches
 from tests.contestants import importable
-from tests.run_small import run_script
 
 H200 = Card("NVIDIA H200", 127 * 10**9)
 WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3, dtype="bfloat16")
@@ -279,7 +278,7 @@ def test_a_card_is_asked_for_its_kind_and_memory(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_gpu_one_line_says_what_is_missing() -> None:
-    ended = run_script("benchmark", "gpu")
+    ended = run_module("scripts.benchmark", "gpu")
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: gpu: needs an NVIDIA GPU of compute capability 8.0 or later, not cpu; ")

@@ -22,15 +22,15 @@ def test_smaller_batches_take_no_larger_microbatches(
 ) -> None:
     program = program_of(mesh, accumulation_steps=accumulation)
     for rows, count in expected.items():
-        resized = program.resized(rows)
-        assert resized.config.batch_size == rows
-        assert resized.config.accumulation_steps == resized.setup.accumulation_steps == count
-    assert program.resized(16) is program, "which is compiled already"
+        with_batch_size = program.with_batch_size(rows)
+        assert with_batch_size.config.batch_size == rows
+        assert with_batch_size.config.accumulation_steps == with_batch_size.setup.accumulation_steps == count
+    assert program.with_batch_size(16) is program, "which is compiled already"
 
 
 def test_fewer_rows_need_no_more_memory_and_are_trained_on() -> None:
     program = program_of((2, 2, 2), accumulation_steps=2)
-    small = program.resized(12)
+    small = program.with_batch_size(12)
     temporary = [p.compiled_train.memory_analysis().temp_size_in_bytes for p in (small, program)]
     assert temporary[0] <= temporary[1]
     batch = batch_of(0, rows=12)

@@ -14,7 +14,7 @@ from mlm_jax.data.batches import Batch
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.model import attention
 from mlm_jax.model.kernels import splash_attention
-from mlm_jax.model.loss import MaskedLMSums
+from mlm_jax.model.loss import LossSums
 from mlm_jax.step.program import Program
 from mlm_jax.step.train_step import (
     TrainState,
@@ -231,7 +231,7 @@ def test_evaluation_sums_do_not_depend_on_how_rows_are_batched(program: Program)
     batch = batch_of(0)
     parts = [evaluate(params, Batch(*(part[rows] for part in batch))) for rows in (slice(0, 5), slice(5, 16))]
     whole = evaluate(params, batch)
-    total = MaskedLMSums(*map(sum, zip(*parts, strict=True)))
+    total = LossSums(*map(sum, zip(*parts, strict=True)))
     np.testing.assert_allclose(total, whole, rtol=1e-6)
 
 

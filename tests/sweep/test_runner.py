@@ -12,7 +12,7 @@ import pytest
 
 from mlm_jax.config import MeshConfig, OptimizerConfig
 from mlm_jax.config.masking import MaskingRecipe
-from mlm_jax.data.sources import open_sources
+from mlm_jax.data.sources import open_run_data
 from mlm_jax.sweep.claims import claimed
 from mlm_jax.sweep.folder import begin
 from mlm_jax.sweep.plan import load_sweep
@@ -200,7 +200,7 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(
 
 def begin_as_a_process_does(folder: Path, sweep: Path, num_seeds: int) -> None:
     planned = load_sweep(sweep)
-    sources = {name: open_sources(config.data) for name, config in planned.trials.items()}
+    sources = {name: open_run_data(config.data) for name, config in planned.trials.items()}
     data = {
         name: {"training": s.fingerprint, "evaluation": f"{s.evaluation_fingerprint}"}
         for name, s in sources.items()

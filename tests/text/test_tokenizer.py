@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlm_jax.text.tokenizer as tokenizer_module
-from mlm_jax.data import wordpiece
 from mlm_jax.errors import InputError
+from mlm_jax.text import wordpiece
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.text.wordpiece import SPECIAL_TOKENS
 

@@ -9,7 +9,7 @@ import numpy as np
 from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.sources import open_sources
+from mlm_jax.data.sources import open_run_data
 from scripts.benchmark.contest import Round, serve
 
 
@@ -18,7 +18,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     config = DataConfig(
         path=settings["folder"], sequence_length=settings["sequence_length"], packing=settings["packing"]
     )
-    sources = open_sources(config)
+    sources = open_run_data(config)
     rows, padding_id = sources.train, sources.tokenizer.pad_token_id
     batches = TrainingBatches(rows, BatchSizes(settings["batch_size"]), seed=0)
     stream = batches.from_step(0, 10**9, config.prefetch_batches)

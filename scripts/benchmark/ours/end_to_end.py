@@ -9,7 +9,7 @@ from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.sources import resolve_masking, tokenise_sources
+from mlm_jax.data.sources import resolve_masking, tokenize_run_data
 from mlm_jax.run.host_memory import keep_freed_memory
 from mlm_jax.text.tokenizer import Tokenizer
 from scripts.benchmark.contest import Round, serve
@@ -32,7 +32,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
 
     def epoch() -> float:
         nonlocal state
-        rows = tokenise_sources(next(slices), None, tokenizer, config).train
+        rows = tokenize_run_data(next(slices), None, tokenizer, config).train
         batches = TrainingBatches(rows, BatchSizes(work.batch_size), seed=0)
         real = 0
         for batch in batches.from_step(0, rows.num_rows // work.batch_size, config.prefetch_batches):

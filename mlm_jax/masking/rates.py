@@ -16,7 +16,7 @@ from mlm_jax.masking.counting import WORD_BITS
 HostOrDevice = Array | np.ndarray
 
 
-class MaskingLaw(NamedTuple):
+class SelectionTable(NamedTuple):
     """What `mask_tokens` reads of a config's rates."""
 
     selections: Integer[HostOrDevice, "..."]
@@ -28,16 +28,16 @@ class MaskingLaw(NamedTuple):
     """And a random token where it is below that one."""
 
 
-def masking_law(config: MaskingConfig, length: int) -> MaskingLaw:
+def selection_table(config: MaskingConfig, length: int) -> SelectionTable:
     """The numbers for rows of `length` tokens, one stage where the rate is constant; NumPy arrays."""
     selections = np.stack([_selections(config, rate, length) for rate in config.stage_rates()])
     changed = config.mask_token_rate + config.random_token_rate
-    return MaskingLaw(
+    return SelectionTable(
         selections, np.asarray(config.mask_token_rate, np.float32), np.asarray(changed, np.float32)
     )
 
 
-def stage_at(step: int | Int[HostOrDevice, ""], num_steps: int, law: MaskingLaw) -> Int[Array, ""]:
+def stage_at(step: int | Int[HostOrDevice, ""], num_steps: int, law: SelectionTable) -> Int[Array, ""]:
     """The stage of a step, from 0, of a run of `num_steps`: step · stages // num_steps, which would not fit int32."""
     stages = law.selections.shape[0]
     starts = [-(-stage * num_steps // stages) for stage in range(1, stages)]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from mlm_jax.config.masking import STAGES, MaskingConfig, MaskingRecipe
 from mlm_jax.masking.masking import example_keys, mask_tokens, wanted_selections
-from mlm_jax.masking.selection_table import masking_law, stage_at
+from mlm_jax.masking.rates import selection_table, stage_at
 from mlm_jax.step.program import build_program
+from tests.masking.test_masking import CONFIG, assert_same, rows_of
 from tests.small import CONFIG as RUN
 from tests.small import MASKING, SEP, batch_of, program_of
-from tests.test_masking import CONFIG, assert_same, rows_of
 
 SCHEDULED = {"rate_schedule": "linear", "mask_selection_rate": 0.4, "final_mask_selection_rate": 0.1}
 
@@ -41,7 +41,7 @@ def test_stages_are_equally_long_in_runs_of_any_length(num_steps: int, share: fl
         if schedule != "constant"
         else MaskingRecipe()
     )
-    law = masking_law(config_of(recipe), 4)
+    law = selection_table(config_of(recipe), 4)
     step = min(int(share * num_steps), 2**31 - 1)
     stage = int(stage_at(jnp.int32(step), num_steps, law))
     assert stage == min(step * len(law.selections) // num_steps, len(law.selections) - 1)
@@ -67,7 +67,7 @@ def test_one_compiled_function_serves_all_rates_and_stages(selection: Any) -> No
 
     mask = jax.jit(mask)
     ids, keys = rows_of(3, 6, 40), example_keys(0, 0, np.arange(6))
-    scheduled = masking_law(base, 40)
+    scheduled = selection_table(base, 40)
     for stage in (0, 128, 255):
         constant = config_of(
             MaskingRecipe(selection=selection, mask_selection_rate=base.stage_rates()[stage])
@@ -78,11 +78,11 @@ def test_one_compiled_function_serves_all_rates_and_stages(selection: Any) -> No
         for rates in ({"mask_token_rate": 1.0, "random_token_rate": 0.0}, {"mask_token_rate": 0.0}):
             changed = replace(base, **rates)
             assert_same(
-                mask(keys, ids, masking_law(changed, 40), stage)[0],
+                mask(keys, ids, selection_table(changed, 40), stage)[0],
                 mask_tokens(keys, ids, replace(constant, **rates)),
             )
     only_masks = mask(
-        keys, ids, masking_law(replace(base, mask_token_rate=1.0, random_token_rate=0.0), 40), 0
+        keys, ids, selection_table(replace(base, mask_token_rate=1.0, random_token_rate=0.0), 40), 0
     )[0]
     np.testing.assert_array_equal((only_masks.token_ids == 4).sum(1), only_masks.mask_weights.sum(1))
     # A stage is an int32, or a Python int, which is weakly typed.
@@ -94,9 +94,9 @@ def test_a_law_of_other_rows_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"law.selections \(1, 40\): must be of selection 'ceil' and 40 tokens"
     ):
-        mask_tokens(keys, ids, CONFIG, masking_law(CONFIG, 39))
+        mask_tokens(keys, ids, CONFIG, selection_table(CONFIG, 39))
     with pytest.raises(ValueError, match=r"law.selections"):
-        mask_tokens(keys, ids, CONFIG, masking_law(replace(CONFIG, selection="bernoulli"), 40))
+        mask_tokens(keys, ids, CONFIG, selection_table(replace(CONFIG, selection="bernoulli"), 40))
 
 
 def test_a_run_masks_by_its_schedule_and_is_evaluated_as_all_runs_are() -> None:
