@@ -18,6 +18,7 @@ from scripts.benchmark.ours.step import step_program
 from scripts.benchmark.step_work import StepWork, read_batches, token_rows, write_batches
 from scripts.benchmark.table import Table, compare
 from tests.contestants import importable
+from tests.run_small import run_module
 
 WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3)
 

@@ -22,6 +22,7 @@ from scripts.benchmark.ours import gpu_step
 from scripts.benchmark.ours.step import step_program
 from scripts.benchmark.step_work import StepWork, as_settings, write_batches
 from tests.contestants import importable
+from tests.run_small import run_module
 
 H200 = Card("NVIDIA H200", 127 * 10**9)
 WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3, dtype="bfloat16")
