@@ -14,6 +14,7 @@ import pytest
 import mlm_jax
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import flatten
+from mlm_jax.sweep.plan import load_sweep
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -21,8 +22,8 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PAGE_IDS = [page.name for page in PAGES]
-# Examples in the text, which a reader makes.
-PLACEHOLDERS = {"CONFIG": "demo", "SWEEP": "ablations/norm"}
+# What a name in capitals stands for here.
+PLACEHOLDERS = {"CONFIG": "demo"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 
@@ -48,19 +49,24 @@ def test_files_in_backticks_exist(page: Path) -> None:
 
 @each_page
 def test_python_blocks_compile(page: Path) -> None:
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    for block in _python_blocks(page.read_text()):
         compile(block, page.name, "exec")
 
 
 @each_page
-def test_commands_parse(page: Path) -> None:
-    """Each `mlm-jax` command line names a command that exists, with its flags, a shipped config and valid settings."""
-    commands = pytest.importorskip("mlm_jax.__main__").COMMANDS
-    from mlm_jax.commands.flags import parse
+def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `mlm-jax` command line names a command that exists, with its flags, a config that loads, valid settings.
 
-    from mlm_jax.commands.config_flags import parse_config_and_flags
+    A config is a shipped one or a Python block of the page that begins with its file name.
+    """
+    commands = pytest.importorskip("mlm_jax.__main__").COMMANDS
+    from mlm_jax.commands import config_flags, flags
 
     text = page.read_text()
+    monkeypatch.chdir(tmp_path)
+    for block in _python_blocks(text):
+        if file := re.match(r'"""(\w+\.py)', block):
+            (tmp_path / file[1]).write_text(block)
     for name in re.findall(r"mlm-jax ([a-z][a-z-]*)", text):
         assert name in commands, f"{page.name}: mlm-jax {name}"
     for line in _command_lines(text):
@@ -70,10 +76,11 @@ def test_commands_parse(page: Path) -> None:
         words = [PLACEHOLDERS.get(word, word) for word in words]
         module = importlib.import_module(f"mlm_jax.commands.{name.replace('-', '_')}")
         if name in ("train", "compile-check"):
-            if not words[0].isupper():
-                parse_config_and_flags(words, line, flags_class=getattr(module, "Arguments", None))
-        else:
-            parse(module.Arguments, words, line)
+            config_flags.parse_config_and_flags(words, line, flags_class=getattr(module, "Arguments", None))
+            continue
+        arguments = flags.parse(module.Arguments, words, line)
+        if name == "ablate":
+            load_sweep(arguments.sweep)
 
 
 @each_page
@@ -134,6 +141,10 @@ def _hook():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 def _anchors(text: str) -> Iterator[str]:
