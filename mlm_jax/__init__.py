@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
     from mlm_jax.run.trainer import TrainResult, train
     from mlm_jax.text.tokenizer import Tokenizer
-    from mlm_jax.use.classifier import TextClassifier
-    from mlm_jax.use.pretrained import MaskedLM
+    from mlm_jax.use.masked_lm import MaskedLM
+    from mlm_jax.use.text_classifier import TextClassifier
 
 __all__ = [
     "PRESETS",
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "mlm_jax.use.classifier": ("TextClassifier",),
+    "mlm_jax.use.text_classifier": ("TextClassifier",),
     "mlm_jax.config": (
         *("BertConfig", "ComputeConfig", "DataConfig", "MeshConfig", "OptimizerConfig", "TrainConfig"),
     ),
@@ -71,7 +71,7 @@ _HOMES = {
     "mlm_jax.masking.rates": ("SelectionTable", "selection_table"),
     "mlm_jax.model.bert": ("BertEncoder", "BertMaskedLM", "count_parameters"),
     "mlm_jax.config.presets": ("PRESETS",),
-    "mlm_jax.use.pretrained": ("MaskedLM",),
+    "mlm_jax.use.masked_lm": ("MaskedLM",),
     "mlm_jax.run.trainer": ("TrainResult", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

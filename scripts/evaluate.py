@@ -25,7 +25,7 @@ def main() -> None:
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.run.metrics import finite_values
-    from mlm_jax.use.pretrained import evaluate_model
+    from mlm_jax.use.evaluate import evaluate_model
 
     print(json.dumps(finite_values(evaluate_model(arguments.model, arguments.data)), allow_nan=False))
 

@@ -35,7 +35,7 @@ def main() -> None:
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.text.corpus import read_documents
     from mlm_jax.use.features_file import extract_features
-    from mlm_jax.use.pretrained import MaskedLM
+    from mlm_jax.use.masked_lm import MaskedLM
 
     count = extract_features(
         MaskedLM.from_preset(arguments.model),

@@ -31,7 +31,7 @@ def main() -> None:
     """Read the arguments, fill, print."""
     arguments = cli.parse(Arguments)
     # Late, so that a mistyped argument is told before jax starts.
-    from mlm_jax.use.pretrained import MaskedLM
+    from mlm_jax.use.masked_lm import MaskedLM
 
     answers = MaskedLM.from_preset(arguments.model).fill_mask(
         arguments.texts, top_k=arguments.top_k, targets=arguments.targets or None, joint=arguments.joint

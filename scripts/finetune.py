@@ -44,9 +44,9 @@ def main() -> None:
     # Late, so that a mistyped argument is told before jax starts.
     from mlm_jax.errors import InputError
     from mlm_jax.run.reporting import say
-    from mlm_jax.use.classifier import ClassifierEvaluation, TextClassifier
     from mlm_jax.use.fine_tuning import FitResult
     from mlm_jax.use.labelled_text import read_labelled_texts
+    from mlm_jax.use.text_classifier import ClassifierEvaluation, TextClassifier
 
     train, dev = read_labelled_texts(arguments.train), read_labelled_texts(arguments.dev)
     if arguments.output is not None and arguments.output.exists():

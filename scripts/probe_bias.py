@@ -73,8 +73,8 @@ def main() -> None:
 
 def _probe(arguments: Arguments) -> "ProbeReport":
     # Late, so that a mistyped argument is told before jax starts.
-    from mlm_jax.use.pretrained import MaskedLM
-    from mlm_jax.use.probe_files import read_crows_pairs, read_minimal_pairs, read_winobias
+    from mlm_jax.use.masked_lm import MaskedLM
+    from mlm_jax.use.probe_datasets import read_crows_pairs, read_minimal_pairs, read_winobias
     from mlm_jax.use.probes import (
         Bootstrap,
         probe_crows_pairs,

@@ -19,9 +19,9 @@ import numpy as np
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError
 from mlm_jax.files import write_atomically
-from mlm_jax.formats.architecture import require_bert
+from mlm_jax.formats.bert_config import require_bert
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, parameter_shapes, read_json_object
-from mlm_jax.formats.table import Reading, Row, Tensor, linear, norm, read_params, write_params
+from mlm_jax.formats.name_table import Reading, Row, Tensor, linear, norm, read_params, write_params
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "google_tf"
@@ -284,12 +284,12 @@ def _settings(config: BertConfig) -> dict[str, Any]:
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What Google's own code computes: see `mlm_jax.store.reference` and `google_bert`.
+    """What Google's own code computes: see `mlm_jax.store.reference_outputs` and `run_google_bert`.
 
     Raises:
         ImportError: TensorFlow, tf_keras or the package bert-tensorflow is not installed.
     """
-    from mlm_jax.formats.google_bert import run_google_bert
+    from mlm_jax.formats.run_google_bert import run_google_bert
 
     by_erf = _config(folder / _CONFIG).activation == "gelu"
     return run_google_bert(folder / _CONFIG, _prefix(folder), batch, gelu_by_erf=by_erf)

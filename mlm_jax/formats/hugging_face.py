@@ -16,14 +16,14 @@ from safetensors.numpy import save_file
 from mlm_jax.config.model import Activation, BertConfig, HeadActivation
 from mlm_jax.errors import InputError
 from mlm_jax.files import write_atomically
-from mlm_jax.formats.architecture import require_bert
+from mlm_jax.formats.bert_config import require_bert
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_vocabulary,
     parameter_shapes,
     read_json_object,
 )
-from mlm_jax.formats.table import Reading, Row, Tensor, linear, norm, read_params, write_params
+from mlm_jax.formats.name_table import Reading, Row, Tensor, linear, norm, read_params, write_params
 from mlm_jax.formats.torch_files import WEIGHTS_FILE, open_weights
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -311,7 +311,7 @@ def _settings(model: StoredModel, architecture: str) -> dict[str, Any]:
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What transformers itself computes: see `mlm_jax.store.reference`."""
+    """What transformers itself computes: see `mlm_jax.store.reference_outputs`."""
     import torch
     import transformers
 

@@ -17,10 +17,10 @@ import numpy as np
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.files import write_atomically
-from mlm_jax.formats.architecture import require_bert
+from mlm_jax.formats.bert_config import require_bert
 from mlm_jax.formats.keras_hub_json import CONFIG_FILE, TASK_FILE, json_files
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, parameter_shapes, read_json_object
-from mlm_jax.formats.table import Layout, Reading, Row, Tensor, linear, norm, read_params, write_params
+from mlm_jax.formats.name_table import Layout, Reading, Row, Tensor, linear, norm, read_params, write_params
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "keras_hub"
@@ -274,7 +274,7 @@ def _tokenizer_settings(tokenizer: Tokenizer) -> dict[str, bool]:
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What KerasHub itself computes: see `mlm_jax.store.reference`."""
+    """What KerasHub itself computes: see `mlm_jax.store.reference_outputs`."""
     import keras_hub
 
     inputs = {name: batch[name] for name in ("token_ids", "padding_mask", "segment_ids")}

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import open_tensors, read_json_object
-from mlm_jax.formats.table import Tensor
+from mlm_jax.formats.name_table import Tensor
 
 WEIGHTS_FILE = "model.safetensors"
 PICKLED_WEIGHTS_FILE = "pytorch_model.bin"

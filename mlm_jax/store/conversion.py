@@ -19,10 +19,10 @@ from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder, write_atomically
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, flatten_params, random_model
-from mlm_jax.formats.table import Reading
-from mlm_jax.store.formats import FORMATS, Format, format_of
+from mlm_jax.formats.name_table import Reading
+from mlm_jax.store.format_registry import FORMATS, Format, format_of
 from mlm_jax.store.hub import find_model
-from mlm_jax.store.reference import ask_library, fixed_batch, largest_difference, our_outputs
+from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 
 FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
 DType = Literal["float32", "bfloat16"]

@@ -6,7 +6,7 @@ from mlm_jax.config import BertConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model
-from mlm_jax.store.formats import format_of
+from mlm_jax.store.format_registry import format_of
 from mlm_jax.store.hub import find_model
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -32,6 +32,23 @@ def load_model(
         return model
     check_vocabulary(name, model.config, tokenizer)
     return StoredModel(model.config, model.params, tokenizer, model.labels)
+
+
+def load_masked_lm(
+    name: str | Path, *, load_weights: bool = True, tokenizer: Tokenizer | None = None, seed: int = 0
+) -> StoredModel:
+    """`load_model`, with the encoder and the masked-LM head as the only parts.
+
+    Raises:
+        InputError: as `load_model`, or the model has no masked-LM head.
+    """
+    model = load_model(name, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
+    if "head" not in model.params:
+        raise InputError(
+            f"{name}: has no masked-LM head: scripts/convert_checkpoint.py --allow-random-head gives it one"
+        )
+    params = {part: model.params[part] for part in ("encoder", "head")}
+    return StoredModel(model.config, params, model.tokenizer)
 
 
 def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:

@@ -14,7 +14,7 @@ import numpy as np
 from mlm_jax.errors import InputError
 from mlm_jax.files import commit, partial_path
 from mlm_jax.use.inference import Pooling
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
 
 _TEXTS_AT_ONCE = 1024
 

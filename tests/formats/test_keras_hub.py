@@ -16,7 +16,7 @@ from mlm_jax.formats import keras_hub
 from mlm_jax.formats.model_folder import StoredModel, read_model_folder, write_model_folder
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.reference import Reference
+from mlm_jax.store.reference_outputs import Reference
 from tests.formats.folders import hugging_face_folder
 
 

@@ -14,7 +14,7 @@ from mlm_jax.config import BertConfig, ComputeConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.formats.hugging_face import ROWS
 from mlm_jax.formats.model_folder import parameter_shapes
-from mlm_jax.formats.table import Tensor, read_params
+from mlm_jax.formats.name_table import Tensor, read_params
 from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
 from mlm_jax.step.train_step import split_model
 from tests.golden.weights import CONFIGS, hugging_face_state_dict

@@ -13,7 +13,7 @@ pytest.importorskip("bert")
 from mlm_jax.errors import InputError
 from mlm_jax.formats import google_tf
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.reference import fixed_batch, largest_difference, our_outputs
+from mlm_jax.store.reference_outputs import fixed_batch, largest_difference, our_outputs
 from tests.formats.folders import hugging_face_folder, state_dict
 from tests.run_small import run_python
 
@@ -59,7 +59,7 @@ RUN_GOOGLES_CODE = """
 import sys
 from pathlib import Path
 import numpy
-from mlm_jax.formats.google_bert import run_google_bert
+from mlm_jax.formats.run_google_bert import run_google_bert
 folder, batch, outputs = map(Path, sys.argv[1:])
 files = folder / "bert_config.json", folder / "bert_model.ckpt"
 numpy.save(outputs, run_google_bert(*files, dict(numpy.load(batch)), gelu_by_erf=False))

@@ -16,7 +16,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import write_model_folder
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.reference import ask_library, fixed_batch, largest_difference, our_outputs
+from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 from tests.formats.folders import GOLDEN_CONFIG, write_vocabulary
 from tests.formats.test_hugging_face import ARCHITECTURES, assert_same_tensors
 

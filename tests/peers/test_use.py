@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from mlm_jax.store.conversion import convert
-from mlm_jax.use.classifier import TextClassifier
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.text_classifier import TextClassifier
 from tests.peers.test_hugging_face import published
 
 pytestmark = pytest.mark.peers

@@ -19,10 +19,10 @@ from mlm_jax.run import trainer
 from mlm_jax.run.trainer import train
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.formats import FORMATS
-from mlm_jax.use.classifier import TextClassifier
-from mlm_jax.use.fine_tuning import masked_batches
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.store.format_registry import FORMATS
+from mlm_jax.use.masked_batches import masked_batches
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.text_classifier import TextClassifier
 from tests.model.reference import EVERYTHING, covering_set, name_of
 from tests.run_small import MODEL as TINY
 from tests.run_small import config_of, tokenizer

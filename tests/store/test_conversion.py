@@ -16,8 +16,8 @@ from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import random_model, read_model_folder, write_model_folder
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import CERTIFICATE_FILE, Request, convert
-from mlm_jax.store.formats import format_of
-from mlm_jax.store.reference import Reference
+from mlm_jax.store.format_registry import format_of
+from mlm_jax.store.reference_outputs import Reference
 from tests.formats.folders import hugging_face_folder
 from tests.run_small import run_script, uninterrupted
 

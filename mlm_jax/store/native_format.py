@@ -16,7 +16,7 @@ from mlm_jax.formats.model_folder import (
     without_padded_rows,
     write_model_folder,
 )
-from mlm_jax.formats.table import Reading
+from mlm_jax.formats.name_table import Reading
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.step.train_step import split_model
 from mlm_jax.store.run_folder import (

@@ -8,8 +8,8 @@ from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.formats import google_tf, hugging_face, keras_hub
 from mlm_jax.formats.model_folder import StoredModel
-from mlm_jax.formats.table import Reading
-from mlm_jax.store import native
+from mlm_jax.formats.name_table import Reading
+from mlm_jax.store import native_format
 from mlm_jax.text.tokenizer import Tokenizer
 
 
@@ -40,7 +40,7 @@ class Format(Protocol):
 
 
 FORMATS: Mapping[str, Format] = {
-    module.NAME: module for module in (native, hugging_face, google_tf, keras_hub)
+    module.NAME: module for module in (native_format, hugging_face, google_tf, keras_hub)
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.formats.table import Row, Tensor, linear, norm, places, read_params, write_params
+from mlm_jax.formats.name_table import Row, Tensor, linear, norm, places, read_params, write_params
 
 ROWS = (
     *linear("l{layer}.q", "encoder/layers/attention/query", weight=".w", bias=".b", layout="out_in"),
