@@ -8,7 +8,7 @@ What a step takes of a GPU is in docs/pods.md; nothing was trained with this con
 
 from dataclasses import replace
 
-from bert_base_512 import config as base
+from mlm_jax.configs.bert_base_512 import config as base
 
 from mlm_jax.config import MeshConfig, TrainConfig
 

@@ -8,8 +8,8 @@ What a step takes of a chip is in docs/pods.md; nothing was trained with this co
 
 from dataclasses import replace
 
-from bert_base_512 import config as base
-from bert_base_512 import pod_shape
+from mlm_jax.configs.bert_base_512 import config as base
+from mlm_jax.configs.bert_base_512 import pod_shape
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.presets import PRESETS

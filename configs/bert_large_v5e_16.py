@@ -8,7 +8,7 @@ What a step takes of a chip is in docs/pods.md; nothing was trained with this co
 
 from dataclasses import replace
 
-from bert_large_512 import config as large
+from mlm_jax.configs.bert_large_512 import config as large
 
 from mlm_jax.config import MeshConfig, TrainConfig
 

@@ -9,7 +9,7 @@ docs/pods.md; nothing was trained with this config here.
 
 from dataclasses import replace
 
-from bert_large_512 import config as large
+from mlm_jax.configs.bert_large_512 import config as large
 
 from mlm_jax.config import MeshConfig, OptimizerConfig, TrainConfig
 

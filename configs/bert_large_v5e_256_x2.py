@@ -9,7 +9,7 @@ docs/pods.md; nothing was trained with this config here.
 
 from dataclasses import replace
 
-from bert_large_v5e_256 import config as one_slice
+from mlm_jax.configs.bert_large_v5e_256 import config as one_slice
 
 from mlm_jax.config import TrainConfig
 

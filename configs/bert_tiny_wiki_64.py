@@ -9,7 +9,7 @@ al. 2019, A.2).
 
 from dataclasses import replace
 
-from bert_tiny_wiki import config as first_phase
+from mlm_jax.configs.bert_tiny_wiki import config as first_phase
 
 from mlm_jax.config import TrainConfig
 

@@ -9,7 +9,7 @@ Measured: 4.95 and 5.09 nats, no difference seen; 6 runs of 75 s on two CPU core
 
 from dataclasses import replace
 
-from tiny_wiki import config as parent
+from mlm_jax.configs.ablations.tiny_wiki import config as parent
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.masking import MaskingRecipe

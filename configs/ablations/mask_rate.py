@@ -11,7 +11,7 @@ on two CPU cores.
 
 from dataclasses import replace
 
-from tiny_wiki import config as parent
+from mlm_jax.configs.ablations.tiny_wiki import config as parent
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.masking import MaskingRecipe

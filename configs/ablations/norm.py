@@ -10,7 +10,7 @@ of tokens alone; 12 runs of 117 to 144 s on two CPU cores that had other work, w
 
 from dataclasses import replace
 
-from tiny_wiki import config as parent
+from mlm_jax.configs.ablations.tiny_wiki import config as parent
 
 from mlm_jax.config import TrainConfig
 

@@ -11,7 +11,7 @@ runs of 99 to 116 s on two CPU cores that had other work.
 
 from dataclasses import replace
 
-from tiny_wiki import config as parent
+from mlm_jax.configs.ablations.tiny_wiki import config as parent
 
 from mlm_jax.config import TrainConfig
 

@@ -10,7 +10,7 @@ Measured: 4.60 nats with tokens, 5.50 with whole words, 5.68 with spans; 9 runs 
 
 from dataclasses import replace
 
-from tiny_wiki import config as parent
+from mlm_jax.configs.ablations.tiny_wiki import config as parent
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.masking import MaskingRecipe
