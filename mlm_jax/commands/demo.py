@@ -20,18 +20,35 @@ class Arguments:
 
     output: str = "runs/demo"
     """Run folder; tokenizer and data go to folders of that name with -tokenizer and -data."""
+    num_steps: int = 4000
+    """Training steps."""
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Runs the commands; returns 75 if a signal stopped the training."""
-    run = parse(Arguments, arguments, prog).output
+    parsed = parse(Arguments, arguments, prog)
+    run, steps = parsed.output, str(parsed.num_steps)
     vocabulary, data = f"{run}-tokenizer", f"{run}-data"
     with ExitStack() as stack:
         text = str(stack.enter_context(as_file(files("mlm_jax.demo") / "landmarks.txt")))
         commands = [
             (tokenizer, "tokenizer", ["--input", text, "--vocab-size", "2200", "--output", vocabulary]),
             (prepare, "prepare", ["--input", text, "--tokenizer", vocabulary, "--output", data]),
-            (train, "train", ["demo", "--output-dir", run, "--data.path", data, "--data.eval-path", data]),
+            (
+                train,
+                "train",
+                [
+                    "demo",
+                    "--output-dir",
+                    run,
+                    "--data.path",
+                    data,
+                    "--data.eval-path",
+                    data,
+                    "--num-steps",
+                    steps,
+                ],
+            ),
             (fill_mask, "fill-mask", [run, SENTENCE, "--top-k", "5"]),
         ]
         for module, name, words in commands:
