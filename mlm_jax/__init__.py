@@ -1,11 +1,10 @@
 """Pure JAX/Flax pretraining of BERT-style encoders with masked language modelling.
 
-Data flows one way through the package, and each part is a file of that name:
+A batch's way through the rooms of the package:
 
-    config → data (corpus → tokenizer → shards → batches) → masking → model → train_step → program
-           → trainer → checkpoint → pretrained
+    config → text → data → masking → model → step → run → store → use
 
-The names below are the public ones; they are imported when first used, so that `import mlm_jax` costs nothing and
+The names below are the public ones. Each is imported when it is first used, so that `import mlm_jax` is instant and
 tools that only read text never start jax.
 """
 
@@ -78,9 +77,21 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def _version() -> str:
+    # Imported late, because it takes longer than all of the rest.
+    from importlib import metadata
+
+    try:
+        return metadata.version("mlm-jax")
+    except metadata.PackageNotFoundError:
+        return "unknown: not installed"
 
 
 def __dir__() -> list[str]:

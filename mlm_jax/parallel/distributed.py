@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+from jax._src.clusters import ClusterEnv
 
 from mlm_jax.config import DistributedConfig
 from mlm_jax.errors import EXIT_BAD_INPUT, InputError
@@ -26,6 +27,8 @@ def join(config: DistributedConfig) -> None:
     Raises:
         InputError: nobody answers at the coordinator's address, or process 0 finds its port taken.
     """
+    if jax.distributed.is_initialized():
+        return
     # It would swallow a SIGTERM that comes before the run listens for one; the run agrees on a step by itself.
     jax.config.update("jax_enable_preemption_service", False)
     end = time.monotonic() + config.timeout_seconds
@@ -67,8 +70,23 @@ def join(config: DistributedConfig) -> None:
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise
+    except RuntimeError as error:
+        if "must be called before" not in str(error):
+            raise
+        _require_alone(config)
     finally:
         too_late.cancel()
+
+
+def _require_alone(config: DistributedConfig) -> None:
+    """InputError if this process, in which JAX has started already, belongs to a job that it can no longer join."""
+    detected = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 1)[1]
+    if (config.num_processes or detected or 1) > 1:
+        raise InputError(
+            "the config used JAX before the processes of the job had joined: must be given --distributed.coordinator, "
+            "--distributed.num-processes and --distributed.process-id on the command line or, under a scheduler, call "
+            "mlm_jax.parallel.distributed.join(DistributedConfig()) first"
+        )
 
 
 def _require_free(address: str) -> None:

@@ -1,13 +1,15 @@
 """Measure speed, beside other libraries where they are installed: benchmark.py step --peers."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from mlm_jax.commands import cli
+from mlm_jax.commands.flags import parse
+from mlm_jax.config.settings import nearest_name
+from mlm_jax.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Measurement:
 class Contest(Measurement):
     """A measurement that others take part in."""
 
-    peers: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    peers: bool = False
     """Measure the other libraries as well that are installed (extra `peers`)."""
 
 
@@ -60,6 +62,7 @@ class Data(Measurement):
     texts: tuple[Path, ...] = ()
     """Text files, as prepare_data.py takes them; by default the demo's text."""
     sequence_length: int = 128
+    """Tokens per row."""
 
     def measure(self) -> Any:
         """The tables."""
@@ -140,9 +143,26 @@ class Gpu(Measurement):
         return measure_gpu(minutes=self.minutes, rounds=self.rounds)
 
 
+MEASUREMENTS: dict[str, type] = {
+    "step": Step,
+    "masking": Masking,
+    "data": Data,
+    "end-to-end": EndToEnd,
+    "startup": Startup,
+    "memory": Memory,
+    "growth": Growth,
+    "gpu": Gpu,
+}
+
+
 def main() -> None:
     """Measure, print the tables, write the JSON."""
-    arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Startup | Memory | Growth | Gpu)  # type: ignore[arg-type]
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in MEASUREMENTS:
+        raise InputError(
+            f"measurement {name!r}: must be one of {', '.join(MEASUREMENTS)}{nearest_name(name, MEASUREMENTS)}"
+        )
+    arguments: Any = parse(MEASUREMENTS[name], sys.argv[2:], f"python -m scripts.benchmark {name}")
     tables = arguments.measure()
     # Late, so that a mistyped flag is told before jax starts.
     from mlm_jax.run.machine import this_machine

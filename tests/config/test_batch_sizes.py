@@ -78,7 +78,7 @@ def test_any_step_is_found_at_once() -> None:
         ({"initial_batch_size": None}, "examples = 1000: must be 0 without initial_batch_size"),
         (
             {"num_steps": 77},
-            "examples = 1000: must be fewer: batches would be whole after 77 steps, not before num_steps = 77",
+            "examples = 1000: must be smaller: the batch reaches its full size at step 77, not before num_steps = 77",
         ),
     ],
 )

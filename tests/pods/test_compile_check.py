@@ -115,16 +115,14 @@ def test_stand_in_masking_has_the_recipe_of_the_config() -> None:
 def test_a_chip_too_small_is_an_exit_code_and_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import runpy
+    from mlm_jax.commands.compile_check import Arguments, report_misfit
 
     small = Chip(bfloat16_flops=1e12, memory_bytes=1000, source="a test")
     monkeypatch.setitem(CHIPS, "NVIDIA L4", small)
     found = compile_step(TINY, jax.devices(), "NVIDIA L4")
     assert isinstance(found, StepReport)
     assert not found.fits
-    script = runpy.run_path("scripts/compile_check.py")
-    arguments = script["Arguments"](devices=8, chip="NVIDIA L4")
-    assert script["_does_not_fit"](arguments, found, None) == 1
+    assert report_misfit(Arguments(devices=8, chip="NVIDIA L4"), found, None) == 1
     assert "more chips, or a smaller model" in capsys.readouterr().err
 
 
@@ -139,7 +137,7 @@ def test_a_chip_too_small_is_an_exit_code_and_a_remedy(
         (("--topology", "v5e:3x3"), ("topology 'v5e:3x3': v5e comes as",)),
         (("--devices", 8, "--mesh.data", 3), ("data 3 × fsdp 1 × tensor 1 is 3 devices: must be the 8",)),
         (("--devices", 4, "--mesh.data", 1, "--mesh.tensor", 4), ("mesh.tensor = 4", "heads dimension, 2")),
-        (("--devices", 4, "--mesh.dta", 1), ("--mesh.dta: no such setting; did you mean '--mesh.data'?",)),
+        (("--devices", 4, "--mesh.dta", 1), ("--mesh.dta: no such flag; did you mean '--mesh.data'?",)),
     ],
 )
 def test_compile_check_refuses(tmp_path: Path, flags: tuple[object, ...], said: tuple[str, ...]) -> None:

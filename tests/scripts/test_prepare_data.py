@@ -81,7 +81,7 @@ def test_parts_and_their_merge(corpus):
         refused = run(*command, *flags)
         assert (refused.returncode, refused.stderr) == (
             2,
-            "error: --part and --num-parts: expected both or neither\n",
+            "error: --part and --num-parts: must be given together, or neither of them\n",
         )
 
 

@@ -148,7 +148,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.p
 def test_every_trial_of_a_shipped_sweep_traces_its_step(path: Path) -> None:
     sweep = load_sweep(path)
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert f"scripts/ablate.py configs/ablations/{path.name}" in docstring
+    assert f"mlm-jax ablate ablations/{path.stem} " in docstring
     for config in sweep.trials.values():
         masking = MaskingConfig(
             **asdict(config.masking)
