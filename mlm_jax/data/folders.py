@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.files import commit, home, partial_path
+from mlm_jax.files import commit, home, partial_path, remove_abandoned
 from mlm_jax.text.file_systems import file_system, is_local
 
 ResultT = TypeVar("ResultT")
@@ -83,7 +83,9 @@ class RemoteFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.with_name(f"{path.name}.lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                # It saves fetching twice and nothing else: without locks each process fetches under a name of its own.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 if not path.exists():
                     self._fetch(path)
                 # Only now: who opened it before sees that the file is there, and nobody waits for another lock.
@@ -95,6 +97,7 @@ class RemoteFile:
         return path
 
     def _fetch(self, path: Path) -> None:
+        remove_abandoned(path)
         free = shutil.disk_usage(path.parent).free
         if free < self.size:
             raise RunError(

@@ -34,7 +34,7 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
 from mlm_jax.errors import InputError
-from mlm_jax.files import PARTIAL_SUFFIX, write_atomically
+from mlm_jax.files import partial_paths, write_atomically
 from mlm_jax.text.corpus import (
     CorpusCounts,
     DocumentBoundary,
@@ -225,9 +225,9 @@ def _start_or_continue(folder: Path, settings: dict[str, Any]) -> _Progress:
     file = folder / PROGRESS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in (f"*{PARTIAL_SUFFIX}", f"{TOKENIZER_FOLDER}/*{PARTIAL_SUFFIX}"):
-            for partial in folder.glob(pattern):
-                partial.unlink(missing_ok=True)
+        # If the call that wrote these still runs, it fails: this one has taken over.
+        for partial in [*partial_paths(folder), *partial_paths(folder / TOKENIZER_FOLDER)]:
+            partial.unlink(missing_ok=True)
         if file.exists():
             progress = _read_progress(file)
             _check_settings(folder, progress.settings, settings)

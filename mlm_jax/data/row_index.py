@@ -15,7 +15,7 @@ import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.data.shards import Shard, TokenStore
-from mlm_jax.files import commit, home, own_partial_path
+from mlm_jax.files import home, new_file, remove_abandoned
 
 _MAX_COUNTS = 1 << 24
 
@@ -141,10 +141,6 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
 
 def _keep(file: Path, counts: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial_path(file)
-    try:
-        with partial.open("wb") as stream:
-            np.save(stream, counts)
-            commit(stream, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    remove_abandoned(file)
+    with new_file(file) as stream:
+        np.save(stream, counts)

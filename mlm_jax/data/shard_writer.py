@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlm_jax.data.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
-from mlm_jax.files import commit, own_partial_path
+from mlm_jax.files import commit, new_file, partial_path
 from mlm_jax.text.encode import EncodedBlock
 
 
@@ -57,7 +57,7 @@ class ShardWriter:
     def __init__(self, folder: Path, index: int) -> None:
         """Open the token file. Memory: the document offsets of the one shard."""
         self._tokens_path, self._documents_path = (folder / name for name in shard_file_names(index))
-        self._file = own_partial_path(self._tokens_path).open("wb")
+        self._file = partial_path(self._tokens_path).open("wb")
         self._sha256 = hashlib.sha256()
         self._lengths: list[np.ndarray] = []
         self.num_tokens = 0
@@ -74,9 +74,8 @@ class ShardWriter:
         """Put both files in place, their bytes on the disk, and return the shard's record."""
         offsets = document_offsets(np.concatenate(self._lengths))
         data = offsets.tobytes()
-        with own_partial_path(self._documents_path).open("wb") as file:
+        with new_file(self._documents_path) as file:
             file.write(data)
-            commit(file, self._documents_path)
         commit(self._file, self._tokens_path)
         return ShardRecord(
             documents=len(offsets) - 1,
@@ -90,5 +89,4 @@ class ShardWriter:
         # On a full disk closing fails too, when it writes out what is still in memory.
         with contextlib.suppress(OSError):
             self._file.close()
-        for path in (self._tokens_path, self._documents_path):
-            own_partial_path(path).unlink(missing_ok=True)
+        Path(self._file.name).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +184,31 @@ def test_preparing_into_a_url_is_refused(local, home):
         prepare([str(local.parent / "*.txt")], tokenizer, URL)
 
 
+def test_two_hosts_without_file_locks_fetch_one_file_into_one_home(local, remote, home, monkeypatch):
+    """The second starts to fetch when the first has just fetched and not yet checked."""
+    name = "part-00000-of-00002/tokens-00000.bin"
+    content = remote.cat_file(f"/bucket/data/{name}")
+    file = RemoteFile(f"{URL}/{name}", len(content), hashlib.sha256(content).hexdigest())
+    get_file = MemoryFileSystem.get_file
+    fetched = []
+
+    def second_starts_within_the_first(self, name, target, **options):
+        fetched.append(target)
+        get_file(self, name, target, **options)
+        if len(fetched) == 1:
+            file.fetch()
+            assert Path(target).read_bytes() == file.kept_path.read_bytes()
+
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", second_starts_within_the_first)
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    assert file.fetch().read_bytes() == content
+    assert len(set(fetched)) == 2
+    assert kept(home) == [file.sha256]
+
+
 # A remote file system over a folder, slow enough for everyone to come at once, that notes what was fetched.
 FETCH_ALL = """
 import sys, time
@@ -217,11 +243,14 @@ def test_processes_and_threads_fetch_each_file_once(local, home, tmp_path):
 
 
 def test_what_a_killed_process_left_is_fetched_again(local, remote, home):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
     content = next(local.rglob("tokens-00000.bin")).read_bytes()
     name = f"{URL}/{next(local.rglob('tokens-00000.bin')).relative_to(local)}"
     file = RemoteFile(name, len(content), hashlib.sha256(content).hexdigest())
     file.kept_path.parent.mkdir(parents=True)
-    file.kept_path.with_name(f"{file.sha256}.partial").write_bytes(content[:50])
+    writer = f"{socket.gethostname()}-{killed.pid}-0123abcd"
+    file.kept_path.with_name(f"{file.sha256}.{writer}.partial").write_bytes(content[:50])
     file.kept_path.with_name(f"{file.sha256}.lock").touch()
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(lambda _: file.fetch(), range(8)))

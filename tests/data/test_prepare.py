@@ -267,9 +267,10 @@ def test_replaced_text_is_counted(corpus, tmp_path):
 
 def test_folder_with_other_things_is_refused_and_untouched(corpus, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
+    (tmp_path / "film.partial").write_text("half of it")
     with pytest.raises(InputError, match="not empty"):
         prepare_corpus(corpus, tmp_path)
-    assert files_of(tmp_path) == {"thesis.tex": b"precious"}
+    assert files_of(tmp_path) == {"thesis.tex": b"precious", "film.partial": b"half of it"}
 
 
 @pytest.mark.usefixtures("small_blocks")
