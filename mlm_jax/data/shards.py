@@ -251,9 +251,19 @@ def _read_windows(source: Source, dtype: np.dtype, size: int, starts: np.ndarray
             there = min(width, size - start)
             first = row * width * dtype.itemsize
             wanted = buffer[first : first + there * dtype.itemsize]
-            if os.preadv(descriptor, [wanted], start * dtype.itemsize) != len(wanted):
+            if not _read_fully(descriptor, wanted, start * dtype.itemsize):
                 raise RunError(f"{file}: cut off since it was opened; prepare the folder again")
             windows[row, there:] = windows[row, there - 1]
     finally:
         os.close(descriptor)
     return windows
+
+
+def _read_fully(descriptor: int, buffer: memoryview, offset: int) -> bool:
+    """Fills `buffer` from `offset` in the file; False if the file ends before. One read may return less than asked."""
+    while buffer:
+        size = os.preadv(descriptor, [buffer], offset)
+        if size == 0:
+            return False
+        buffer, offset = buffer[size:], offset + size
+    return True

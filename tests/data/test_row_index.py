@@ -1,6 +1,7 @@
 """Rows are the same however the index is kept, and opening and seeking cost the same at any scale."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,17 @@ def test_counts_are_made_once_and_belong_to_data_and_length(prepared, tokenizer,
     # Where nothing can be kept it is counted each time.
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path / "file"))
+    np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
+
+
+def test_a_read_that_returns_less_than_asked_is_continued(prepared, tokenizer, monkeypatch):
+    """As network file systems do, and any under a signal."""
+    expected = rows_of(prepared, tokenizer, "document")
+    preadv = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda descriptor, buffers, offset: preadv(descriptor, [buffers[0][:7]], offset)
+    )
+    monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
 
 
