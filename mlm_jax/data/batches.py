@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from mlm_jax.config import DataConfig
@@ -134,6 +133,9 @@ class TrainingBatches:
 
     def from_step(self, first: int, last: int, prefetch: int) -> Iterator[Batch]:
         """The batches of steps first … last - 1, `prefetch` of them read ahead by Grain's threads."""
+        # Imported here because grain imports jax, which nothing else in this room needs.
+        import grain  # noqa: PLC0415
+
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
         return iter(grain.MapDataset.range(first, last).map(self.batch).to_iter_dataset(options))
 

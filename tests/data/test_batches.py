@@ -1,5 +1,7 @@
 """Rows from documents: nothing lost, nothing twice; batches from step numbers, the same for any split of the work."""
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -211,3 +213,8 @@ def test_rows_come_at_300_000_a_second(tokenizer: Tokenizer) -> None:
         best = max(best, 40 * 1024 / (time.process_time() - start))
     print(f"{best:,.0f} rows of 128 tokens a second of one core")
     assert best > 300_000
+
+
+def test_opening_data_does_not_import_jax() -> None:
+    script = "import sys, mlm_jax.data.merge, mlm_jax.data.sources; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
