@@ -20,6 +20,7 @@ from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
 from mlm_jax.data.shards import open_shards
 from mlm_jax.errors import InputError
 from mlm_jax.files import write_atomically
+from mlm_jax.text.progress import track
 
 
 def merge_parts(folder: str | Path) -> Totals:
@@ -36,7 +37,7 @@ def merge_parts(folder: str | Path) -> Totals:
     folder = Path(folder)
     parts = _finished_parts(folder)
     manifests = [read_manifest(LocalFolder(folder / part.folder)) for part in parts]
-    for part, manifest in zip(parts, manifests, strict=True):
+    for part, manifest in zip(track(parts, "merge", "parts"), manifests, strict=True):
         _check_same(folder / part.folder, _common(manifest), _common(manifests[0]))
         # Its files have their sizes, and its manifest fits what it says of them.
         open_shards(folder / part.folder)

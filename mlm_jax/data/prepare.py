@@ -16,8 +16,6 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mlm_jax.data.division import InputFile, Part, divide, input_files, part_settings
 from mlm_jax.data.folders import LocalFolder, is_url
 from mlm_jax.data.manifest import (
@@ -43,6 +41,7 @@ from mlm_jax.text.corpus import (
     read_files,
 )
 from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.progress import byte_counter
 from mlm_jax.text.tokenizer import Tokenizer
 
 
@@ -253,24 +252,26 @@ def _write_shards(
     text_bytes = 0
     separator, shard_tokens = progress.settings["separator"], progress.settings["shard_tokens"]
 
-    def metered(documents: Iterator[str]) -> Iterator[str]:
+    def counted(documents: Iterator[str]) -> Iterator[str]:
         nonlocal text_bytes
         for document in documents:
-            text_bytes += len(document) if document.isascii() else len(document.encode())
+            size = len(document) if document.isascii() else len(document.encode())
+            text_bytes += size
+            bar.update(size)
             yield document
 
     def parts() -> Generator[tuple[EncodedBlock, bool]]:
+        nonlocal text_bytes
         num_done = progress.documents_read
-        for documents in streams:
-            num_done -= sum(1 for _ in islice(documents, num_done))
-            with closing(
-                encode_documents(metered(documents), tokenizer, separator, workers=workers)
-            ) as blocks:
+        for documents in map(counted, streams):
+            if num_done:
+                num_done -= sum(1 for _ in islice(documents, num_done))
+                text_bytes = 0
+            with closing(encode_documents(documents, tokenizer, separator, workers=workers)) as blocks:
                 yield from shard_parts(blocks, shard_tokens)
 
     writer: ShardWriter | None = None
-    # disable=None: only where stderr is a terminal.
-    with tqdm(desc="prepare", unit="B", unit_scale=True, disable=None) as bar, closing(parts()) as encoded:
+    with byte_counter("prepare") as bar, closing(parts()) as encoded:
         try:
             for part, closes_shard in encoded:
                 writer = writer or ShardWriter(folder, len(progress.shards))
@@ -281,7 +282,6 @@ def _write_shards(
                     _save_progress(folder, progress)
                     writer = None
                 bar.set_postfix(documents=progress.documents_read, refresh=False)
-                bar.update(text_bytes - bar.n)
         finally:
             if writer:
                 writer.discard()

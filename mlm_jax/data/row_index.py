@@ -16,6 +16,7 @@ import numpy as np
 from mlm_jax.config import DataConfig
 from mlm_jax.data.shards import Shard, TokenStore
 from mlm_jax.files import home, new_file, remove_abandoned
+from mlm_jax.text.progress import track
 
 _MAX_COUNTS = 1 << 24
 
@@ -118,7 +119,7 @@ class DocumentRows:
 
     def _counted(self) -> np.ndarray:
         counts = np.zeros(self._first_blocks[-1] + 1, np.int64)
-        for number, shard in enumerate(self._shards):
+        for number, shard in enumerate(track(self._shards, "count rows", "shards")):
             rows = self._rows_of(shard.read_document_offsets().astype(np.int64))
             first, stop = self._first_blocks[number : number + 2]
             counts[first + 1 : stop + 1] = np.add.reduceat(rows, np.arange(0, len(rows), self._stride))

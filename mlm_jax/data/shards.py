@@ -34,6 +34,7 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.progress import track
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.text.wordpiece import check_text
 
@@ -186,7 +187,7 @@ def verify_shards(path: str | Path) -> TokenStore:
     """
     store = open_shards(path)
     records = [ShardRecord(**record) for record in read_manifest(open_folder(path))["shards"]]
-    for shard, record in zip(store.shards, records, strict=True):
+    for shard, record in zip(track(store.shards, "verify", "shards"), records, strict=True):
         sources = (shard.token_source, shard.document_source)
         for source, expected in zip(sources, (record.tokens_sha256, record.documents_sha256), strict=True):
             file = _local(source)
@@ -198,7 +199,7 @@ def verify_shards(path: str | Path) -> TokenStore:
 
 
 def _checked(documents: Iterable[str]) -> Iterator[str]:
-    for index, document in enumerate(documents):
+    for index, document in enumerate(track(documents, "tokenize", "documents")):
         check_text(document, f"document {index}")
         yield document
 

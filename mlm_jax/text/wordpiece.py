@@ -5,6 +5,7 @@ characters, lowercase and strip accents where the vocabulary is uncased, split a
 then take the longest matching piece from the left.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
 from mlm_jax.errors import InputError
+from mlm_jax.text.progress import track
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION_PREFIX = "##"
@@ -70,7 +72,7 @@ def train_vocabulary(
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         continuing_subword_prefix=CONTINUATION_PREFIX,
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
     backend.train_from_iterator(sample, trainer=trainer)
     token_ids = backend.get_vocab(with_added_tokens=True)
@@ -93,7 +95,7 @@ def _sample(documents: Iterable[str], characters: int) -> list[str]:
     """Return documents evenly spread over the stream, at most `characters` in total."""
     sample: list[str] = []
     total, stride = 0, 1
-    for index, document in enumerate(documents):
+    for index, document in enumerate(track(documents, "read", "documents")):
         if index % stride:
             continue
         check_text(document, f"document {index}")
@@ -108,7 +110,7 @@ def _sample(documents: Iterable[str], characters: int) -> list[str]:
 def _alphabet(documents: Iterable[str], normalizer: BertNormalizer, limit: int) -> list[str]:
     """Return the `limit` most frequent characters, without those that are very rare, in code point order."""
     counts: Counter[str] = Counter()
-    for document in documents:
+    for document in track(documents, "count characters", "documents"):
         counts.update(normalizer.normalize_str(document))
     floor = counts.total() * _RAREST_CHARACTER_RATE
     common = [character for character in counts if not character.isspace() and counts[character] >= floor]
