@@ -69,7 +69,15 @@ def test_a_report_says_what_the_step_is_known_to_take(report: StepReport) -> Non
 def test_a_report_is_told_in_lines_in_a_row_and_in_json(report: StepReport) -> None:
     lines = describe(report)
     assert "8 × NVIDIA H100; mesh: data 2, fsdp 4, tensor 1" in lines
-    for part in ("parameters", "optimiser", "peak", "FLOPs a step", "all-gather", "all-reduce", "bottleneck"):
+    for part in (
+        "parameters",
+        "optimizer",
+        "peak",
+        "FLOPs per step",
+        "all-gather",
+        "all-reduce",
+        "bottleneck",
+    ):
         assert part in lines
     assert row(report).startswith("| 8 NVIDIA H100 | data 2 × fsdp 4 | 16 | none |")
     as_json = json.loads(json.dumps(report.as_json()))
