@@ -1,4 +1,4 @@
-"""Whatever may take long shows a bar on a terminal, and writes nothing anywhere else."""
+"""Long operations show a bar on a terminal and write nothing elsewhere."""
 
 import io
 import sys
@@ -17,7 +17,7 @@ TEXTS = ["the tower stands in a city", "a city of rivers"] * 20
 
 
 class Terminal(io.StringIO):
-    """A stderr that is a terminal."""
+    """Stands in for a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -30,7 +30,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def steps(tokenizer, tmp_path):
-    """What may take long, each with a word of its bar."""
+    """Operations that may take long, by the description of their bar."""
     (tmp_path / "a.txt").write_text("\n".join(TEXTS))
     folder = tmp_path / "data"
     return {
@@ -43,7 +43,7 @@ def steps(tokenizer, tmp_path):
     }
 
 
-def test_a_bar_on_a_terminal(steps, monkeypatch):
+def test_long_operations_show_a_bar(steps, monkeypatch):
     monkeypatch.setattr("mlm_jax.text.progress._DELAY_SECONDS", 0.0)
     for name, step in steps.items():
         monkeypatch.setattr(sys, "stderr", Terminal())
@@ -52,7 +52,7 @@ def test_a_bar_on_a_terminal(steps, monkeypatch):
 
 
 @pytest.mark.parametrize(("stderr", "delay"), [(Terminal, 2.0), (io.StringIO, 0.0)])
-def test_nothing_for_quick_work_or_without_a_terminal(steps, monkeypatch, stderr, delay):
+def test_quick_operations_and_other_outputs_show_nothing(steps, monkeypatch, stderr, delay):
     monkeypatch.setattr("mlm_jax.text.progress._DELAY_SECONDS", delay)
     monkeypatch.setattr(sys, "stderr", stderr())
     for step in steps.values():
