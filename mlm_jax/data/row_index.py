@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,16 +33,7 @@ class Places(NamedTuple):
     """int64 [n], number of tokens; at most the body length."""
 
 
-class RowIndex(Protocol):
-    """Locations of `num_rows` rows."""
-
-    num_rows: int
-
-    def locate(self, rows: np.ndarray) -> Places:
-        """Returns the locations of `rows`, int64 [n], ascending."""
-
-
-def row_index(store: TokenStore, config: DataConfig) -> RowIndex:
+def row_index(store: TokenStore, config: DataConfig) -> "PackedRows | DocumentRows":
     """Returns the index of all rows of a store."""
     body_length = config.sequence_length - 2
     return (

@@ -124,7 +124,6 @@ class TokenStore:
         *,
         separator: Separator = "sep",
         shard_tokens: int = DEFAULT_SHARD_TOKENS,
-        workers: int = 1,
     ) -> Self:
         """Tokenizes `documents` in memory. Documents without tokens are left out.
 
@@ -135,7 +134,7 @@ class TokenStore:
         shards: list[Shard] = []
         records: list[ShardRecord] = []
         parts: list[EncodedBlock] = []
-        blocks = encode_documents(_checked(documents), tokenizer, separator, workers=workers)
+        blocks = encode_documents(_checked(documents), tokenizer, separator)
         for part, closes_shard in shard_parts(blocks, shard_tokens):
             if part.tokens.size:
                 parts.append(part)

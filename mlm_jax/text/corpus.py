@@ -4,34 +4,25 @@ A document is one non-empty string. Files are streamed, one line or one record b
 grow with the corpus; a single document must fit in memory.
 """
 
-import bz2
 import difflib
-import gzip
-import io
 import json
-import lzma
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, cast
 
 import fsspec
-import zstandard
 from fsspec.core import has_magic
 
 from mlm_jax.errors import InputError
+from mlm_jax.text.compression import COMPRESSION_SUFFIXES, decompressed_lines, one_line, raise_if_damaged
 from mlm_jax.text.file_systems import file_system, is_local
 
 ErrorPolicy = Literal["strict", "replace"]
 DocumentBoundary = Literal["line", "blank_line"]
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
-COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
-_READ_BYTES = 1 << 16
-# zstandard returns all that a piece decompresses to, up to about 32,000 times as much: 130 MB.
-_ZSTD_PIECE_BYTES = 1 << 12
 _PARQUET_BATCH_ROWS = 256
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -162,7 +153,7 @@ def read_files(
             if kind == ".parquet":
                 texts = _parquet_texts(file, raw, text_field, errors)
             else:
-                lines = _placed_lines(file, _lines(file, raw, compression), errors)
+                lines = _placed_lines(file, decompressed_lines(file, raw, compression), errors)
                 if kind == ".jsonl":
                     texts = _jsonl_texts(lines, text_field, errors)
                 elif document_boundary == "line":
@@ -270,9 +261,9 @@ def _parquet_texts(file: str, raw: BinaryIO, text_field: str, errors: ErrorPolic
                 yield _decode(value or b"", errors, f"{file}: row {row}: column {text_field!r}", 0)
                 row += 1
     except pa.ArrowException as error:
-        raise InputError(f"{file}: damaged or not Parquet: {_one_line(error)}") from error
+        raise InputError(f"{file}: damaged or not Parquet: {one_line(error)}") from error
     except OSError as error:
-        _raise_if_damaged(file, error)
+        raise_if_damaged(file, error)
         raise
 
 
@@ -298,80 +289,6 @@ def _without_surrogates(text: str, errors: ErrorPolicy, where: str) -> tuple[str
     return text, False
 
 
-def _lines(file: str, raw: BinaryIO, compression: str) -> Iterator[bytes]:
-    """Yields the lines of the decompressed file, including their ends.
-
-    Raises InputError if the compressed data are damaged or truncated.
-    """
-    empty = True
-    try:
-        for line in _decompressed(raw, compression):
-            empty = False
-            yield line
-    except EOFError as error:
-        raise InputError(f"{file}: truncated: the {compression} data end before their end marker") from error
-    except (zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise InputError(f"{file}: damaged {compression[1:]} data: {_one_line(error)}") from error
-    except OSError as error:
-        _raise_if_damaged(file, error)
-        raise
-    if empty:
-        raise InputError(f"{file}: file is empty")
-
-
-def _decompressed(raw: BinaryIO, compression: str) -> Iterable[bytes]:
-    match compression:
-        case ".gz":
-            return gzip.GzipFile(fileobj=raw)
-        case ".xz":
-            return lzma.open(raw)
-        case ".bz2":
-            return bz2.open(raw)
-        case ".zst":
-            return io.BufferedReader(_ZstdFile(raw), _READ_BYTES)
-        case _:
-            return raw
-
-
-class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of a .zst file; raises EOFError if the last frame is truncated.
-
-    zstandard's own stream_reader treats the end of a truncated file as a normal end.
-    """
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self._frame: Any = None
-        self._rest = b""
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            chunk = self._rest or self._raw.read(_ZSTD_PIECE_BYTES)
-            if not chunk:
-                if self._frame is not None:
-                    raise EOFError("truncated zstd frame")
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._ready = memoryview(self._frame.decompress(chunk))
-            self._rest = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
-
-
-def _raise_if_damaged(file: str, error: OSError) -> None:
-    # gzip, bz2 and pyarrow report damaged content as an OSError without errno; a failing disk sets it.
-    if error.errno is None:
-        raise InputError(f"{file}: damaged: {_one_line(error)}") from error
-
-
 def _kind(value: object) -> str:
     kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return kinds.get(type(value), "a number")
@@ -381,7 +298,3 @@ def _name_choices(wanted: str, names: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(wanted, names, n=1)
     hint = f", perhaps {nearest[0]!r}" if nearest else ""
     return f"it has {', '.join(map(repr, names)) or 'none'}{hint}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
