@@ -13,8 +13,8 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.pods import compile_check
 from mlm_jax.pods.compile_check import DoesNotFit, compile_step, smallest_fix, stand_in_masking
 from mlm_jax.pods.report import StepReport, describe, row
-from mlm_jax.run import metrics
 from mlm_jax.step.chips import CHIPS, GIB, Chip
+from mlm_jax.step.flops import train_flops_per_sequence
 from tests.run_small import config_of, run_script, write_config
 from tests.scripts.test_scripts import assert_refused
 from tests.small import CONFIG, MODEL, without_dropout
@@ -37,7 +37,7 @@ def report() -> StepReport:
 def flops_of(model: BertConfig) -> int:
     """Of one row: two sums are products with ones, the gradient of the head's bias, and a mask's 32 counts."""
     sums = 2 * 4 * 256 + 32 * 2 * 24
-    return metrics.train_flops_per_sequence(model, length=24, masked=4) + sums
+    return train_flops_per_sequence(model, length=24, masked=4) + sums
 
 
 def test_gates_and_windows_take_the_flops_that_metrics_counts() -> None:
