@@ -13,8 +13,8 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.pods import compile_check
 from mlm_jax.pods.compile_check import DoesNotFit, compile_step, smallest_fix, stand_in_masking
 from mlm_jax.pods.report import StepReport, describe, row
-from mlm_jax.run import metrics
 from mlm_jax.step.chips import CHIPS, GIB, Chip
+from mlm_jax.step.flops import train_flops_per_sequence
 from tests.run_small import config_of, run_script, write_config
 from tests.scripts.test_scripts import assert_refused
 from tests.small import CONFIG, MODEL, without_dropout
@@ -37,7 +37,7 @@ def report() -> StepReport:
 def flops_of(model: BertConfig) -> int:
     """Of one row: two sums are products with ones, the gradient of the head's bias, and a mask's 32 counts."""
     sums = 2 * 4 * 256 + 32 * 2 * 24
-    return metrics.train_flops_per_sequence(model, length=24, masked=4) + sums
+    return train_flops_per_sequence(model, length=24, masked=4) + sums
 
 
 def test_gates_and_windows_take_the_flops_that_metrics_counts() -> None:
@@ -69,7 +69,15 @@ def test_a_report_says_what_the_step_is_known_to_take(report: StepReport) -> Non
 def test_a_report_is_told_in_lines_in_a_row_and_in_json(report: StepReport) -> None:
     lines = describe(report)
     assert "8 × NVIDIA H100; mesh: data 2, fsdp 4, tensor 1" in lines
-    for part in ("parameters", "optimiser", "peak", "FLOPs a step", "all-gather", "all-reduce", "bottleneck"):
+    for part in (
+        "parameters",
+        "optimizer",
+        "peak",
+        "FLOPs per step",
+        "all-gather",
+        "all-reduce",
+        "bottleneck",
+    ):
         assert part in lines
     assert row(report).startswith("| 8 NVIDIA H100 | data 2 × fsdp 4 | 16 | none |")
     as_json = json.loads(json.dumps(report.as_json()))

@@ -277,7 +277,7 @@ def test_saved_and_loaded_it_is_the_same(model: MaskedLM, tmp_path: Path) -> Non
     again = MaskedLM.from_preset(tmp_path / "saved")
     assert again.config == replace(model.config, vocabulary_multiple=1)
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         model.save(tmp_path / "saved")
 
 
