@@ -29,6 +29,12 @@ test-peers: $(VENV)/.installed-peers
 test-browser: $(VENV)/.installed-browser
 	$(BIN)/python -m pytest -m browser
 
+# A broken link is an error. The pages need no network, but their search needs a server: mkdocs serve.
+.PHONY: docs
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # Statically first: these take seconds, and the tests minutes.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -52,6 +58,10 @@ $(VENV)/.installed-pod: $(VENV)/.installed-dev
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	touch $@
 
 $(VENV)/.installed-peers: $(VENV)/.installed-dev

@@ -1,4 +1,4 @@
-"""The package as a whole: its public names, its layers, and its floor plan."""
+"""The package as a whole: its public names and its layers."""
 
 import subprocess
 import sys
@@ -24,9 +24,3 @@ def test_imports_go_one_way() -> None:
     command = [Path(sys.executable).with_name("lint-imports"), "--no-logo"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
-
-
-def test_the_readme_names_every_file_of_the_package() -> None:
-    readme = (ROOT / "README.md").read_text()
-    files = [path for path in (ROOT / "mlm_jax").rglob("*.py") if path.name != "__init__.py"]
-    assert [path.name for path in files if f" {path.name} " not in readme] == []
