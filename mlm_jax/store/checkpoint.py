@@ -164,6 +164,7 @@ class Checkpointer:
                 return step, self._load(step, abstract, description, part=part)
             except _DamagedError as damage:
                 self._damaged.add(step)
+                self._eval_losses.pop(step, None)
                 if jax.process_index() == 0:
                     folder = self.directory / str(step)
                     print(f"warning: checkpoint {folder} is damaged: {damage}", file=sys.stderr)
@@ -286,7 +287,7 @@ class Checkpointer:
     def _read_eval_losses(self) -> None:
         """Once for each checkpoint of an earlier run, while no save is under way: Orbax would wait for it."""
         for step in self.steps():
-            if step not in self._eval_losses:
+            if step not in self._eval_losses and step not in self._damaged:
                 try:
                     self._eval_losses[step] = self._manifest(step)["eval_loss"]
                 except _DamagedError:

@@ -226,6 +226,24 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(
     assert_bitwise_equal(restore(tmp_path)[1], make_state(4))
 
 
+def test_a_damaged_checkpoint_does_not_count_as_the_best(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        for step, loss in ((1, 2.0), (2, 1.0)):
+            checkpointer.save(step, make_state(step), DESCRIPTION, eval_loss=loss)
+        assert checkpointer.best_eval_loss() == 1.0
+    truncate(tmp_path / "2")
+    with Checkpointer(tmp_path, keep_newest=1) as checkpointer:
+        # Known from its manifest, which is whole, before the arrays are found to be damaged.
+        assert checkpointer.best_eval_loss() == 1.0
+        assert checkpointer.restore(abstract(make_state(0)), DESCRIPTION)[0] == 1
+        assert checkpointer.best_eval_loss() == 2.0
+        checkpointer.save(2, make_state(2), DESCRIPTION, eval_loss=1.5)
+        checkpointer.save(3, make_state(3), DESCRIPTION, eval_loss=3.0)
+        assert checkpointer.best_eval_loss() == 1.5
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps() == [2, 3]
+
+
 def test_an_earlier_step_can_be_saved_after_a_damaged_one(tmp_path: Path) -> None:
     save_steps(tmp_path, range(10, 12))
     truncate(tmp_path / "11")
