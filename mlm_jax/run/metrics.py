@@ -22,6 +22,7 @@ from tensorboardX.record_writer import masked_crc32c
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.files import write_atomically
 from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
+from mlm_jax.step.train_step import StepMetrics
 
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -30,19 +31,25 @@ _CLIPPED_ROWS_ALLOWED = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One line of metrics.jsonl; the fields are its keys, in this order."""
+    """One line of metrics.jsonl; the fields are its keys, in this order.
+
+    `loss`, `mlm_accuracy` and `masked_tokens` are over all steps since the last line, without those that were skipped
+    because their loss or gradient was not finite. The rates are over the steps that this process has taken since then,
+    which are fewer in the first line after a resume. `grad_norm` and `learning_rate` are those of the step itself.
+    """
 
     step: int
     epoch: float
     loss: float
-    """Mean cross-entropy of the masked tokens of the global batch, in nats."""
+    """Mean cross-entropy of the masked tokens, in nats; NaN if every step was skipped."""
     mlm_accuracy: float
     masked_tokens: int
+    """Number of tokens that `loss` and `mlm_accuracy` are means of: their sum over the steps."""
     grad_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float
     tokens_per_second: float
-    """Positions of all rows, padding too, over the steps since the last line."""
+    """Positions of all rows, including padding."""
     real_tokens_per_second: float
     sequences_per_second: float
     step_seconds: float
@@ -61,6 +68,42 @@ class EvaluationRecord:
     mlm_accuracy: float
     perplexity: float
     masked_tokens: int
+
+
+@dataclass
+class LossWindow:
+    """Sums over the steps since the last line of metrics.jsonl, skipped ones left out.
+
+    A checkpoint may fall between two lines, so it holds these sums: a resumed run logs the same means.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    """Cross-entropy of the masked tokens, in nats."""
+    correct: float = 0.0
+    """Masked tokens predicted correctly."""
+    masked_tokens: float = 0.0
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Add the metrics of one step, as numpy scalars."""
+        if metrics.nonfinite_steps:
+            return
+        weight = float(metrics.masked_tokens)
+        self.steps += 1
+        self.loss += weight * float(metrics.loss)
+        self.correct += weight * float(metrics.mlm_accuracy)
+        self.masked_tokens += weight
+
+    def mean_loss(self) -> float:
+        """Loss per masked token: 0 if no token was masked, NaN without a step."""
+        return self._mean(self.loss)
+
+    def accuracy(self) -> float:
+        """Share of the masked tokens predicted correctly, in [0, 1]: 0 if none was masked, NaN without a step."""
+        return self._mean(self.correct)
+
+    def _mean(self, total: float) -> float:
+        return total / max(self.masked_tokens, 1.0) if self.steps else math.nan
 
 
 class MetricsLog:

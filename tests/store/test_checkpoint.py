@@ -77,6 +77,15 @@ def test_restores_every_leaf_bitwise(tmp_path: Path) -> None:
     assert_bitwise_equal(state, make_state(2))
 
 
+def test_gives_back_the_sums_that_were_not_yet_logged(tmp_path: Path) -> None:
+    sums = {"steps": 3, "loss": 0.1 + 0.2}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, make_state(1), DESCRIPTION)
+        checkpointer.save(2, make_state(2), DESCRIPTION, log_sums=sums)
+        checkpointer.wait()
+        assert (checkpointer.log_sums(1), checkpointer.log_sums(2)) == ({}, sums)
+
+
 def test_restores_the_parameters_alone(tmp_path: Path) -> None:
     save_steps(tmp_path, range(1, 3))
     target = abstract(make_state(0).params)
