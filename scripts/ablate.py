@@ -10,6 +10,7 @@ import tyro
 
 from mlm_jax.commands import cli
 from mlm_jax.errors import EXIT_RUN_FAILED, EXIT_STOPPED
+from mlm_jax.run.host_memory import keep_freed_memory
 from mlm_jax.sweep.plan import load_sweep
 
 
@@ -37,6 +38,7 @@ class Arguments:
 
 def main() -> int:
     """Train what is left, write the report; 1 where a run failed, 75 where a signal stopped the sweep."""
+    keep_freed_memory()
     arguments = cli.parse(Arguments)
     sweep, folder = load_sweep(arguments.sweep), Path(arguments.output)
     # Late, so that what is wrong with the file is told before jax starts.

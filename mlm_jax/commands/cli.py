@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any, TypeVar
@@ -34,7 +35,22 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except Exception:
+        if not _is_in_a_job():
+            raise
+        traceback.print_exc()
+        code = EXIT_RUN_FAILED
+    if code in (EXIT_BAD_INPUT, EXIT_RUN_FAILED) and _is_in_a_job():
+        # At exit jax would wait for the other processes, which end when this one fails.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
+
+
+def _is_in_a_job() -> bool:
+    """True if this process has joined others by `jax.distributed`; does not import jax."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def parse(arguments_class: type[ArgumentsT], **options: Any) -> ArgumentsT:

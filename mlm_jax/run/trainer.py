@@ -19,7 +19,6 @@ from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokeni
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats.model_folder import with_padded_rows
 from mlm_jax.parallel.sharding import local_rows, make_mesh
-from mlm_jax.run.host_memory import keep_freed_memory
 from mlm_jax.run.metrics import LossWindow
 from mlm_jax.run.reporting import Reporter, describe_start, say
 from mlm_jax.run.signals import StopRequest
@@ -70,7 +69,6 @@ def train(
         RunError: the run cannot go on: a checkpoint or a file could not be written, or the loss is no longer
             finite. The checkpoints written before are intact.
     """
-    keep_freed_memory()
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
     with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:

@@ -182,7 +182,7 @@ class Checkpointer:
         """The `examples` with which the checkpoint of `step`, one that `restore` has read, was saved."""
         return int(self._manifest(step)["examples"])
 
-    def log_sums(self, step: int) -> dict[str, float]:
+    def log_sums(self, step: int) -> dict[str, Any]:
         """The `log_sums` with which the checkpoint of `step` was saved; empty if it is older than these sums."""
         return dict(self._manifest(step).get("log_sums", {}))
 
