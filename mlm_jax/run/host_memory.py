@@ -1,6 +1,6 @@
 """Makes glibc keep freed memory for XLA's CPU backend to reuse.
 
-That backend allocates the buffers of every step with malloc and frees them afterwards. glibc returns blocks of that size
+That backend allocates the buffers of every step with malloc and frees them afterwards. glibc returns blocks that large
 to the kernel at once, so every step pays for its pages again: page faults were a third of a step of BERT-tiny.
 """
 

@@ -1,11 +1,7 @@
 """What a run reports about itself: metrics that never block the device, throughput, FLOPs and MFU."""
 
-import errno
 import json
 import math
-import os
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
 
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.files import write_atomically
-from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
+from mlm_jax.run.event_file import EventFile
+from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, append_whole, read_records
 from mlm_jax.step.train_step import StepMetrics
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -131,7 +125,7 @@ class MetricsLog:
             _drop_records_after(run_folder / name, resume_step)
         self._steps = (run_folder / METRICS_FILE).open("ab", buffering=0)
         self._evaluations = (run_folder / EVALUATIONS_FILE).open("ab", buffering=0)
-        self._events = _open_events(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
+        self._events = EventFile(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
 
     def __enter__(self) -> Self:
         """The log itself."""
@@ -157,13 +151,11 @@ class MetricsLog:
 
     def _append(self, file: FileIO, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
         values = finite_values(record)
-        _append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
-        scalars = [
-            Summary.Value(tag=prefix + key, simple_value=value)
-            for key, value in values.items()
-            if key != "step" and value is not None
-        ]
-        _append_event(self._events, Event(step=record.step, summary=Summary(value=scalars)))
+        append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
+        scalars = {
+            prefix + key: value for key, value in values.items() if key != "step" and value is not None
+        }
+        self._events.write_scalars(record.step, scalars)
 
 
 def finite_values(record: Any) -> dict[str, Any]:
@@ -172,40 +164,6 @@ def finite_values(record: Any) -> dict[str, Any]:
         key: value if value is not None and math.isfinite(value) else None
         for key, value in asdict(record).items()
     }
-
-
-def _open_events(folder: Path, *, purge_step: int) -> FileIO:
-    """An event file that tells TensorBoard to forget what earlier files say of `purge_step` and later.
-
-    tensorboardX's writer is not used: it writes from a thread, and once that met a full disk, blocks for ever.
-    """
-    folder.mkdir(exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-    file = (folder / name).open("ab", buffering=0)
-    _append_event(file, Event(file_version="brain.Event:2"))
-    _append_event(file, Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-    return file
-
-
-def _append_event(file: FileIO, event: Event) -> None:
-    """In the framing of TFRecord: length, its checksum, data, their checksum."""
-    event.wall_time = time.time()
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
-    _append_whole(file, length + checksums[0] + data + checksums[1])
-
-
-def _append_whole(file: FileIO, data: bytes) -> None:
-    end = os.fstat(file.fileno()).st_size
-    try:
-        written = file.write(data)
-    except OSError as error:
-        error.filename = file.name  # which a failed write lacks
-        raise
-    if written != len(data):
-        file.truncate(end)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def _drop_records_after(path: Path, step: int) -> None:
