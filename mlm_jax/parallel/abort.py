@@ -1,8 +1,8 @@
 """A last message from a process that JAX's runtime aborts.
 
-When the process that coordinates a job dies, the runtime of all others calls abort() from one of its own threads, within
-milliseconds of the lost connection. That is too fast for a thread that polls, and `jax_enable_recoverability` does not
-prevent it. Python's signal handlers wait for the main thread, so they never run; a handler called by C does.
+When the process that coordinates a job dies, the runtime of all others calls abort() from one of its own threads,
+within milliseconds of the lost connection. That is too fast for a thread that polls, and `jax_enable_recoverability`
+does not prevent it. Python's signal handlers wait for the main thread, so they never run; a handler called by C does.
 
 The handler needs the GIL. Python threads give it up every 5 ms, and jax releases it in every call that takes long; an
 extension that held it would delay the end of the process until its call returns, since abort() has begun by then.
