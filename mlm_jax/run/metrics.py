@@ -1,11 +1,7 @@
 """What a run reports about itself: metrics that never block the device, throughput, FLOPs and MFU."""
 
-import errno
 import json
 import math
-import os
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +11,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
 
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.files import write_atomically
-from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
+from mlm_jax.run.event_file import EventFile
+from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, append_whole, read_records
+from mlm_jax.step.train_step import StepMetrics
 
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -30,19 +25,25 @@ _CLIPPED_ROWS_ALLOWED = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One line of metrics.jsonl; the fields are its keys, in this order."""
+    """One line of metrics.jsonl; the fields are its keys, in this order.
+
+    `loss`, `mlm_accuracy` and `masked_tokens` are over all steps since the last line, without those that were skipped
+    because their loss or gradient was not finite. The rates are over the steps that this process has taken since then,
+    which are fewer in the first line after a resume. `grad_norm` and `learning_rate` are those of the step itself.
+    """
 
     step: int
     epoch: float
     loss: float
-    """Mean cross-entropy of the masked tokens of the global batch, in nats."""
+    """Mean cross-entropy of the masked tokens, in nats; NaN if every step was skipped."""
     mlm_accuracy: float
     masked_tokens: int
+    """Number of tokens that `loss` and `mlm_accuracy` are means of: their sum over the steps."""
     grad_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float
     tokens_per_second: float
-    """Positions of all rows, padding too, over the steps since the last line."""
+    """Positions of all rows, including padding."""
     real_tokens_per_second: float
     sequences_per_second: float
     step_seconds: float
@@ -61,6 +62,42 @@ class EvaluationRecord:
     mlm_accuracy: float
     perplexity: float
     masked_tokens: int
+
+
+@dataclass
+class LossWindow:
+    """Sums over the steps since the last line of metrics.jsonl, skipped ones left out.
+
+    A checkpoint may fall between two lines, so it holds these sums: a resumed run logs the same means.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    """Cross-entropy of the masked tokens, in nats."""
+    correct: float = 0.0
+    """Masked tokens predicted correctly."""
+    masked_tokens: float = 0.0
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Add the metrics of one step, as numpy scalars."""
+        if metrics.nonfinite_steps:
+            return
+        weight = float(metrics.masked_tokens)
+        self.steps += 1
+        self.loss += weight * float(metrics.loss)
+        self.correct += weight * float(metrics.mlm_accuracy)
+        self.masked_tokens += weight
+
+    def mean_loss(self) -> float:
+        """Loss per masked token: 0 if no token was masked, NaN without a step."""
+        return self._mean(self.loss)
+
+    def accuracy(self) -> float:
+        """Share of the masked tokens predicted correctly, in [0, 1]: 0 if none was masked, NaN without a step."""
+        return self._mean(self.correct)
+
+    def _mean(self, total: float) -> float:
+        return total / max(self.masked_tokens, 1.0) if self.steps else math.nan
 
 
 class MetricsLog:
@@ -88,7 +125,7 @@ class MetricsLog:
             _drop_records_after(run_folder / name, resume_step)
         self._steps = (run_folder / METRICS_FILE).open("ab", buffering=0)
         self._evaluations = (run_folder / EVALUATIONS_FILE).open("ab", buffering=0)
-        self._events = _open_events(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
+        self._events = EventFile(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
 
     def __enter__(self) -> Self:
         """The log itself."""
@@ -114,13 +151,11 @@ class MetricsLog:
 
     def _append(self, file: FileIO, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
         values = finite_values(record)
-        _append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
-        scalars = [
-            Summary.Value(tag=prefix + key, simple_value=value)
-            for key, value in values.items()
-            if key != "step" and value is not None
-        ]
-        _append_event(self._events, Event(step=record.step, summary=Summary(value=scalars)))
+        append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
+        scalars = {
+            prefix + key: value for key, value in values.items() if key != "step" and value is not None
+        }
+        self._events.write_scalars(record.step, scalars)
 
 
 def finite_values(record: Any) -> dict[str, Any]:
@@ -129,40 +164,6 @@ def finite_values(record: Any) -> dict[str, Any]:
         key: value if value is not None and math.isfinite(value) else None
         for key, value in asdict(record).items()
     }
-
-
-def _open_events(folder: Path, *, purge_step: int) -> FileIO:
-    """An event file that tells TensorBoard to forget what earlier files say of `purge_step` and later.
-
-    tensorboardX's writer is not used: it writes from a thread, and once that met a full disk, blocks for ever.
-    """
-    folder.mkdir(exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-    file = (folder / name).open("ab", buffering=0)
-    _append_event(file, Event(file_version="brain.Event:2"))
-    _append_event(file, Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-    return file
-
-
-def _append_event(file: FileIO, event: Event) -> None:
-    """In the framing of TFRecord: length, its checksum, data, their checksum."""
-    event.wall_time = time.time()
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
-    _append_whole(file, length + checksums[0] + data + checksums[1])
-
-
-def _append_whole(file: FileIO, data: bytes) -> None:
-    end = os.fstat(file.fileno()).st_size
-    try:
-        written = file.write(data)
-    except OSError as error:
-        error.filename = file.name  # which a failed write lacks
-        raise
-    if written != len(data):
-        file.truncate(end)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def _drop_records_after(path: Path, step: int) -> None:

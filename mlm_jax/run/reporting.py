@@ -16,6 +16,7 @@ from mlm_jax.errors import RunError
 from mlm_jax.model.bert import count_parameters
 from mlm_jax.run.metrics import (
     EvaluationRecord,
+    LossWindow,
     MetricsLog,
     OneBehind,
     StepRecord,
@@ -42,14 +43,21 @@ class Reporter:
     the first one writes; the others read the same metrics and come to the same conclusions.
     """
 
-    def __init__(self, folder: Path, program: Program, batches: TrainingBatches, start: int) -> None:
-        """Open the files of the run; records after step `start` are dropped."""
+    def __init__(
+        self, folder: Path, program: Program, batches: TrainingBatches, start: int, losses: LossWindow
+    ) -> None:
+        """Open the files of the run; records after step `start` are dropped.
+
+        `losses` are the sums of the steps up to `start` that have no line yet.
+        """
         self._program, self._config, self._batches = program, program.config, batches
         self._log = MetricsLog(folder, resume_step=start) if jax.process_index() == 0 else None
         self._behind = OneBehind()
         self._meter = ThroughputMeter()
         self._warned: set[str] = set()
         self._window = _MaskCounts()
+        self.losses = losses
+        """Sums over the steps reported since the last line."""
         self._first_step = start + 1
         self._interactive = sys.stderr.isatty() and self._log is not None
         self.stop_voted = False
@@ -108,6 +116,7 @@ class Reporter:
         rows = sizes.size(step - 1)
         self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
         self._window.add(rows, self._config.masking.rate_at(step - 1, self._config.num_steps), metrics)
+        self.losses.add(metrics)
         self.stop_voted |= bool(metrics.stop_votes)
         self._bar.update()
         if metrics.nonfinite_steps:
@@ -121,13 +130,14 @@ class Reporter:
             self._warn_of_masking()
 
     def _log_step(self, step: int, metrics: StepMetrics) -> None:
-        rates = self._meter.read()
+        rates, losses = self._meter.read(), self.losses
+        self.losses = LossWindow()
         record = StepRecord(
             step=step,
             epoch=self._batches.epoch(step),
-            loss=float(metrics.loss),
-            mlm_accuracy=float(metrics.mlm_accuracy),
-            masked_tokens=round(float(metrics.masked_tokens)),
+            loss=losses.mean_loss(),
+            mlm_accuracy=losses.accuracy(),
+            masked_tokens=round(losses.masked_tokens),
             grad_norm=float(metrics.grad_norm),
             learning_rate=float(metrics.learning_rate),
             tokens_per_second=rates.tokens_per_second,

@@ -19,7 +19,7 @@ from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokeni
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats.model_folder import with_padded_rows
 from mlm_jax.parallel.sharding import local_rows, make_mesh
-from mlm_jax.run.host_memory import keep_freed_memory
+from mlm_jax.run.metrics import LossWindow
 from mlm_jax.run.reporting import Reporter, describe_start, say
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.watchdog import Watchdog
@@ -69,7 +69,6 @@ def train(
         RunError: the run cannot go on: a checkpoint or a file could not be written, or the loss is no longer
             finite. The checkpoints written before are intact.
     """
-    keep_freed_memory()
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
     with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:
@@ -181,8 +180,9 @@ class _Run:
         step = start = batches.sizes.first_step
         self._write(write_run, self.folder, config, self.sources.tokenizer)
         describe_start(config, program, batches.rows)
+        losses = LossWindow(**self.checkpointer.log_sums(start)) if start else LossWindow()
         with (
-            Reporter(self.folder, program, batches, start) as reporter,
+            Reporter(self.folder, program, batches, start, losses) as reporter,
             jax.set_mesh(program.mesh),
             jax.transfer_guard("disallow"),
         ):
@@ -248,7 +248,14 @@ class _Run:
             # Read once, after the evaluation: a signal that comes later than this stops the next step instead.
             stops = self._stops(reporter)
             if saves or is_best or stops:
-                self.checkpointer.save(step, state, self.description, examples=examples, eval_loss=eval_loss)
+                self.checkpointer.save(
+                    step,
+                    state,
+                    self.description,
+                    examples=examples,
+                    eval_loss=eval_loss,
+                    log_sums=asdict(reporter.losses),
+                )
         return stops
 
     def _stops(self, reporter: Reporter) -> bool:

@@ -11,7 +11,6 @@ others and ends the process, with exit code 1 and one line, where
 A collective that a process is missing from never returns, so no other thread could end the run.
 """
 
-import atexit
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
-from mlm_jax.errors import EXIT_BAD_INPUT, EXIT_RUN_FAILED, InputError
+from mlm_jax.errors import EXIT_RUN_FAILED, InputError
 from mlm_jax.parallel.abort import on_abort
 
 _RESUME = "the same command goes on from the last checkpoint"
@@ -105,9 +104,6 @@ class Watchdog:
                 self._broken.set()
                 time.sleep(12 * self._period)
             self._me.failure = f"{type(error).__name__}: {error}"
-            # JAX's own exit would wait for processes that have ended by then.
-            code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
-            atexit.register(os._exit, code)
         with suppress(jax.errors.JaxRuntimeError):
             self._tell()
         if error is not None:

@@ -104,6 +104,7 @@ class Checkpointer:
         *,
         examples: int = 0,
         eval_loss: float | None = None,
+        log_sums: Mapping[str, float] | None = None,
     ) -> None:
         """Start to write a checkpoint; return as soon as the arrays were copied off the device.
 
@@ -117,6 +118,7 @@ class Checkpointer:
             description: nested dict of JSON values, what the checkpoint belongs to; `restore` compares it.
             examples: how many rows of data were taken to reach `state`.
             eval_loss: the evaluation loss of `state` in nats; None and NaN are never the best.
+            log_sums: sums over the steps since the last line of the log, for `log_sums` to return.
 
         Raises:
             CheckpointError: this save could not be begun, or the one before it failed.
@@ -126,7 +128,8 @@ class Checkpointer:
         try:
             self._clear_the_way()
             if step not in self.steps():
-                self._begin(step, state, description, examples, eval_loss)
+                own = {"examples": examples, "log_sums": dict(log_sums or {})}
+                self._begin(step, state, description, own, eval_loss)
         except Exception as error:
             raise self._failed(error) from error
 
@@ -164,6 +167,7 @@ class Checkpointer:
                 return step, self._load(step, abstract, description, part=part)
             except _DamagedError as damage:
                 self._damaged.add(step)
+                self._eval_losses.pop(step, None)
                 if jax.process_index() == 0:
                     folder = self.directory / str(step)
                     print(f"warning: checkpoint {folder} is damaged: {damage}", file=sys.stderr)
@@ -177,6 +181,10 @@ class Checkpointer:
     def examples(self, step: int) -> int:
         """The `examples` with which the checkpoint of `step`, one that `restore` has read, was saved."""
         return int(self._manifest(step)["examples"])
+
+    def log_sums(self, step: int) -> dict[str, Any]:
+        """The `log_sums` with which the checkpoint of `step` was saved; empty if it is older than these sums."""
+        return dict(self._manifest(step).get("log_sums", {}))
 
     def best_eval_loss(self) -> float:
         """The lowest evaluation loss, in nats, of the checkpoints that there are; infinite where none has one."""
@@ -207,13 +215,18 @@ class Checkpointer:
             self._manager.close()
 
     def _begin(
-        self, step: int, state: PyTree, description: dict[str, Any], examples: int, eval_loss: float | None
+        self,
+        step: int,
+        state: PyTree,
+        description: dict[str, Any],
+        own: dict[str, Any],
+        eval_loss: float | None,
     ) -> None:
         leaves, _ = name_leaves(state)
         loss = eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None
         manifest = {
             "description": description,
-            "examples": examples,
+            **own,
             "eval_loss": loss,
             "arrays": describe_arrays(leaves),
             "digests": array_digests(leaves),
@@ -286,7 +299,7 @@ class Checkpointer:
     def _read_eval_losses(self) -> None:
         """Once for each checkpoint of an earlier run, while no save is under way: Orbax would wait for it."""
         for step in self.steps():
-            if step not in self._eval_losses:
+            if step not in self._eval_losses and step not in self._damaged:
                 try:
                     self._eval_losses[step] = self._manifest(step)["eval_loss"]
                 except _DamagedError:

@@ -25,6 +25,7 @@ from mlm_jax.config.presets import PRESETS
 from mlm_jax.masking.masking import example_keys, mask_tokens, selectable_positions, wanted_selections
 from mlm_jax.run.metrics import (
     EvaluationRecord,
+    LossWindow,
     MetricsLog,
     OneBehind,
     StepRecord,
@@ -33,6 +34,7 @@ from mlm_jax.run.metrics import (
 )
 from mlm_jax.run.records import read_records
 from mlm_jax.step.flops import mfu, train_flops_per_sequence
+from mlm_jax.step.train_step import StepMetrics
 
 STEP_KEYS = [
     *("step", "epoch", "loss", "mlm_accuracy", "masked_tokens", "grad_norm", "learning_rate"),
@@ -262,6 +264,30 @@ def test_one_behind_never_waits_for_the_step_just_dispatched() -> None:
     step, metrics = behind.flush()
     assert (step, metrics["loss"]) == (2, np.asarray(first))
     assert behind.flush() is None
+
+
+def step_metrics(loss: float, weight: float, nonfinite_steps: int = 0) -> StepMetrics:
+    others = dict.fromkeys(StepMetrics._fields, np.float32(0))
+    return StepMetrics(
+        **others
+        | {"loss": np.float32(loss), "mlm_accuracy": np.float32(loss / 10)}
+        | {"masked_tokens": np.float32(weight), "nonfinite_steps": np.float32(nonfinite_steps)}
+    )
+
+
+def test_a_window_of_losses_weights_steps_by_their_tokens_and_leaves_out_skipped_ones() -> None:
+    window = LossWindow()
+    assert math.isnan(window.mean_loss())
+    window.add(step_metrics(math.nan, 5, nonfinite_steps=1))
+    # Finite, but its gradient was not.
+    window.add(step_metrics(3.0, 5, nonfinite_steps=2))
+    assert math.isnan(window.mean_loss())
+    window.add(step_metrics(0.0, 0))
+    assert (window.mean_loss(), window.accuracy()) == (0.0, 0.0)
+    for loss, weight in ((2.0, 30), (4.0, 10)):
+        window.add(step_metrics(loss, weight))
+    assert (window.mean_loss(), window.masked_tokens) == (2.5, 40)
+    assert window.accuracy() == pytest.approx(0.25)
 
 
 def test_throughput_counts_steps_against_time_that_is_not_paused() -> None:

@@ -62,6 +62,25 @@ def test_one_line_a_logged_step_with_the_stated_keys_in_order() -> None:
     assert 0 < last["loss"] < records[0]["loss"] < np.log(300) + 0.1
 
 
+def test_a_line_has_the_means_over_all_steps_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path / "each", num_steps=6, log_every=1)
+    train_here(config, monkeypatch)
+    train_here(replace(config, output_dir=str(tmp_path / "some"), log_every=4), monkeypatch)
+    each, some = (read_records(tmp_path / name / "metrics.jsonl") for name in ("each", "some"))
+    assert [record["step"] for record in some] == [4, 6]
+    for line, steps in zip(some, (each[:4], each[4:]), strict=True):
+        weights = [record["masked_tokens"] for record in steps]
+        assert line["masked_tokens"] == sum(weights)
+        for key in ("loss", "mlm_accuracy"):
+            assert line[key] == pytest.approx(np.average([r[key] for r in steps], weights=weights), rel=1e-12)
+        assert (line["grad_norm"], line["learning_rate"]) == (
+            steps[-1]["grad_norm"],
+            steps[-1]["learning_rate"],
+        )
+
+
 def test_evaluations_are_logged_with_theirs() -> None:
     records = read_records(uninterrupted() / "eval.jsonl")
     assert [record["step"] for record in records] == [10, 20, 30, 40]

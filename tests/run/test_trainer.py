@@ -24,7 +24,7 @@ from mlm_jax.data.batches import Batch, TrainingBatches
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.sharding import make_mesh
-from mlm_jax.run import trainer
+from mlm_jax.run import host_memory, trainer
 from mlm_jax.run.records import read_records
 from mlm_jax.run.reporting import Reporter
 from mlm_jax.run.trainer import train
@@ -385,7 +385,11 @@ def short_run(output_dir: Path, **changes: Any) -> TrainConfig:
     return config_of(output_dir, **{"optimizer": OptimizerConfig(learning_rate=1e-3)} | settings)
 
 
-def test_trains_on_lists_of_strings(one_device: None, tmp_path: Path) -> None:
+def test_trains_on_lists_of_strings_and_leaves_the_process_as_it_was(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options of malloc are for the commands to set."""
+    monkeypatch.setattr(host_memory, "ctypes", None)
     config = short_run(tmp_path / "run", data=DataConfig(sequence_length=20))
     with pytest.raises(InputError, match="tokenizer: must be given with documents"):
         train(config, documents=list(documents()))

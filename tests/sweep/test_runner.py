@@ -1,6 +1,7 @@
 """Sweeps that are run: once each, whatever happens to the process, a trial, or the other processes."""
 
 import json
+import os
 import re
 import signal
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 from mlm_jax.config import MeshConfig, OptimizerConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import open_run_data
-from mlm_jax.sweep.claims import claimed
+from mlm_jax.store.folder_lock import lock_folder
 from mlm_jax.sweep.folder import begin
 from mlm_jax.sweep.plan import load_sweep
 from mlm_jax.sweep.records import read_outcome
@@ -40,8 +41,8 @@ def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_
     folder = tmp_path / "sweep"
     ended = run_script("ablate", sweep, "--output", folder, "--seeds", 2)
     assert ended.returncode == 0, ended.stderr
-    assert "[1/4] base/seed_0: 0% of the sweep is done, the time left is not known yet\n" in ended.stderr
-    assert re.search(r"\[4/4\] low/seed_1: 75% of the sweep is done, about \d\d:\d\d left\n", ended.stderr)
+    assert "[1/4] base/seed_0: sweep 0% done, time left unknown\n" in ended.stderr
+    assert re.search(r"\[4/4\] low/seed_1: sweep 75% done, about \d\d:\d\d left\n", ended.stderr)
     assert_same_end(folder / "base" / "seed_0", uninterrupted())
     configs = [json.loads((folder / f"low/seed_{seed}/config.json").read_text()) for seed in (0, 1)]
     assert [config["seed"] for config in configs] == [0, 1]
@@ -140,7 +141,7 @@ def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(tmp_pat
     arguments = (sweep, "--output", tmp_path / "sweep", "--seeds", 1)
     ended = [run_python(killed, *arguments) for _ in range(4)]
     assert [one.returncode for one in ended] == [-signal.SIGKILL, -signal.SIGKILL, 1, -signal.SIGKILL]
-    told = "wild/seed_0 failed: 2 processes were killed after step 0, maybe for want of memory\n"
+    told = "wild/seed_0 failed: 2 processes were killed after step 0, perhaps because memory ran out\n"
     assert told in ended[2].stderr
     other = read_outcome(tmp_path / "sweep" / "base" / "seed_0")
     assert other is not None
@@ -149,7 +150,7 @@ def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(tmp_pat
     # The fourth, which finds it failed, has tried again; so does one that finds the reason gone.
     again = run_script("ablate", *arguments)
     assert again.returncode == 0, again.stderr
-    assert not list((tmp_path / "sweep").glob("*/*/starts"))
+    assert {file.read_bytes() for file in (tmp_path / "sweep").glob("*/*/lock")} == {b""}
 
 
 ENDED_AT_A_STEP = """
@@ -213,11 +214,11 @@ def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -
     sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
     begin_as_a_process_does(folder, sweep, 2)
     # Until all of them are there, the first run is another process's.
-    with claimed(folder / "a" / "seed_0") as mine:
-        assert mine
+    with lock_folder(folder / "a" / "seed_0") as lock:
+        assert lock.acquired
         children = [start_script("ablate", sweep, "--output", folder, "--seeds", 2) for _ in range(3)]
         first = [child.stderr.readline() for child in children]
-        assert first == ["[1/6] a/seed_0 is being trained by another process\n"] * 3
+        assert first == [f"[1/6] a/seed_0 is being trained by {lock.owner}\n"] * 3
     told = [child.stderr.read() for child in children]
     for child in children:
         child.wait(timeout=300)
@@ -225,10 +226,7 @@ def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -
     assert {child.returncode for child in children} <= {0, 1}, told
     assert [child.returncode for child in children].count(1) >= 1, told
     trained = Counter(
-        line.split()[1].rstrip(":")
-        for text in told
-        for line in text.splitlines()
-        if "of the sweep is" in line
+        line.split()[1].rstrip(":") for text in told for line in text.splitlines() if ": sweep " in line
     )
     runs = {f"{name}/seed_{seed}" for name in "abc" for seed in (0, 1)} - {"a/seed_0"}
     assert trained == dict.fromkeys(runs, 1)
@@ -241,11 +239,11 @@ def test_processes_share_a_folder_without_training_a_run_twice(tmp_path: Path) -
 def test_a_run_of_another_process_is_left_to_it(tmp_path: Path) -> None:
     sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
     begin_as_a_process_does(folder, sweep, 1)
-    with claimed(folder / "a" / "seed_0") as mine:
-        assert mine
+    with lock_folder(folder / "a" / "seed_0") as lock:
+        assert lock.acquired
         ended = run_script("ablate", sweep, "--output", folder, "--seeds", 1)
     assert ended.returncode == 0, ended.stderr
-    assert "[1/2] a/seed_0 is being trained by another process\n" in ended.stderr
+    assert f"[1/2] a/seed_0 is being trained by process {os.getpid()} on " in ended.stderr
     assert {path.parent.parent.name for path in folder.glob("*/*/outcome.json")} == {"b"}
 
 
