@@ -46,9 +46,9 @@ def main(arguments: Sequence[str], prog: str) -> None:
     parsed = parse(Arguments, arguments, prog)
     # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.run.reporting import say
-    from mlm_jax.use.text_classifier import ClassifierEvaluation, TextClassifier
     from mlm_jax.use.fine_tuning import FitResult
     from mlm_jax.use.labelled_text import read_labelled_texts
+    from mlm_jax.use.text_classifier import ClassifierEvaluation, TextClassifier
 
     train, dev = read_labelled_texts(parsed.train), read_labelled_texts(parsed.dev)
     if parsed.output is not None and parsed.output.exists():
