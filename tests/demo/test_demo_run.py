@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mlm_jax.config.files import load_config
+from mlm_jax.text.tokenizer import Tokenizer
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -37,3 +40,10 @@ def test_the_demo_predicts_liberty(tmp_path: Path) -> None:
     assert len(candidates) == 5
     assert candidates[0]["sequence"] == "The Statue of liberty is in New York."
     assert candidates[0]["score"] > 0.5
+
+
+def test_the_demo_can_be_converted() -> None:
+    """Conversions require a model with as many entries as its tokenizer; the text has fewer than are asked for."""
+    text = (ROOT / "mlm_jax/demo/landmarks.txt").read_text().splitlines()
+    vocabulary_size = load_config(ROOT / "configs/demo.py").model.vocabulary_size
+    assert vocabulary_size == Tokenizer.train(text, 2200).vocabulary_size
