@@ -12,3 +12,8 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on, through no fault of its input. The message is one line: what, where, what is left."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Returns the first `limit` characters of an error's message, on one line."""
+    return " ".join(str(error).split())[:limit]

@@ -46,7 +46,7 @@ def main() -> None:
         backbone_only=arguments.backbone_only,
         change_conventions=arguments.change_conventions,
     )
-    certificate = convert(arguments.source, arguments.target, arguments.to, request)
+    certificate = convert(arguments.source, arguments.target, arguments.to, request, progress=True)
     source, target = certificate["source"], certificate["target"]
     for name, reason in source["dropped"].items():
         print(f"dropped {name}: {reason}")
