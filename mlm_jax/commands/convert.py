@@ -45,7 +45,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
         backbone_only=parsed.backbone_only,
         change_conventions=parsed.change_conventions,
     )
-    certificate = convert(parsed.source, parsed.target, parsed.to, request)
+    certificate = convert(parsed.source, parsed.target, parsed.to, request, progress=True)
     source, target = certificate["source"], certificate["target"]
     for name, reason in source["dropped"].items():
         print(f"dropped {name}: {reason}")

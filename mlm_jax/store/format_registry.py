@@ -1,4 +1,4 @@
-"""The formats that a model can be stored in, and which one a folder is of."""
+"""The formats in which a model can be stored, and how the format of a folder is recognized."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,29 +14,29 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 
 class Format(Protocol):
-    """What a module of this package offers for its format."""
+    """The interface of a module that implements a format."""
 
     NAME: str
     DROPPED_PARTS: Mapping[str, str]
     """Parts of a model that the format has no place for: name to the reason why nothing is lost."""
 
     NEEDS_POOLER: bool
-    """Whether a model of the format cannot be without a pooler."""
+    """True if every model of the format has a pooler."""
 
-    def recognises(self, folder: Path) -> bool:
-        """Whether the folder is of this format."""
+    def recognizes(self, folder: Path) -> bool:
+        """True if the folder has this format."""
 
     def expressible(self, config: BertConfig) -> BertConfig:
-        """The nearest config that the format can say; InputError where it cannot say the architecture."""
+        """Returns the nearest config that the format can express. Raises InputError for another architecture."""
 
     def read_architecture(self, folder: Path) -> tuple[BertConfig, Tokenizer]:
-        """The config and the tokenizer, without a weight."""
+        """Returns the config and the tokenizer without reading weights."""
 
     def read(self, folder: Path) -> Reading:
-        """The model of a folder."""
+        """Reads the model of a folder."""
 
     def write(self, model: StoredModel, folder: Path) -> int:
-        """Write a folder's files; returns the number of tensors."""
+        """Writes a folder's files and returns the number of tensors."""
 
 
 FORMATS: Mapping[str, Format] = {
@@ -45,17 +45,17 @@ FORMATS: Mapping[str, Format] = {
 
 
 def format_of(folder: Path) -> Format:
-    """The format of a folder.
+    """Returns the format of a folder.
 
     Raises:
-        InputError: there is no such folder, or it is of none of the formats.
+        InputError: there is no such folder, or its format is unknown.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     for candidate in FORMATS.values():
-        if candidate.recognises(folder):
+        if candidate.recognizes(folder):
             return candidate
     raise InputError(
-        f"{folder}: not a model that is known here: expected a run folder, or a folder of "
-        f"{', '.join(FORMATS)} with its config file"
+        f"{folder}: not a known model format: must be a run folder, or a folder of {', '.join(FORMATS)} "
+        "with its config file"
     )

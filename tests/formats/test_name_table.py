@@ -1,4 +1,4 @@
-"""A table read in both directions."""
+"""A name table, read in both directions."""
 
 from pathlib import Path
 
@@ -6,32 +6,39 @@ import numpy as np
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.formats.name_table import Row, Tensor, linear, norm, places, read_params, write_params
+from mlm_jax.formats.model_folder import Parameter
+from mlm_jax.formats.name_table import Endings, Row, Tensor, parts_in, places, read_params, write_params
 
+TRANSPOSED = Endings(kernel=".w", bias=".b", scale=".g", offset=".b", layout="out_in")
+FLAT = TRANSPOSED._replace(layout="flat")
 ROWS = (
-    *linear("l{layer}.q", "encoder/layers/attention/query", weight=".w", bias=".b", layout="out_in"),
-    *linear("l{layer}.o", "encoder/layers/attention/output", weight=".w", bias=".b", layout="in_out"),
-    *norm("norm", "encoder/norm", scale=".g", bias=".b"),
+    *TRANSPOSED.linear("l{layer}.q", "encoder/layers/attention/query"),
+    *FLAT.linear("l{layer}.o", "encoder/layers/attention/output"),
+    *FLAT.norm("norm", "encoder/embeddings/norm"),
     Row("unused", "head/bias"),
 )
-SHAPES = {
-    "encoder/layers/attention/query/kernel": (3, 6, 2, 4),
-    "encoder/layers/attention/query/bias": (3, 2, 4),
-    "encoder/layers/attention/output/kernel": (3, 2, 4, 6),
-    "encoder/layers/attention/output/bias": (3, 6),
-    "encoder/norm/scale": (6,),
-    "encoder/norm/bias": (6,),
+DECLARED = {
+    "encoder/layers/attention/query/kernel": Parameter(
+        (3, 6, 2, 4), ("layers", "embed", "heads", "head_dim")
+    ),
+    "encoder/layers/attention/query/bias": Parameter((3, 2, 4), ("layers", "heads", "head_dim")),
+    "encoder/layers/attention/output/kernel": Parameter(
+        (3, 2, 4, 6), ("layers", "heads", "head_dim", "embed")
+    ),
+    "encoder/layers/attention/output/bias": Parameter((3, 6), ("layers", "embed")),
+    "encoder/embeddings/norm/scale": Parameter((6,), ("embed",)),
+    "encoder/embeddings/norm/bias": Parameter((6,), ("embed",)),
 }
 
 
 def tensors() -> dict[str, Tensor]:
     random = np.random.RandomState(0)
-    arrays = {name: random.standard_normal(p.foreign_shape) for name, p in places(ROWS, SHAPES).items()}
+    arrays = {name: random.standard_normal(p.foreign_shape) for name, p in places(ROWS, DECLARED).items()}
     return {name: Tensor(array.shape, lambda array=array: array) for name, array in arrays.items()}
 
 
 def test_layouts() -> None:
-    table = places(ROWS, SHAPES)
+    table = places(ROWS, DECLARED)
     assert len(table) == 3 * 4 + 2
     assert table["l2.q.w"].foreign_shape == (8, 6)
     assert table["l2.o.w"].foreign_shape == (8, 6)
@@ -42,10 +49,10 @@ def test_layouts() -> None:
     np.testing.assert_array_equal(table["l2.q.w"].from_foreign(there), ours)
 
 
-def test_in_and_out() -> None:
+def test_round_trip() -> None:
     source = tensors()
-    params = read_params(Path("there"), ROWS, SHAPES, source)
-    back = dict(write_params(ROWS, params))
+    params = read_params(Path("there"), ROWS, DECLARED, source)
+    back = dict(write_params(ROWS, DECLARED, params))
     assert back.keys() == source.keys()
     for name, tensor in source.items():
         np.testing.assert_array_equal(back[name], tensor.read())
@@ -54,11 +61,21 @@ def test_in_and_out() -> None:
 
 def test_a_parameter_without_a_row_is_a_bug() -> None:
     with pytest.raises(ValueError, match=r"no row for \['encoder/extra'\]"):
-        places(ROWS, SHAPES | {"encoder/extra": (1,)})
+        places(ROWS, DECLARED | {"encoder/extra": Parameter((1,), ("embed",))})
 
 
-def test_layers_of_two_dtypes_are_refused() -> None:
+def test_layers_are_named_as_the_library_names_them() -> None:
+    table = places(ROWS, DECLARED, layer_name=lambda layer: f"<{layer}>")
+    assert {name for name in table if name.endswith("q.w")} == {"l<0>.q.w", "l<1>.q.w", "l<2>.q.w"}
+
+
+def test_parts_are_those_with_a_tensor() -> None:
+    assert parts_in(ROWS, {}) == ["encoder"]
+    assert parts_in(ROWS, {"unused": 0, "unknown": 0}) == ["encoder", "head"]
+
+
+def test_layers_of_two_dtypes_are_rejected() -> None:
     mixed = tensors()
     mixed["l1.q.b"] = Tensor((8,), lambda: np.zeros(8, np.float16))
     with pytest.raises(InputError, match=r"l1\.q\.b is float16: must be float64"):
-        read_params(Path("there"), ROWS, SHAPES, mixed)
+        read_params(Path("there"), ROWS, DECLARED, mixed)

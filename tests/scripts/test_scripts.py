@@ -110,7 +110,7 @@ def test_fill_mask_refuses(arguments: tuple[object, ...], said: str) -> None:
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
-    said = f"{tmp_path}: not a model that is known here"
+    said = f"{tmp_path}: not a known model format"
     assert_refused(run_script("fill_mask", tmp_path, "A [MASK]."), said)
     assert_refused(run_script("evaluate", tmp_path, "--data", prepared()), said)
     (tmp_path / "config.json").write_text(to_json(config_of(tmp_path)))

@@ -159,7 +159,7 @@ FOREIGN = {
 def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, target: str) -> None:
     value, needed = FOREIGN[setting]
     with pytest.raises(
-        InputError, match=rf"^{target} cannot say model\.{setting} = {value!r}: must be"
+        InputError, match=rf"^{target} cannot express model\.{setting} = {value!r}: must be"
     ) as refused:
         FORMATS[target].expressible(replace(BERT, **{setting: value} | needed))
     assert "\n" not in str(refused.value)
@@ -170,7 +170,7 @@ def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, tar
 def test_another_architecture_is_never_written(run: Path, target: str, tmp_path: Path) -> None:
     """Not even where conventions may change: it would be another model."""
     for request in (None, Request(change_conventions=True, allow_random_pooler=True)):
-        with pytest.raises(InputError, match=rf"^{target} cannot say model\.positions = 'rotary'"):
+        with pytest.raises(InputError, match=rf"^{target} cannot express model\.positions = 'rotary'"):
             convert(run, tmp_path / "out", target, request)
     assert list(tmp_path.iterdir()) == []
 
