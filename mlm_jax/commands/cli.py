@@ -1,6 +1,8 @@
 """Runs a command and turns the way it ends into an exit code and, for errors of the user, one line."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from mlm_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, RunError
@@ -24,4 +26,19 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
+    except Exception:
+        if not _is_in_a_job():
+            raise
+        traceback.print_exc()
+        code = EXIT_RUN_FAILED
+    if code in (EXIT_BAD_INPUT, EXIT_RUN_FAILED) and _is_in_a_job():
+        # At exit jax would wait for the other processes, which end when this one fails.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
+
+
+def _is_in_a_job() -> bool:
+    """True if this process has joined others by `jax.distributed`; does not import jax."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
