@@ -14,3 +14,8 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot continue although its input is right. The message is one line: what, where, what is intact."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Returns the first `limit` characters of an error's message, on one line."""
+    return " ".join(str(error).split())[:limit]

@@ -262,4 +262,4 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     assert kept.evaluate(TEXTS, [str(label) for label in LABELS]).accuracy == told["dev_accuracy"]
     again = run_script("finetune", folder, *arguments, "--output", tmp_path / "out")
     assert (again.returncode, again.stdout) == (2, "")
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
