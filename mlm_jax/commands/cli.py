@@ -16,9 +16,14 @@ def run(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main()
+        sys.stdout.flush()
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python must not write the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_RUN_FAILED
     except OSError as error:
         about = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
         print(f"error: {about}", file=sys.stderr)
@@ -39,6 +44,6 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _is_in_a_job() -> bool:
-    """True if this process has joined others by `jax.distributed`. Does not import jax."""
+    """True if this process has joined others by `jax.distributed`; does not import jax."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()

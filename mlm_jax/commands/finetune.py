@@ -52,7 +52,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
 
     train, dev = read_labelled_texts(parsed.train), read_labelled_texts(parsed.dev)
     if parsed.output is not None and parsed.output.exists():
-        raise InputError(f"{parsed.output}: exists already: must be a folder that does not exist")
+        raise InputError(f"{parsed.output}: already exists: must be a folder that does not exist")
     classifier = TextClassifier.from_preset(
         parsed.model,
         labels=sorted(set(train.labels)),

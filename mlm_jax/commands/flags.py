@@ -180,6 +180,8 @@ def _shown(flag: Flag) -> str:
     more = "…" if flag.is_tuple and "repeated" not in flag.metadata else ""
     if "positional" in flag.metadata:
         return flag.name + more
+    if flag.default is False:
+        return flag.name
     if flag.default not in (dataclasses.MISSING, None, (), ""):
         value = " ".join(flag.default) if flag.is_tuple else str(flag.default)
         return f"{flag.name} {value if len(value) < 18 else '…' + value[-16:]}"

@@ -50,9 +50,11 @@ def main(arguments: Sequence[str], prog: str) -> None:
     parsed = parse(Arguments, arguments, prog)
     modes = (parsed.template, parsed.crows_pairs, parsed.winobias, parsed.blimp)
     if sum(bool(mode) for mode in modes) != 1:
-        raise InputError("exactly one of --template, --crows-pairs, --winobias and --blimp must be given")
+        raise InputError(
+            "one of --template, --crows-pairs, --winobias and --blimp must be given, and only one"
+        )
     if not parsed.template and (parsed.group or parsed.targets):
-        raise InputError("--group and --targets: must be given with --template only")
+        raise InputError("--group and --targets: must come with --template")
     if parsed.output is not None and parsed.output.exists() and not parsed.output.is_dir():
         raise InputError(f"--output {parsed.output}: must be a folder, or not exist yet")
     report = _probe(parsed)

@@ -133,7 +133,7 @@ def test_help_has_one_row_per_flag(
         "  --sizes INT…    Sizes.",
         "  --pooling mean  How to pool.",
         "  --joint True    All at once.",
-        "  --json False    Print JSON.",
+        "  --json          Print JSON.",
     ]
 
 

@@ -70,6 +70,12 @@ sys.exit(", ".join(slow & set(sys.modules)) or None)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_a_reader_that_leaves_early_causes_no_message() -> None:
+    command = f"{sys.executable} -m mlm_jax train --help-all | true"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert ended.stderr == ""
+
+
 def test_the_module_runs_as_the_command_does() -> None:
     command = [sys.executable, "-m", "mlm_jax", "merge"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

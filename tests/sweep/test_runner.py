@@ -190,7 +190,7 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(
     ended = run_python(ENDED_AT_A_STEP, step, int(number), *arguments)
     assert ended.returncode == code, ended.stderr
     if number == signal.SIGTERM:
-        assert ended.stderr.endswith(f"{folder}: stopped by SIGTERM; the same command goes on\n")
+        assert ended.stderr.endswith(f"{folder}: stopped by SIGTERM; rerun the same command to resume\n")
     assert (read_outcome(folder / "base" / "seed_0") is None) == (step < 40)
     assert not (folder / "low").exists()
     again = run_script("ablate", *arguments)
