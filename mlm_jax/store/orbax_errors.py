@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore say when they fail: one line of it, in the thread that asked."""
+"""Turns errors of Orbax and TensorStore into one line, in the caller's thread."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import sys
 
 
 def reason(error: BaseException) -> str:
-    """The root of an error in one line: TensorStore packs the system's own words into a page."""
+    """Returns the root cause of an error in one line; TensorStore wraps the system's message in a page of text."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -18,11 +18,11 @@ def reason(error: BaseException) -> str:
 
 
 def silence_orbax() -> None:
-    """Keep Orbax's tracebacks off stderr: what fails here surfaces as one exception, in the caller's thread.
+    """Keeps Orbax's tracebacks off stderr: a failure surfaces as one exception, in the caller's thread.
 
-    Orbax logs failures from its background threads, through absl. Where one of many reads or writes fails, it
-    drops the others: asyncio then logs exceptions that nobody fetched, and a coroutine that fails when it is
-    collected, or finishes after its event loop was closed, complains to `sys.unraisablehook`.
+    Orbax logs failures of its background threads through absl. If one of many reads or writes fails, it drops the
+    others: asyncio then logs exceptions that were never retrieved, and coroutines that fail when they are collected, or
+    finish after their event loop was closed, report to `sys.unraisablehook`.
     """
 
     def is_other(record: logging.LogRecord) -> bool:

@@ -449,7 +449,7 @@ def test_a_failed_write_is_one_line_and_leaves_the_older_ones(tmp_path: Path) ->
     reason = os.strerror(errno.EFBIG)
     failures = [
         f"the checkpoint of step {step} could not be written to {tmp_path}: {reason}; "
-        "older checkpoints left as they were: 1, 2"
+        "older checkpoints are intact: 1, 2"
         for step in (3, 4)
     ]
     assert out.splitlines() == [failures[0], "['1', '2']", failures[1], "['1', '2']", "2", "[1, 2, 5]"]
