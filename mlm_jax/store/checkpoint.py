@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ from mlm_jax.store.checkpoint_manifest import (
     name_leaves,
     sealed,
 )
-from mlm_jax.store.orbax_errors import reason, silence_orbax
+from mlm_jax.store.orbax_errors import orbax_silenced, reason
 
 # Orbax moves old checkpoints here first, because a recursive delete may be interrupted and a rename may not.
 _DELETED = "deleted"
@@ -71,6 +72,8 @@ class Checkpointer:
         self._eval_losses: dict[int, float | None] = {}
         self._damaged: set[int] = set()
         self._saving: int | None = None
+        self._silence = ExitStack()
+        self._silence.enter_context(orbax_silenced())
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -212,6 +215,7 @@ class Checkpointer:
             self.wait()
         finally:
             self._manager.close()
+            self._silence.close()
 
     def _begin(
         self,
@@ -377,6 +381,3 @@ class _NewestAndBest:
 
 class _DamagedError(Exception):
     """A checkpoint is not as it was saved; the message says how."""
-
-
-silence_orbax()

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import logging
 import os
 import shutil
 import subprocess
@@ -101,6 +102,17 @@ def test_restores_the_parameters_alone(tmp_path: Path) -> None:
         assert checkpointer.restore_part("params", target, {})[0] == 2
     with Checkpointer(tmp_path / "none") as checkpointer:
         assert checkpointer.restore_part("params", target, {}) is None
+
+
+def test_the_hooks_of_the_process_are_put_back_when_the_last_one_closes(tmp_path: Path) -> None:
+    before = sys.unraisablehook
+    first, second = Checkpointer(tmp_path / "a"), Checkpointer(tmp_path / "b")
+    assert sys.unraisablehook is not before
+    first.close()
+    assert sys.unraisablehook is not before
+    second.close()
+    assert sys.unraisablehook is before
+    assert not [f for f in logging.getLogger("absl").filters if "orbax" in getattr(f, "__module__", "")]
 
 
 def test_no_checkpoint_is_none_and_makes_no_folder(tmp_path: Path) -> None:
