@@ -31,6 +31,8 @@ from mlm_jax.step.flops import mfu, train_flops_per_sequence
 from mlm_jax.step.program import Program
 from mlm_jax.step.train_step import StepMetrics
 
+_SLOW_SECONDS = 2.0
+
 
 def say(message: str) -> None:
     """Prints one line on stderr, above the progress bar if there is one; in process 0 only."""
@@ -40,8 +42,8 @@ def say(message: str) -> None:
 
 @contextmanager
 def announced_if_slow(work: str) -> Iterator[None]:
-    """A context that prints a line, `work`, once it has taken two seconds."""
-    timer = threading.Timer(2.0, say, [work])
+    """A context that prints the line `work` once it has taken two seconds."""
+    timer = threading.Timer(_SLOW_SECONDS, say, [work])
     timer.daemon = True
     timer.start()
     try:

@@ -238,7 +238,7 @@ class Watchdog:
 
     def _silent(self, processes: list[int], seconds: float) -> str:
         names = ", ".join(self._name(process) for process in processes)
-        return f"{names} was silent for {seconds:.0f} s; {_RESUME}"
+        return f"{names} sent no heartbeat for {seconds:.0f} s; {_RESUME}"
 
     def _name(self, process: int) -> str:
         record = self._seen.get(process)

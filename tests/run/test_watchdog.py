@@ -69,7 +69,7 @@ def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
     named = rf"error: process {victim} \(host .+, pid {endless.processes[victim].pid}, step [\d,]+\)"
     assert re.match(named, error), ended.stderr
     if number == signal.SIGSTOP:
-        assert "was silent for " in error
+        assert "sent no heartbeat for " in error
     end = rf"; rerun the same command to resume from the last checkpoint \(process {survivor}, step [\d,]+\)$"
     assert re.search(end, error), error
     endless.kill()
@@ -106,7 +106,7 @@ def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
     try:
         for ended in job.ended(1, 2, 3):
             assert ended.code == 1, ended.stderr
-            assert re.match(r"error: process 0 \([^)]+\) was silent", ended.stderr.splitlines()[-1]), (
+            assert re.match(r"error: process 0 \([^)]+\) sent no heartbeat", ended.stderr.splitlines()[-1]), (
                 ended.stderr
             )
     finally:
@@ -147,7 +147,7 @@ def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
         for ended in job.ended(0, 1):
             assert ended.code == 1
             assert re.match(
-                r"error: process 2 \([^)]+\) was silent for \d s", ended.stderr.splitlines()[-1]
+                r"error: process 2 \([^)]+\) sent no heartbeat for \d s", ended.stderr.splitlines()[-1]
             ), ended.stderr
     finally:
         job.kill()
@@ -155,7 +155,7 @@ def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
-    """Longer than the timeout, as where the machines of a job are moved: nobody was silent for the others."""
+    """Longer than the timeout, as where the machines of a job are moved: nobody sent no heartbeat for the others."""
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for process in endless.processes:
             process.send_signal(number)
