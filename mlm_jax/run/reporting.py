@@ -156,10 +156,7 @@ class Reporter:
             masked_tokens=round(losses.masked_tokens),
             grad_norm=float(metrics.grad_norm),
             learning_rate=float(metrics.learning_rate),
-            tokens_per_second=rates.tokens_per_second,
-            real_tokens_per_second=rates.real_tokens_per_second,
-            sequences_per_second=rates.sequences_per_second,
-            step_seconds=rates.step_seconds,
+            **asdict(rates),
             mfu=self._mfu(rates.sequences_per_second),
         )
         if self._log is not None:

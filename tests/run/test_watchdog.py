@@ -155,7 +155,7 @@ def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
-    """Longer than the timeout, as where the machines of a job are moved: nobody sent no heartbeat for the others."""
+    """Longer than the timeout, as when the machines of a job are moved: no process missed a heartbeat of another."""
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for process in endless.processes:
             process.send_signal(number)
