@@ -33,7 +33,7 @@ def _write_report(sweep_folder: Path) -> Path:
     drawn = {
         "losses.png": ("Evaluation loss over steps", losses_picture(sweep)),
         "differences.png": (
-            f"Difference to {sweep.baseline} with 95 % intervals",
+            f"Difference from {sweep.baseline} with 95% intervals",
             differences_picture(sweep, results_of(sweep)),
         ),
     }

@@ -403,11 +403,11 @@ def test_real_masks_of_words_raise_no_warning_and_those_of_another_rate_do(unit:
     words = {"continuation_token_ids": tuple(range(70, 100)), "document_end_id": 3}
     config = replace(masking_config("ceil", 0.15, 40), unit=unit, quota=quota, **words)
     token_ids = make_rows(64, 64, 62, 0).at[:, 17].set(3).at[:, 29].set(3)
-    realised = counts(config, token_ids, 0)
-    assert warnings_of(config, realised) == {}
+    realized = counts(config, token_ids, 0)
+    assert warnings_of(config, realized) == {}
     # Of a schedule it is the mean rate that counts.
-    assert list(masking_warnings(config, rate=0.6, **realised)) == ["rate"]
-    assert list(warnings_of(config, realised | {"masked_tokens": 0})) == ["rate"]
+    assert list(masking_warnings(config, rate=0.6, **realized)) == ["rate"]
+    assert list(warnings_of(config, realized | {"masked_tokens": 0})) == ["rate"]
 
 
 def test_the_law_of_bert_counts_special_tokens() -> None:
@@ -418,9 +418,9 @@ def test_the_law_of_bert_counts_special_tokens() -> None:
 
 @pytest.mark.parametrize("selection", ["ceil", "bernoulli", "bert"])
 def test_masks_of_another_rate_raise_a_warning(selection: str) -> None:
-    realised = counts(masking_config(selection, 0.15, 40), make_rows(64, 64, 62, 0), 0)
+    realized = counts(masking_config(selection, 0.15, 40), make_rows(64, 64, 62, 0), 0)
     for rate in (0.10, 0.20):
-        warnings = warnings_of(masking_config(selection, rate, 40), realised)
+        warnings = warnings_of(masking_config(selection, rate, 40), realized)
         assert list(warnings) == ["rate"]
         assert f"mask_selection_rate = {rate}" in warnings["rate"]
         assert "\n" not in warnings["rate"]

@@ -137,7 +137,7 @@ def test_a_run_starts_from_it_and_from_no_other_architecture(
         ("rotary_base", 300.0),
     ):
         model = replace(LATER, **{setting: other})
-        with pytest.raises(InputError, match=f"has model.{setting} = .*: the run has {other!r}"):
+        with pytest.raises(InputError, match=f"has model.{setting} = .*: must be {other!r}"):
             train(of_run(tmp_path / "other", model=model, **start))
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import logging
 import os
 import shutil
 import subprocess
@@ -101,6 +102,17 @@ def test_restores_the_parameters_alone(tmp_path: Path) -> None:
         assert checkpointer.restore_part("params", target, {})[0] == 2
     with Checkpointer(tmp_path / "none") as checkpointer:
         assert checkpointer.restore_part("params", target, {}) is None
+
+
+def test_the_hooks_of_the_process_are_put_back_when_the_last_one_closes(tmp_path: Path) -> None:
+    before = sys.unraisablehook
+    first, second = Checkpointer(tmp_path / "a"), Checkpointer(tmp_path / "b")
+    assert sys.unraisablehook is not before
+    first.close()
+    assert sys.unraisablehook is not before
+    second.close()
+    assert sys.unraisablehook is before
+    assert not [f for f in logging.getLogger("absl").filters if "orbax" in getattr(f, "__module__", "")]
 
 
 def test_no_checkpoint_is_none_and_makes_no_folder(tmp_path: Path) -> None:
@@ -449,7 +461,7 @@ def test_a_failed_write_is_one_line_and_leaves_the_older_ones(tmp_path: Path) ->
     reason = os.strerror(errno.EFBIG)
     failures = [
         f"the checkpoint of step {step} could not be written to {tmp_path}: {reason}; "
-        "older checkpoints left as they were: 1, 2"
+        "older checkpoints are intact: 1, 2"
         for step in (3, 4)
     ]
     assert out.splitlines() == [failures[0], "['1', '2']", failures[1], "['1', '2']", "2", "[1, 2, 5]"]

@@ -90,7 +90,7 @@ def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path: Path) -> None
     outcome, other = read_outcome(folder / "wild" / "seed_0"), read_outcome(folder / "base" / "seed_0")
     assert outcome is not None
     assert outcome.status == "failed"
-    assert "2 steps in a row had a non-finite loss or gradient" in (outcome.error or "")
+    assert "2 consecutive steps had a non-finite loss or gradient" in (outcome.error or "")
     assert other is not None
     assert other.status == "finished"
 
