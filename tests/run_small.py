@@ -1,18 +1,25 @@
-"""Real runs of a model that trains in a second: its data, its config file, the scripts as child processes."""
+"""Real runs of a model that trains in a second: its data, its config file, and the scripts, in process or not."""
 
+import contextlib
+import fcntl
 import hashlib
+import io
 import os
+import runpy
 import subprocess
 import sys
-import tempfile
+import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.config.settings import to_json
@@ -22,9 +29,8 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 
-# Lives as long as the test session: data that every test reads, and the programs that every child compiles.
-_HOME = tempfile.TemporaryDirectory(prefix="mlm_jax_runs_")
-_COMPILATION_CACHE = Path(_HOME.name) / "compiled"
+# Data and a trained run, made once for all workers. conftest.py creates the folder and removes it at the end.
+_SHARED = Path(os.environ["MLM_JAX_TEST_SESSION"])
 
 MODEL = BertConfig(
     vocabulary_size=300,
@@ -35,6 +41,16 @@ MODEL = BertConfig(
     max_sequence_length=24,
     pooler=False,
 )
+
+
+@contextlib.contextmanager
+def _made_once(name: str) -> Iterator[Path | None]:
+    """Yields the shared folder to fill, or None if another test has filled it; the other workers wait meanwhile."""
+    with (_SHARED / f"{name}.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = _SHARED / f"{name}.done"
+        yield None if done.exists() else _SHARED / name
+        done.touch()
 
 
 @cache
@@ -51,11 +67,13 @@ def tokenizer(vocabulary_size: int = 300) -> Tokenizer:
 @cache
 def prepared(first: int = 0, last: int = 200, vocabulary_size: int = 300) -> Path:
     """Folder of shards that hold those documents."""
-    folder = Path(_HOME.name) / f"data_{first}_{last}_{vocabulary_size}"
-    text = folder.with_suffix(".txt")
-    text.write_text("\n".join(documents()[first:last]))
-    prepare([str(text)], tokenizer(vocabulary_size), str(folder))
-    return folder
+    name = f"data_{first}_{last}_{vocabulary_size}"
+    with _made_once(name) as folder:
+        if folder is not None:
+            text = folder.with_suffix(".txt")
+            text.write_text("\n".join(documents()[first:last]))
+            prepare([str(text)], tokenizer(vocabulary_size), str(folder))
+    return _SHARED / name
 
 
 def config_of(output_dir: Path, **changes: Any) -> TrainConfig:
@@ -71,7 +89,8 @@ def config_of(output_dir: Path, **changes: Any) -> TrainConfig:
         log_every=2,
         eval_every=10,
         checkpoint_every=5,
-        compilation_cache_dir=str(_COMPILATION_CACHE),
+        # The environment names one for all tests.
+        compilation_cache_dir=None,
     )
     return replace(config, **changes)
 
@@ -85,26 +104,68 @@ def write_config(config: TrainConfig, name: str = "config.json") -> Path:
 
 
 def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
-    """Of a child that sees that many devices and, unless `optimised`, compiles quickly."""
+    """Variables for a child that sees that many devices and, unless `optimised`, compiles quickly."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     if not optimised:
         flags += " --xla_backend_optimization_level=0"
     return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
+# For children that are killed, or that cannot write whole files: what they cut short would be read by later ones.
+CACHE_IS_READ_ONLY = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
+
+
 def run_script(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    """`scripts/NAME.py ARGUMENTS`, waited for."""
+    """Runs `scripts/NAME.py ARGUMENTS` in this process, with the first `devices` of its devices."""
+    command = [f"scripts/{name}.py", *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(command))
+        patch.chdir(ROOT)
+        if devices < jax.device_count():
+            visible = jax.devices()[:devices]
+            for function in ("devices", "local_devices"):
+                patch.setattr(jax, function, lambda *_, **__: list(visible))
+            patch.setattr(jax, "device_count", lambda *_: devices)
+        # This process is a job of its own, and too late to join another one.
+        patch.setattr(jax.distributed, "initialize", _no_job_found)
+        # Other tests still need what this process has compiled.
+        patch.setattr(jax, "clear_caches", lambda: None)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = _exit_code_of(command[0])
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def _no_job_found(**settings: object) -> None:
+    raise ValueError("coordinator_address should be defined.")
+
+
+def _exit_code_of(script: str) -> int:
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def run_script_alone(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs `scripts/NAME.py ARGUMENTS` in a process of its own and waits for it."""
     return _run_child([f"scripts/{name}.py", *arguments], environment(devices))
 
 
 def run_module(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    """`python -m NAME ARGUMENTS`, waited for."""
+    """Runs `python -m NAME ARGUMENTS` and waits for it."""
     return _run_child(["-m", name, *arguments], environment(devices))
 
 
-def run_python(code: str, *arguments: object, optimised: bool = False) -> subprocess.CompletedProcess[str]:
-    """A process of its own that runs `code`, waited for."""
-    return _run_child(["-c", code, *arguments], environment(optimised=optimised))
+def run_python(
+    code: str, *arguments: object, optimised: bool = False, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a process of its own and waits for it."""
+    return _run_child(["-c", code, *arguments], environment(optimised=optimised) | (variables or {}))
 
 
 def _run_child(arguments: list[object], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -120,11 +181,11 @@ def _run_child(arguments: list[object], variables: dict[str, str]) -> subprocess
 
 
 def start_script(name: str, *arguments: object, devices: int = 1) -> subprocess.Popen[str]:
-    """`scripts/NAME.py ARGUMENTS`, its stderr a pipe that is read line by line."""
+    """Starts `scripts/NAME.py ARGUMENTS` in a process that may be killed; its stderr is a pipe."""
     return subprocess.Popen(
         [sys.executable, f"scripts/{name}.py", *map(str, arguments)],
         cwd=ROOT,
-        env=environment(devices),
+        env=environment(devices) | CACHE_IS_READ_ONLY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -144,11 +205,19 @@ def wait_for_a_step(child: subprocess.Popen[str]) -> None:
 
 @cache
 def uninterrupted() -> Path:
-    """Run folder of `config_of`, trained by one process from the first step to the last."""
-    run = Path(_HOME.name) / "uninterrupted"
-    ended = run_script("train", write_config(config_of(run)))
-    assert ended.returncode == 0, ended.stderr
+    """Run folder of `config_of`, trained once a session by one process from the first step to the last."""
+    run = _SHARED / "uninterrupted"
+    with _made_once(run.name) as folder:
+        if folder is not None:
+            ended = run_script_alone("train", write_config(config_of(folder), "uninterrupted.json"))
+            assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+            run.with_suffix(".stderr").write_text(ended.stderr)
     return run
+
+
+def told_by_uninterrupted() -> str:
+    """What that process wrote to stderr."""
+    return uninterrupted().with_suffix(".stderr").read_text()
 
 
 def assert_same_end(run: Path, reference: Path | None = None) -> None:

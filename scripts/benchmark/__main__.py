@@ -89,17 +89,6 @@ class EndToEnd(Contest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Startup(Measurement):
-    """Seconds from the command to the first step of BERT-tiny, without and with a warm compilation cache."""
-
-    def measure(self) -> Any:
-        """The tables."""
-        from scripts.benchmark.startup import measure_startup
-
-        return measure_startup(Path(__file__).parents[1] / "train.py", rounds=self.rounds)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Memory(Measurement):
     """Memory of a step of BERT-large on rows of 512 tokens, and its time, for each policy of rematerialisation."""
 
@@ -111,17 +100,6 @@ class Memory(Measurement):
         from scripts.benchmark.memory import measure_memory
 
         return measure_memory(rounds=self.rounds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Growth(Measurement):
-    """What a token costs with more microbatches and documents, and a compilation with more layers."""
-
-    def measure(self) -> Any:
-        """The tables."""
-        from scripts.benchmark.growth import measure_growth
-
-        return measure_growth(rounds=self.rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +120,7 @@ class Gpu(Measurement):
 
 def main() -> None:
     """Measure, print the tables, write the JSON."""
-    arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Startup | Memory | Growth | Gpu)  # type: ignore[arg-type]
+    arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Memory | Gpu)  # type: ignore[arg-type]
     tables = arguments.measure()
     # Late, so that a mistyped flag is told before jax starts.
     from mlm_jax.run.machine import this_machine

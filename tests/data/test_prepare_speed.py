@@ -18,7 +18,7 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.shared_data
 def test_preparation_keeps_up_with_the_library_alone(shared_data: Path, tmp_path: Path) -> None:
     """7.5 MB/s was asked for where the library alone does 8.3."""
