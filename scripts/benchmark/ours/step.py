@@ -28,7 +28,6 @@ def step_config(work: StepWork) -> TrainConfig:
             dtype=work.dtype, attention=work.attention, remat=work.remat, scan_unroll=work.scan_unroll
         ),
         batch_size=work.batch_size,
-        accumulation_steps=work.accumulation_steps,
         num_steps=1_000_000,
     )
 
