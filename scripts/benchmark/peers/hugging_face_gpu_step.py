@@ -1,7 +1,7 @@
-"""A contestant: the fastest way to train transformers' BertForMaskedLM with PyTorch on one GPU, on batches that fill it.
+"""A contestant: the fastest PyTorch training of transformers' BertForMaskedLM on one GPU, on full batches.
 
 float32 weights under autocast, SDPA attention (the library's default), fused AdamW, and torch.compile if `compile`. The
-rows have no padding, so there is no attention mask, with which SDPA could not use its flash kernel. The head predicts at
+rows have no padding, so there is no attention mask, with which SDPA could not use its flash kernel. The head predicts
 every position, as the library does.
 """
 
