@@ -1,7 +1,7 @@
 """Eight simulated devices, no silent rank promotion, and array annotations checked as the code runs.
 
-XLA compiles without optimising: the models are small, and compiling them is what the tests spend their time on. For the
-same reason compiled programs are kept in a cache on disk, which all sessions and their child processes share.
+Compiling is what tests would spend most of their time on. XLA compiles without optimizing, and compiled programs are
+kept in a cache on disk that all sessions and their child processes share.
 """
 
 import os
@@ -10,13 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.xla_flags import QUICK
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-    ]
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
 )
 
 # Workers and child processes inherit these. JAX's own keys tell apart versions and flags.

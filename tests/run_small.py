@@ -26,6 +26,7 @@ from mlm_jax.config.settings import to_json
 from mlm_jax.data.prepare import prepare
 from mlm_jax.run.records import read_records
 from mlm_jax.text.tokenizer import Tokenizer
+from tests.xla_flags import QUICK
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,7 +108,7 @@ def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
     """Variables for a child that sees that many devices and, unless `optimised`, compiles quickly."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     if not optimised:
-        flags += " --xla_backend_optimization_level=0"
+        flags += f" {QUICK}"
     return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 

@@ -124,6 +124,7 @@ def test_the_script_measures_and_writes(work: list[str], tmp_path: Path) -> None
     assert figures["machine"]["python"] == sys.version.split()[0]
     for table in figures["tables"]:
         assert f"### {table['title']}" in ended.stdout
+        assert table["rows"]
         for row in table["rows"]:
             assert all(value > 0 for value in row.values() if isinstance(value, float))
 

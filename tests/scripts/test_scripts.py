@@ -93,6 +93,7 @@ def test_fill_mask_answers_in_lines_and_in_json() -> None:
     texts = (text, "The [MASK].")
     together = run_script("fill_mask", uninterrupted(), *texts, "--json", "--targets", "the", "of")
     first, second = (json.loads(line) for line in together.stdout.splitlines())
+    assert first
     assert all(len(candidate["token"]) == 2 and "[MASK]" not in candidate["sequence"] for candidate in first)
     assert len(second) == 2, together.stderr
 

@@ -123,15 +123,22 @@ def test_a_failed_trial_is_recorded_and_the_others_go_on(no_report: None, tmp_pa
     assert other.status == "finished"
 
 
-def with_a_wild_trial(error: BaseException) -> Train:
-    """A `train` that raises `error` where the learning rate is 1, the trial "wild"."""
+def with_a_wild_trial(happens: Callable[[], object]) -> Train:
+    """A stand-in for `train` in which this happens where the learning rate is 1, in the trial "wild"."""
 
     def pretend(config: TrainConfig, **options: Any) -> TrainResult:
         if config.optimizer.learning_rate == 1.0:
-            raise error
+            happens()
         return pretend_to_train(config, **options)
 
     return pretend
+
+
+def failing(error: Exception) -> Train:
+    def fail() -> None:
+        raise error
+
+    return with_a_wild_trial(fail)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +151,7 @@ def with_a_wild_trial(error: BaseException) -> Train:
 def test_whatever_a_trial_fails_of_is_recorded(
     pretence: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, error: str, said: str
 ) -> None:
-    monkeypatch.setattr(runner, "train", with_a_wild_trial(raised))
+    monkeypatch.setattr(runner, "train", failing(raised))
     sweep = write_sweep(tmp_path, {"wild": with_rate(1.0), "base": short()})
     ended = run_script("ablate", sweep, "--output", tmp_path / "sweep", "--seeds", 1)
     assert ended.returncode == 1
@@ -156,31 +163,37 @@ def test_whatever_a_trial_fails_of_is_recorded(
     assert other.status == "finished"
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing catches it, and what the process held is free afterwards."""
+def child_with(train: str) -> str:
+    """Code of a process that runs scripts/ablate.py with that expression in place of `train`."""
+    return f"""
+import os, runpy, signal, sys
+from mlm_jax.sweep import runner
+from tests.sweep import test_runner as here
+
+runner.train = {train}
+sys.argv[0] = "scripts/ablate.py"
+runpy.run_path("scripts/ablate.py", run_name="__main__")
+"""
 
 
 def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(
-    pretence: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretence: None, tmp_path: Path
 ) -> None:
     sweep = write_sweep(tmp_path, {"wild": with_rate(1.0), "base": short()})
-    arguments = ("ablate", sweep, "--output", tmp_path / "sweep", "--seeds", 1)
-    monkeypatch.setattr(runner, "train", with_a_wild_trial(Killed()))
+    arguments = (sweep, "--output", tmp_path / "sweep", "--seeds", 1)
+    killed = child_with("here.with_a_wild_trial(lambda: os.kill(os.getpid(), signal.SIGKILL))")
     for _ in range(2):
-        with pytest.raises(Killed):
-            run_script(*arguments)
-    ended = run_script(*arguments)
+        ended = run_python(killed, *arguments)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    ended = run_script("ablate", *arguments)
     assert ended.returncode == 1
     told = "wild/seed_0 failed: 2 processes were killed after step 0, maybe for want of memory\n"
     assert told in ended.stderr
     other = read_outcome(tmp_path / "sweep" / "base" / "seed_0")
     assert other is not None
     assert other.status == "finished"
-    # One that finds it failed tries it again; so does one that finds the reason gone.
-    with pytest.raises(Killed):
-        run_script(*arguments)
-    monkeypatch.setattr(runner, "train", pretend_to_train)
-    again = run_script(*arguments)
+    # A process that finds it failed tries it again.
+    again = run_script("ablate", *arguments)
     assert again.returncode == 0, again.stderr
     assert not list((tmp_path / "sweep").glob("*/*/starts"))
 
@@ -201,17 +214,6 @@ def ended_at_a_step(at: int, number: signal.Signals, train: Train = train) -> Tr
     return ended
 
 
-KILLED_AT_A_STEP = """
-import runpy, signal, sys
-from mlm_jax.sweep import runner
-from tests.sweep.test_runner import ended_at_a_step
-
-runner.train = ended_at_a_step(12, signal.SIGKILL)
-sys.argv[0] = "scripts/ablate.py"
-runpy.run_path("scripts/ablate.py", run_name="__main__")
-"""
-
-
 @pytest.mark.parametrize(
     ("number", "step"), [(signal.SIGTERM, 12), (signal.SIGTERM, 40), (signal.SIGKILL, 12)]
 )
@@ -223,7 +225,7 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(
     folder = tmp_path / "sweep"
     arguments = (sweep, "--output", folder, "--seeds", 1)
     if number == signal.SIGKILL:
-        ended = run_python(KILLED_AT_A_STEP, *arguments)
+        ended = run_python(child_with("here.ended_at_a_step(12, signal.SIGKILL)"), *arguments)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     else:
         monkeypatch.setattr(runner, "train", ended_at_a_step(step, number))
@@ -249,25 +251,14 @@ def begin_as_a_process_does(folder: Path, sweep: Path, num_seeds: int) -> None:
     begin(folder, planned, num_seeds, data)
 
 
-SHARE = """
-import runpy, sys
-from mlm_jax.errors import RunError
-from mlm_jax.sweep import runner
-from tests.sweep.test_runner import with_a_wild_trial
-
-runner.train = with_a_wild_trial(RunError("diverged"))
-sys.argv[0] = "scripts/ablate.py"
-runpy.run_path("scripts/ablate.py", run_name="__main__")
-"""
-
-
 def test_processes_share_a_folder_without_training_a_run_twice(
     pretence: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = {"a": with_rate(1e-2), "b": with_rate(1e-3), "c": with_rate(1.0)}
     sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
     begin_as_a_process_does(folder, sweep, 2)
-    command = [sys.executable, "-c", SHARE, str(sweep), "--output", str(folder), "--seeds", "2"]
+    code = child_with("here.failing(OSError('no room'))")
+    command = [sys.executable, "-c", code, str(sweep), "--output", str(folder), "--seeds", "2"]
     # Until both of them are there, the first run is another process's.
     with claimed(folder / "a" / "seed_0") as mine:
         assert mine
@@ -293,7 +284,7 @@ def test_processes_share_a_folder_without_training_a_run_twice(
     assert trained == dict.fromkeys(runs, 1)
     assert all(read_outcome(folder / run) is not None for run in trained)
     # What was left to a process that is no more is taken up by the next.
-    monkeypatch.setattr(runner, "train", with_a_wild_trial(OSError("still")))
+    monkeypatch.setattr(runner, "train", failing(OSError("still")))
     assert run_script("ablate", sweep, "--output", folder, "--seeds", 2).returncode == 1
     assert read_outcome(folder / "a" / "seed_0") is not None
 
