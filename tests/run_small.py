@@ -67,7 +67,7 @@ def tokenizer(vocabulary_size: int = 300) -> Tokenizer:
 
 @cache
 def prepared(first: int = 0, last: int = 200, vocabulary_size: int = 300) -> Path:
-    """Folder of shards that hold those documents."""
+    """Returns a folder with the shards of those documents."""
     name = f"data_{first}_{last}_{vocabulary_size}"
     with _made_once(name) as folder:
         if folder is not None:
@@ -78,7 +78,7 @@ def prepared(first: int = 0, last: int = 200, vocabulary_size: int = 300) -> Pat
 
 
 def config_of(output_dir: Path, **changes: Any) -> TrainConfig:
-    """Forty steps on one device, with dropout: logged every 2nd, saved every 5th, evaluated every 10th."""
+    """Forty steps on one device, with dropout: logs every 2 steps, saves every 5 and evaluates every 10."""
     config = TrainConfig(
         output_dir=str(output_dir),
         model=MODEL,
@@ -97,7 +97,7 @@ def config_of(output_dir: Path, **changes: Any) -> TrainConfig:
 
 
 def write_config(config: TrainConfig, name: str = "config.json") -> Path:
-    """The config as a file beside its run folder."""
+    """Writes the config next to its run folder."""
     path = Path(config.output_dir).parent / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json(config))
@@ -105,7 +105,7 @@ def write_config(config: TrainConfig, name: str = "config.json") -> Path:
 
 
 def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
-    """Variables for a child that sees that many devices and, unless `optimised`, compiles quickly."""
+    """Returns variables for a child that has `devices` devices and, unless `optimised`, compiles quickly."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     if not optimised:
         flags += f" {QUICK}"
@@ -194,7 +194,7 @@ def start_script(name: str, *arguments: object, devices: int = 1) -> subprocess.
 
 
 def wait_for_a_step(child: subprocess.Popen[str]) -> None:
-    """Return when the run has told of its first step; nothing of its stderr is left behind before that."""
+    """Waits until the run has reported its first step; reads its stderr up to there."""
     assert child.stderr is not None
     lines = []
     for line in child.stderr:
@@ -206,7 +206,7 @@ def wait_for_a_step(child: subprocess.Popen[str]) -> None:
 
 @cache
 def uninterrupted() -> Path:
-    """Run folder of `config_of`, trained once a session by one process from the first step to the last."""
+    """Returns the run folder of `config_of`, trained by one process without a stop, once per session."""
     run = _SHARED / "uninterrupted"
     with _made_once(run.name) as folder:
         if folder is not None:
@@ -217,12 +217,12 @@ def uninterrupted() -> Path:
 
 
 def told_by_uninterrupted() -> str:
-    """What that process wrote to stderr."""
+    """Returns what that process wrote to stderr."""
     return uninterrupted().with_suffix(".stderr").read_text()
 
 
 def assert_same_end(run: Path, reference: Path | None = None) -> None:
-    """The last checkpoint holds the same bits, and the logs tell the same of every step."""
+    """Asserts that the last checkpoint has the same bits and the logs the same values for every step."""
     reference = reference or uninterrupted()
     last = max(int(path.name) for path in (reference / "checkpoints").iterdir())
     assert arrays_of(run, last) == arrays_of(reference, last)
@@ -231,7 +231,7 @@ def assert_same_end(run: Path, reference: Path | None = None) -> None:
 
 
 def arrays_of(run: Path, step: int) -> dict[str, tuple[str, bytes]]:
-    """Parameters, moments and all else of a checkpoint, read by Orbax alone: name to dtype and bits."""
+    """Returns the dtype and bits of every array of a checkpoint by name, read with Orbax only."""
     folder = run / "checkpoints" / str(step) / "state"
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -245,13 +245,13 @@ def arrays_of(run: Path, step: int) -> dict[str, tuple[str, bytes]]:
 
 
 def learned(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log without what depends on the clock."""
+    """Returns the records of a log without the values that depend on the clock."""
     timed = ("tokens_per_second", "real_tokens_per_second", "sequences_per_second", "step_seconds", "mfu")
     return [{key: value for key, value in record.items() if key not in timed} for record in read_records(log)]
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Every file below a folder, with its checksum."""
+    """Returns the checksum of every file below a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""From text to shards by the two commands, as a user types them."""
+"""The commands that turn text into shards."""
 
 import json
 import subprocess
