@@ -1,7 +1,5 @@
 """The package as a whole: its public names and its layers."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import mlm_jax

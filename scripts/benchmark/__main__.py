@@ -28,6 +28,7 @@ class Contest(Measurement):
 
     peers: bool = False
     """Also measure the other libraries that are installed (extra `peers`)."""
+    """Also measure the other libraries that are installed (extra `peers`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,7 +200,7 @@ def test_another_tokenizer_is_rejected(tokenizer: Tokenizer) -> None:
         Rows(store, other, DataConfig())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_reading_300_000_rows_per_second(tokenizer: Tokenizer) -> None:
     texts = [" ".join(np.random.default_rng(i).choice(WORDS, 400)) for i in range(8000)]
     rows = Rows(TokenStore.from_documents(texts, tokenizer), tokenizer, DataConfig())

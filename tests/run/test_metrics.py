@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -362,16 +363,21 @@ def masking_config(selection: str, rate: float, length: int) -> MaskingConfig:
 
 def counts(config: MaskingConfig, token_ids: jax.Array, seed: int) -> dict[str, int]:
     """What really masking these rows adds up to."""
+    sums = _sums(config, token_ids, seed)
+    return {"rows": len(token_ids)} | {name: int(value) for name, value in sums.items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def _sums(config: MaskingConfig, token_ids: jax.Array, seed: jax.Array) -> dict[str, jax.Array]:
     rows = len(token_ids)
     keys = example_keys(seed, jnp.zeros(rows, jnp.uint32), jnp.arange(rows, dtype=jnp.uint32))
     masked = mask_tokens(keys, token_ids, config)
     wanted = wanted_selections(keys, token_ids, config)
     return {
-        "rows": rows,
-        "real_tokens": int((token_ids != 0).sum()),
-        "selectable_tokens": int(selectable_positions(token_ids, config).sum()),
-        "masked_tokens": int(masked.mask_weights.sum()),
-        "clipped_rows": int((wanted > config.mask_selection_length).sum()),
+        "real_tokens": (token_ids != 0).sum(),
+        "selectable_tokens": selectable_positions(token_ids, config).sum(),
+        "masked_tokens": masked.mask_weights.sum(),
+        "clipped_rows": (wanted > config.mask_selection_length).sum(),
     }
 
 

@@ -33,6 +33,7 @@ from tests.run_small import (
     environment,
     run_script,
     tokenizer,
+    told_by_uninterrupted,
     uninterrupted,
     write_config,
 )
@@ -46,7 +47,7 @@ STEP_KEYS = [
 def train_here(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, on the first of its eight devices."""
     monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
-    train(replace(config, compilation_cache_dir=None))
+    train(config)
 
 
 def test_one_line_a_logged_step_with_the_stated_keys_in_order() -> None:
@@ -91,12 +92,9 @@ def test_evaluations_are_logged_with_theirs() -> None:
     assert records[-1]["mlm_loss"] < records[0]["mlm_loss"]
 
 
-def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ended = run_script("train", write_config(config_of(run)))
-    assert ended.returncode == 0
-    assert ended.stdout == ""
-    lines = ended.stderr.splitlines()
+def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line() -> None:
+    told = told_by_uninterrupted()
+    lines = told.splitlines()
     assert lines[:5] == [
         "model: 8,076 parameters; mesh: data 1, fsdp 1, tensor 1 of cpu; compute: float32",
         "data: 197 rows of 20 tokens, 24.6 steps per epoch",
@@ -109,10 +107,10 @@ def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(tmp_path: Path)
     logged = [line for line in lines if re.match(r"step \d+/40: ", line)]
     pattern = r"step (\d+)/40: loss \d\.\d{4}, [\d,]+ tokens/s, \d\d:\d\d left"
     assert [int(re.fullmatch(pattern, line)[1]) for line in logged] == list(range(2, 41, 2))
-    assert "step 40: evaluation loss " in ended.stderr
-    assert lines[-1] == f"{run}: finished 40 steps"
-    assert "warning" not in ended.stderr
-    assert "\r" not in ended.stderr
+    assert "step 40: evaluation loss " in told
+    assert lines[-1] == f"{uninterrupted()}: finished 40 steps"
+    assert "warning" not in told
+    assert "\r" not in told
 
 
 def on_a_terminal(config: Path, columns: int) -> str:

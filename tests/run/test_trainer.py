@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from mlm_jax.step.program import Program, build_program
 from mlm_jax.store.conversion import convert
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.run_small import (
+    CACHE_IS_READ_ONLY,
     MODEL,
     arrays_of,
     assert_same_end,
@@ -108,7 +110,7 @@ def test_another_batch_size_goes_on_at_the_next_example(
     monkeypatch.setattr(Program, "put", lambda self, batch: taken.append(batch) or put(self, batch))
     # Twice, because the second start finds a step whose number times the batch size is not the example's.
     for last in (42, 44):
-        train(replace(after, num_steps=last, compilation_cache_dir=None))
+        train(replace(after, num_steps=last))
     told = capsys.readouterr().err
     rows = open_run_data(before.data).train
     assert "changed since the last start: batch_size: 8 → 16\n" in told
@@ -133,7 +135,6 @@ def growing(output_dir: Path, **changes: Any) -> TrainConfig:
         "eval_every": 6,
         "log_every": 1,
         "keep_checkpoints": 9,
-        "compilation_cache_dir": None,
     }
     return config_of(output_dir, **settings | changes)
 
@@ -227,11 +228,19 @@ def other_data(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
     return lambda config: replace(config, data=replace(config.data, **changes))
 
 
+def with_fewer_documents(config: TrainConfig) -> TrainConfig:
+    return other_data(path=str(prepared(0, 150)))(config)
+
+
+def with_another_tokenizer(config: TrainConfig) -> TrainConfig:
+    return other_data(path=str(prepared(0, 200, 280)), eval_path=None)(config)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (other_data(path=str(prepared(0, 150))), "data.fingerprint"),
-        (other_data(path=str(prepared(0, 200, 280)), eval_path=None), "tokenizer.fingerprint"),
+        (with_fewer_documents, "data.fingerprint"),
+        (with_another_tokenizer, "tokenizer.fingerprint"),
         (other(model=replace(MODEL, num_layers=2)), "model.num_layers: 1 in the checkpoint, 2 now"),
         (other_data(sequence_length=16), "data.sequence_length: 20 in the checkpoint, 16 now"),
         (other_data(packing="document"), 'data.packing: "packed" in the checkpoint, "document" now'),
@@ -249,7 +258,7 @@ def test_refuses_to_go_on_with_something_else(
     run = uninterrupted()
     before = listing(run)
     with pytest.raises(InputError) as refused:
-        train(replace(change(config_of(run)), compilation_cache_dir=None))
+        train(change(config_of(run)))
     assert named in str(refused.value)
     assert "\n" not in str(refused.value)
     assert listing(run) == before
@@ -291,10 +300,14 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 """
 
 
+def run_with_little_room(*arguments: object) -> CompletedProcess[str]:
+    return run_python(WITH_LITTLE_ROOM, *arguments, variables=CACHE_IS_READ_ONLY)
+
+
 def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
     before = listing(run / "checkpoints")
-    ended = run_python(WITH_LITTLE_ROOM, 30_000, run / "config.json", "--output-dir", run)
+    ended = run_with_little_room(30_000, run / "config.json", "--output-dir", run)
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.splitlines()[-1] == (
         f"error: the checkpoint of step 35 could not be written to {run / 'checkpoints'}: File too large; "
@@ -308,8 +321,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Pa
 
 
 def test_no_room_for_the_rest_of_the_run_folder_is_told_in_one_line_too(tmp_path: Path) -> None:
-    uninterrupted()  # so that no compiled program is cut short
-    ended = run_python(WITH_LITTLE_ROOM, 1000, write_config(config_of(tmp_path / "run")))
+    ended = run_with_little_room(1000, write_config(config_of(tmp_path / "run")))
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.endswith(
         f"error: {tmp_path / 'run'}: File too large; earlier checkpoints are intact\n"
@@ -317,8 +329,10 @@ def test_no_room_for_the_rest_of_the_run_folder_is_told_in_one_line_too(tmp_path
 
 
 COUNT_COMPILATIONS = """
-import sys
+import os, shutil, sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import jax
 
@@ -328,34 +342,42 @@ jax.monitoring.register_event_listener(lambda event, **_: counts.update([event])
 from mlm_jax.config.files import load_config
 from mlm_jax.run.trainer import train
 
-train(load_config(sys.argv[1]))
-print(counts["/jax/compilation_cache/cache_hits"], counts["/jax/compilation_cache/cache_misses"])
+config = load_config(sys.argv[1])
+run = Path(config.output_dir)
+train(config)
+shutil.rmtree(run / "checkpoints" / "40")
+for again in (config, replace(config, output_dir=f"{run}_new")):
+    counts.clear()
+    jax.clear_caches()
+    train(again)
+    print(counts["/jax/compilation_cache/cache_hits"], counts["/jax/compilation_cache/cache_misses"])
 """
 
 
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
-    """Every program is asked of the cache, and the cache has it: for a new run as for one that goes on."""
-    uninterrupted()
-    going_on = config_of(copy_of_run(tmp_path, without=(40,)))
-    for config in (config_of(tmp_path / "new"), going_on):
-        ended = run_python(COUNT_COMPILATIONS, write_config(config))
-        assert ended.returncode == 0, ended.stderr
-        hits, misses = map(int, ended.stdout.split())
+    """Every program is found in the cache that the first start filled, for a new run and for one that goes on."""
+    config = config_of(tmp_path / "run", compilation_cache_dir=str(tmp_path / "compiled"))
+    ended = run_python(COUNT_COMPILATIONS, write_config(config))
+    assert ended.returncode == 0, ended.stderr
+    counted = [list(map(int, line.split())) for line in ended.stdout.splitlines()]
+    assert len(counted) == 2
+    for hits, misses in counted:
         assert hits >= 2
         assert misses == 0
 
 
-def test_on_eight_devices_as_on_one_and_from_eight_to_one(tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_goes_on_with_eight_devices_and_with_one_again(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path, without=(35, 40))
     config = config_of(run, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
     ended = run_script("train", write_config(config), devices=8)
     assert ended.returncode == 0, ended.stderr
-    assert_close_to_one_device(run)
-    for step in ("35", "40"):
-        shutil.rmtree(run / "checkpoints" / step)
-    ended = run_script("train", write_config(replace(config, mesh=MeshConfig())), devices=1)
-    assert ended.returncode == 0, ended.stderr
     assert "step 31: loss" in ended.stderr
+    assert "changed since the last start: mesh.fsdp: 1 → 2" in ended.stderr
+    assert_close_to_one_device(run)
+    shutil.rmtree(run / "checkpoints" / "40")
+    ended = run_script("train", write_config(replace(config, mesh=MeshConfig())))
+    assert ended.returncode == 0, ended.stderr
+    assert "step 36: loss" in ended.stderr
     assert "changed since the last start: mesh.fsdp: 2 → 1" in ended.stderr
     assert_close_to_one_device(run)
 
@@ -383,7 +405,7 @@ def test_evaluation_in_the_run_is_that_of_the_script() -> None:
 
 def short_run(output_dir: Path, **changes: Any) -> TrainConfig:
     """Three steps, for runs in this process."""
-    settings = {"num_steps": 3, "eval_every": 3, "log_every": 1, "compilation_cache_dir": None} | changes
+    settings = {"num_steps": 3, "eval_every": 3, "log_every": 1} | changes
     return config_of(output_dir, **{"optimizer": OptimizerConfig(learning_rate=1e-3)} | settings)
 
 
@@ -472,16 +494,17 @@ def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_
     [
         ("", {"documents": ["a"]}, "tokenizer: must be given with documents"),
         ("", {"eval_documents": ["a"]}, "documents: must be given with"),
-        ("", {"tokenizer": tokenizer()}, "documents: must be given with"),
+        ("", {"tokenizer": tokenizer}, "documents: must be given with"),
         (
             "there",
-            {"documents": ["a"], "tokenizer": tokenizer()},
+            {"documents": ["a"], "tokenizer": tokenizer},
             "data.path and data.eval_path: must be empty",
         ),
         ("", {}, "data.path: must name a folder"),
     ],
 )
 def test_data_are_named_once(tmp_path: Path, path: str, given: dict[str, Any], message: str) -> None:
+    given = {name: value() if callable(value) else value for name, value in given.items()}
     config = replace(short_run(tmp_path / "run"), data=DataConfig(path=path, sequence_length=20))
     with pytest.raises(InputError, match=message):
         train(config, **given)
@@ -582,7 +605,7 @@ print(step_seconds(replace(config, output_dir=config.output_dir + "_host", num_s
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_host_takes_less_than_a_twentieth_of_a_bert_tiny_step(tmp_path: Path) -> None:
     config = config_of(
         tmp_path / "run",

@@ -1,4 +1,4 @@
-"""What a user mistypes or lacks, told by the scripts in one line; and what they say of themselves."""
+"""Scripts report wrong arguments and missing files in one line, and describe their flags."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 
 from mlm_jax.config import DataConfig, MeshConfig
 from mlm_jax.config.settings import to_json
-from tests.run_small import config_of, prepared, run_script, uninterrupted, write_config
+from tests.run_small import config_of, prepared, run_script, run_script_alone, uninterrupted, write_config
 
 
 def assert_refused(ended: Any, *said: str) -> None:
-    """Exit code 2 and one line on stderr that says all of that."""
+    """Asserts exit code 2 and one line on stderr that contains all of `said`."""
     assert ended.returncode == 2, ended.stderr
     assert ended.stdout == ""
     assert ended.stderr.startswith("error: ")
@@ -80,7 +80,7 @@ def test_train_tells_what_is_wrong_with_a_config_file(tmp_path: Path) -> None:
 def test_fill_mask_answers_in_lines_and_in_json() -> None:
     text = "The [MASK] of Liberty is in [MASK] York."
     arguments = ("fill_mask", uninterrupted(), text, "--top-k", 2)
-    shown = run_script(*arguments, "--no-joint")
+    shown = run_script_alone(*arguments, "--no-joint")
     assert shown.returncode == 0, shown.stderr
     assert len([line for line in shown.stdout.splitlines() if line]) == 4
     as_json = run_script(*arguments, "--no-joint", "--json")
@@ -93,6 +93,7 @@ def test_fill_mask_answers_in_lines_and_in_json() -> None:
     texts = (text, "The [MASK].")
     together = run_script("fill_mask", uninterrupted(), *texts, "--json", "--targets", "the", "of")
     first, second = (json.loads(line) for line in together.stdout.splitlines())
+    assert first
     assert all(len(candidate["token"]) == 2 and "[MASK]" not in candidate["sequence"] for candidate in first)
     assert len(second) == 2, together.stderr
 

@@ -298,7 +298,7 @@ def test_a_model_without_a_head_is_refused(model: MaskedLM, tmp_path: Path) -> N
         MaskedLM.from_preset(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.shared_data
 def test_a_thousand_short_sentences_take_less_than_three_seconds(shared_data: Path) -> None:
     """As a process of its own: here eight devices are simulated, and XLA compiles without optimising."""
