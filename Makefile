@@ -1,72 +1,78 @@
-# make demo | test | check | test-slow | test-peers | test-browser;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
+# make demo | lint | test | check;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
+# More tests: test-slow, test-peers, test-browser, test-release (all there are), test-core (a few minutes' worth).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO := runs/demo
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Some files take minutes, most take seconds: idle workers take tests over from busy ones.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-slow test-peers test-browser check clean
+.PHONY: demo lint test check test-slow test-and-slow test-peers test-browser test-release test-core docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python scripts/train_tokenizer.py --input mlm_jax/demo/landmarks.txt --vocab-size 2200 --output $(DEMO)-tokenizer
-	$(BIN)/python scripts/prepare_data.py --input mlm_jax/demo/landmarks.txt --tokenizer $(DEMO)-tokenizer --output $(DEMO)-data
-	$(BIN)/python scripts/train.py configs/demo.py --output-dir $(DEMO)
-	@echo "loss curve: $(DEMO)/loss.png"
-	$(BIN)/python scripts/fill_mask.py $(DEMO) "The Statue of [MASK] is in New York." --top-k 5
-
-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-
-# With libtpu, for what is compiled for TPUs that are not there.
-test-slow: $(VENV)/.installed-pod
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
-
-# Beside transformers, KerasHub and TensorFlow. Where pip's own choice of torch would bring CUDA along, TORCH names one.
-TORCH ?= torch
-test-peers: $(VENV)/.installed-peers
-	$(BIN)/python -m pytest -m peers -n 2 --dist loadfile
-
-# In Chromium, where it and its chromedriver are installed; skipped with a reason elsewhere.
-test-browser: $(VENV)/.installed-browser
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/mlm-jax demo
 
 # A broken link is an error. The pages need no network, but their search needs a server: mkdocs serve.
-.PHONY: docs
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-# Statically first: these take seconds, and the tests minutes.
-check: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+test: $(VENV)/.installed-dev
+	$(PYTEST)
+
+# Static checks first: these take seconds, and the tests minutes.
+check: lint
 	$(MAKE) test
 
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
+
+# Both in one session, which imports, trains and compiles once what they share.
+test-and-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m "not peers and not browser and not release"
+
+# Beside transformers, KerasHub and TensorFlow. Where pip's own choice of torch would bring CUDA along, TORCH names one.
+TORCH ?= torch
+test-peers: $(VENV)/.installed-all
+	$(PYTEST) -m peers tests/peers tests/scripts/test_benchmark_gpu.py
+
+# In Chromium, where it and its chromedriver are installed; skipped with a reason elsewhere.
+test-browser: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -m browser tests/report
+
+# All tests there are, before a release, with random examples; measurements of time are made one at a time.
+test-release: $(VENV)/.installed-all
+	$(PIP) -e ".[pod]"
+	HYPOTHESIS_PROFILE=random $(MAKE) test-and-slow
+	$(MAKE) test-peers test-browser
+	$(BIN)/python -m pytest -m release
+
+# What an interpreter or its libraries could change: masks, models, steps, checkpoints, text and settings.
+test-core: $(VENV)/.installed-dev
+	$(PYTEST) tests/config tests/text tests/masking tests/model/test_bert.py tests/step/test_train_step.py \
+		tests/store/test_checkpoint.py
+
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
-	touch $@
-
-$(VENV)/.installed-pod: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[pod]"
-	touch $@
-
-$(VENV)/.installed-browser: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	$(PIP) -e ".[dev]"
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(PIP) -e ".[docs]"
 	touch $@
 
-$(VENV)/.installed-peers: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"
+$(VENV)/.installed-all: $(VENV)/.installed-dev
+	$(PIP) "$(TORCH)" -e ".[dev,peers,browser]"
 	touch $@
 
 clean:

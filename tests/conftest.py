@@ -1,19 +1,20 @@
 """Eight simulated devices, no silent rank promotion, and array annotations checked as the code runs.
 
-XLA compiles without optimising: the models are small, and compiling them is what the tests spend their time on. For the
-same reason compiled programs are kept in a cache on disk, which all sessions and their child processes share.
+Compiling is what tests would spend most of their time on. XLA compiles without optimizing, and compiled programs are
+kept in a cache on disk that all sessions and their child processes share.
 """
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from tests.xla_flags import QUICK
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-    ]
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
 )
 
 # Workers and child processes inherit these. JAX's own keys tell apart versions and flags.
@@ -21,8 +22,16 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/mlm_jax/te
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# Data and a trained run that all workers share; made and removed by the process that starts them.
+os.environ.setdefault("MLM_JAX_TEST_OWNER", str(os.getpid()))
+os.environ["MLM_JAX_TEST_SESSION"] = os.environ.get("MLM_JAX_TEST_SESSION") or tempfile.mkdtemp(
+    prefix="mlm_jax_tests_"
+)
+
 import jax
 import pytest
+from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,7 +44,20 @@ install_import_hook(
     "beartype.beartype",
 )
 
+# The same examples every time are the same programs, which the cache holds. `make test-release` draws others.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("random")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
 SHARED_DATA = os.environ.get("MLM_JAX_SHARED_DATA")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the comparisons with other libraries, unless asked for: importing these takes half a minute."""
+    selected = config.getoption("markexpr")
+    if collection_path.name == "peers" and ("peers" not in selected or "not peers" in selected):
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +67,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_data" in item.keywords:
             item.add_marker(absent)
+
+
+def pytest_unconfigure() -> None:
+    if os.environ["MLM_JAX_TEST_OWNER"] == str(os.getpid()):
+        shutil.rmtree(os.environ["MLM_JAX_TEST_SESSION"], ignore_errors=True)
+
+
+@pytest.fixture
+def no_compilation_cache() -> Iterator[None]:
+    """XLA compiles, and says what it has to say, even if it has compiled the same program before."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

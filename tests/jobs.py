@@ -1,4 +1,4 @@
-"""Jobs of real processes on this machine, each with simulated devices, joined over loopback."""
+"""Jobs of several processes on this machine, with simulated devices, connected over loopback."""
 
 import socket
 import subprocess
@@ -12,7 +12,7 @@ from typing import Any
 from mlm_jax.config import MeshConfig, OptimizerConfig, TrainConfig
 from tests.run_small import MODEL, ROOT, config_of, environment
 
-# What a script begins with, besides what it imports itself.
+# Start of the scripts of a job.
 JOIN = """
 import os, signal, sys, time
 from mlm_jax.commands.config_flags import parse_config
@@ -21,10 +21,10 @@ config = parse_config(sys.argv[1:], prog="")
 join(config.distributed)
 """
 
-# Eight ways of anything divide it.
+# Any mesh of eight devices divides it.
 WIDE = replace(MODEL, num_heads=8, vocabulary_multiple=8)
 
-# Long enough for an import on a busy machine.
+# Seconds; long enough for imports on a busy machine.
 _PATIENCE = 300
 
 
@@ -35,14 +35,14 @@ class Ended:
     code: int
     stderr: str
     seconds: float
-    """From the call that waited for it."""
+    """Time since the call that waited for it."""
 
 
 class Job:
-    """`processes` times the same command, each told who it is; stderr goes to files in `folder`.
+    """Starts `processes` processes of one command; their stderr goes to files in `folder`.
 
-    `arguments` may be one list for all or one for each process. With `scheduler_variables`, which make environment
-    variables of a process's number, they are told by those instead of by flags.
+    `arguments` is one list for all processes or one list for each. Flags tell each process its number, or, with
+    `scheduler_variables`, the environment variables that this function returns for the number.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Job:
         return self._logs[process].read_text()
 
     def wait_for(self, text: str, process: int = 0) -> None:
-        """Return when that process has said so."""
+        """Waits until that process has written `text` to stderr."""
         end = time.monotonic() + _PATIENCE
         while text not in self.stderr(process):
             assert self.processes[process].poll() is None, self.stderr(process)
@@ -94,7 +94,7 @@ class Job:
             time.sleep(0.05)
 
     def ended(self, *processes: int) -> list[Ended]:
-        """Those processes, by default all, when they have ended."""
+        """Waits for those processes, by default all, and returns how they ended."""
         start = time.monotonic()
         found = []
         for process in processes or range(len(self.processes)):
@@ -119,14 +119,14 @@ def free_port() -> int:
 
 
 def run_job(folder: Path, processes: int, devices: int, *arguments: object) -> list[str]:
-    """`arguments` run to its end by that many processes; what each said on stderr."""
+    """Runs a command in that many processes, asserts that all succeed, and returns what each wrote to stderr."""
     ended = Job(folder, processes, devices, list(map(str, arguments)), timeout_seconds=60).ended()
     assert [end.code for end in ended] == [0] * processes, "\n".join(end.stderr for end in ended)
     return [end.stderr for end in ended]
 
 
 def wide_config(folder: Path, **changes: Any) -> TrainConfig:
-    """Twelve steps that any mesh of eight divides."""
+    """Returns a config of twelve steps for any mesh of eight devices."""
     defaults = {
         "model": WIDE,
         "mesh": MeshConfig(),

@@ -1,30 +1,37 @@
-"""Real runs of a model that trains in a second: its data, its config file, the scripts as child processes."""
+"""Real runs of a model that trains in a second: its data, its config file, and the scripts, in process or not."""
 
+import contextlib
+import fcntl
 import hashlib
+import io
 import os
+import runpy
 import subprocess
 import sys
-import tempfile
+import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.config.settings import to_json
 from mlm_jax.data.prepare import prepare
 from mlm_jax.run.records import read_records
 from mlm_jax.text.tokenizer import Tokenizer
+from tests.xla_flags import QUICK
 
 ROOT = Path(__file__).parents[1]
 
-# Lives as long as the test session: data that every test reads, and the programs that every child compiles.
-_HOME = tempfile.TemporaryDirectory(prefix="mlm_jax_runs_")
-_COMPILATION_CACHE = Path(_HOME.name) / "compiled"
+# Data and a trained run, made once for all workers. conftest.py creates the folder and removes it at the end.
+_SHARED = Path(os.environ["MLM_JAX_TEST_SESSION"])
 
 MODEL = BertConfig(
     vocabulary_size=300,
@@ -35,6 +42,16 @@ MODEL = BertConfig(
     max_sequence_length=24,
     pooler=False,
 )
+
+
+@contextlib.contextmanager
+def _made_once(name: str) -> Iterator[Path | None]:
+    """Yields the shared folder to fill, or None if another test has filled it; the other workers wait meanwhile."""
+    with (_SHARED / f"{name}.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = _SHARED / f"{name}.done"
+        yield None if done.exists() else _SHARED / name
+        done.touch()
 
 
 @cache
@@ -50,16 +67,18 @@ def tokenizer(vocabulary_size: int = 300) -> Tokenizer:
 
 @cache
 def prepared(first: int = 0, last: int = 200, vocabulary_size: int = 300) -> Path:
-    """Folder of shards that hold those documents."""
-    folder = Path(_HOME.name) / f"data_{first}_{last}_{vocabulary_size}"
-    text = folder.with_suffix(".txt")
-    text.write_text("\n".join(documents()[first:last]))
-    prepare([str(text)], tokenizer(vocabulary_size), str(folder))
-    return folder
+    """Returns a folder with the shards of those documents."""
+    name = f"data_{first}_{last}_{vocabulary_size}"
+    with _made_once(name) as folder:
+        if folder is not None:
+            text = folder.with_suffix(".txt")
+            text.write_text("\n".join(documents()[first:last]))
+            prepare([str(text)], tokenizer(vocabulary_size), str(folder))
+    return _SHARED / name
 
 
 def config_of(output_dir: Path, **changes: Any) -> TrainConfig:
-    """Forty steps on one device, with dropout: logged every 2nd, saved every 5th, evaluated every 10th."""
+    """Forty steps on one device, with dropout: logs every 2 steps, saves every 5 and evaluates every 10."""
     config = TrainConfig(
         output_dir=str(output_dir),
         model=MODEL,
@@ -71,13 +90,14 @@ def config_of(output_dir: Path, **changes: Any) -> TrainConfig:
         log_every=2,
         eval_every=10,
         checkpoint_every=5,
-        compilation_cache_dir=str(_COMPILATION_CACHE),
+        # The environment names one for all tests.
+        compilation_cache_dir=None,
     )
     return replace(config, **changes)
 
 
 def write_config(config: TrainConfig, name: str = "config.json") -> Path:
-    """The config as a file beside its run folder."""
+    """Writes the config next to its run folder."""
     path = Path(config.output_dir).parent / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json(config))
@@ -85,26 +105,68 @@ def write_config(config: TrainConfig, name: str = "config.json") -> Path:
 
 
 def environment(devices: int = 1, *, optimised: bool = False) -> dict[str, str]:
-    """Of a child that sees that many devices and, unless `optimised`, compiles quickly."""
+    """Returns variables for a child that has `devices` devices and, unless `optimised`, compiles quickly."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     if not optimised:
-        flags += " --xla_backend_optimization_level=0"
+        flags += f" {QUICK}"
     return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
+# For children that are killed, or that cannot write whole files: what they cut short would be read by later ones.
+CACHE_IS_READ_ONLY = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
+
+
 def run_script(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    """`scripts/NAME.py ARGUMENTS`, waited for."""
+    """Runs `scripts/NAME.py ARGUMENTS` in this process, with the first `devices` of its devices."""
+    command = [f"scripts/{name}.py", *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(command))
+        patch.chdir(ROOT)
+        if devices < jax.device_count():
+            visible = jax.devices()[:devices]
+            for function in ("devices", "local_devices"):
+                patch.setattr(jax, function, lambda *_, **__: list(visible))
+            patch.setattr(jax, "device_count", lambda *_: devices)
+        # This process is a job of its own, and too late to join another one.
+        patch.setattr(jax.distributed, "initialize", _no_job_found)
+        # Other tests still need what this process has compiled.
+        patch.setattr(jax, "clear_caches", lambda: None)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = _exit_code_of(command[0])
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def _no_job_found(**settings: object) -> None:
+    raise ValueError("coordinator_address should be defined.")
+
+
+def _exit_code_of(script: str) -> int:
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def run_script_alone(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs `scripts/NAME.py ARGUMENTS` in a process of its own and waits for it."""
     return _run_child([f"scripts/{name}.py", *arguments], environment(devices))
 
 
 def run_module(name: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    """`python -m NAME ARGUMENTS`, waited for."""
+    """Runs `python -m NAME ARGUMENTS` and waits for it."""
     return _run_child(["-m", name, *arguments], environment(devices))
 
 
-def run_python(code: str, *arguments: object, optimised: bool = False) -> subprocess.CompletedProcess[str]:
-    """A process of its own that runs `code`, waited for."""
-    return _run_child(["-c", code, *arguments], environment(optimised=optimised))
+def run_python(
+    code: str, *arguments: object, optimised: bool = False, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a process of its own and waits for it."""
+    return _run_child(["-c", code, *arguments], environment(optimised=optimised) | (variables or {}))
 
 
 def _run_child(arguments: list[object], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -120,11 +182,11 @@ def _run_child(arguments: list[object], variables: dict[str, str]) -> subprocess
 
 
 def start_script(name: str, *arguments: object, devices: int = 1) -> subprocess.Popen[str]:
-    """`scripts/NAME.py ARGUMENTS`, its stderr a pipe that is read line by line."""
+    """Starts `scripts/NAME.py ARGUMENTS` in a process that may be killed; its stderr is a pipe."""
     return subprocess.Popen(
         [sys.executable, f"scripts/{name}.py", *map(str, arguments)],
         cwd=ROOT,
-        env=environment(devices),
+        env=environment(devices) | CACHE_IS_READ_ONLY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -132,7 +194,7 @@ def start_script(name: str, *arguments: object, devices: int = 1) -> subprocess.
 
 
 def wait_for_a_step(child: subprocess.Popen[str]) -> None:
-    """Return when the run has told of its first step; nothing of its stderr is left behind before that."""
+    """Waits until the run has reported its first step; reads its stderr up to there."""
     assert child.stderr is not None
     lines = []
     for line in child.stderr:
@@ -144,15 +206,23 @@ def wait_for_a_step(child: subprocess.Popen[str]) -> None:
 
 @cache
 def uninterrupted() -> Path:
-    """Run folder of `config_of`, trained by one process from the first step to the last."""
-    run = Path(_HOME.name) / "uninterrupted"
-    ended = run_script("train", write_config(config_of(run)))
-    assert ended.returncode == 0, ended.stderr
+    """Returns the run folder of `config_of`, trained by one process without a stop, once per session."""
+    run = _SHARED / "uninterrupted"
+    with _made_once(run.name) as folder:
+        if folder is not None:
+            ended = run_script_alone("train", write_config(config_of(folder), "uninterrupted.json"))
+            assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+            run.with_suffix(".stderr").write_text(ended.stderr)
     return run
 
 
+def told_by_uninterrupted() -> str:
+    """Returns what that process wrote to stderr."""
+    return uninterrupted().with_suffix(".stderr").read_text()
+
+
 def assert_same_end(run: Path, reference: Path | None = None) -> None:
-    """The last checkpoint holds the same bits, and the logs tell the same of every step."""
+    """Asserts that the last checkpoint has the same bits and the logs the same values for every step."""
     reference = reference or uninterrupted()
     last = max(int(path.name) for path in (reference / "checkpoints").iterdir())
     assert arrays_of(run, last) == arrays_of(reference, last)
@@ -161,7 +231,7 @@ def assert_same_end(run: Path, reference: Path | None = None) -> None:
 
 
 def arrays_of(run: Path, step: int) -> dict[str, tuple[str, bytes]]:
-    """Parameters, moments and all else of a checkpoint, read by Orbax alone: name to dtype and bits."""
+    """Returns the dtype and bits of every array of a checkpoint by name, read with Orbax only."""
     folder = run / "checkpoints" / str(step) / "state"
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -175,13 +245,13 @@ def arrays_of(run: Path, step: int) -> dict[str, tuple[str, bytes]]:
 
 
 def learned(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log without what depends on the clock."""
+    """Returns the records of a log without the values that depend on the clock."""
     timed = ("tokens_per_second", "real_tokens_per_second", "sequences_per_second", "step_seconds", "mfu")
     return [{key: value for key, value in record.items() if key not in timed} for record in read_records(log)]
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Every file below a folder, with its checksum."""
+    """Returns the checksum of every file below a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""The small model, data and program that several tests train."""
+"""A small model, its data, and its train step on any mesh."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ from mlm_jax.data.batches import Batch
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.step.program import Program, build_program
 
-# Eight heads, a width, an inner width and a vocabulary that eight devices divide.
+# Eight devices divide its heads, widths and vocabulary.
 MODEL = BertConfig(
     vocabulary_size=256,
     num_layers=2,
@@ -44,7 +44,7 @@ MASKING = MaskingConfig(
 
 
 def batch_of(step: int, rows: int = 16, length: int = 24) -> Batch:
-    """Rows of a language that can be learned, eight sentences all told; half of the rows end in padding."""
+    """Returns rows of a language that can be learned: eight sentences; half of the rows end in padding."""
     sentences = np.random.default_rng(0).integers(5, 256, (8, length))
     ids = sentences[np.random.default_rng(step).integers(0, 8, rows)]
     ids[:, 0], ids[:, -1] = 2, SEP

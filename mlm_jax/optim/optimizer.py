@@ -109,6 +109,21 @@ def make_optimizer(
     return optax.partition({"trained": optax.chain(*chain), "frozen": optax.set_to_zero()}, labels)
 
 
+def with_schedule_at(opt_state: Any, step: Any) -> Any:
+    """Returns the optimizer state with its learning-rate schedule at `step`, int32 [].
+
+    optax counts the updates that were applied. The schedule is a function of the step number instead, as the batches
+    and masks are: otherwise it would fall behind by every skipped step. Adam's bias correction counts applied updates.
+    """
+
+    def is_schedule(part: Any) -> bool:
+        return isinstance(part, optax.ScaleByScheduleState)
+
+    return jax.tree.map(
+        lambda part: part._replace(count=step) if is_schedule(part) else part, opt_state, is_leaf=is_schedule
+    )
+
+
 def _own_transformations(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     """What makes a gradient the optimiser's update, before weight decay and the learning rate."""
     coefficients = config.coefficients

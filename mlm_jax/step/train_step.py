@@ -25,7 +25,7 @@ from mlm_jax.masking.masking import MaskedTokens, example_keys, selectable_posit
 from mlm_jax.masking.rates import selection_table, stage_at
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.loss import LossSums, masked_lm_sums
-from mlm_jax.optim.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
+from mlm_jax.optim.optimizer import frozen_mask, learning_rate_schedule, make_optimizer, with_schedule_at
 from mlm_jax.step.sharded_masking import mask_rows
 
 # Evaluation masks are the same in every run, whatever its seed, so that runs can be compared.
@@ -195,7 +195,8 @@ def update(
     loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
 
     optimizer = rule.optimizer(hyperparameters.learning_rate)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    opt_state = with_schedule_at(state.opt_state, state.step)
+    updates, opt_state = optimizer.update(grads, opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     params, opt_state = jax.tree.map(

@@ -1,5 +1,5 @@
 """What a user does with a trained model.
 
 In: a model by name or folder, and strings. Out: candidates for masks, features, classifiers, probes.
-Read `pretrained.py` first.
+Read `masked_lm.py` first.
 """

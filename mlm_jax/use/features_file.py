@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.errors import InputError
-from mlm_jax.files import commit, partial_path
+from mlm_jax.files import commit, partial_path, remove_abandoned
 from mlm_jax.use.inference import Pooling
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
 
 _TEXTS_AT_ONCE = 1024
 
@@ -104,6 +104,7 @@ def _parquet_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Appe
 @contextlib.contextmanager
 def _whole(output: Path) -> Iterator[Path]:
     """The path to write to, which becomes `output` at the end of the block, or goes where the block fails."""
+    remove_abandoned(output)
     partial = partial_path(output)
     try:
         yield partial

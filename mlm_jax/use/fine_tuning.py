@@ -5,10 +5,10 @@ sharded or logged there is `mlm_jax.train`.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,10 @@ from mlm_jax.data.batches import Batch, Rows, TrainingBatches
 from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens
+from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import batch_sharding, make_mesh, replicated
-from mlm_jax.step.evaluation import Evaluation, evaluate_rows, evaluation_of
-from mlm_jax.step.program import build_program
 from mlm_jax.step.train_step import (
-    StepSetup,
     SummedLoss,
     TrainState,
     UpdateRule,
@@ -41,23 +38,14 @@ from mlm_jax.step.train_step import (
 )
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.inference import LENGTH_BUCKET
+from mlm_jax.use.masked_batches import (
+    MaskedBatch,
+    masked_batch_loss,
+    masked_batches,
+    setup_for_masked_batches,
+)
 
 _BACKBONE = "encoder/*"
-
-
-class MaskedBatch(NamedTuple):
-    """Rows that were masked before: what `fit` takes beside strings.
-
-    token_ids, segment_ids: int32 [B, L]; padding_mask: bool [B, L], True at real tokens; mask_positions and labels
-    (the ids that stood there): int32 [B, K]; mask_weights: float32 [B, K]. A model without segments has None for them.
-    """
-
-    token_ids: Any
-    padding_mask: Any
-    segment_ids: Any
-    mask_positions: Any
-    labels: Any
-    mask_weights: Any
 
 
 @dataclass(frozen=True)
@@ -190,127 +178,14 @@ def fit_texts(
 
 def fit_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> tuple[Any, FitResult]:
     """A fit on batches that are masked already: see `masked_batches`."""
-    setup = _setup(settings, tokenizer)
+    setup = setup_for_masked_batches(settings, tokenizer)
     batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=False)
     first = next(batches, None)
     if first is None:
         raise InputError("data: no batch: must be at least one")
-    tuner = Tuner(setup, partial(_masked_batch_loss, setup), settings, len(first.token_ids))
+    tuner = Tuner(setup, partial(masked_batch_loss, setup), settings, len(first.token_ids))
     state, result = tuner.train(state_of(setup, params), _cycled(first, batches), settings.num_steps)
     return state.params, result
-
-
-def evaluate_texts(
-    settings: TrainConfig, params: Any, rows: Rows, recipe: MaskingRecipe, tokenizer: Tokenizer
-) -> Evaluation:
-    """Loss and accuracy on rows of text, with the same masks every time."""
-    masking = resolve_masking(recipe, tokenizer, rows.sequence_length)
-    one = MeshConfig(data=1)
-    data = DataConfig(sequence_length=rows.sequence_length, packing="document")
-    program = build_program(
-        replace(settings, data=data, mesh=one), masking, make_mesh(one, jax.devices()[:1])
-    )
-    return evaluate_rows(program, params, rows)
-
-
-def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> Evaluation:
-    """Loss and accuracy on batches that are masked already, each once."""
-    setup = _setup(settings, tokenizer)
-    sums = jax.jit(lambda params, batch: _masked_batch_loss(setup, params, batch, None))
-    batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=True)
-    return evaluation_of([sums(params, batch) for batch in batches])
-
-
-def _setup(settings: TrainConfig, tokenizer: Tokenizer) -> StepSetup:
-    # Only the padding id is read of it: the rows are masked.
-    return make_setup(
-        settings, resolve_masking(MaskingRecipe(), tokenizer, settings.model.max_sequence_length)
-    )
-
-
-def _masked_batch_loss(
-    setup: StepSetup, params: Any, batch: MaskedBatch, dropout_key: Array | None
-) -> LossSums:
-    masked = MaskedTokens(batch.token_ids, batch.mask_positions, batch.labels, batch.mask_weights)
-    return masked_loss(setup, params, masked, dropout_key, batch.segment_ids, batch.padding_mask)
-
-
-def masked_batches(
-    data: Any, config: BertConfig, batch_size: int, *, keep_rest: bool
-) -> Iterator[MaskedBatch]:
-    """Batches of a mapping of arrays [N, …], cut into `batch_size` rows, or of an iterable of such mappings.
-
-    Rows at the end that fill no batch are left out unless `keep_rest`: steps have one shape. The fields are those of
-    `MaskedBatch`. `padding_mask`, `segment_ids` and `mask_weights` may be left out: no
-    padding, one segment, and a weight of 1 wherever the position is not 0, which is [CLS] and stands for no selection.
-
-    Raises:
-        InputError: a field is missing, unknown, of a wrong shape, or holds what the model does not have.
-    """
-    if isinstance(data, Mapping):
-        whole = _checked(data, config, "batch")
-        size = min(batch_size, len(whole.token_ids))
-        rows = len(whole.token_ids)
-        for first in range(0, rows if keep_rest else rows - size + 1, max(1, size)):
-            yield jax.tree.map(lambda array, first=first: array[first : first + size], whole)
-        return
-    for number, part in enumerate(data):
-        if not isinstance(part, Mapping):
-            raise InputError(f"batch {number}: found {type(part).__name__}: must be a mapping of arrays")
-        yield _checked(part, config, f"batch {number}")
-
-
-def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedBatch:
-    unknown = set(data) - set(MaskedBatch._fields)
-    if unknown:
-        raise InputError(f"{where}: no field {min(unknown)!r}: must be of {', '.join(MaskedBatch._fields)}")
-    if "segment_ids" in data and not config.num_segments:
-        raise InputError(
-            f"{where}: segment_ids: must be left out, because the model has model.num_segments = 0"
-        )
-    for name in ("token_ids", "mask_positions", "labels"):
-        if name not in data:
-            raise InputError(f"{where}: {name} is missing")
-    token_ids = np.asarray(data["token_ids"])
-    positions = np.asarray(data["mask_positions"])
-    if token_ids.ndim != 2 or positions.ndim != 2:
-        raise InputError(
-            f"{where}: token_ids {token_ids.shape}, mask_positions {positions.shape}: must be [B, L] and [B, K]"
-        )
-    defaults = {
-        "padding_mask": np.ones(token_ids.shape, bool),
-        "segment_ids": np.zeros(token_ids.shape, np.int32),
-        "mask_weights": positions > 0,
-    }
-    names = [name for name in MaskedBatch._fields if name != "segment_ids" or config.num_segments]
-    arrays = {name: np.asarray(data.get(name, defaults.get(name))) for name in names}
-    rows, length = token_ids.shape
-    if length > config.max_sequence_length:
-        raise InputError(
-            f"{where}: token_ids {token_ids.shape}: must have at most {config.max_sequence_length} columns"
-        )
-    limits = {
-        "token_ids": config.vocabulary_size,
-        "segment_ids": config.num_segments,
-        "mask_positions": length,
-        "labels": config.vocabulary_size,
-    }
-    for name, array in arrays.items():
-        shape = (
-            (rows, length)
-            if name in ("token_ids", "padding_mask", "segment_ids")
-            else (rows, positions.shape[1])
-        )
-        if array.shape != shape:
-            raise InputError(f"{where}: {name} has shape {array.shape}: must be {shape}")
-        limit = limits.get(name)
-        if limit and (
-            array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() < limit)
-        ):
-            raise InputError(f"{where}: {name}: must hold integers in [0, {limit})")
-    types: dict[str, Any] = {"padding_mask": bool, "mask_weights": np.float32}
-    typed = {name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()}
-    return MaskedBatch(**{"segment_ids": None} | typed)
 
 
 def _cycled(first: MaskedBatch, rest: Iterator[MaskedBatch]) -> Iterator[MaskedBatch]:

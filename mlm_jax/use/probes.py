@@ -16,8 +16,8 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.use.fill_mask import MASK, prompts_of, target_pieces
-from mlm_jax.use.pretrained import MaskedLM
-from mlm_jax.use.probe_files import CrowsPair, MinimalPair, PronounPair
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.probe_datasets import CrowsPair, MinimalPair, PronounPair
 
 # Two groups count as different where a word is a quarter more probable with one than with the other, on average:
 # no two words of a trained model are treated alike to the last digit.

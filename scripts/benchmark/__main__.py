@@ -1,42 +1,45 @@
-"""Measure speed, beside other libraries where they are installed: benchmark.py step --peers."""
+"""Measures speed, also of other installed libraries: python -m scripts.benchmark step --peers."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from mlm_jax.commands import cli
+from mlm_jax.commands.flags import parse
+from mlm_jax.config.settings import nearest_name
+from mlm_jax.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What every measurement takes."""
+    """Settings of every measurement."""
 
     rounds: int = 7
-    """How often each contestant is measured, in turns; the figures are medians."""
+    """Number of times each contestant is measured, in turn; figures are medians."""
     json: Path | None = None
-    """Write the figures here, too."""
+    """File to write the figures to, besides printing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest(Measurement):
-    """A measurement that others take part in."""
+    """A measurement that other libraries can take part in."""
 
-    peers: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Measure the other libraries as well that are installed (extra `peers`)."""
+    peers: bool = False
+    """Also measure the other libraries that are installed (extra `peers`)."""
+    """Also measure the other libraries that are installed (extra `peers`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Contest):
-    """Training steps: sequences a second, and how much of the machine's matrix-product speed they use."""
+    """Training steps: sequences per second, and the fraction of the machine's matrix-product speed they use."""
 
     sizes: tuple[Literal["tiny", "small", "base"], ...] = ("tiny", "small", "base")
     """BERT-tiny and BERT-small on 32 rows of 128 tokens, BERT-base on 16."""
 
     def measure(self) -> Any:
-        """The tables."""
+        """Returns the tables."""
         from scripts.benchmark.step import SIZES, measure_steps
 
         return measure_steps([SIZES[size] for size in self.sizes], rounds=self.rounds, peers=self.peers)
@@ -44,10 +47,10 @@ class Step(Contest):
 
 @dataclass(frozen=True, kw_only=True)
 class Masking(Contest):
-    """Rows masked a second: 77 of 512 tokens, in batches of 512."""
+    """Masking: rows per second, 77 of 512 tokens masked, in batches of 512 rows."""
 
     def measure(self) -> Any:
-        """The tables."""
+        """Returns the tables."""
         from scripts.benchmark.masking import measure_masking
 
         return measure_masking(rounds=self.rounds, peers=self.peers)
@@ -55,14 +58,15 @@ class Masking(Contest):
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Measurement):
-    """Rows that the input pipeline reads a second, beside what a step of BERT-tiny takes."""
+    """The input pipeline: rows per second, compared with what a step of BERT-tiny consumes."""
 
     texts: tuple[Path, ...] = ()
-    """Text files, as prepare_data.py takes them; by default the demo's text."""
+    """Text files in any format that prepare_data.py reads; by default the demo's text."""
     sequence_length: int = 128
+    """Tokens per row."""
 
     def measure(self) -> Any:
-        """The tables."""
+        """Returns the tables."""
         from scripts.benchmark.data import measure_data
 
         return measure_data(self.texts, sequence_length=self.sequence_length, rounds=self.rounds)
@@ -70,17 +74,17 @@ class Data(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEnd(Contest):
-    """Real tokens learned a second from raw text on: tokenised, packed, masked and trained, by BERT-tiny."""
+    """From raw text to trained model: tokens per second tokenized, packed, masked and trained on, by BERT-tiny."""
 
     texts: tuple[Path, ...] = ()
-    """Text files, as prepare_data.py takes them; by default the demo's text."""
+    """Text files in any format that prepare_data.py reads; by default the demo's text."""
     tokenizer: Path | None = None
-    """Folder of a tokenizer or a vocab.txt; by default one is trained on the texts."""
+    """Tokenizer folder or vocab.txt; by default a tokenizer is trained on the texts."""
     documents: int = 64
-    """How many new documents a round."""
+    """Number of new documents per round."""
 
     def measure(self) -> Any:
-        """The tables."""
+        """Returns the tables."""
         from scripts.benchmark.end_to_end import measure_end_to_end
 
         return measure_end_to_end(
@@ -89,62 +93,55 @@ class EndToEnd(Contest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Startup(Measurement):
-    """Seconds from the command to the first step of BERT-tiny, without and with a warm compilation cache."""
-
-    def measure(self) -> Any:
-        """The tables."""
-        from scripts.benchmark.startup import measure_startup
-
-        return measure_startup(Path(__file__).parents[1] / "train.py", rounds=self.rounds)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Memory(Measurement):
-    """Memory of a step of BERT-large on rows of 512 tokens, and its time, for each policy of rematerialisation."""
+    """Memory and time of a BERT-large step on rows of 512 tokens, for each rematerialization policy."""
 
     rounds: int = 3
-    """How often each contestant is measured, in turns; the figures are medians."""
+    """Number of times each contestant is measured, in turn; figures are medians."""
 
     def measure(self) -> Any:
-        """The tables."""
+        """Returns the tables."""
         from scripts.benchmark.memory import measure_memory
 
         return measure_memory(rounds=self.rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Growth(Measurement):
-    """What a token costs with more microbatches and documents, and a compilation with more layers."""
-
-    def measure(self) -> Any:
-        """The tables."""
-        from scripts.benchmark.growth import measure_growth
-
-        return measure_growth(rounds=self.rounds)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Gpu(Measurement):
-    """Training steps of BERT-base and BERT-large that fill one NVIDIA GPU, beside those of transformers."""
+    """Training steps of BERT-base and BERT-large that fill one NVIDIA GPU, compared with those of transformers."""
 
     rounds: int = 5
-    """How often each contestant is measured; the figures are medians."""
+    """Number of times each contestant is measured; figures are medians."""
     minutes: float = 8
-    """What has no time left then has no figures; those that tell most are measured first."""
+    """Time limit. The most informative contestants come first; those that do not start in time have no figures."""
 
     def measure(self) -> Any:
-        """The tables."""
+        """Returns the tables."""
         from scripts.benchmark.gpu import measure_gpu
 
         return measure_gpu(minutes=self.minutes, rounds=self.rounds)
 
 
+MEASUREMENTS: dict[str, type] = {
+    "step": Step,
+    "masking": Masking,
+    "data": Data,
+    "end-to-end": EndToEnd,
+    "memory": Memory,
+    "gpu": Gpu,
+}
+
+
 def main() -> None:
-    """Measure, print the tables, write the JSON."""
-    arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Startup | Memory | Growth | Gpu)  # type: ignore[arg-type]
+    """Measures, prints the tables and writes the JSON file."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in MEASUREMENTS:
+        raise InputError(
+            f"measurement {name!r}: must be one of {', '.join(MEASUREMENTS)}{nearest_name(name, MEASUREMENTS)}"
+        )
+    arguments: Any = parse(MEASUREMENTS[name], sys.argv[2:], f"python -m scripts.benchmark {name}")
     tables = arguments.measure()
-    # Late, so that a mistyped flag is told before jax starts.
+    # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.run.machine import this_machine
     from scripts.benchmark.table import report
 

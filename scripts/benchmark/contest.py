@@ -1,7 +1,7 @@
-"""Contestants timed in turns, each in a process of its own.
+"""Times contestants in turn, each in its own process.
 
-What slows a machine down for a while slows all of them: their ratio within a round holds where seconds do not. A
-contestant is a module that calls `serve`; the process that compares them starts one of each with `compete`.
+A machine that is slow for a while is slow for all of them, so the ratio within a round is more stable than the times.
+A contestant is a module that calls `serve`; `compete` starts one process for each.
 """
 
 import json
@@ -21,10 +21,10 @@ from typing import IO, Any
 from mlm_jax.errors import RunError
 
 Round = Callable[[], float]
-"""Does the work once and returns how many units of it that was; it may return only when all is done."""
+"""Does the work once, waits until it is done, and returns the number of units of work."""
 
 Steps = Callable[[int], None]
-"""Takes so many training steps and returns when all are done."""
+"""Takes the given number of training steps and returns when all are done."""
 
 _WARM_UPS = 2
 _WORDS_LENGTH = 300
@@ -32,7 +32,7 @@ _WORDS_LENGTH = 300
 
 @dataclass(frozen=True)
 class Contestant:
-    """What is measured: a module to be run, and what it is told, as JSON."""
+    """A module to measure, and the settings passed to it as JSON."""
 
     name: str
     module: str
@@ -42,7 +42,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Result:
-    """Units a second of each round, and what the contestant told of itself."""
+    """Units per second in each round, and what the contestant reported about itself."""
 
     name: str
     rates: list[float]
@@ -50,21 +50,21 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """The median of the rounds."""
+        """Median over the rounds."""
         return median(self.rates)
 
     def ratio_to(self, other: "Result") -> float:
-        """How many times as fast as `other`: the median over rounds of the ratio within a round."""
+        """Speed relative to `other`: the median over the rounds of the ratio within a round."""
         return median(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
 
 
 def compete(
     contestants: Sequence[Contestant], *, rounds: int, seconds: float = threading.TIMEOUT_MAX
 ) -> list[Result]:
-    """Let each do its work once a round, one after the other; after so many seconds they are ended.
+    """Lets each contestant do its work once per round, one after the other; ends them all after `seconds`.
 
     Raises:
-        RunError: a contestant ended before its time, with the end of what it wrote; or was ended.
+        RunError: if a contestant failed, with the last line it wrote, or ran out of time.
     """
     with tempfile.TemporaryDirectory() as folder:
         running = [
@@ -97,7 +97,7 @@ def compete(
 
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[Round, dict[str, Any]]]) -> None:
-    """A contestant's main: `prepare` makes the round from the settings and tells of itself; then it is asked."""
+    """Main function of a contestant: `prepare` makes the round from the settings; every line on stdin runs it once."""
     with _own_stdout() as answers, _last_words():
         work, about = prepare(json.loads(sys.argv[1]))
         print(json.dumps(about), file=answers, flush=True)
@@ -121,7 +121,7 @@ class _Running:
             )
 
     def ask(self) -> float:
-        with suppress(BrokenPipeError):  # told by `answer`
+        with suppress(BrokenPipeError):  # reported by `answer`
             print(file=self._process.stdin, flush=True)
         return self.answer()["rate"]
 
@@ -148,7 +148,7 @@ class _Running:
 
 @contextmanager
 def _own_stdout() -> Iterator[IO[str]]:
-    """What libraries print goes to stderr; only the answers go where the others read."""
+    """Redirects what libraries print to stderr, and yields the real stdout for the answers."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         yield answers
@@ -156,7 +156,7 @@ def _own_stdout() -> Iterator[IO[str]]:
 
 @contextmanager
 def _last_words() -> Iterator[None]:
-    """The error itself ends what is written: after their tracebacks libraries give advice."""
+    """Makes the error message the last line written: some libraries print advice after the traceback."""
     try:
         yield
     except Exception as error:

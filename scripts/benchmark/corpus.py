@@ -1,4 +1,4 @@
-"""The text that benchmarks read, files of the user or the demo's, and what contestants take of it."""
+"""Text for the benchmarks: files of the user, or the demo's."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ _WORDS_A_PASSAGE = 90
 
 
 def text_files(texts: tuple[Path, ...]) -> list[str]:
-    """The paths of `texts`, or of the demo's text where there are none."""
+    """Returns the paths in `texts`, or the path of the demo's text if there are none."""
     demo = resources.files("mlm_jax.demo").joinpath("landmarks.txt")
     return [str(path) for path in texts] or [str(demo)]
 
 
 def prepare_for_benchmark(paths: list[str], folder: Path) -> Path:
-    """Shards of `paths`, and their tokenizer, in `folder`."""
+    """Writes the shards of `paths` and a tokenizer trained on them to `folder`, and returns it."""
     prepare(paths, Tokenizer.train(read_documents(paths), _VOCABULARY_SIZE), folder)
     return folder
 
 
 def passages(documents: list[str]) -> list[str]:
-    """The documents in passages of some 128 tokens, for libraries that keep of a string only what fits a row."""
+    """Cuts documents into passages of about 128 tokens, for libraries that truncate a string to one row."""
     cut = []
     for document in documents:
         words = document.split()
@@ -38,7 +38,7 @@ def passages(documents: list[str]) -> list[str]:
 
 
 def document_slices(paths: list[str], documents: int) -> Iterator[list[str]]:
-    """So many documents after the other, and from the first again after the last."""
+    """Yields the next `documents` documents each time, starting again after the last."""
     endless = itertools.chain.from_iterable(read_documents(paths) for _ in itertools.count())
     while True:
         yield list(itertools.islice(endless, documents))

@@ -1,4 +1,4 @@
-"""`benchmark.py data`: rows that the input pipeline of a run reads a second, beside what a train step takes."""
+"""Rows per second of the input pipeline, compared with what a train step consumes."""
 
 import math
 import tempfile
@@ -15,11 +15,11 @@ from scripts.benchmark.table import Cell, Table
 
 
 def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) -> list[Table]:
-    """Rows of `texts`, by default of the demo's text, packed and not, and steps of BERT-tiny on as many tokens.
+    """Measures the pipeline on `texts`, packed and unpacked, and BERT-tiny steps with as many tokens per batch.
 
     Raises:
-        InputError: a text cannot be read.
-        RunError: a contestant failed.
+        InputError: if a text cannot be read.
+        RunError: if a contestant fails.
     """
     tokens = SIZES["tiny"].batch_size * SIZES["tiny"].sequence_length
     work = replace(
@@ -67,7 +67,7 @@ def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) 
 def pipeline_contestant(
     name: str, folder: Path, *, sequence_length: int, batch_size: int, packing: Packing
 ) -> Contestant:
-    """The input pipeline of a run on a prepared folder, 2,000 batches a round."""
+    """The input pipeline of a run on a prepared folder; reads 2,000 batches per round."""
     settings = {
         "folder": str(folder),
         "sequence_length": sequence_length,

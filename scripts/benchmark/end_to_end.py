@@ -1,4 +1,4 @@
-"""`benchmark.py end-to-end`: real tokens learned a second from raw text on, beside other libraries."""
+"""Tokens per second from raw text to trained model, compared with other libraries."""
 
 import tempfile
 from dataclasses import asdict, replace
@@ -18,13 +18,13 @@ _OURS = "mlm_jax, layers unrolled"
 def measure_end_to_end(
     texts: tuple[Path, ...], vocabulary: Path | None, *, documents: int, rounds: int, peers: bool
 ) -> list[Table]:
-    """BERT-tiny on rows of 128 tokens, an epoch over `documents` new documents a round.
+    """Trains BERT-tiny on rows of 128 tokens; a round is an epoch over `documents` new documents.
 
-    `vocabulary` is a tokenizer's folder, by default one trained on the text; all contestants have it.
+    All contestants use the tokenizer in the folder `vocabulary`, by default one trained on the text.
 
     Raises:
-        InputError: a text or the tokenizer cannot be read.
-        RunError: a contestant failed.
+        InputError: if a text or the tokenizer cannot be read.
+        RunError: if a contestant fails.
     """
     work, paths = SIZES["tiny"], text_files(texts)
     with tempfile.TemporaryDirectory(prefix="mlm_jax_benchmark_") as folder:

@@ -1,4 +1,4 @@
-"""How many rows fill a card: an estimate of what a step keeps, half as many where it was too much, and its rounds."""
+"""Batches that fill a GPU: an estimate of the rows that fit, halved until they do."""
 
 import gc
 import math
@@ -15,29 +15,29 @@ from scripts.benchmark.step_work import StepWork
 FittedT = TypeVar("FittedT")
 
 MOST_TOKENS = 65_536
-"""Tokens a batch beyond which a card is no busier."""
+"""Tokens per batch beyond which a GPU is no busier."""
 
-# Of memory: the rest is workspace and what is made on the way.
+# Fraction of memory; the rest is for workspaces and temporaries.
 _SHARE = 0.8
-# A float32 weight, its gradient and its two moments.
+# Per parameter: a float32 weight, its gradient and its two moments.
 _STATE_BYTES = 16
-# A token, layer and unit of width, with activations of two bytes: so many in Korthikanti et al. 2022, and in our step.
+# Per token, layer and unit of width, with two-byte activations (Korthikanti et al. 2022); our step needs the same.
 _LAYER_BYTES = 34
-# A query, key and head, where the weights are kept: in float32, which are dropped, and what is left in two bytes.
+# Per query, key and head, if attention weights are kept: float32, a dropout mask, and the result in two bytes.
 _WEIGHT_BYTES = 7
-# A predicted position and word: logits in float32, their exponentials and their gradient.
+# Per predicted position and vocabulary entry: logits in float32, their exponentials and their gradient.
 _LOGIT_BYTES = 12
 _ROUND_SECONDS = 1.0
 
-# Neither library has an exception for it alone: compilers wrap what they run into.
+# Neither library has one exception type for this: compilers wrap it.
 _OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
 
 
 def estimated_rows(work: StepWork, memory_bytes: int, *, predicted: int, attention_weights: bool) -> int:
-    """Rows of `work` that should fill a card: a power of two, of at most `MOST_TOKENS` tokens.
+    """Returns the number of rows that should fill a GPU: a power of two, at most `MOST_TOKENS` tokens in all.
 
-    `predicted` is at how many positions of a row all logits are kept, of ours none; `attention_weights` is whether the
-    L × L weights of each head are kept for the backward pass.
+    `predicted` is the number of positions per row whose logits are all kept (none in our step); `attention_weights`
+    is True if each head's L × L weights are kept for the backward pass.
     """
     model, length = work.model, work.sequence_length
     layer = _LAYER_BYTES * model.hidden_dim * length
@@ -50,10 +50,10 @@ def estimated_rows(work: StepWork, memory_bytes: int, *, predicted: int, attenti
 
 
 def largest_that_fits(rows: int, attempt: Callable[[int], FittedT]) -> FittedT:
-    """What `attempt` makes of `rows` rows, or of half as many, as often as it runs out of memory.
+    """Returns `attempt(rows)`, halving `rows` as long as it runs out of memory.
 
     Raises:
-        Exception: what `attempt` raises, where it is anything else or there is but one row.
+        Exception: any other error of `attempt`, or running out of memory with a single row.
     """
     while True:
         try:
@@ -61,18 +61,18 @@ def largest_that_fits(rows: int, attempt: Callable[[int], FittedT]) -> FittedT:
         except Exception as error:
             if rows == 1 or not _OUT_OF_MEMORY.search(str(error)):
                 raise
-        # After the handler: until then the error holds the frames of the attempt, and they what it allocated.
+        # Outside the handler, where the error no longer keeps the frames of the attempt and their arrays alive.
         gc.collect()
         rows //= 2
 
 
 def filled_round(work: StepWork, begin: Callable[[StepWork], Steps]) -> tuple[Round, int]:
-    """A round of about a second of steps on as many rows as fit, `work.batch_size` at most, and how many fit.
+    """Returns a round of about one second of steps, and its rows per batch: as many as fit, at most `work.batch_size`.
 
-    `begin` makes a model and what trains it on batches of the work it is given; units are sequences.
+    `begin` creates a model and returns the function that trains it; units are sequences.
 
     Raises:
-        Exception: what `begin` or its steps raise, where fewer rows would not help.
+        Exception: if `begin` or its steps fail for any reason but memory.
     """
 
     def attempt(rows: int) -> tuple[int, Steps]:

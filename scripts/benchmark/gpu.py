@@ -1,7 +1,7 @@
-"""`benchmark.py gpu`: training steps that fill one NVIDIA card, beside transformers' on the same card.
+"""Training steps that fill one NVIDIA GPU, compared with those of transformers on the same GPU.
 
-The contestants would not fit the card together: they take it one after the other, and ratios are of medians. Those
-that tell most come first, because what has no time left is not begun.
+The contestants do not fit on the GPU together, so they run one after the other, and ratios are ratios of medians. The
+most informative contestants come first, because those without enough time left are skipped.
 """
 
 import sys
@@ -23,14 +23,14 @@ from scripts.benchmark.step_work import StepWork, as_settings, write_batches
 from scripts.benchmark.table import Cell, Table
 
 Outcome = Result | RunError | None
-"""What became of a contestant; None where it was not begun."""
+"""Result or error of a contestant; None if it was skipped."""
 
 _PRESETS = ("bert_large_en_uncased", "bert_base_en_uncased")
 _DROPOUT_RATES = (0.1, 0.0)
-# Tokens a row and how many of them are masked.
+# Tokens per row, and how many of them are masked.
 _ROWS = ((128, 20), (512, 77))
-# A contestant has the card to itself: jax's own 0.75 would leave a quarter of it unused. Of the two names of the
-# setting, jax refuses to be given both.
+# Each contestant has the GPU to itself; jax's default of 0.75 would leave a quarter unused. jax rejects a value for
+# both names of the setting.
 _WHOLE_CARD = {"XLA_CLIENT_MEM_FRACTION": "0.9", "XLA_PYTHON_CLIENT_MEM_FRACTION": ""}
 _OURS = "mlm_jax, cuDNN attention"
 _OURS_WITH_DROPOUT = f"{_OURS}, no dropout on its weights"
@@ -38,17 +38,17 @@ _OURS_WITH_DROPOUT = f"{_OURS}, no dropout on its weights"
 
 @dataclass(frozen=True)
 class Card:
-    """The GPU that is measured."""
+    """The GPU being measured."""
 
     kind: str
-    """As `jax.Device.device_kind` has it."""
+    """Value of `jax.Device.device_kind`."""
     memory_bytes: int
-    """What jax may use of its memory."""
+    """Memory that jax may use."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to be: the table it is in, the work that it is about, and who does it."""
+    """A row to measure: the table it belongs to, the work, and the contestant."""
 
     table: str
     work: StepWork
@@ -56,18 +56,18 @@ class Entry:
 
 
 def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
-    """A table for each shape and dropout rate: BERT-large, BERT-base; rows of 128 and of 512 tokens; 0.1 and 0.
+    """Returns a table for each model (BERT-large, BERT-base), dropout rate (0.1, 0) and row length (128, 512).
 
-    It ends within about `minutes`. A contestant that has no time left has a row without figures, and one that fails
-    has a row that says why. transformers takes part where it is installed with a torch that has CUDA.
+    Takes about `minutes` at most. A contestant that was skipped for lack of time has a row without figures, and one
+    that failed has a row that says why. transformers takes part if it is installed with a CUDA build of torch.
 
     Raises:
-        InputError: jax sees no NVIDIA GPU, or one that has no bfloat16.
+        InputError: if jax finds no NVIDIA GPU, or one without bfloat16.
     """
     deadline = time.monotonic() + 60 * minutes
     card = _card(deadline)
     with_peers = _torch_sees_the_card(deadline)
-    # This process masks the rows, and must not hold the card that its children measure.
+    # This process masks the rows and must not occupy the GPU that its children use.
     jax.config.update("jax_platforms", "cpu")
     with tempfile.TemporaryDirectory(prefix="mlm_jax_benchmark_") as folder:
         for length, masked in _ROWS:
@@ -97,7 +97,7 @@ def _card(deadline: float) -> Card:
 
 
 def _torch_sees_the_card(deadline: float) -> bool:
-    """Where it is installed and does not, stderr says why."""
+    """True if torch can use the GPU; if it is installed and cannot, stderr says why."""
     for outcome in one_after_another(hugging_face("card", {}), rounds=0, deadline=deadline):
         obstacle = outcome.about["obstacle"] if isinstance(outcome, Result) else outcome
         if obstacle is not None:
@@ -107,7 +107,7 @@ def _torch_sees_the_card(deadline: float) -> bool:
 
 
 def gpu_entries(card: Card, folder: str, *, with_peers: bool) -> list[Entry]:
-    """All rows in the order in which they are measured; `folder` holds the batches."""
+    """Returns all rows in the order in which they are measured; `folder` holds the batches."""
     shapes = [
         StepWork(preset, 1, sequence_length=length, masked=masked, dropout_rate=rate, dtype="bfloat16")
         for preset in _PRESETS
@@ -116,7 +116,7 @@ def gpu_entries(card: Card, folder: str, *, with_peers: bool) -> list[Entry]:
     ]
     entries = []
     for shape in shapes:
-        # The kernel has no dropout on the weights of attention.
+        # The kernel does not support dropout of attention weights.
         cudnn = replace(shape, attention="cudnn", attention_dropout_rate=0.0)
         entries.append(_ours(_OURS_WITH_DROPOUT if shape.dropout_rate else _OURS, cudnn, card, folder))
         if with_peers:
@@ -157,9 +157,9 @@ def _title(work: StepWork, card_kind: str) -> str:
 def one_after_another(
     contestants: Sequence[Contestant], *, rounds: int, deadline: float
 ) -> Iterator[Outcome]:
-    """Each alone; `deadline` is of `time.monotonic`.
+    """Runs the contestants one at a time, until `deadline` on the clock `time.monotonic`.
 
-    One is not begun with less time left than the longest so far took, and ended where it still takes longer.
+    A contestant is skipped if less time is left than the longest one took so far, and is ended at the deadline.
     """
     longest = 0.0
     for contestant in contestants:
@@ -177,7 +177,7 @@ def one_after_another(
 
 
 def gpu_tables(entries: Sequence[Entry], outcomes: Sequence[Outcome], card_kind: str) -> list[Table]:
-    """The tables in the order of their first rows."""
+    """Returns the tables in the order of their first rows."""
     measured = list(zip(entries, outcomes, strict=True))
     return [
         _table(title, [(entry, outcome) for entry, outcome in measured if entry.table == title], card_kind)
@@ -203,7 +203,7 @@ def _table(title: str, measured: list[tuple[Entry, Outcome]], card_kind: str) ->
 
 
 def _figures(work: StepWork, result: Result, card_kind: str) -> tuple[Cell, ...]:
-    """Version to share of the peak; the rows have no padding."""
+    """Returns the cells from the version to the fraction of peak; the rows have no padding."""
     flops = work.real_flops_per_sequence
     share = mfu(
         flops_per_sequence=flops,

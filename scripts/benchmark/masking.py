@@ -1,4 +1,4 @@
-"""`benchmark.py masking`: rows masked a second, beside other libraries; whole words and spans beside tokens."""
+"""Masked rows per second, compared with other libraries; tokens compared with whole words and spans."""
 
 from dataclasses import asdict
 
@@ -7,7 +7,7 @@ from scripts.benchmark.peers import hugging_face, keras_hub
 from scripts.benchmark.step_work import StepWork
 from scripts.benchmark.table import Table, compare
 
-# 77 of 512 tokens, as 15 % of them are.
+# 77 of 512 tokens are 15 %.
 _WORK = StepWork("bert_base_en_uncased", 512, sequence_length=512, masked=77)
 _SHORT_WORK = StepWork("bert_base_en_uncased", 512, sequence_length=128, masked=20)
 _OURS = "mlm_jax"
@@ -16,12 +16,10 @@ _BATCHES = 64
 
 
 def measure_masking(*, rounds: int, peers: bool) -> list[Table]:
-    """Rows of 512 tokens, 512 a batch, and as many batches a round as make it a good part of a second or more.
-
-    The units beside one another also in rows of 128.
+    """Measures masking of 512-token rows in batches of 512; units of masking are compared on 128-token rows, too.
 
     Raises:
-        RunError: a contestant failed.
+        RunError: if a contestant fails.
     """
     settings = {"work": asdict(_WORK), "batches": _BATCHES}
     contestants = [Contestant(_OURS, _CONTESTANT, settings)]

@@ -1,4 +1,4 @@
-"""`benchmark.py memory`: what each policy of rematerialisation keeps of BERT-large, and what time it takes instead."""
+"""Memory that each rematerialization policy needs for BERT-large, and the time it costs."""
 
 import tempfile
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from scripts.benchmark.step_work import StepWork, as_settings, write_batches
 from scripts.benchmark.table import Cell, Table
 
 _COMPILED = StepWork("bert_large_en_uncased", 16, sequence_length=512, masked=77, dropout_rate=0.0)
-# As many as let two contestants into 24 GiB.
+# Few enough rows that two contestants fit into 24 GiB.
 _TIMED = replace(_COMPILED, batch_size=2, steps=1)
 _POLICIES: tuple[Remat, ...] = ("none", "dots", "full")
 
@@ -22,14 +22,14 @@ class _Policy:
     name: str
     report: StepReport
     time: float | None
-    """Of a step, times that of "none"."""
+    """Time of a step relative to the policy "none"."""
 
 
 def measure_memory(*, rounds: int) -> list[Table]:
-    """Bytes as XLA plans them for 16 rows of 512 tokens in float32; the time of steps of two rows, "none" in turns.
+    """Reports XLA's memory plan for 16 rows of 512 float32 tokens, and times steps of two rows in turn with "none".
 
     Raises:
-        RunError: a contestant failed.
+        RunError: if a contestant fails.
     """
     policies = [
         _Policy(name, _compiled(name), None if name == "none" else _time(name, rounds)) for name in _POLICIES

@@ -1,4 +1,4 @@
-"""`benchmark.py step`: our train step beside those of other libraries and beside the roof of the machine."""
+"""Our train step compared with those of other libraries and with the machine's peak speed."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from scripts.benchmark.table import Table
 
 _OURS, _UNROLLED, _ROOF = "mlm_jax", "mlm_jax, layers unrolled", "roof"
 
-# Steps a round: long enough for a clock, short enough that the contestants of a round see the same machine.
+# Steps per round: enough to be timed, few enough that all contestants of a round see the machine in one state.
 SIZES = {
     "tiny": StepWork("bert_tiny_en_uncased", 32, steps=4),
     "small": StepWork("bert_small_en_uncased", 32, steps=2),
@@ -21,10 +21,10 @@ SIZES = {
 
 
 def measure_steps(works: Sequence[StepWork], *, rounds: int, peers: bool) -> list[Table]:
-    """A table for each work; with `peers`, beside every library that is installed.
+    """Returns a table for each work; with `peers`, including every other library that is installed.
 
     Raises:
-        RunError: a contestant failed.
+        RunError: if a contestant fails.
     """
     return [_table(work, _compete(work, rounds, peers)) for work in works]
 

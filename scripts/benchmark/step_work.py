@@ -1,4 +1,4 @@
-"""The work of a training step, the same for every contestant: shape, rows, masks, and its FLOPs in closed form."""
+"""The work of a training step, identical for all contestants: shapes, rows, masks, and FLOPs in closed form."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,39 +16,38 @@ from mlm_jax.config.presets import PRESETS
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.step.flops import train_flops_per_sequence
 
-# Those of the published uncased vocabulary.
+# From the published uncased vocabulary.
 PADDING_ID, UNKNOWN_ID, CLS_ID, SEP_ID, MASK_ID = 0, 100, 101, 102, 103
 FIRST_WORD_ID = 1000
 
 BATCHES = 4
-"""How many different ones contestants are given."""
+"""Number of distinct batches given to contestants."""
 
 
 @dataclass(frozen=True)
 class StepWork:
-    """BERT of a named shape on `batch_size` rows of `sequence_length` tokens, of which `masked` are predicted."""
+    """Training of a preset on `batch_size` rows of `sequence_length` tokens, `masked` of which are predicted."""
 
     preset: str
     batch_size: int
     sequence_length: int = 128
     masked: int = 20
     real_share: float = 1.0
-    """How much of a row is no padding."""
+    """Fraction of each row that is not padding."""
     dropout_rate: float = 0.1
     attention_dropout_rate: float | None = None
-    """By default `dropout_rate`."""
+    """Defaults to `dropout_rate`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Attention = "auto"
-    """What computes ours; the next three are of ours alone, too."""
+    """Attention implementation. This and the next two settings apply to mlm_jax only."""
     remat: Remat = "none"
     scan_unroll: int = 1
-    accumulation_steps: int = 1
     steps: int = 4
-    """Steps a round."""
+    """Steps per round."""
 
     @property
     def model(self) -> BertConfig:
-        """The shape, without a pooler, which no loss would reach."""
+        """The model's config, without the pooler, which the loss does not use."""
         rate, of_weights = self.dropout_rate, self.attention_dropout_rate
         return replace(
             PRESETS[self.preset],
@@ -59,7 +58,7 @@ class StepWork:
 
     @property
     def masking(self) -> MaskingConfig:
-        """Masks `masked` positions of every row."""
+        """A masking config that masks exactly `masked` positions of every row."""
         real = round(self.real_share * self.sequence_length) - 2
         return MaskingConfig(
             **vars(MaskingRecipe(mask_selection_rate=(self.masked - 0.5) / real))
@@ -72,12 +71,12 @@ class StepWork:
 
     @property
     def flops_per_sequence(self) -> int:
-        """Model FLOPs, of padding too."""
+        """Model FLOPs per row, including padding."""
         return self._flops(self.sequence_length)
 
     @property
     def real_flops_per_sequence(self) -> int:
-        """Model FLOPs of a row that would end with its last real token."""
+        """Model FLOPs per row, excluding padding."""
         return self._flops(round(self.real_share * self.sequence_length))
 
     def _flops(self, length: int) -> int:
@@ -85,7 +84,7 @@ class StepWork:
 
 
 def token_rows(work: StepWork, count: int) -> np.ndarray:
-    """Rows [CLS] … [SEP] [PAD] … of random words: int32 [count, length]."""
+    """Returns rows [CLS] … [SEP] [PAD] … of random tokens: int32 [count, length]."""
     random, real = np.random.default_rng(0), round(work.real_share * work.sequence_length)
     rows = np.full((count, work.sequence_length), PADDING_ID, np.int32)
     rows[:, 0], rows[:, real - 1] = CLS_ID, SEP_ID
@@ -94,7 +93,7 @@ def token_rows(work: StepWork, count: int) -> np.ndarray:
 
 
 def write_batches(work: StepWork, file: Path, batches: int = BATCHES) -> None:
-    """Rows and their masks for contestants that do not mask by themselves."""
+    """Writes masked rows, for contestants that do not mask."""
     rows = token_rows(work, batches * work.batch_size)
     keys = example_keys(0, 0, np.arange(len(rows)))
     masked = jax.jit(partial(mask_tokens, config=work.masking))(keys, rows)
@@ -103,7 +102,7 @@ def write_batches(work: StepWork, file: Path, batches: int = BATCHES) -> None:
 
 
 def read_batches(file: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of `write_batches`, over and over; those of `MaskedTokens` and `rows`."""
+    """Yields the batches in `file` endlessly: the arrays of `MaskedTokens`, and `rows`."""
     with np.load(file) as stored:
         arrays = dict(stored)
     starts = range(0, len(arrays["rows"]), batch_size)
@@ -112,5 +111,5 @@ def read_batches(file: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def as_settings(work: StepWork, file: Path) -> dict[str, Any]:
-    """What contestants are told."""
+    """Returns the settings passed to a contestant."""
     return {"work": asdict(work), "batches": str(file)}

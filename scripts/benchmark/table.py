@@ -1,4 +1,4 @@
-"""What was measured, as JSON and as a Markdown table, with the machine and the versions it was measured with."""
+"""Tables of figures as Markdown and JSON, with the machine and the versions they were measured on."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,21 +12,21 @@ Cell = str | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of figures; a column's name holds its unit."""
+    """Rows of figures; column names include units."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
 
     def as_markdown(self) -> str:
-        """A heading and the table; three significant digits, and a dash where there is no figure."""
+        """Returns a heading and the table, with three significant digits and a dash for a missing figure."""
         lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
         return f"### {self.title}\n\n" + "\n".join(
             f"| {' | '.join(_shown(cell) for cell in line)} |" for line in lines
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The same with all digits, one object a row."""
+        """Returns the figures with all digits, one object per row."""
         return {
             "title": self.title,
             "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows],
@@ -34,7 +34,7 @@ class Table:
 
 
 def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
-    """The rates of all, the first one's being ours, and how many times as fast it is as each other."""
+    """Returns a table of rates, with the speed of the first contestant (ours) relative to each of the others."""
     ours = results[0]
     return Table(
         title,
@@ -47,7 +47,7 @@ def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
 
 
 def report(tables: Sequence[Table], machine: Machine) -> dict[str, Any]:
-    """All of it as one JSON object."""
+    """Returns everything as one JSON object."""
     return {"machine": asdict(machine), "tables": [table.as_json() for table in tables]}
 
 

@@ -347,7 +347,7 @@ print(best["whole_word"] / best["token"])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("length", [128, 512])
 def test_whole_words_take_less_than_twice_the_time_of_tokens(length: int) -> None:
     """By the shortest of twenty turns each: what else the machine does only makes turns longer."""

@@ -13,8 +13,8 @@ from flax import nnx
 from mlm_jax.config import BertConfig, ComputeConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.formats.hugging_face import ROWS
-from mlm_jax.formats.model_folder import parameter_shapes
-from mlm_jax.formats.table import Tensor, read_params
+from mlm_jax.formats.model_folder import declared_parameters
+from mlm_jax.formats.name_table import Tensor, read_params
 from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
 from mlm_jax.step.train_step import split_model
 from tests.golden.weights import CONFIGS, hugging_face_state_dict
@@ -45,7 +45,7 @@ def bert_config(hf: dict[str, Any]) -> BertConfig:
 def parameters_of(state: dict[str, np.ndarray], config: BertConfig) -> dict[str, Any]:
     """Hugging Face's arrays as ours, by the conversion's table."""
     tensors = {name: Tensor(array.shape, lambda array=array: array) for name, array in state.items()}
-    return read_params(Path("golden"), ROWS, parameter_shapes(config, ["encoder", "head"]), tensors)
+    return read_params(Path("golden"), ROWS, declared_parameters(config, ["encoder", "head"]), tensors)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -179,7 +179,7 @@ for name in ("auto", "xla"):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(
     find_spec("libtpu") is None, reason="no libtpu, which compiles for TPUs that are not there"
 )

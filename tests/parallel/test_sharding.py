@@ -1,6 +1,7 @@
 """Where parameters and moments lie, read from the devices; rules that cover everything; meshes that fit."""
 
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -12,11 +13,12 @@ from jax.sharding import PartitionSpec
 from mlm_jax.config import ComputeConfig, MeshConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
+from mlm_jax.model import bert
 from mlm_jax.model.bert import BertMaskedLM
 from mlm_jax.model.layers import parameter
 from mlm_jax.optim.layer_transforms import map_paths
 from mlm_jax.parallel import sharding
-from mlm_jax.parallel.sharding import make_mesh, parameter_shardings, partition_spec
+from mlm_jax.parallel.sharding import constrain, make_mesh, parameter_shardings, partition_spec
 from tests.small import MODEL, batch_of, program_of
 
 GOLDEN = {
@@ -232,13 +234,45 @@ def test_hosts_of_gpus_need_not_be_told_apart() -> None:
     assert make_mesh(MeshConfig(fsdp=8), slices_of(4, 4, platform="gpu")).shape["fsdp"] == 8
 
 
-@pytest.mark.parametrize("mesh", [(2, 4, 1), (2, 2, 2), (1, 1, 8)])
-@pytest.mark.parametrize("compute", [ComputeConfig(), ComputeConfig(remat="full", loss_chunks=2)])
+LAST_RESORT = "Involuntary full rematerialization"
+CHUNKED = ComputeConfig(remat="full", loss_chunks=2)
+
+
+@pytest.mark.usefixtures("no_compilation_cache")
+@pytest.mark.parametrize(
+    ("mesh", "compute"),
+    [
+        ((2, 2, 2), CHUNKED),
+        *(
+            pytest.param(mesh, compute, marks=pytest.mark.slow)
+            for mesh in ((2, 4, 1), (2, 2, 2), (1, 1, 8))
+            for compute in (ComputeConfig(), CHUNKED)
+            if (mesh, compute) != ((2, 2, 2), CHUNKED)
+        ),
+    ],
+)
 def test_the_partitioner_never_replicates_as_a_last_resort(
     mesh: tuple[int, int, int], compute: ComputeConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
     program_of.__wrapped__(mesh, compute=compute).compiled_train  # noqa: B018
-    assert "rematerialization" not in capfd.readouterr().err
+    assert LAST_RESORT not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("no_compilation_cache")
+def test_the_partitioner_says_where_it_replicates_as_a_last_resort(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the test above looks for is found where every second activation is split along other dimensions."""
+    splits = cycle([PartitionSpec("data"), PartitionSpec(None, "tensor", "fsdp")])
+
+    def misplaced(array: jax.Array, *axes: str) -> jax.Array:
+        if axes != ("batch", "length", "hidden"):
+            return constrain(array, *axes)
+        return jax.lax.with_sharding_constraint(array, next(splits))
+
+    monkeypatch.setattr(bert, "constrain", misplaced)
+    program_of.__wrapped__((2, 2, 2)).compiled_train  # noqa: B018
+    assert LAST_RESORT in capfd.readouterr().err
 
 
 def test_a_padded_vocabulary_lets_any_tensor_axis_in() -> None:

@@ -71,7 +71,11 @@ COMMITTED = {
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in COMMITTED if name != "tiny")]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "tiny" else pytest.mark.release)
+        for name in COMMITTED
+    ],
 )
 def test_a_step_costs_no_more_than_committed(name: str) -> None:
     of, committed = COMMITTED[name]

@@ -11,7 +11,7 @@ import pytest
 from mlm_jax.config import MeshConfig
 from mlm_jax.run.records import read_records
 from tests.jobs import JOIN, Job, run_job, wide_config
-from tests.run_small import learned, run_script, write_config
+from tests.run_small import learned, run_script_alone, write_config
 
 MESHES = {
     "data": MeshConfig(data=8),
@@ -79,7 +79,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one_process")
     one = write_config(wide_config(folder / "one"), "one.json")
     with ThreadPoolExecutor() as pool:
-        ended = pool.submit(run_script, "train", one)
+        ended = pool.submit(run_script_alone, "train", one)
         run_job(folder, 1, 8, "-c", TRAIN_EACH, *write_meshes(folder, ["data"]))
     assert ended.result().returncode == 0, ended.result().stderr
     return folder
@@ -126,7 +126,7 @@ def test_slurm_needs_no_flags(tmp_path: Path) -> None:
     assert [record["step"] for record in read_records(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("processes", "devices", "meshes"), [(2, 4, list(MESHES)), (4, 2, ["data", "fsdp", "tensor"])]
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from mlm_jax.data.batches import Batch, TrainingBatches
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.sharding import make_mesh
-from mlm_jax.run import trainer
+from mlm_jax.run import host_memory, trainer
 from mlm_jax.run.records import read_records
 from mlm_jax.run.reporting import Reporter
 from mlm_jax.run.trainer import train
@@ -32,6 +33,7 @@ from mlm_jax.step.program import Program, build_program
 from mlm_jax.store.conversion import convert
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.run_small import (
+    CACHE_IS_READ_ONLY,
     MODEL,
     arrays_of,
     assert_same_end,
@@ -79,7 +81,9 @@ def test_a_finished_run_says_so_and_changes_nothing() -> None:
     before = listing(run)
     ended = run_script("train", run / "config.json")
     assert ended.returncode == 0
-    assert ended.stderr == f"{run}: finished, at step 40 of 40; a larger num_steps goes on\n"
+    assert ended.stderr.endswith(
+        f"{run}: already finished, at step 40 of 40; a larger num_steps resumes it\n"
+    )
     assert listing(run) == before
 
 
@@ -87,8 +91,8 @@ def test_more_steps_go_on_and_what_changed_is_told(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path)
     ended = run_script("train", run / "config.json", "--output-dir", run, "--num-steps", 44, "--log-every", 1)
     assert ended.returncode == 0, ended.stderr
-    assert "changed since this run last started: num_steps: 40 → 44\n" in ended.stderr
-    assert "changed since this run last started: log_every: 2 → 1\n" in ended.stderr
+    assert "changed since the last start: num_steps: 40 → 44\n" in ended.stderr
+    assert "changed since the last start: log_every: 2 → 1\n" in ended.stderr
     assert "step 41: loss" in ended.stderr
     assert f"{run}: finished 44 steps" in ended.stderr
     steps = [record["step"] for record in read_records(run / "metrics.jsonl")]
@@ -106,10 +110,10 @@ def test_another_batch_size_goes_on_at_the_next_example(
     monkeypatch.setattr(Program, "put", lambda self, batch: taken.append(batch) or put(self, batch))
     # Twice, because the second start finds a step whose number times the batch size is not the example's.
     for last in (42, 44):
-        train(replace(after, num_steps=last, compilation_cache_dir=None))
+        train(replace(after, num_steps=last))
     told = capsys.readouterr().err
     rows = open_run_data(before.data).train
-    assert "changed since this run last started: batch_size: 8 → 16\n" in told
+    assert "changed since the last start: batch_size: 8 → 16\n" in told
     for step, examples in ((41, 320), (43, 352)):
         epochs = f"{examples / rows.num_rows:.2f} epochs"
         assert f"step {step} begins at example {examples}, {epochs}\n" in told
@@ -131,7 +135,6 @@ def growing(output_dir: Path, **changes: Any) -> TrainConfig:
         "eval_every": 6,
         "log_every": 1,
         "keep_checkpoints": 9,
-        "compilation_cache_dir": None,
     }
     return config_of(output_dir, **settings | changes)
 
@@ -181,10 +184,10 @@ def test_a_batch_size_that_grows(
         for size in [rows_of_step, *([8] * per_evaluation if step % 6 == 0 else [])]
     ]
     assert (
-        "batch size: 4 rows, growing to 16 at step 17; 4 sizes, each a program that is compiled when" in told
+        "batch size: 4 rows, growing to 16 at step 17; 4 sizes, each compiled when it is first needed" in told
     )
     for step, size in ((1, 4), (10, 8), (14, 12), (17, 16)):
-        assert f"step {step}: {size} rows a step from here on\n" in told
+        assert f"step {step}: {size} rows per step from here on\n" in told
     records = read_records(run / "metrics.jsonl")
     examples = np.cumsum(GROWING)
     assert [record["epoch"] for record in records] == pytest.approx(examples / rows.train.num_rows)
@@ -198,8 +201,8 @@ def test_a_batch_size_that_grows(
             shutil.rmtree(checkpoint)
     train(growing(again))
     told = capsys.readouterr().err
-    assert "step 11: 8 rows a step from here on" in told
-    assert "batches had another size before" not in told
+    assert "step 11: 8 rows per step from here on" in told
+    assert "the batch size was different before" not in told
     assert_same_end(again, run)
 
 
@@ -225,11 +228,19 @@ def other_data(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
     return lambda config: replace(config, data=replace(config.data, **changes))
 
 
+def with_fewer_documents(config: TrainConfig) -> TrainConfig:
+    return other_data(path=str(prepared(0, 150)))(config)
+
+
+def with_another_tokenizer(config: TrainConfig) -> TrainConfig:
+    return other_data(path=str(prepared(0, 200, 280)), eval_path=None)(config)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (other_data(path=str(prepared(0, 150))), "data.fingerprint"),
-        (other_data(path=str(prepared(0, 200, 280)), eval_path=None), "tokenizer.fingerprint"),
+        (with_fewer_documents, "data.fingerprint"),
+        (with_another_tokenizer, "tokenizer.fingerprint"),
         (other(model=replace(MODEL, num_layers=2)), "model.num_layers: 1 in the checkpoint, 2 now"),
         (other_data(sequence_length=16), "data.sequence_length: 20 in the checkpoint, 16 now"),
         (other_data(packing="document"), 'data.packing: "packed" in the checkpoint, "document" now'),
@@ -247,7 +258,7 @@ def test_refuses_to_go_on_with_something_else(
     run = uninterrupted()
     before = listing(run)
     with pytest.raises(InputError) as refused:
-        train(replace(change(config_of(run)), compilation_cache_dir=None))
+        train(change(config_of(run)))
     assert named in str(refused.value)
     assert "\n" not in str(refused.value)
     assert listing(run) == before
@@ -289,14 +300,18 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 """
 
 
+def run_with_little_room(*arguments: object) -> CompletedProcess[str]:
+    return run_python(WITH_LITTLE_ROOM, *arguments, variables=CACHE_IS_READ_ONLY)
+
+
 def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
     before = listing(run / "checkpoints")
-    ended = run_python(WITH_LITTLE_ROOM, 30_000, run / "config.json", "--output-dir", run)
+    ended = run_with_little_room(30_000, run / "config.json", "--output-dir", run)
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.splitlines()[-1] == (
         f"error: the checkpoint of step 35 could not be written to {run / 'checkpoints'}: File too large; "
-        "older checkpoints left as they were: 30"
+        "older checkpoints are intact: 30"
     )
     assert "Traceback" not in ended.stderr
     assert listing(run / "checkpoints") == before
@@ -306,17 +321,18 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Pa
 
 
 def test_no_room_for_the_rest_of_the_run_folder_is_told_in_one_line_too(tmp_path: Path) -> None:
-    uninterrupted()  # so that no compiled program is cut short
-    ended = run_python(WITH_LITTLE_ROOM, 1000, write_config(config_of(tmp_path / "run")))
+    ended = run_with_little_room(1000, write_config(config_of(tmp_path / "run")))
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr == (
-        f"error: {tmp_path / 'run'}: File too large; the checkpoints written before are intact\n"
+    assert ended.stderr.endswith(
+        f"error: {tmp_path / 'run'}: File too large; earlier checkpoints are intact\n"
     )
 
 
 COUNT_COMPILATIONS = """
-import sys
+import os, shutil, sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import jax
 
@@ -326,35 +342,43 @@ jax.monitoring.register_event_listener(lambda event, **_: counts.update([event])
 from mlm_jax.config.files import load_config
 from mlm_jax.run.trainer import train
 
-train(load_config(sys.argv[1]))
-print(counts["/jax/compilation_cache/cache_hits"], counts["/jax/compilation_cache/cache_misses"])
+config = load_config(sys.argv[1])
+run = Path(config.output_dir)
+train(config)
+shutil.rmtree(run / "checkpoints" / "40")
+for again in (config, replace(config, output_dir=f"{run}_new")):
+    counts.clear()
+    jax.clear_caches()
+    train(again)
+    print(counts["/jax/compilation_cache/cache_hits"], counts["/jax/compilation_cache/cache_misses"])
 """
 
 
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
-    """Every program is asked of the cache, and the cache has it: for a new run as for one that goes on."""
-    uninterrupted()
-    going_on = config_of(copy_of_run(tmp_path, without=(40,)))
-    for config in (config_of(tmp_path / "new"), going_on):
-        ended = run_python(COUNT_COMPILATIONS, write_config(config))
-        assert ended.returncode == 0, ended.stderr
-        hits, misses = map(int, ended.stdout.split())
+    """Every program is found in the cache that the first start filled, for a new run and for one that goes on."""
+    config = config_of(tmp_path / "run", compilation_cache_dir=str(tmp_path / "compiled"))
+    ended = run_python(COUNT_COMPILATIONS, write_config(config))
+    assert ended.returncode == 0, ended.stderr
+    counted = [list(map(int, line.split())) for line in ended.stdout.splitlines()]
+    assert len(counted) == 2
+    for hits, misses in counted:
         assert hits >= 2
         assert misses == 0
 
 
-def test_on_eight_devices_as_on_one_and_from_eight_to_one(tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_goes_on_with_eight_devices_and_with_one_again(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path, without=(35, 40))
     config = config_of(run, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
     ended = run_script("train", write_config(config), devices=8)
     assert ended.returncode == 0, ended.stderr
-    assert_close_to_one_device(run)
-    for step in ("35", "40"):
-        shutil.rmtree(run / "checkpoints" / step)
-    ended = run_script("train", write_config(replace(config, mesh=MeshConfig())), devices=1)
-    assert ended.returncode == 0, ended.stderr
     assert "step 31: loss" in ended.stderr
-    assert "changed since this run last started: mesh.fsdp: 2 → 1" in ended.stderr
+    assert "changed since the last start: mesh.fsdp: 1 → 2" in ended.stderr
+    assert_close_to_one_device(run)
+    shutil.rmtree(run / "checkpoints" / "40")
+    ended = run_script("train", write_config(replace(config, mesh=MeshConfig())))
+    assert ended.returncode == 0, ended.stderr
+    assert "step 36: loss" in ended.stderr
+    assert "changed since the last start: mesh.fsdp: 2 → 1" in ended.stderr
     assert_close_to_one_device(run)
 
 
@@ -381,11 +405,15 @@ def test_evaluation_in_the_run_is_that_of_the_script() -> None:
 
 def short_run(output_dir: Path, **changes: Any) -> TrainConfig:
     """Three steps, for runs in this process."""
-    settings = {"num_steps": 3, "eval_every": 3, "log_every": 1, "compilation_cache_dir": None} | changes
+    settings = {"num_steps": 3, "eval_every": 3, "log_every": 1} | changes
     return config_of(output_dir, **{"optimizer": OptimizerConfig(learning_rate=1e-3)} | settings)
 
 
-def test_trains_on_lists_of_strings(one_device: None, tmp_path: Path) -> None:
+def test_trains_on_lists_of_strings_and_leaves_the_process_as_it_was(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options of malloc are for the commands to set."""
+    monkeypatch.setattr(host_memory, "ctypes", None)
     config = short_run(tmp_path / "run", data=DataConfig(sequence_length=20))
     with pytest.raises(InputError, match="tokenizer: must be given with documents"):
         train(config, documents=list(documents()))
@@ -435,15 +463,15 @@ def test_starts_from_a_converted_model_and_pads_its_vocabulary(one_device: None,
 
 def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -> None:
     wider = replace(MODEL, hidden_dim=32)
-    with pytest.raises(InputError, match=r"has model.hidden_dim = 16: the run has 32") as refused:
+    with pytest.raises(InputError, match=r"has model.hidden_dim = 16: must be 32") as refused:
         train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=wider))
     assert "\n" not in str(refused.value)
     other_gelu = replace(MODEL, activation="gelu_tanh")
-    with pytest.raises(InputError, match=r"has model.activation = 'gelu': the run has 'gelu_tanh'"):
+    with pytest.raises(InputError, match=r"has model.activation = 'gelu': must be 'gelu_tanh'"):
         train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=other_gelu))
     for setting, value in (("norm_placement", "pre"), ("positions", "rotary"), ("biases", False)):
         other = replace(MODEL, **{setting: value})
-        has = f"has model.{setting} = {getattr(MODEL, setting)!r}: the run has {value!r}"
+        has = f"has model.{setting} = {getattr(MODEL, setting)!r}: must be {value!r}"
         with pytest.raises(InputError, match=has):
             train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=other))
     with pytest.raises(InputError, match="none: no such folder"):
@@ -453,7 +481,7 @@ def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -
 
 def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_path: Path) -> None:
     config = short_run(tmp_path / "run", init_from=str(uninterrupted()))
-    with pytest.raises(InputError, match=r"init_from = .*: made with tokenizer .* must be that of the data"):
+    with pytest.raises(InputError, match=r"init_from = .*: has the tokenizer .* must be that of the data"):
         train(
             replace(config, data=DataConfig(sequence_length=20)),
             documents=documents()[:50],
@@ -465,17 +493,18 @@ def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_
     ("path", "given", "message"),
     [
         ("", {"documents": ["a"]}, "tokenizer: must be given with documents"),
-        ("", {"eval_documents": ["a"]}, "documents: must be given where"),
-        ("", {"tokenizer": tokenizer()}, "documents: must be given where"),
+        ("", {"eval_documents": ["a"]}, "documents: must be given with"),
+        ("", {"tokenizer": tokenizer}, "documents: must be given with"),
         (
             "there",
-            {"documents": ["a"], "tokenizer": tokenizer()},
+            {"documents": ["a"], "tokenizer": tokenizer},
             "data.path and data.eval_path: must be empty",
         ),
         ("", {}, "data.path: must name a folder"),
     ],
 )
 def test_data_are_named_once(tmp_path: Path, path: str, given: dict[str, Any], message: str) -> None:
+    given = {name: value() if callable(value) else value for name, value in given.items()}
     config = replace(short_run(tmp_path / "run"), data=DataConfig(path=path, sequence_length=20))
     with pytest.raises(InputError, match=message):
         train(config, **given)
@@ -528,7 +557,7 @@ def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -
     config = short_run(
         tmp_path / "run", num_steps=60, log_every=1, optimizer=optimizer, max_nonfinite_steps=3
     )
-    with pytest.raises(RunError, match="3 steps in a row had a non-finite loss or gradient"):
+    with pytest.raises(RunError, match="3 consecutive steps had a non-finite loss or gradient"):
         train(config)
     assert (tmp_path / "run" / "loss.png").is_file()
 
@@ -576,7 +605,7 @@ print(step_seconds(replace(config, output_dir=config.output_dir + "_host", num_s
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_host_takes_less_than_a_twentieth_of_a_bert_tiny_step(tmp_path: Path) -> None:
     config = config_of(
         tmp_path / "run",

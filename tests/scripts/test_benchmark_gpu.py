@@ -1,4 +1,4 @@
-"""`benchmark.py gpu` without a GPU: what is decided around a measurement, and the contestants on a CPU."""
+"""The GPU benchmark without a GPU: its decisions, and its contestants on a CPU."""
 
 import time
 import weakref

@@ -1,4 +1,4 @@
-"""From text to shards by the two commands, as a user types them."""
+"""The commands that turn text into shards."""
 
 import json
 import subprocess
@@ -9,15 +9,10 @@ import pytest
 
 from mlm_jax.data.shards import verify_shards
 from mlm_jax.text.tokenizer import Tokenizer
+from tests.run_small import run_script as run
+from tests.run_small import run_script_alone
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": "."}
-    )
 
 
 @pytest.fixture
@@ -40,7 +35,7 @@ def test_text_to_shards(corpus):
     assert {path.name for path in (corpus / "tokenizer").iterdir()} == {"tokenizer.json", "vocab.txt"}
 
     command = ("prepare_data", *inputs, "--tokenizer", corpus / "tokenizer", "--output", corpus / "data")
-    prepared = run(*command, "--workers", 2)
+    prepared = run_script_alone(*command, "--workers", 2)
     assert prepared.returncode == 0, prepared.stderr
     assert "101 documents" in prepared.stdout
     assert "MB/s" in prepared.stdout
@@ -68,7 +63,7 @@ def test_parts_and_their_merge(corpus):
     refused = run("merge_data", corpus / "data")
     assert refused.returncode == 2
     assert refused.stderr == (
-        f"error: {corpus}/data: of 2 parts 0 are missing; run prepare_data.py for them\n"
+        f"error: {corpus}/data: parts 0 of 2 are missing; run prepare_data.py for them\n"
     )
     assert run(*command, "--part", 0, "--num-parts", 2).returncode == 0
     merged = run("merge_data", corpus / "data")
@@ -81,7 +76,7 @@ def test_parts_and_their_merge(corpus):
         refused = run(*command, *flags)
         assert (refused.returncode, refused.stderr) == (
             2,
-            "error: --part and --num-parts: expected both or neither\n",
+            "error: --part and --num-parts: must be given together, or neither of them\n",
         )
 
 

@@ -11,7 +11,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.use import features_file
 from mlm_jax.use.features_file import extract_features
 from mlm_jax.use.inference import Pooling
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import documents, run_script, uninterrupted
 
 

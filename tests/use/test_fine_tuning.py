@@ -13,7 +13,7 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats.model_folder import random_model
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
 
 TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 4
 

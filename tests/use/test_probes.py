@@ -13,8 +13,8 @@ from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import random_model
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.pretrained import MaskedLM
-from mlm_jax.use.probe_files import CrowsPair, MinimalPair, PronounPair
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.probe_datasets import CrowsPair, MinimalPair, PronounPair
 from mlm_jax.use.probes import (
     Bootstrap,
     Estimate,

@@ -1,1 +1,1 @@
-"""mlm_jax at the work that other libraries are measured at, and the roof: each module is a contestant."""
+"""Contestants of mlm_jax, one per module, and the matrix product that measures the machine's peak."""

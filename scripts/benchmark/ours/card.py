@@ -1,4 +1,4 @@
-"""No contestant but a question: what card jax computes on. It is asked in a process that gives the card back."""
+"""Not a contestant: reports the GPU that jax uses, from a process that frees it afterwards."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from scripts.benchmark.contest import Round, serve
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Tells the card's kind and the bytes that jax may use of it, or in `obstacle` why it is not one to measure."""
+    """Reports the GPU's kind and the memory jax may use, or as `obstacle` why it cannot be measured."""
     device = jax.devices()[0]
     obstacle = cudnn_obstacle(device, length=128, head_dim=64, dtype="bfloat16")
     if obstacle is not None:

@@ -14,7 +14,7 @@ from scripts.benchmark.contest import Round, serve
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round reads `batches` batches; units are rows. Tells how many there are, and the share of padding in them."""
+    """A round reads `batches` batches; units are rows. Reports the number of rows and their fraction of padding."""
     config = DataConfig(
         path=settings["folder"], sequence_length=settings["sequence_length"], packing=settings["packing"]
     )

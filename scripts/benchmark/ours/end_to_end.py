@@ -19,7 +19,7 @@ from scripts.benchmark.step_work import StepWork
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Units are real tokens: of an epoch, those of all its documents but what does not fill a batch."""
+    """Units are real tokens: all tokens of an epoch's documents, except those that do not fill a batch."""
     keep_freed_memory()
     work = StepWork(**settings["work"])
     tokenizer = Tokenizer.load(settings["tokenizer"])

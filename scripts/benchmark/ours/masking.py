@@ -12,7 +12,7 @@ from scripts.benchmark.step_work import FIRST_WORD_ID, StepWork, token_rows
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round masks `batches` batches of new examples, by `unit`; units of the measure are rows."""
+    """A round masks `batches` batches of new examples, by masking unit `unit`; units of work are rows."""
     work = StepWork(**settings["work"])
     rows = jax.device_put(token_rows(work, work.batch_size))
     masking = replace(

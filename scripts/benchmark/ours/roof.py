@@ -1,4 +1,4 @@
-"""A contestant that is the roof of the others: one large matrix product, in FLOP/s."""
+"""A contestant that measures the machine's peak: one large matrix product, in FLOP/s."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ from scripts.benchmark.step_work import StepWork, read_batches
 
 
 def step_config(work: StepWork) -> TrainConfig:
-    """The config of a run that does `work` on one device."""
+    """Returns the config of a run that does `work` on one device."""
     return TrainConfig(
         model=work.model,
         data=DataConfig(sequence_length=work.sequence_length),
@@ -28,26 +28,25 @@ def step_config(work: StepWork) -> TrainConfig:
             dtype=work.dtype, attention=work.attention, remat=work.remat, scan_unroll=work.scan_unroll
         ),
         batch_size=work.batch_size,
-        accumulation_steps=work.accumulation_steps,
         num_steps=1_000_000,
     )
 
 
 def step_program(work: StepWork, masking: MaskingConfig) -> Program:
-    """Its program."""
+    """Returns the program of that run."""
     config = step_config(work)
     return build_program(config, masking, make_mesh(config.mesh, jax.devices()[:1]))
 
 
 def step_batches(work: StepWork, file: str) -> Iterator[Batch]:
-    """The rows of `write_batches` as batches of a run, over and over."""
+    """Yields the batches in `file` endlessly, as batches of a run."""
     for batch in read_batches(file, work.batch_size):
         example_ids = np.arange(work.batch_size, dtype=np.uint32)
         yield Batch(batch["rows"], example_ids, np.zeros(work.batch_size, np.uint32))
 
 
 def begin_training(program: Program, batches: Iterator[Batch]) -> Steps:
-    """From a new state, on batches that are on the device when they are asked for."""
+    """Trains a new state on batches that are already on the device."""
     votes = program.stop_votes(False)
     state = program.initial_state()
 

@@ -1,4 +1,4 @@
-"""No contestant but a question: whether torch sees an NVIDIA card, which needs a build with CUDA."""
+"""Not a contestant: reports whether torch can use an NVIDIA GPU, which needs a CUDA build."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from scripts.benchmark.contest import Round, serve
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Tells in `obstacle` why it does not, or None."""
+    """Reports as `obstacle` why it cannot, or None."""
     there = torch.version.cuda is not None and torch.cuda.is_available()
     return float, {"obstacle": None if there else f"torch {torch.__version__} sees no NVIDIA GPU"}
 

@@ -1,8 +1,8 @@
-"""A contestant: transformers' BertForMaskedLM as PyTorch trains it fastest on one card, on batches that fill it.
+"""A contestant: the fastest PyTorch training of transformers' BertForMaskedLM on one GPU, on full batches.
 
-float32 weights under autocast, SDPA attention (the library's default), fused AdamW, and with `compile` what
-torch.compile makes of the model. Its rows have no padding and so it gets no mask, with which SDPA could not take its
-flash kernel. The head predicts at every position, as the library has it.
+float32 weights under autocast, SDPA attention (the library's default), fused AdamW, and torch.compile if `compile`. The
+rows have no padding, so there is no attention mask, with which SDPA could not use its flash kernel. The head predicts
+every position, as the library does.
 """
 
 from itertools import cycle, islice
@@ -18,13 +18,13 @@ from scripts.benchmark.step_work import BATCHES, StepWork, read_batches
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Units are sequences; `rows` tells how many fitted a batch."""
+    """Units are sequences; reports as `rows` how many fit into a batch."""
     device = settings["device"]
     torch.set_float32_matmul_precision("high")
 
     def begin(work: StepWork) -> Steps:
         model = hugging_face_model(work).to(device)
-        # Never dynamic: after a batch that did not fit, half of it is a shape of its own.
+        # Never dynamic: half of a batch that did not fit is a new shape.
         forward = torch.compile(model, dynamic=False) if settings["compile"] else model
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
         stored = islice(read_batches(settings["batches"], work.batch_size), BATCHES)

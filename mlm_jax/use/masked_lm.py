@@ -1,7 +1,6 @@
 """A masked language model as its user holds it: load it, ask it, train it on, save it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -11,20 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mlm_jax.config import BertConfig, MeshConfig
+from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
-from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
-from mlm_jax.parallel.sharding import make_mesh
-from mlm_jax.step.evaluation import Evaluation, evaluate_rows
-from mlm_jax.step.program import build_program
+from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.step.train_step import split_model
-from mlm_jax.store.loading import load_model
-from mlm_jax.store.run_folder import is_run_folder, read_config
+from mlm_jax.store.loading import load_masked_lm
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
 from mlm_jax.use.fill_mask import (
     independent_candidates,
     joint_candidates,
@@ -34,8 +30,6 @@ from mlm_jax.use.fill_mask import (
 )
 from mlm_jax.use.fine_tuning import (
     FitResult,
-    evaluate_batches,
-    evaluate_texts,
     fit_batches,
     fit_settings,
     fit_texts,
@@ -79,13 +73,8 @@ class MaskedLM:
         Raises:
             InputError: there is no such model, its files are not usable, or it has no masked-LM head.
         """
-        stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
-        if "head" not in stored.params:
-            raise InputError(
-                f"{model}: has no masked-LM head: scripts/convert_checkpoint.py --allow-random-head gives it one"
-            )
-        parts = {part: stored.params[part] for part in ("encoder", "head")}
-        return cls(stored.config, parts, stored.tokenizer)
+        stored = load_masked_lm(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
+        return cls(stored.config, stored.params, stored.tokenizer)
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a new folder, whole or not at all; `from_preset` and conversions read it.
@@ -345,34 +334,3 @@ def _is_texts(data: Any) -> bool:
     if isinstance(data, str):
         raise InputError("data: found one string: must be a list of strings, or batches")
     return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], str)
-
-
-def evaluate_model(name: str | Path, data_path: str | Path) -> Evaluation:
-    """Evaluate a model on prepared data.
-
-    A run's rows are made and masked as the run itself evaluates, so the figures are those of its eval.jsonl, except
-    that here all rows count, whatever the run's `eval_batches` says. Any other model is evaluated with the default
-    masking, on rows of 128 tokens or as many as it takes.
-
-    Raises:
-        InputError: no such model, or data that are not usable or of another tokenizer.
-    """
-    model = MaskedLM.from_preset(name)
-    settings = read_config(Path(name)) if is_run_folder(Path(name)) else settings_of(model.config)
-    data = replace(settings.data, path=str(data_path), eval_path=None)
-    sources = open_run_data(data)
-    if sources.tokenizer.fingerprint != model.tokenizer.fingerprint:
-        raise InputError(
-            f"{data_path}: prepared with tokenizer {sources.tokenizer.fingerprint[:12]}: the model has "
-            f"{model.tokenizer.fingerprint[:12]}"
-        )
-    one = MeshConfig(data=1)
-    # The kernel that the run names may be none of this machine's.
-    compute = replace(settings.compute, attention="auto")
-    program = build_program(
-        replace(settings, model=model.config, data=data, mesh=one, compute=compute),
-        resolve_masking(settings.eval_masking, model.tokenizer, data.sequence_length),
-        make_mesh(one, jax.devices()[:1]),
-        model.tokenizer.sep_token_id,
-    )
-    return evaluate_rows(program, model.params, sources.train)

@@ -12,9 +12,9 @@ from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import random_model, write_model_folder
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.classifier import TextClassifier
 from mlm_jax.use.labelled_text import read_labelled_texts
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.text_classifier import TextClassifier
 from tests.run_small import run_script
 
 GOOD = ["a lovely film", "sweet and funny", "what a joy to see", "lovely and sweet", "a joy"]
@@ -262,4 +262,4 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     assert kept.evaluate(TEXTS, [str(label) for label in LABELS]).accuracy == told["dev_accuracy"]
     again = run_script("finetune", folder, *arguments, "--output", tmp_path / "out")
     assert (again.returncode, again.stdout) == (2, "")
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.use.probe_files import (
+from mlm_jax.use.probe_datasets import (
     CrowsPair,
     MinimalPair,
     PronounPair,

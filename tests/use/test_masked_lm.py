@@ -23,7 +23,8 @@ from mlm_jax.run.records import EVALUATIONS_FILE, read_records
 from mlm_jax.run.trainer import train
 from mlm_jax.step.train_step import split_model
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.pretrained import MaskedLM, evaluate_model
+from mlm_jax.use.evaluate import evaluate_model
+from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import config_of, prepared, run_python, uninterrupted
 
 TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 6
@@ -102,7 +103,7 @@ def test_scores_are_the_probabilities_of_the_whole_vocabulary(model: MaskedLM) -
 def test_several_texts_and_lengths_are_answered_as_one_by_one(
     model: MaskedLM, joint: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlm_jax.use.pretrained._TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr("mlm_jax.use.masked_lm._TEXTS_AT_ONCE", 7)
     texts = [
         "the [MASK] is blue",
         "red [MASK] are sweet",
@@ -276,7 +277,7 @@ def test_saved_and_loaded_it_is_the_same(model: MaskedLM, tmp_path: Path) -> Non
     again = MaskedLM.from_preset(tmp_path / "saved")
     assert again.config == replace(model.config, vocabulary_multiple=1)
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         model.save(tmp_path / "saved")
 
 
@@ -297,7 +298,7 @@ def test_a_model_without_a_head_is_refused(model: MaskedLM, tmp_path: Path) -> N
         MaskedLM.from_preset(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.shared_data
 def test_a_thousand_short_sentences_take_less_than_three_seconds(shared_data: Path) -> None:
     """As a process of its own: here eight devices are simulated, and XLA compiles without optimising."""
