@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import mlm_jax
+from mlm_jax.__main__ import COMMANDS
+from mlm_jax.commands import config_flags, flags
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.sweep.plan import load_sweep
@@ -59,16 +61,13 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     A config is a shipped one or a Python block of the page that begins with its file name.
     """
-    commands = pytest.importorskip("mlm_jax.__main__").COMMANDS
-    from mlm_jax.commands import config_flags, flags
-
     text = page.read_text()
     monkeypatch.chdir(tmp_path)
     for block in _python_blocks(text):
         if file := re.match(r'"""(\w+\.py)', block):
             (tmp_path / file[1]).write_text(block)
     for name in re.findall(r"mlm-jax ([a-z][a-z-]*)", text):
-        assert name in commands, f"{page.name}: mlm-jax {name}"
+        assert name in COMMANDS, f"{page.name}: mlm-jax {name}"
     for line in _command_lines(text):
         name, *words = shlex.split(line, comments=True)[1:]
         if name.startswith("-") or not words:
@@ -95,9 +94,8 @@ def test_all_shipped_configs_are_listed() -> None:
 
 
 def test_all_commands_are_documented() -> None:
-    commands = pytest.importorskip("mlm_jax.__main__").COMMANDS
     text = "".join(page.read_text() for page in PAGES)
-    assert [name for name in commands if f"mlm-jax {name}" not in text] == []
+    assert [name for name in COMMANDS if f"mlm-jax {name}" not in text] == []
 
 
 def test_readme_is_short() -> None:
@@ -123,13 +121,11 @@ def test_the_api_reference_has_every_public_name() -> None:
 
 
 def test_the_settings_page_describes_every_setting() -> None:
-    pytest.importorskip("mlm_jax.__main__")
     rows = re.findall(r"^\| `([\w.]+)` \| `.+` \| `.+` \| \S.* \|$", _hook().settings_tables(), re.MULTILINE)
     assert sorted(rows) == sorted(flatten(dataclasses.asdict(TrainConfig())))
 
 
 def test_pages_of_the_root_link_to_pages_of_the_site() -> None:
-    pytest.importorskip("mlm_jax.__main__")
     text = "[a](docs/data.md#rows) ![b](docs/b.png) [c](CONTRIBUTING.md)"
     assert _hook().site_page(text) == "[a](data.md#rows) ![b](b.png) [c](contributing.md)"
 
