@@ -62,9 +62,9 @@ def notes_of(sweep: SweepState) -> list[str]:
     notes = [
         "Evaluation loss: at the last step of each finished run, as mean ± standard deviation over the seeds; lower is "
         "better. Perplexity is exp of the mean loss.",
-        f"Difference: from {sweep.baseline}, paired by seed, with the 95% t interval of the mean. The interval is "
-        "about training again with other seeds and evaluating on the same text. If it includes zero, no difference was "
-        "seen, which does not mean that there is none.",
+        f"Difference: from {sweep.baseline}, paired by seed, with the 95% t interval of the mean. The interval "
+        "describes reruns with other seeds, evaluated on the same text. If it includes zero, no difference was seen, "
+        "which does not mean that there is none.",
     ]
     if len(sweep.trials) > 2:
         notes.append(

@@ -100,7 +100,7 @@ def _require_unchanged(folder: Path, sweep: Sweep, trial: str, before: TrainConf
     for setting, (old, new) in changed_results(before, sweep.trials[trial]).items():
         raise InputError(
             f"{sweep.source}: trial {trial!r} started in {folder} with {setting} = {old!r} and now has {new!r}: "
-            "must have another name or another folder"
+            "must have another name, or be run in another folder"
         )
 
 

@@ -20,7 +20,7 @@ from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
 from mlm_jax.sweep.progress import Progress, last_step
 from mlm_jax.sweep.records import Outcome, forget_outcome, read_outcome, write_outcome
 
-# A run is given up when as many processes have died at it without a step logged between them.
+# Number of processes that may die at a run, without a step logged between them, before it is given up.
 _MAX_DEATHS = 2
 _VERSIONS = ("mlm_jax", "jax", "jaxlib", "flax", "optax")
 
@@ -101,7 +101,7 @@ def _check_trials(sweep: Sweep) -> Fingerprints:
 
 
 def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: Progress, command: str) -> Ending:
-    """Trains a run unless that is done or another process does it. `before` is its outcome when the sweep began."""
+    """Trains a run unless it is finished or another process trains it. `before` is its outcome when the sweep began."""
     folder = Path(run.config.output_dir)
     with lock_folder(folder) as lock:
         if not lock.acquired:

@@ -44,6 +44,12 @@ STEP_KEYS = [
 ]
 
 
+# On a busy machine.
+SLOW_WORK = re.compile(
+    r"opening the data|initializing the parameters|step \d+: evaluating|writing the last checkpoint"
+)
+
+
 def train_here(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, on the first of its eight devices."""
     monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
@@ -94,7 +100,7 @@ def test_evaluations_are_logged_with_theirs() -> None:
 
 def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line() -> None:
     told = told_by_uninterrupted()
-    lines = told.splitlines()
+    lines = [line for line in told.splitlines() if not SLOW_WORK.fullmatch(line)]
     assert lines[:5] == [
         "model: 8,076 parameters; mesh: data 1, fsdp 1, tensor 1 of cpu; compute: float32",
         "data: 197 rows of 20 tokens, 24.6 steps per epoch",
