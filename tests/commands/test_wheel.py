@@ -44,7 +44,8 @@ def mlm_jax_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: Path, folder: Path, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HOME": str(folder), "COLUMNS": "80"}
+    # One device, and quick compilation.
+    environment |= {"HOME": str(folder), "COLUMNS": "80", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     ended = subprocess.run(
         [command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
