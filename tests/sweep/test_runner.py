@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -163,6 +164,17 @@ def test_whatever_a_trial_fails_of_is_recorded(
     assert other.status == "finished"
 
 
+def waiting_for(file: str, train: Train) -> Train:
+    """`train`, once that file is there."""
+
+    def wait(config: TrainConfig, **options: Any) -> TrainResult:
+        while not Path(file).exists():
+            time.sleep(0.05)
+        return train(config, **options)
+
+    return wait
+
+
 def child_with(train: str) -> str:
     """Code of a process that runs scripts/ablate.py with that expression in place of `train`."""
     return f"""
@@ -257,9 +269,10 @@ def test_processes_share_a_folder_without_training_a_run_twice(
     trials = {"a": with_rate(1e-2), "b": with_rate(1e-3), "c": with_rate(1.0)}
     sweep, folder = write_sweep(tmp_path, trials), tmp_path / "sweep"
     begin_as_a_process_does(folder, sweep, 2)
-    code = child_with("here.failing(OSError('no room'))")
+    both_are_there = tmp_path / "go"
+    code = child_with(f"here.waiting_for({str(both_are_there)!r}, here.failing(OSError('no room')))")
     command = [sys.executable, "-c", code, str(sweep), "--output", str(folder), "--seeds", "2"]
-    # Until both of them are there, the first run is another process's.
+    # Until both of them are there, the first run is another process's, and the second is not trained.
     with lock_folder(folder / "a" / "seed_0") as lock:
         assert lock.acquired
         children = [
@@ -268,6 +281,7 @@ def test_processes_share_a_folder_without_training_a_run_twice(
         ]
         first = [child.stderr.readline() for child in children]
         assert first == [f"[1/6] a/seed_0 is being trained by {lock.owner}\n"] * 2
+        both_are_there.touch()
     told = [child.stderr.read() for child in children]
     for child in children:
         child.wait(timeout=300)
