@@ -21,8 +21,9 @@ from mlm_jax.config import ComputeConfig, TrainConfig
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.masking.masking import MaskedTokens, example_keys, selectable_positions
+from mlm_jax.masking.masking import MaskedTokens, example_keys
 from mlm_jax.masking.rates import selection_table, stage_at
+from mlm_jax.masking.selection import selectable_positions
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.loss import LossSums, masked_lm_sums
 from mlm_jax.optim.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
@@ -60,8 +61,8 @@ class Hyperparameters(NamedTuple):
     """uint32 []"""
     learning_rate: Any
     """At its peak: float32 []"""
-    law: Any
-    """`SelectionTable` of the run's masking, where the step masks; None where the rows are masked before."""
+    table: Any
+    """`SelectionTable` of the run's masking; None if the rows are masked before the step."""
 
 
 class StepMetrics(NamedTuple):
@@ -117,7 +118,7 @@ def hyperparameters_of(config: TrainConfig, masking: MaskingConfig | None = None
     return Hyperparameters(
         seed=np.array(config.seed, np.uint32),
         learning_rate=np.array(config.optimizer.learning_rate, np.float32),
-        law=None if masking is None else selection_table(masking, config.data.sequence_length),
+        table=None if masking is None else selection_table(masking, config.data.sequence_length),
     )
 
 
@@ -219,9 +220,9 @@ def train_step(
     them at the same step, and no process has to be asked.
     """
     keys = example_keys(hyperparameters.seed, batch.epochs, batch.example_ids)
-    law = hyperparameters.law
-    stage = stage_at(state.step, setup.num_steps, law)
-    masked, wanted = mask_rows(keys, batch.token_ids, setup.masking, law, stage)
+    table = hyperparameters.table
+    stage = stage_at(state.step, setup.num_steps, table)
+    masked, wanted = mask_rows(keys, batch.token_ids, setup.masking, table, stage)
     inputs = (masked, _document_ids(setup, batch.token_ids))
     new_state, sums, grad_norm = update(setup, hyperparameters, state, inputs, partial(_loss_of_rows, setup))
     weight = jnp.maximum(sums.weight, 1.0)
