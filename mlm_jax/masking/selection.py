@@ -65,79 +65,35 @@ def select_positions(
     key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, table: SelectionTable
 ) -> Selection:
     """Selects tokens, whole words or spans, by the quota of the row or of each document."""
-    selectable = selectable_positions(token_ids, config)
-    if config.quota == "document":
-        return _select_by_document(key, token_ids, selectable, config, table)
-    if config.unit == "token":
-        return _select_tokens(key, token_ids, selectable, config, table)
-    if config.unit == "whole_word":
-        return _select_whole_words(key, token_ids, selectable, config, table)
-    return _select_spans(key, token_ids, selectable, config, table)
-
-
-def _select_tokens(
-    key: Key[Array, ""],
-    token_ids: Int[Array, " length"],
-    selectable: Bool[Array, " length"],
-    config: MaskingConfig,
-    table: SelectionTable,
-) -> Selection:
-    numbers = _comparable(random_bits(key, selectable.shape), selectable)
-    wanted = _wanted(numbers, token_ids, selectable, config, table)
-    slots = config.mask_selection_length
-    return Selection(positions_of_smallest(numbers, jnp.minimum(wanted, slots), slots), wanted)
-
-
-def _select_whole_words(
-    key: Key[Array, ""],
-    token_ids: Int[Array, " length"],
-    selectable: Bool[Array, " length"],
-    config: MaskingConfig,
-    table: SelectionTable,
-) -> Selection:
     length, slots = token_ids.shape[0], config.mask_selection_length
+    selectable = selectable_positions(token_ids, config)
+    if config.unit == "token" and config.quota == "row":
+        numbers = _comparable(random_bits(key, selectable.shape), selectable)
+        wanted = _wanted(numbers, token_ids, selectable, config, table)
+        return Selection(positions_of_smallest(numbers, jnp.minimum(wanted, slots), slots), wanted)
+
     words = words_of(token_ids, selectable, config)
-    numbers = _comparable(random_bits_at(key, starts_of_words(words, length)), selectable)
-    wanted = _wanted(numbers, token_ids, selectable, config, table)
-    budget = jnp.minimum(wanted, slots)
-    # The words that fit one after the other; the loop continues with those after the first that does not fit.
-    chosen = smallest_groups(numbers, budget)
-    if config.selection == "bernoulli":
-        words = words._replace(starts=words.starts & pack(numbers < table.selections))
+    if config.quota == "document":
+        quotas = document_quotas(token_ids, selectable, config, table)
+        # Where the quotas exceed the slots, those of the last documents are cut.
+        budgets = jnp.clip(slots - (jnp.cumsum(quotas) - quotas), 0, quotas)
+        documents = Documents(pack(document_ends(token_ids, config)), budgets)
+        chosen, wanted = fill_documents(key, words, documents, length, config), jnp.sum(quotas)
+        return Selection(positions_of_bits(chosen, slots, length), wanted)
+
+    if config.unit == "span":
+        wanted = row_quota(token_ids, selectable, config, table)
+        budget, chosen = jnp.minimum(wanted, slots), jnp.zeros_like(words.starts)
+    else:
+        numbers = _comparable(random_bits_at(key, starts_of_words(words, length)), selectable)
+        wanted = _wanted(numbers, token_ids, selectable, config, table)
+        budget = jnp.minimum(wanted, slots)
+        # The words that fit one after the other; the loop below continues after the first that does not fit.
+        chosen = smallest_groups(numbers, budget)
+        if config.selection == "bernoulli":
+            words = words._replace(starts=words.starts & pack(numbers < table.selections))
     chosen = fill_row(fold_in(key, 0), words, chosen, budget - count_bits(chosen), length, config)
     return Selection(positions_of_bits(chosen, slots, length), wanted)
-
-
-def _select_spans(
-    key: Key[Array, ""],
-    token_ids: Int[Array, " length"],
-    selectable: Bool[Array, " length"],
-    config: MaskingConfig,
-    table: SelectionTable,
-) -> Selection:
-    length, slots = token_ids.shape[0], config.mask_selection_length
-    words = words_of(token_ids, selectable, config)
-    wanted = row_quota(token_ids, selectable, config, table)
-    budget = jnp.minimum(wanted, slots)
-    chosen = fill_row(fold_in(key, 0), words, jnp.zeros_like(words.starts), budget, length, config)
-    return Selection(positions_of_bits(chosen, slots, length), wanted)
-
-
-def _select_by_document(
-    key: Key[Array, ""],
-    token_ids: Int[Array, " length"],
-    selectable: Bool[Array, " length"],
-    config: MaskingConfig,
-    table: SelectionTable,
-) -> Selection:
-    length, slots = token_ids.shape[0], config.mask_selection_length
-    words = words_of(token_ids, selectable, config)
-    wanted = document_quotas(token_ids, selectable, config, table)
-    # Where the quotas exceed the slots, those of the last documents are cut.
-    budgets = jnp.clip(slots - (jnp.cumsum(wanted) - wanted), 0, wanted)
-    documents = Documents(pack(document_ends(token_ids, config)), budgets)
-    chosen = fill_documents(key, words, documents, length, config)
-    return Selection(positions_of_bits(chosen, slots, length), jnp.sum(wanted))
 
 
 def _comparable(
