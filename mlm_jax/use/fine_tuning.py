@@ -28,17 +28,8 @@ from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import batch_sharding, make_mesh, replicated
 from mlm_jax.step.evaluation import Evaluation, evaluate_rows, evaluation_of
 from mlm_jax.step.program import build_program
-from mlm_jax.step.train_step import (
-    StepSetup,
-    SummedLoss,
-    TrainState,
-    UpdateRule,
-    hyperparameters_of,
-    make_setup,
-    masked_loss,
-    state_of,
-    update,
-)
+from mlm_jax.step.train_step import StepSetup, make_setup, masked_loss
+from mlm_jax.step.update import SummedLoss, TrainState, UpdateRule, hyperparameters_of, state_of, update
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.inference import LENGTH_BUCKET
 

@@ -85,7 +85,7 @@ def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line(tmp_path: Path)
         "attention: xla",
     ]
     assert re.fullmatch(
-        r"memory a device: parameters .* MiB, optimiser .*, temporary .*, in all .* MiB", lines[4]
+        r"memory a device: parameters .* MiB, optimizer .*, temporary .*, total .* MiB", lines[4]
     )
     assert re.fullmatch(r"step 1: loss 5\.\d{4}, 1\d\.\d\d% of the selectable tokens masked", lines[5])
     logged = [line for line in lines if re.match(r"step \d+/40: ", line)]
