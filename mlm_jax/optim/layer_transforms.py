@@ -5,7 +5,7 @@ stacked and whether it is a matrix.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,9 +14,7 @@ import optax
 from jax import Array
 from optax.contrib import MuonDimensionNumbers
 
-from mlm_jax.parallel.weights import Weight
-
-Weights = Mapping[str, Weight]
+from mlm_jax.parallel.weights import Weights
 
 _EMBEDDINGS = "encoder/embeddings/"
 
@@ -26,11 +24,6 @@ def map_paths(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return jax.tree.map_with_path(
         lambda path, *leaves: function("/".join(str(entry.key) for entry in path), *leaves), tree, *rest
     )
-
-
-def is_layer_matrix(weight: Weight) -> bool:
-    """True for the kernels of the linear maps in the layers."""
-    return weight.stacked and weight.is_matrix
 
 
 def per_layer(transformation: optax.GradientTransformation, weights: Weights) -> optax.GradientTransformation:

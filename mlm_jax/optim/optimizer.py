@@ -12,14 +12,12 @@ import optax
 from mlm_jax.config import OptimizerConfig
 from mlm_jax.errors import InputError
 from mlm_jax.optim.layer_transforms import (
-    Weights,
-    is_layer_matrix,
     per_layer,
     scale_by_depth,
     scale_by_factored_rms,
     scale_by_muon,
 )
-from mlm_jax.parallel.weights import nested
+from mlm_jax.parallel.weights import Weights, nested
 
 # Only a classifier's loss reaches the pooler: in a masked LM, weight decay would shrink it to nothing.
 _POOLER = "encoder/pooler/*"
@@ -110,6 +108,10 @@ def _update_rule(config: OptimizerConfig, weights: Weights) -> list[optax.Gradie
     adam = optax.scale_by_adam(coefficients["beta1"], coefficients["beta2"], coefficients["epsilon"])
     if config.name == "muon":
         by_kind = {"matrix": scale_by_muon(coefficients["momentum"], weights), "other": adam}
-        kinds = {path: "matrix" if is_layer_matrix(weight) else "other" for path, weight in weights.items()}
+        # The linear maps in the layers; embedding tables are not stacked.
+        kinds = {
+            path: "matrix" if weight.stacked and weight.is_matrix else "other"
+            for path, weight in weights.items()
+        }
         return [optax.partition(by_kind, nested(kinds))]
     return [adam]

@@ -75,6 +75,10 @@ class Weight:
         return *layers, *(math.prod(self.shape[dimension] for dimension in side) for side in self.sides)
 
 
+Weights = Mapping[str, Weight]
+"""By path."""
+
+
 def declared_weights(model: nnx.Module) -> dict[str, Weight]:
     """Returns the weights of a model, which may be abstract, by path.
 

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step of masked language modelling: pure functions over plain pytrees.
+"""One training step and one evaluation step of masked language modeling: pure functions over plain pytrees.
 
 Rows are masked inside the step, by (seed, epoch, example id).
 """

@@ -20,8 +20,8 @@ from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.masking.rates import selection_table
 from mlm_jax.model.loss import LossSums
-from mlm_jax.optim.layer_transforms import Weights
 from mlm_jax.optim.optimizer import frozen_mask, learning_rate_schedule, make_optimizer
+from mlm_jax.parallel.weights import Weights
 
 
 @jax.tree_util.register_dataclass
