@@ -25,7 +25,7 @@ from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.watchdog import Watchdog
 from mlm_jax.step.evaluation import evaluate_rows
 from mlm_jax.step.program import Program, build_program
-from mlm_jax.step.train_step import TrainState
+from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.loading import load_model
 from mlm_jax.store.run_folder import (

@@ -26,16 +26,8 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import batch_sharding, make_mesh, replicated
-from mlm_jax.step.train_step import (
-    SummedLoss,
-    TrainState,
-    UpdateRule,
-    hyperparameters_of,
-    make_setup,
-    masked_loss,
-    state_of,
-    update,
-)
+from mlm_jax.step.train_step import make_setup, masked_loss
+from mlm_jax.step.update import SummedLoss, TrainState, UpdateRule, hyperparameters_of, state_of, update
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.inference import LENGTH_BUCKET
 from mlm_jax.use.masked_batches import (

@@ -20,8 +20,10 @@ from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.classifier import BertClassifier
 from mlm_jax.model.loss import LossSums
+from mlm_jax.parallel.weights import declared_weights
 from mlm_jax.run.reporting import say
-from mlm_jax.step.train_step import make_update_rule, split_model, state_of
+from mlm_jax.step.train_step import split_model
+from mlm_jax.step.update import make_update_rule, state_of
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
@@ -155,7 +157,7 @@ class TextClassifier:
             freeze_backbone=freeze_backbone,
             seed=seed,
         )
-        rule = make_update_rule(settings, self.params)
+        rule = make_update_rule(settings, declared_weights(_abstract(self.config, len(self.labels))))
         tuner = Tuner(rule, self._summed_loss, settings, batch_size)
         evaluations: list[ClassifierEvaluation] = []
         best, state = self.params, state_of(rule, self.params)

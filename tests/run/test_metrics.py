@@ -23,7 +23,8 @@ from tensorboardX.record_writer import RecordWriter
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.config.model import BertConfig
 from mlm_jax.config.presets import PRESETS
-from mlm_jax.masking.masking import example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.masking.masking import example_keys, mask_and_count
+from mlm_jax.masking.selection import selectable_positions
 from mlm_jax.run.metrics import (
     EvaluationRecord,
     LossWindow,
@@ -371,8 +372,7 @@ def counts(config: MaskingConfig, token_ids: jax.Array, seed: int) -> dict[str, 
 def _sums(config: MaskingConfig, token_ids: jax.Array, seed: jax.Array) -> dict[str, jax.Array]:
     rows = len(token_ids)
     keys = example_keys(seed, jnp.zeros(rows, jnp.uint32), jnp.arange(rows, dtype=jnp.uint32))
-    masked = mask_tokens(keys, token_ids, config)
-    wanted = wanted_selections(keys, token_ids, config)
+    masked, wanted = mask_and_count(keys, token_ids, config)
     return {
         "real_tokens": (token_ids != 0).sum(),
         "selectable_tokens": selectable_positions(token_ids, config).sum(),

@@ -189,7 +189,7 @@ def test_segments_in_the_data_of_a_model_without_are_refused() -> None:
     config = BertConfig(num_segments=0)
     (batch,) = masked_batches(data, config, 2, keep_rest=True)
     assert batch.segment_ids is None
-    with pytest.raises(InputError, match=r"segment_ids: must be left out, .* model\.num_segments = 0"):
+    with pytest.raises(InputError, match=r"segment_ids: must be None, .* model\.num_segments = 0"):
         next(masked_batches(data | {"segment_ids": np.zeros_like(ids)}, config, 2, keep_rest=True))
 
 

@@ -16,14 +16,8 @@ from mlm_jax.model import attention
 from mlm_jax.model.kernels import splash_attention
 from mlm_jax.model.loss import LossSums
 from mlm_jax.step.program import Program
-from mlm_jax.step.train_step import (
-    TrainState,
-    eval_step,
-    hyperparameters_of,
-    make_setup,
-    masked_loss,
-    train_step,
-)
+from mlm_jax.step.train_step import eval_step, make_setup, masked_loss, train_step
+from mlm_jax.step.update import TrainState, hyperparameters_of
 from tests.small import CONFIG, MASKING, MODEL, SEP, batch_of, losses_of, program_of, without_dropout
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
