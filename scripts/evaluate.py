@@ -27,7 +27,11 @@ def main() -> None:
     from mlm_jax.run.metrics import finite_values
     from mlm_jax.use.evaluate import evaluate_model
 
-    print(json.dumps(finite_values(evaluate_model(arguments.model, arguments.data)), allow_nan=False))
+    print(
+        json.dumps(
+            finite_values(evaluate_model(arguments.model, arguments.data, progress=True)), allow_nan=False
+        )
+    )
 
 
 if __name__ == "__main__":

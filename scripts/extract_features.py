@@ -44,6 +44,7 @@ def main() -> None:
         layer=arguments.layer,
         pooling=arguments.pooling,
         truncate=arguments.truncate,
+        progress=True,
     )
     print(f"{arguments.output}: features of {count:,} texts")
 

@@ -59,6 +59,8 @@ def main() -> None:
         seed=arguments.seed,
     )
 
+    classifier.progress = True
+
     def tell(epoch: int, steps: FitResult, found: ClassifierEvaluation | None) -> None:
         assert found is not None
         loss = sum(steps.losses) / len(steps.losses)
