@@ -195,7 +195,7 @@ def test_targets_of_several_pieces_are_scored_by_their_pieces_in_turn(model: Mas
         ("[MASK]", {"top_k": 10_000}, "top_k = 10000: must be in"),
         ("[MASK]", {"targets": []}, "must be a list of at least one word"),
         ("[MASK]", {"targets": ["\u4e2d"]}, "the tokenizer has no pieces for it"),
-        ("[MASK] [MASK]", {"targets": ["seapples"]}, "targets of several pieces: must be of one"),
+        ("[MASK] [MASK]", {"targets": ["seapples"]}, "targets of several pieces: must have one piece"),
         ("sea " * 20 + "[MASK]", {"targets": ["seapples"]}, "the text with it has"),
     ],
 )
