@@ -43,5 +43,6 @@ def main(arguments: Sequence[str], prog: str) -> None:
         layer=parsed.layer,
         pooling=parsed.pooling,
         truncate=parsed.truncate,
+        progress=True,
     )
     print(f"{parsed.output}: features of {count:,} texts")

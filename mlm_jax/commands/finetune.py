@@ -60,6 +60,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
         dropout_rate=parsed.dropout_rate,
         seed=parsed.seed,
     )
+    classifier.progress = True
 
     def report(epoch: int, steps: FitResult, found: ClassifierEvaluation | None) -> None:
         assert found is not None

@@ -77,19 +77,24 @@ def _probe(arguments: Arguments) -> "ProbeReport":
         probe_winobias,
     )
 
+    def load() -> MaskedLM:
+        model = MaskedLM.from_preset(arguments.model)
+        model.progress = True
+        return model
+
     # The files are read first, because a model may take minutes to download.
     bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
     if arguments.crows_pairs is not None:
         crows_pairs = read_crows_pairs(arguments.crows_pairs)
-        return probe_crows_pairs(MaskedLM.from_preset(arguments.model), crows_pairs, bootstrap)
+        return probe_crows_pairs(load(), crows_pairs, bootstrap)
     if arguments.winobias is not None:
         pronoun_pairs = read_winobias(arguments.winobias)
-        return probe_winobias(MaskedLM.from_preset(arguments.model), pronoun_pairs, bootstrap)
+        return probe_winobias(load(), pronoun_pairs, bootstrap)
     if arguments.blimp:
         minimal_pairs = [pair for file in arguments.blimp for pair in read_minimal_pairs(file)]
-        return probe_minimal_pairs(MaskedLM.from_preset(arguments.model), minimal_pairs, bootstrap)
+        return probe_minimal_pairs(load(), minimal_pairs, bootstrap)
     return probe_templates(
-        MaskedLM.from_preset(arguments.model),
+        load(),
         arguments.template,
         arguments.group,
         targets=arguments.targets or None,

@@ -59,25 +59,12 @@ def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredM
 
 def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """`{"encoder/layers/attention/query/kernel": leaf, …}`."""
-    flat: dict[str, Any] = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}/{path}": leaf for path, leaf in flatten_params(value).items()}
-        else:
-            flat[name] = value
-    return flat
+    return nnx.traversals.flatten_mapping(params, sep="/")
 
 
 def nest_params(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten_params`."""
-    params: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *folders, name = path.split("/")
-        place = params
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = leaf
-    return params
+    return nnx.traversals.unflatten_mapping(flat, sep="/")
 
 
 class Parameter(NamedTuple):

@@ -1,7 +1,7 @@
 """Loss and accuracy over the rows of a data set, with masks that are the same in every run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,22 @@ class Evaluation:
     masked_tokens: int
 
 
-def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None = None) -> Evaluation:
-    """Evaluates `params` on the rows, or on at most `limit` batches spread evenly over them."""
+def evaluate_rows(
+    program: Program,
+    params: Any,
+    rows: Rows,
+    limit: int | None = None,
+    watch: Callable[[Iterator[LossSums]], Iterable[LossSums]] = iter,
+) -> Evaluation:
+    """Evaluates `params` on the rows, or on at most `limit` batches spread evenly over them.
+
+    `watch` passes on the sums of the batches, which may not be computed yet.
+    """
     padding_id, batch_size = program.setup.masking.padding_token_id, program.evaluation_batch_size
     batches = evaluation_batches(rows, batch_size, limit, padding_id, local_rows(program.mesh, batch_size))
     with jax.set_mesh(program.mesh):
-        return evaluation_of([program.evaluate(params, program.put(batch)) for batch in batches])
+        sums = (program.evaluate(params, program.put(batch)) for batch in batches)
+        return evaluation_of(list(watch(sums)))
 
 
 def evaluation_of(sums: Sequence[LossSums]) -> Evaluation:

@@ -1,10 +1,9 @@
-"""Training a model that is in memory, without a run folder: few steps, on data that are in memory too.
+"""Trains a model in memory, without a run folder: a few steps on data that are in memory too.
 
-The batch is split over as many local devices as divide it; parameters are on all of them. For runs that are resumed,
-sharded or logged there is `mlm_jax.train`.
+A batch is split over as many local devices as divide it, and every device has all parameters. Use `mlm_jax.train` for
+runs that are resumed, sharded or logged.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -42,7 +41,7 @@ _BACKBONE = "encoder/*"
 
 @dataclass(frozen=True)
 class FitResult:
-    """What every step of a fit was: its loss (nats a token, or an example) and the share it got right."""
+    """Per-step loss, in nats per token or example, and accuracy."""
 
     losses: tuple[float, ...]
     accuracies: tuple[float, ...]
@@ -53,24 +52,18 @@ def fit_settings(
     *,
     num_steps: int,
     batch_size: int,
-    learning_rate: float,
-    warmup_steps: int,
-    layer_rate_decay: float,
-    freeze_backbone: bool,
     seed: int,
+    freeze_backbone: bool,
+    **optimizer_settings: float,
 ) -> TrainConfig:
-    """The settings of a fit: AdamW with linear warm-up and decay, as BERT is fine-tuned."""
-    optimizer = OptimizerConfig(
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        layer_rate_decay=layer_rate_decay,
-        freeze=(_BACKBONE,) if freeze_backbone else (),
-    )
+    """Returns the settings of a fit: AdamW with linear warm-up and decay, as BERT is fine-tuned."""
+    freeze = (_BACKBONE,) if freeze_backbone else ()
+    optimizer = OptimizerConfig(freeze=freeze, **optimizer_settings)  # type: ignore[arg-type]
     return settings_of(config, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed)
 
 
 def settings_of(config: BertConfig, **changes: Any) -> TrainConfig:
-    """The default settings for a model, on rows of 128 tokens or as many as it takes."""
+    """Returns the default settings for a model, with rows of 128 tokens or as many as the model takes."""
     data = DataConfig(sequence_length=min(DataConfig().sequence_length, config.max_sequence_length))
     return TrainConfig(model=config, data=data, **changes)
 
@@ -87,32 +80,32 @@ class Tuner:
     def train(
         self, state: TrainState, batches: Iterable[Any], num_steps: int
     ) -> tuple[TrainState, FitResult]:
-        """Train for `num_steps` steps; returns the state after them, on the first device, and what the steps were.
+        """Trains for `num_steps` steps and returns the new state, on the first device, and the metrics of the steps.
 
-        `batches` yields pytrees of arrays whose first axis is the batch. `state` stays as it is.
+        `batches` yields pytrees of arrays whose first axis is the batch. `state` itself is unchanged.
 
         Raises:
             InputError: `batches` ends before the last step.
-            RunError: the loss was not finite for `settings.max_nonfinite_steps` steps in a row.
+            RunError: the loss was not finite for `settings.max_nonfinite_steps` consecutive steps.
         """
         split = batch_sharding(self._mesh)
-        # A copy: the step takes over the buffers it is given, and the caller's state is to outlive a failure.
+        # A copy, because the step donates its buffers and the caller's state must survive a failure.
         state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(self._mesh))
         steps: list[Any] = []
         limit = self.settings.max_nonfinite_steps
         batch_iterator = iter(batches)
         with jax.set_mesh(self._mesh):
-            for number in tqdm(range(num_steps), unit="step", disable=not sys.stderr.isatty(), leave=False):
+            for number in tqdm(range(num_steps), unit="step", delay=2, disable=None, leave=False):
                 inputs = next(batch_iterator, None)
                 if inputs is None:
-                    raise InputError(f"the data ended after {number} batches: must have {num_steps}")
+                    raise InputError(f"data: ended after {number} batches: must have {num_steps}")
                 state, taken = self._step(state, jax.device_put(inputs, split))
                 steps.append(taken)
-                # Of the step before, so that the device is never waited for with nothing to do.
+                # Checks the previous step, so that the device always has work while the host waits.
                 if number and float(steps[number - 1][2]) >= limit:
                     raise RunError(
                         f"step {number}: the loss was not finite for {limit} steps in a row; "
-                        "the model is as it was"
+                        "the model is unchanged"
                     )
         losses, accuracies, _ = zip(*jax.device_get(steps), strict=True)
         result = FitResult(tuple(map(float, losses)), tuple(map(float, accuracies)))
@@ -136,7 +129,7 @@ class Tuner:
 
 
 def text_rows(texts: Sequence[str], tokenizer: Tokenizer, sequence_length: int | None, longest: int) -> Rows:
-    """Strings as rows, a document a row; the rows are as long as the longest text wants, or as they are told."""
+    """Returns strings as rows, one document per row, as long as the longest text if `sequence_length` is None."""
     store = TokenStore.from_documents(texts, tokenizer)
     if sequence_length is None:
         wanted = (
@@ -151,7 +144,7 @@ def text_rows(texts: Sequence[str], tokenizer: Tokenizer, sequence_length: int |
 def fit_texts(
     settings: TrainConfig, params: Any, rows: Rows, recipe: MaskingRecipe, tokenizer: Tokenizer
 ) -> tuple[Any, FitResult]:
-    """A fit on rows of text, masked anew in every epoch."""
+    """Fits on rows of text, masked anew in every epoch."""
     if recipe.rate_schedule != "constant":
         raise InputError(f"masking.rate_schedule = {recipe.rate_schedule!r}: must be 'constant' in a fit")
     setup = make_setup(settings, resolve_masking(recipe, tokenizer, rows.sequence_length))
@@ -169,19 +162,19 @@ def fit_texts(
 
 
 def fit_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> tuple[Any, FitResult]:
-    """A fit on batches that are masked already: see `masked_batches`."""
+    """Fits on batches that are masked already: see `masked_batches`."""
     setup = setup_for_masked_batches(settings, tokenizer)
     batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=False)
     first = next(batches, None)
     if first is None:
-        raise InputError("data: no batch: must be at least one")
+        raise InputError("data: no batch: must have at least one")
     tuner = Tuner(setup, partial(masked_batch_loss, setup), settings, len(first.token_ids))
     state, result = tuner.train(state_of(setup, params), _cycled(first, batches), settings.num_steps)
     return state.params, result
 
 
 def _cycled(first: MaskedBatch, rest: Iterator[MaskedBatch]) -> Iterator[MaskedBatch]:
-    """Every batch, and again from the first when they end."""
+    """Yields all batches, then repeats them forever."""
     kept = [first]
     yield first
     for batch in rest:

@@ -1,4 +1,4 @@
-"""Batches that the caller has masked: their fields, how they are checked and cut, and their loss."""
+"""Batches that the caller has masked: their fields, checks and loss."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,31 +18,33 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 
 class MaskedBatch(NamedTuple):
-    """Rows that were masked before: what `fit` takes beside strings.
-
-    token_ids, segment_ids: int32 [B, L]; padding_mask: bool [B, L], True at real tokens; mask_positions and labels
-    (the ids that stood there): int32 [B, K]; mask_weights: float32 [B, K]. A model without segments has None for them.
-    """
+    """Rows that are masked already."""
 
     token_ids: Any
+    """int32 [B, L]"""
     padding_mask: Any
+    """bool [B, L]: True at real tokens."""
     segment_ids: Any
+    """int32 [B, L], or None for a model without segments."""
     mask_positions: Any
+    """int32 [B, K]"""
     labels: Any
+    """int32 [B, K]: the original ids at these positions."""
     mask_weights: Any
+    """float32 [B, K]"""
 
 
 def masked_batches(
     data: Any, config: BertConfig, batch_size: int, *, keep_rest: bool
 ) -> Iterator[MaskedBatch]:
-    """Batches of a mapping of arrays [N, …], cut into `batch_size` rows, or of an iterable of such mappings.
+    """Yields a mapping of arrays [N, …] in batches of `batch_size` rows, or each mapping of an iterable as one batch.
 
-    Rows at the end that fill no batch are left out unless `keep_rest`: steps have one shape. The fields are those of
-    `MaskedBatch`. `padding_mask`, `segment_ids` and `mask_weights` may be left out: no
-    padding, one segment, and a weight of 1 wherever the position is not 0, which is [CLS] and stands for no selection.
+    The fields are those of `MaskedBatch`. The defaults of `padding_mask`, `segment_ids` and `mask_weights` are no
+    padding, one segment, and weight 1 at every position except 0, which is [CLS] and means no selection. Rows that do
+    not fill a last batch are left out unless `keep_rest`, because all steps have one shape.
 
     Raises:
-        InputError: a field is missing, unknown, of a wrong shape, or holds what the model does not have.
+        InputError: a field is missing, unknown, of the wrong shape, or has values that the model does not take.
     """
     if isinstance(data, Mapping):
         whole = _checked(data, config, "batch")
