@@ -26,4 +26,6 @@ def main(arguments: Sequence[str], prog: str) -> None:
     from mlm_jax.run.metrics import finite_values
     from mlm_jax.use.evaluate import evaluate_model
 
-    print(json.dumps(finite_values(evaluate_model(parsed.model, parsed.data, progress=True)), allow_nan=False))
+    print(
+        json.dumps(finite_values(evaluate_model(parsed.model, parsed.data, progress=True)), allow_nan=False)
+    )
