@@ -63,7 +63,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         slices = f"dcn_data {len(blocks)} × " if len(blocks) > 1 else ""
         raise InputError(
             f"mesh: {slices}{shape} is {math.prod(sizes) * len(blocks)} devices: "
-            f"must be {len(devices)}, the number of devices"
+            f"must be the {len(devices)} available"
         )
     # On a TPU the axes follow the torus; without a split, an axis larger than a side of the torus would not fit.
     arrays = [create_device_mesh(sizes, block, allow_split_physical_axes=True) for block in blocks]

@@ -219,7 +219,7 @@ def test_simulated_slices_are_neighbours() -> None:
         (
             MeshConfig(dcn_data=2, data=3),
             None,
-            r"dcn_data 2 × data 3 × fsdp 1 × tensor 1 is 6 devices: must be 8,",
+            r"dcn_data 2 × data 3 × fsdp 1 × tensor 1 is 6 devices: must be the 8",
         ),
         (MeshConfig(dcn_data=4), slices_of(4, 4, platform="gpu"), "must not split one of the 2 slices"),
     ],

@@ -28,7 +28,7 @@ def assert_refused(ended: Any, *said: str) -> None:
         (("--data.path", "no/such/folder"), ("no/such/folder",)),
         (
             ("--mesh.data", 3),
-            ("mesh: data 3 × fsdp 1 × tensor 1 is 3 devices: must be 1, the number of devices",),
+            ("mesh: data 3 × fsdp 1 × tensor 1 is 3 devices: must be the 1 available",),
         ),
         (("--data.sequence-length", 25), ("data.sequence_length = 25", "model.max_sequence_length = 24")),
         (("--optimizer.learning-rat", 0.1), ("no such flag; did you mean '--optimizer.learning-rate'?",)),
