@@ -19,6 +19,7 @@ from mlm_jax.store.run_folder import read_config
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_traces_its_step(path: Path) -> None:
     config = load_config(path)

@@ -123,6 +123,7 @@ def arrays_of_the_vocabulary(model: BertConfig, rows: int, mesh: MeshConfig, **c
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_no_step_of_bert_large_holds_all_logits(tensor: int) -> None:
     """Of 16 rows a device, and twice as many where two devices share the vocabulary; nothing was set for that."""
@@ -132,6 +133,7 @@ def test_no_step_of_bert_large_holds_all_logits(tensor: int) -> None:
     assert max(arrays) == max(rows * 39 * vocabulary, vocabulary * BERT_LARGE.hidden_dim)
 
 
+@pytest.mark.slow
 def test_in_one_chunk_a_step_holds_all_logits() -> None:
     """Two layers of BERT-large: what the test above would find."""
     shallow = replace(BERT_LARGE, num_layers=2)
