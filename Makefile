@@ -3,19 +3,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO := runs/demo
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Some files take minutes, most take seconds: idle workers take tests over from busy ones.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo lint test check test-slow test-and-slow test-peers test-browser test-release test-core clean
+.PHONY: demo lint test check test-slow test-and-slow test-peers test-browser test-release test-core docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python scripts/train_tokenizer.py --input mlm_jax/demo/landmarks.txt --vocab-size 2200 --output $(DEMO)-tokenizer
-	$(BIN)/python scripts/prepare_data.py --input mlm_jax/demo/landmarks.txt --tokenizer $(DEMO)-tokenizer --output $(DEMO)-data
-	$(BIN)/python scripts/train.py configs/demo.py --output-dir $(DEMO)
-	@echo "loss curve: $(DEMO)/loss.png"
-	$(BIN)/python scripts/fill_mask.py $(DEMO) "The Statue of [MASK] is in New York." --top-k 5
+	$(BIN)/mlm-jax demo
+
+# A broken link is an error. The pages need no network, but their search needs a server: mkdocs serve.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -65,6 +65,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e ".[dev]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e ".[docs]"
 	touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed-dev

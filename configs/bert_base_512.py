@@ -1,11 +1,11 @@
-"""BERT-base on rows of 512 tokens: the shape that the recipes for pods share; every chip replicates it.
+"""BERT-base on rows of 512 tokens: the parent of the configs for pods. Every chip holds the whole model.
 
-    python scripts/prepare_data.py --input CORPUS --tokenizer TOKENIZER --output data/train
-    python scripts/train.py configs/bert_base_512.py --data.path data/train
-    python scripts/compile_check.py configs/bert_base_512.py --topology v5e:4x4
+    mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
+    mlm-jax train bert_base_512 --data.path data/train
+    mlm-jax compile-check bert_base_512 --topology v5e:4x4
 
-What a step takes of a chip is in docs/pods.md. Batch and steps are those of Devlin et al. 2019; nothing was trained
-with this config here.
+docs/pods.md has the memory and time of a step on each chip. Batch size and number of steps are those of Devlin et al.
+2019. Nothing has been trained with this config.
 """
 
 from dataclasses import replace
@@ -15,10 +15,10 @@ from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:
-    """256 rows a step, 16 a chip on 16 chips.
+    """256 rows per step: 16 per chip on 16 chips.
 
-    Nothing is dropped out (Geiping & Goldstein 2022): a corpus for so many steps is hardly read twice, and the masks
-    of attention's dropout alone would be 12 × 512 × 512 bytes a row and layer.
+    There is no dropout (Geiping & Goldstein 2022): a corpus for so many steps is hardly read twice, and the masks of
+    attention dropout alone would take 12 × 512 × 512 bytes per row and layer.
     """
     return TrainConfig(
         output_dir="runs/bert_base_512",
@@ -35,7 +35,7 @@ def config() -> TrainConfig:
 
 
 def pod_shape(preset: BertConfig) -> BertConfig:
-    """Without pooler and dropout, and with a table that any tensor axis of a pod divides."""
+    """Removes pooler and dropout, and pads the embedding table so that any tensor axis of a pod divides it."""
     return replace(
         preset, pooler=False, vocabulary_multiple=128, dropout_rate=0.0, attention_dropout_rate=0.0
     )

@@ -1,18 +1,18 @@
 """BERT-base on one host of 8 GPUs: every GPU holds the whole model and an eighth of the rows.
 
-    python scripts/train.py configs/bert_base_gpu_8.py --data.path data/train
-    python scripts/compile_check.py configs/bert_base_gpu_8.py --devices 8 --chip "NVIDIA H100"
+    mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
+    mlm-jax train bert_base_gpu_8 --data.path data/train
+    mlm-jax compile-check bert_base_gpu_8 --devices 8 --chip "NVIDIA H100"
 
-What a step takes of a GPU is in docs/pods.md; nothing was trained with this config here.
+docs/pods.md has the memory and time of a step on each GPU. Nothing has been trained with this config.
 """
 
 from dataclasses import replace
 
-from bert_base_512 import config as base
-
 from mlm_jax.config import MeshConfig, TrainConfig
+from mlm_jax.configs.bert_base_512 import config as base
 
 
 def config() -> TrainConfig:
-    """32 rows a GPU; a model of 0.4 GB is cheaper to replicate than to gather."""
+    """32 rows per GPU; replicating a model of 0.4 GB is cheaper than gathering it."""
     return replace(base(), output_dir="runs/bert_base_gpu_8", mesh=MeshConfig(data=8))

@@ -1,22 +1,22 @@
 """BERT-large on rows of 512 tokens: `bert_base_512.py` with the larger model.
 
-    python scripts/train.py configs/bert_large_512.py --data.path data/train
-    python scripts/compile_check.py configs/bert_large_512.py --topology v5e:4x4
+    mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
+    mlm-jax train bert_large_512 --data.path data/train
+    mlm-jax compile-check bert_large_512 --topology v5e:4x4
 
-What a step takes of a chip is in docs/pods.md; nothing was trained with this config here.
+docs/pods.md has the memory and time of a step on each chip. Nothing has been trained with this config.
 """
 
 from dataclasses import replace
 
-from bert_base_512 import config as base
-from bert_base_512 import pod_shape
-
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.presets import PRESETS
+from mlm_jax.configs.bert_base_512 import config as base
+from mlm_jax.configs.bert_base_512 import pod_shape
 
 
 def config() -> TrainConfig:
-    """Each layer is computed again in the backward pass: 24 layers of activations do not fit beside the moments."""
+    """The backward pass recomputes every layer: the activations of 24 layers do not fit next to the moments."""
     smaller = base()
     return replace(
         smaller,

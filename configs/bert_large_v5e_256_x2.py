@@ -1,21 +1,21 @@
-"""BERT-large on two v5e-256 slices: `bert_large_v5e_256.py` twice, gradients summed over the data-centre network.
+"""BERT-large on two v5e-256 slices: `bert_large_v5e_256.py` twice, with gradients summed over the slow network.
 
-    python scripts/train.py configs/bert_large_v5e_256_x2.py --data.path data/train
-    python scripts/compile_check.py configs/bert_large_v5e_256_x2.py --topology v5e:16x16 --num-slices 2
+    mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
+    mlm-jax train bert_large_v5e_256_x2 --data.path data/train
+    mlm-jax compile-check bert_large_v5e_256_x2 --topology v5e:16x16 --num-slices 2
 
-Learning rate and warm-up are those of You et al. 2020, table 4, for 8,192 rows. What a step takes of a chip is in
-docs/pods.md; nothing was trained with this config here.
+Learning rate and warm-up are those of You et al. 2020, table 4, for 8,192 rows. docs/pods.md has the memory and time of
+a step on each chip. Nothing has been trained with this config.
 """
 
 from dataclasses import replace
 
-from bert_large_v5e_256 import config as one_slice
-
 from mlm_jax.config import TrainConfig
+from mlm_jax.configs.bert_large_v5e_256 import config as one_slice
 
 
 def config() -> TrainConfig:
-    """Only the sum over `data` leaves a slice; parameters are gathered within one."""
+    """Only the sum over `data` crosses slices; parameters are gathered within a slice."""
     one = one_slice()
     return replace(
         one,

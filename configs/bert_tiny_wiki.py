@@ -1,27 +1,28 @@
-r"""BERT-tiny on English Wikipedia: 5,347 articles of 2015, 92 million characters, and 560 more to evaluate on.
+r"""BERT-tiny on English Wikipedia: 5,347 articles of 2015 (92 million characters), evaluated on 560 more.
 
-    python scripts/train_tokenizer.py --input wiki-en-train.jsonl.zst --vocab-size 8192 --output runs/wiki-tokenizer
-    python scripts/prepare_data.py --input wiki-en-train.jsonl.zst --tokenizer runs/wiki-tokenizer \
-        --output runs/wiki-train
-    python scripts/prepare_data.py --input wiki-en-valid.jsonl.zst --tokenizer runs/wiki-tokenizer \
-        --output runs/wiki-valid
-    python scripts/train.py configs/bert_tiny_wiki.py
-    python scripts/evaluate.py runs/bert_tiny_wiki --data runs/wiki-valid
+    mlm-jax tokenizer --input wiki-en-train.jsonl.zst --vocab-size 8192 --output runs/wiki-tokenizer
+    mlm-jax prepare --input wiki-en-train.jsonl.zst --tokenizer runs/wiki-tokenizer --output runs/wiki-train
+    mlm-jax prepare --input wiki-en-valid.jsonl.zst --tokenizer runs/wiki-tokenizer --output runs/wiki-valid
+    mlm-jax train bert_tiny_wiki
+    mlm-jax evaluate runs/bert_tiny_wiki --data runs/wiki-valid
 
-Ten minutes with jax 0.10.2 on 2 CPU cores, and an evaluation loss of 4.969 nats on all of the 560 articles (accuracy
-25.3 %, 415,594 masked tokens; an untrained model has ln 8,192 = 9.01). `bert_tiny_wiki_64.py` goes on from there.
+The .jsonl.zst files hold one article per line, in the field "text".
 
-What gets so small a run from the frequencies of words to their order (from a loss of 6.4 nats, where masked language
-models can stay for long), by the evaluation losses of the runs themselves; they compare within a vocabulary:
+Ten minutes with jax 0.10.2 on 2 CPU cores. Evaluation loss on all of the 560 articles: 4.969 nats (accuracy 25.3 %,
+415,594 masked tokens); an untrained model has ln 8,192 = 9.01. `bert_tiny_wiki_64.py` continues from this run.
+
+A masked language model can stay for long at a loss of 6.4 nats, where it knows how frequent words are, but not their
+order. These are the evaluation losses of runs that show what helps a small run past that; compare them within a
+vocabulary:
 
 | vocabulary | | 3,000 steps | 6,000 steps |
 | --- | --- | --- | --- |
 | 8,192 | this config | 5.34 | 4.93 |
-| 8,192 | `--model.initializer-stddev 0.02`, BERT's own: attention stays flat for longer | 6.18 | 5.29 |
-| 30,522 | `bert-base-uncased`'s, which takes twice the time | 6.41 | 6.01 (5,000 steps) |
-| 30,522 | that, and as many tokens in rows of 64 (learning rate 2e-3, 2,500 steps) | 6.62 | |
+| 8,192 | `--model.initializer-stddev 0.02`, as in BERT: attention stays flat for longer | 6.18 | 5.29 |
+| 30,522 | vocabulary of `bert-base-uncased`, which takes twice the time | 6.41 | 6.01 (5,000 steps) |
+| 30,522 | the same, with as many tokens in rows of 64 (learning rate 2e-3, 2,500 steps) | 6.62 | |
 
-Nothing is dropped out, because every token is seen about once.
+There is no dropout, because each token is seen about once.
 """
 
 from dataclasses import replace
@@ -31,7 +32,7 @@ from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:
-    """Packed rows of 32 tokens: of few positions attention learns sooner which are next to one another."""
+    """Packed rows of 32 tokens: attention learns which positions are adjacent sooner if there are few."""
     return TrainConfig(
         output_dir="runs/bert_tiny_wiki",
         model=replace(

@@ -1,22 +1,22 @@
-"""RoBERTa-base (Liu et al. 2019): BERT-base of another vocabulary, 124,695,897 parameters with the MLM head.
+"""RoBERTa-base (Liu et al. 2019): BERT-base with another vocabulary, 124,695,897 parameters with the MLM head.
 
-    python scripts/prepare_data.py --input CORPUS --tokenizer TOKENIZER --output data/train
-    python scripts/train.py configs/roberta_base.py --data.path data/train
-    python scripts/compile_check.py configs/roberta_base.py --devices 8 --chip "NVIDIA H100"
+    mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
+    mlm-jax train roberta_base --data.path data/train
+    mlm-jax compile-check roberta_base --devices 8 --chip "NVIDIA H100"
 
-TOKENIZER is any of WordPiece with at most 50,265 entries. Shape, dropout, masks that are drawn anew in every epoch,
-learning rate, warm-up, weight decay, betas, batch, steps and rows of several documents are those of the paper; nothing
-was trained with this config here, and no result is claimed.
+TOKENIZER is a WordPiece tokenizer with at most 50,265 entries. Shape, dropout, masks drawn anew in every epoch,
+learning rate, warm-up, weight decay, betas, batch size, number of steps and rows of several documents are those of the
+paper. Nothing has been trained with this config.
 
-What differs from the paper: WordPiece instead of its byte-level BPE, and the table of positions has no rows that no
-token reaches (1,536 parameters less).
+It differs from the paper in two points: WordPiece instead of byte-level BPE, and a position table without the rows that
+no token uses (1,536 parameters fewer).
 """
 
 from mlm_jax import BertConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 
 
 def config() -> TrainConfig:
-    """8,192 rows a step in 32 microbatches, on one host of 8 GPUs that hold the whole model each."""
+    """8,192 rows per step in 32 microbatches, on one host of 8 GPUs that each hold the whole model."""
     return TrainConfig(
         output_dir="runs/roberta_base",
         model=BertConfig(

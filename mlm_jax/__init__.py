@@ -1,11 +1,10 @@
 """Pure JAX/Flax pretraining of BERT-style encoders with masked language modelling.
 
-Data flows one way through the package, and each part is a file of that name:
+A batch's way through the rooms of the package:
 
-    config → data (corpus → tokenizer → shards → batches) → masking → model → train_step → program
-           → trainer → checkpoint → pretrained
+    config → text → data → masking → model → step → run → store → use
 
-The names below are the public ones; they are imported when first used, so that `import mlm_jax` costs nothing and
+The names below are the public ones. Each is imported when it is first used, so that `import mlm_jax` is instant and
 tools that only read text never start jax.
 """
 
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
     from mlm_jax.run.trainer import TrainResult, train
     from mlm_jax.text.tokenizer import Tokenizer
-    from mlm_jax.use.classifier import TextClassifier
-    from mlm_jax.use.pretrained import MaskedLM
+    from mlm_jax.use.masked_lm import MaskedLM
+    from mlm_jax.use.text_classifier import TextClassifier
 
 __all__ = [
     "PRESETS",
@@ -60,7 +59,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "mlm_jax.use.classifier": ("TextClassifier",),
+    "mlm_jax.use.text_classifier": ("TextClassifier",),
     "mlm_jax.config": (
         *("BertConfig", "ComputeConfig", "DataConfig", "MeshConfig", "OptimizerConfig", "TrainConfig"),
     ),
@@ -71,16 +70,28 @@ _HOMES = {
     "mlm_jax.masking.rates": ("SelectionTable", "selection_table"),
     "mlm_jax.model.bert": ("BertEncoder", "BertMaskedLM", "count_parameters"),
     "mlm_jax.config.presets": ("PRESETS",),
-    "mlm_jax.use.pretrained": ("MaskedLM",),
+    "mlm_jax.use.masked_lm": ("MaskedLM",),
     "mlm_jax.run.trainer": ("TrainResult", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def _version() -> str:
+    # Imported late, because it takes longer than all of the rest.
+    from importlib import metadata
+
+    try:
+        return metadata.version("mlm-jax")
+    except metadata.PackageNotFoundError:
+        return "unknown: not installed"
 
 
 def __dir__() -> list[str]:

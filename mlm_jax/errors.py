@@ -1,9 +1,11 @@
-"""What a user can cause or has to hear: two classes, so that the command line knows what to print in one line."""
+"""The two exceptions that a user may see, and the exit codes of the commands."""
 
 EXIT_RUN_FAILED = 1
 EXIT_BAD_INPUT = 2
-# EX_TEMPFAIL of sysexits.h: stopped by a signal, everything is saved, the same command goes on.
+# EX_TEMPFAIL of sysexits.h: stopped by a signal, everything is saved, rerun the same command to resume.
 EXIT_STOPPED = 75
+# 128 + SIGINT, as shells report it.
+EXIT_INTERRUPTED = 130
 
 
 class InputError(ValueError):
@@ -11,4 +13,9 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, through no fault of its input. The message is one line: what, where, what is left."""
+    """A run that cannot continue although its input is right. The message is one line: what, where, what is intact."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Returns the first `limit` characters of an error's message, on one line."""
+    return " ".join(str(error).split())[:limit]

@@ -1,17 +1,27 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that appear complete or not at all.
+
+Each is written under a temporary name of its own in the same folder, `NAME.HOST-PID-TOKEN.partial`, and renamed at the
+end. No two writers share such a name, so nothing here depends on file locks, which not every network file system has.
+"""
 
 import contextlib
 import os
+import re
+import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mlm_jax.errors import InputError
 
-# A file under such a name is still being written; a killed process leaves nothing else behind.
 PARTIAL_SUFFIX = ".partial"
+
+_WRITER = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial$")
+# A temporary file of another host, which cannot be asked about its processes, is abandoned after this time.
+_ABANDONED_SECONDS = 24 * 60 * 60
 
 
 def home() -> Path:
@@ -20,17 +30,44 @@ def home() -> Path:
 
 
 def partial_path(path: Path) -> Path:
-    """Return the name under which `path` is written before it is complete, in the same folder."""
-    return path.with_name(path.name + PARTIAL_SUFFIX)
+    """Returns a new temporary name for `path`, in the same folder, that no other writer uses."""
+    writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f"{path.name}.{writer}{PARTIAL_SUFFIX}")
 
 
-def own_partial_path(path: Path) -> Path:
-    """`partial_path`, by a name that no other process writes to: of several that write `path`, one stays whole."""
-    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL_SUFFIX}")
+def partial_paths(folder: Path) -> list[Path]:
+    """Returns the temporary files and folders directly in `folder`, whoever writes them."""
+    return [path for path in folder.iterdir() if _WRITER.search(path.name)] if folder.is_dir() else []
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes the temporary files and folders of `path` whose writers are dead.
+
+    A writer is dead if it ran on this host and its process is gone, or if it has not touched its file for a day. One
+    that is taken for dead while it runs fails when it renames its file; it damages nothing.
+    """
+    for partial in partial_paths(path.parent):
+        writer = _WRITER.fullmatch(partial.name.removeprefix(path.name))
+        if writer and _is_abandoned(partial, writer["host"], int(writer["pid"])):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
+def _is_abandoned(partial: Path, host: str, pid: int) -> bool:
+    try:
+        if host == socket.gethostname():
+            os.kill(pid, 0)
+            return False
+        return time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS
+    except ProcessLookupError:
+        return True
+    # Another user's process, or a file that is gone by now.
+    except OSError:
+        return False
 
 
 def commit(file: BinaryIO, path: Path) -> None:
-    """Close `file`, written under a partial name, and give it its own, `path`, once its bytes are on the disk."""
+    """Closes `file`, written under a temporary name, and renames it to `path` once its bytes are on the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
@@ -42,33 +79,52 @@ def commit(file: BinaryIO, path: Path) -> None:
         os.close(folder)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path`: a reader, after a crash too, finds all of it or what was there before."""
-    partial = own_partial_path(path)
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file that becomes `path` at the end of the block and is removed if the block fails.
+
+    A reader finds the new content or the one from before, even after a crash.
+    """
+    partial = partial_path(path)
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             commit(file, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` to `path` as `new_file` does."""
+    with new_file(path) as file:
+        file.write(content)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which gets the name `path` at the end of the block, or goes where the block fails.
+    """Creates a temporary folder that becomes `path` at the end of the block and is removed if the block fails.
 
     Raises:
-        InputError: `path` is there already.
+        InputError: `path` exists, or another process created it during the block.
     """
     if path.exists():
-        raise InputError(f"{path}: is there already: must be a folder that does not exist")
+        raise _exists(path)
+    remove_abandoned(path)
     partial = partial_path(path)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            if path.exists():
+                raise _exists(path) from error
+            raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path}: already exists; choose a folder that does not exist")

@@ -1,6 +1,6 @@
-"""Where every random number of a run comes from: a counter-based key for (seed, purpose), folded with a counter.
+"""The random keys of a run: one counter-based stream per (seed, purpose).
 
-Keys are threefry on every backend: its bits are the same under jit, vmap and any sharding (`rbg`'s are not).
+Keys are threefry on every backend, because its bits, unlike `rbg`'s, are the same under jit, vmap and any sharding.
 """
 
 import enum
@@ -11,7 +11,7 @@ from jax import Array
 
 
 class Purpose(enum.IntEnum):
-    """What a stream of random numbers is for. The values are part of what makes a run reproducible."""
+    """The purpose of a stream of random numbers. Changing a value changes the results of every run."""
 
     PARAMETERS = 0
     MASKING = 1
@@ -20,5 +20,5 @@ class Purpose(enum.IntEnum):
 
 
 def purpose_key(seed: int | Array | np.ndarray, purpose: Purpose, generator: str = "threefry2x32") -> Array:
-    """The key, of shape [], of one purpose's stream under `seed` in [0, 2**32)."""
+    """Returns the key, of shape [], of one purpose's stream; `seed` is in [0, 2**32)."""
     return jax.random.fold_in(jax.random.key(seed, impl=generator), purpose)

@@ -1,7 +1,8 @@
 """Threefry-2x32 (Salmon et al. 2011) written out, with the bits of `jax.random.bits`.
 
-JAX's own is a loop where XLA compiles for CPU, and every turn of it writes four arrays of the shape asked for. Written
-out it fuses with whatever reads the bits, which then never lie in memory: a tenth of the time for the words of masks.
+On CPU, JAX's implementation compiles to a loop that writes four arrays of the requested shape in every iteration.
+Written out, the computation fuses with whatever reads the bits, which are then never stored: the random numbers of
+masking take a tenth of the time.
 """
 
 import math
@@ -17,7 +18,7 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """`jax.random.bits(key, shape)`, bit for bit; JAX's own for another generator, or for 2^32 numbers and more."""
+    """Equals `jax.random.bits(key, shape)`, which it calls for other generators and for 2^32 numbers or more."""
     size = math.prod(shape)
     if str(jax.random.key_impl(key)) != "threefry2x32" or size >= 2**32:
         return jax.random.bits(key, shape, jnp.uint32)
@@ -30,7 +31,7 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
 
 
 def random_bits_at(key: Key[Array, ""], index: Int[Array, " size"]) -> UInt32[Array, " size"]:
-    """`random_bits(key, index.shape)[index]`, without looking anything up where the generator is Threefry."""
+    """Equals `random_bits(key, index.shape)[index]`; for Threefry it computes only the indexed numbers."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return random_bits(key, index.shape)[index]
     high, low = _hash(key, index.astype(jnp.uint32))
@@ -38,43 +39,43 @@ def random_bits_at(key: Key[Array, ""], index: Int[Array, " size"]) -> UInt32[Ar
 
 
 def random_pair(key: Key[Array, ""], number: Int[Array, ""]) -> UInt32[Array, " two"]:
-    """Two random words, the `number`-th pair of the key: what a loop draws that does not know how often it turns."""
+    """The `number`-th pair of random uint32 of a key, for loops whose number of iterations is not known in advance."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
     return jnp.stack(_hash(key, jnp.asarray(number, jnp.uint32)))
 
 
 def fold_in(key: Key[Array, ""], number: int | Int[Array, ""]) -> Key[Array, ""]:
-    """`jax.random.fold_in(key, number)`, bit for bit; JAX's own for another generator."""
+    """Equals `jax.random.fold_in(key, number)`, which it calls for other generators."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.fold_in(key, number)
-    words = jnp.stack(_hash(key, jnp.asarray(number, jnp.uint32)))
-    # What fuses with the bits that a key gives would be computed again for each of them.
-    return jax.random.wrap_key_data(jax.lax.optimization_barrier(words))
+    data = jnp.stack(_hash(key, jnp.asarray(number, jnp.uint32)))
+    # Without the barrier the key would fuse with its bits and be computed again for each of them.
+    return jax.random.wrap_key_data(jax.lax.optimization_barrier(data))
 
 
 def split(key: Key[Array, ""], count: int) -> list[Key[Array, ""]]:
-    """`count` keys; for Threefry those of `jax.random.split(key, count)`, bit for bit."""
+    """Returns `count` keys; for Threefry they equal `jax.random.split(key, count)`."""
     return [fold_in(key, number) for number in range(count)]
 
 
 def random_below(key: Key[Array, ""], shape: tuple[int, ...], limit: int) -> Int32[Array, "..."]:
-    """`jax.random.randint(key, shape, 0, limit, jnp.int32)`, bit for bit, for Threefry; `limit` in [1, 2^31)."""
+    """Equals `jax.random.randint(key, shape, 0, limit, jnp.int32)` for Threefry; `limit` is in [1, 2^31)."""
     higher, lower = (random_bits(half, shape) for half in split(key, 2))
-    # The remainder of 64 bits, without the higher 32 where limit is above 2^16: JAX's square overflows.
+    # The remainder of 64 bits; if limit is above 2^16 the higher 32 are lost, because JAX's square overflows.
     divisor, of_higher = np.uint32(limit), np.uint32((2**16 % limit) ** 2 % 2**32 % limit)
     return ((higher % divisor * of_higher + lower % divisor) % divisor).astype(jnp.int32)
 
 
 def _hash(key: Array, low: Array) -> list[Array]:
-    """The two words that Threefry makes of (0, low)."""
+    """Returns the two uint32 outputs of Threefry for the counter (0, low)."""
     first, second = jax.random.key_data(key)
     schedule = (first, second, first ^ second ^ _PARITY)
-    words = [jnp.broadcast_to(schedule[0], low.shape), low + schedule[1]]
-    for turn in range(5):
-        for rotation in _ROTATIONS[turn % 2]:
-            words[0] += words[1]
-            words[1] = ((words[1] << rotation) | (words[1] >> (32 - rotation))) ^ words[0]
-        words[0] += schedule[(turn + 1) % 3]
-        words[1] += schedule[(turn + 2) % 3] + np.uint32(turn + 1)
-    return words
+    state = [jnp.broadcast_to(schedule[0], low.shape), low + schedule[1]]
+    for block in range(5):
+        for rotation in _ROTATIONS[block % 2]:
+            state[0] += state[1]
+            state[1] = ((state[1] << rotation) | (state[1] >> (32 - rotation))) ^ state[0]
+        state[0] += schedule[(block + 1) % 3]
+        state[1] += schedule[(block + 2) % 3] + np.uint32(block + 1)
+    return state

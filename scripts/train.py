@@ -1,21 +1,13 @@
-"""Train a masked language model, or go on with a run that was stopped: train.py CONFIG.py [--setting value …]."""
+"""`mlm-jax train`, for use in a clone: `python scripts/train.py`."""
 
 import sys
 
-from mlm_jax.commands import cli
-from mlm_jax.commands.config_flags import parse_config
-from mlm_jax.errors import EXIT_STOPPED
+from mlm_jax.commands import cli, train
 
 
 def main() -> int:
-    """Read the config, train; 75 where a signal stopped the run and the same command goes on."""
-    config = parse_config(sys.argv[1:], prog="train.py")
-    # Late, so that a mistyped setting is told before jax starts.
-    from mlm_jax.parallel.distributed import join
-    from mlm_jax.run.trainer import train
-
-    join(config.distributed)
-    return 0 if train(config).finished else EXIT_STOPPED
+    """Runs the command and returns its exit code."""
+    return train.main(sys.argv[1:], "python scripts/train.py")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ install_import_hook(
         "mlm_jax.masking",
         "mlm_jax.model",
         "mlm_jax.step.train_step",
+        "mlm_jax.step.update",
     ],
     "beartype.beartype",
 )

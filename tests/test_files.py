@@ -1,13 +1,33 @@
-"""A file is there whole or not at all; the kills of test_prepare.py see the rest."""
+"""Files and folders appear complete or not at all; test_prepare.py kills processes at every step of the way."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from mlm_jax.files import own_partial_path, write_atomically
+from mlm_jax.errors import InputError
+from mlm_jax.files import (
+    new_file,
+    new_folder,
+    partial_path,
+    partial_paths,
+    remove_abandoned,
+    write_atomically,
+)
 
 
-def test_bytes_are_on_the_disk_before_the_name_and_the_name_after(tmp_path, monkeypatch):
+@pytest.fixture
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_bytes_reach_the_disk_before_the_name_and_the_name_after(tmp_path, monkeypatch):
     steps = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
@@ -15,12 +35,14 @@ def test_bytes_are_on_the_disk_before_the_name_and_the_name_after(tmp_path, monk
     )
     monkeypatch.setattr(os, "replace", lambda old, new: (steps.append("rename"), replace(old, new)))
     write_atomically(tmp_path / "a.json", b"content")
-    partial = str(own_partial_path(tmp_path / "a.json"))
-    assert steps == [partial, "rename", str(tmp_path)]
+    partial, *rest = steps
+    assert partial.startswith(str(tmp_path / "a.json."))
+    assert partial.endswith(".partial")
+    assert rest == ["rename", str(tmp_path)]
     assert (tmp_path / "a.json").read_bytes() == b"content"
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_bytes(b"before")
 
     def full(_: int) -> None:
@@ -31,3 +53,66 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
         write_atomically(tmp_path / "a.json", b"after")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_bytes() == b"before"
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary_file(tmp_path):
+    """As on two hosts with the same name and process ids, or in two threads."""
+    with new_file(tmp_path / "a") as first, new_file(tmp_path / "a") as second:
+        first.write(b"first, longer")
+        second.write(b"second")
+    assert (tmp_path / "a").read_bytes() == b"first, longer"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_two_writers_of_one_folder_do_not_share_a_temporary_folder(tmp_path):
+    def write_while_another_does() -> None:
+        with new_folder(tmp_path / "a") as first:
+            (first / "x").write_text("first")
+            with new_folder(tmp_path / "a") as second:
+                assert (first / "x").exists()
+                (second / "x").write_text("second")
+
+    with pytest.raises(InputError, match="a: already exists"):
+        write_while_another_does()
+    assert (tmp_path / "a" / "x").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_of_the_user_is_never_removed(tmp_path):
+    for name in ("a.partial", "a.notes.partial", f"a.{socket.gethostname()}-1.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("precious")
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "x").touch()
+    assert len(list(tmp_path.rglob("thesis.tex"))) == 3
+
+
+def test_only_the_temporary_files_of_dead_writers_are_removed(tmp_path, dead_pid):
+    def left_by(host: str, pid: int, age: float = 0.0, name: str = "a") -> Path:
+        path = tmp_path / f"{name}.{host}-{pid}-0123abcd.partial"
+        path.mkdir()
+        (path / "x").touch()
+        os.utime(path, (time.time() - age,) * 2)
+        return path
+
+    here, hour = socket.gethostname(), 3600.0
+    kept = {
+        left_by(here, os.getpid(), 48 * hour),
+        left_by("other.host-2", dead_pid, 23 * hour),
+        left_by(here, dead_pid, name="ab"),
+    }
+    left_by(here, dead_pid)
+    left_by("other.host-2", dead_pid + 1, 25 * hour)
+    (tmp_path / f"a.{here}-{dead_pid}-89abcdef.partial").touch()
+    assert len(partial_paths(tmp_path)) == 6
+    remove_abandoned(tmp_path / "a")
+    assert set(tmp_path.iterdir()) == kept
+    remove_abandoned(tmp_path / "no" / "such" / "folder")
+
+
+def test_temporary_names_are_unique_and_recognized(tmp_path):
+    names = {partial_path(tmp_path / "a") for _ in range(100)}
+    assert len(names) == 100
+    for name in names:
+        name.touch()
+    assert set(partial_paths(tmp_path)) == names

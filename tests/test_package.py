@@ -1,5 +1,7 @@
-"""The package as a whole: its public names and its floor plan."""
+"""The package as a whole: its public names and what it imports."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import mlm_jax
@@ -18,7 +20,9 @@ def test_every_public_name_is_there() -> None:
     assert set(promised.split()) <= set(dir(mlm_jax))
 
 
-def test_the_readme_names_every_file_of_the_package() -> None:
-    readme = (ROOT / "README.md").read_text()
-    files = [path for path in (ROOT / "mlm_jax").rglob("*.py") if path.name != "__init__.py"]
-    assert [path.name for path in files if f" {path.name} " not in readme] == []
+def test_training_imports_no_other_framework_and_nothing_to_draw_with() -> None:
+    """torch takes two seconds to import, matplotlib one."""
+    script = (
+        "import sys, mlm_jax.run.trainer; print(*{'torch', 'tensorflow', 'matplotlib'} & sys.modules.keys())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "\n"

@@ -1,19 +1,21 @@
-r"""What the sweeps beside this file derive from: a small encoder on paragraphs of English Wikipedia.
+r"""The parent of the sweeps in this folder: a small encoder on paragraphs of English Wikipedia.
 
-    for part in train valid; do                                             # a paragraph a line
+All of them read the data that these commands prepare, from files with one article per line in the field "text":
+
+    mkdir -p runs
+    for part in train valid; do                                             # one paragraph per line
         zstdcat wiki-en-$part.jsonl.zst \
             | python -c 'import json, sys; [print(json.loads(line)["text"]) for line in sys.stdin]' \
             > runs/wiki-paragraphs-$part.txt
     done
-    python scripts/train_tokenizer.py --input runs/wiki-paragraphs-train.txt --vocab-size 2048 \
-        --output runs/ablations-tokenizer
+    mlm-jax tokenizer --input runs/wiki-paragraphs-train.txt --vocab-size 2048 --output runs/ablations-tokenizer
     for part in train valid; do
-        python scripts/prepare_data.py --input runs/wiki-paragraphs-$part.txt --tokenizer runs/ablations-tokenizer \
+        mlm-jax prepare --input runs/wiki-paragraphs-$part.txt --tokenizer runs/ablations-tokenizer \
             --output runs/ablations-$part
     done
 
-Everything that lets 2 million tokens lead beyond the frequencies of words, so that trials can differ after a minute
-on two CPU cores: few word pieces, short rows, small batches, a wide initialisation, and rotary positions.
+The settings let 2 million tokens take a model past the frequencies of words, so that trials differ after a minute on
+two CPU cores: few word pieces, short rows, small batches, a wide initialization, and rotary positions.
 """
 
 from mlm_jax.config import DataConfig, TrainConfig
@@ -22,7 +24,7 @@ from mlm_jax.config.optimizer import OptimizerConfig
 
 
 def config() -> TrainConfig:
-    """The parent of every trial. All are evaluated on the same 3,200 rows, none of two paragraphs."""
+    """The parent of every trial. All are evaluated on the same 3,200 rows, each of a single paragraph."""
     return TrainConfig(
         model=BertConfig(
             vocabulary_size=2048,

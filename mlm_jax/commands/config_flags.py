@@ -1,38 +1,98 @@
-"""A run's config from the command line: `CONFIG.py --optimizer.learning-rate 1e-3`."""
+"""The config of a run from the command line: `CONFIG --optimizer.learning-rate 1e-3`."""
 
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
-from mlm_jax.commands import cli
-from mlm_jax.config import TrainConfig
-from mlm_jax.config.files import load_config
-from mlm_jax.config.settings import flatten, nearest_name
+from mlm_jax.commands.flags import HELP_FLAGS, build, flags_of, read, rows_of, wrapped
+from mlm_jax.config import DistributedConfig, TrainConfig
+from mlm_jax.config.files import load_config, shipped_configs
 from mlm_jax.errors import InputError
+
+COMMON = (
+    *("output_dir", "init_from", "data.path", "data.eval_path", "data.sequence_length", "data.packing"),
+    *("model.vocabulary_size", "model.num_layers", "model.hidden_dim", "model.dropout_rate"),
+    *("masking.mask_selection_rate", "masking.unit"),
+    *("optimizer.name", "optimizer.learning_rate", "optimizer.schedule", "optimizer.warmup_steps"),
+    *("optimizer.weight_decay", "num_steps", "batch_size", "accumulation_steps"),
+    *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "seed"),
+    *("mesh.data", "mesh.fsdp", "mesh.tensor", "compute.dtype", "compute.remat"),
+)
+"""The settings that `--help` lists; `--help-all` lists all of them."""
+
+_CONFIG_HELP = (
+    "CONFIG is a Python file with config() -> TrainConfig, a run folder, a config.json, or one of {}."
+)
 
 
 def parse_config(arguments: Sequence[str], prog: str) -> TrainConfig:
-    """The config that the first argument names, with the settings that follow it on the command line."""
-    if not arguments or arguments[0].startswith("-"):
-        usage = f"usage: {prog} CONFIG.py [--setting value …]; {prog} CONFIG.py --help lists the settings"
-        if arguments and arguments[0] in ("-h", "--help"):
-            print(usage)
-            sys.exit(0)
-        raise InputError(f"the first argument must be a config file; {usage}")
-    config = load_config(arguments[0])
-    _check_flags(config, arguments[1:])
-    return cli.parse(TrainConfig, prog=f"{prog} {arguments[0]}", default=config, args=arguments[1:])
+    """Returns the config that the first argument names, with the settings that follow it.
+
+    Raises:
+        InputError: there is no such config, or a setting is unknown (the message has the nearest) or not allowed.
+    """
+    config, _ = parse_config_and_flags(arguments, prog)
+    return config
 
 
-def _check_flags(config: TrainConfig, arguments: Sequence[str]) -> None:
-    """InputError for a flag that is none, in one line, before tyro would say so in ten."""
-    flags = ["--help"]
-    for name, value in flatten(asdict(config)).items():
-        group, dot, field = name.replace("_", "-").rpartition(".")
-        flags += [f"--{group}{dot}{field}"]
-        if isinstance(value, bool):
-            flags += [f"--{group}{dot}no-{field}"]
-    for argument in arguments:
-        flag = argument.split("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in flags:
-            raise InputError(f"{flag}: no such setting{nearest_name(flag, flags)}")
+def parse_config_and_flags(
+    arguments: Sequence[str],
+    prog: str,
+    about: str = "",
+    flags_class: type | None = None,
+    before_config: Callable[[DistributedConfig], None] | None = None,
+) -> tuple[TrainConfig, Any]:
+    """Parses `CONFIG [--setting value …]`, where flags of the dataclass `flags_class` may stand among the settings.
+
+    `before_config` is called before a Python config is run, with the `distributed` settings of the command line, if
+    these name a coordinator: what a config asks JAX for, such as `jax.device_count()`, is then told of the whole job.
+
+    Returns:
+        The config, and the `flags_class` (or None).
+
+    Raises:
+        InputError: as `parse_config`.
+    """
+    own_flags = flags_of(flags_class) if flags_class is not None else []
+    is_config = bool(arguments) and not arguments[0].startswith("-")
+    if {*HELP_FLAGS, "--help-all"} & set(arguments):
+        config = load_config(arguments[0]) if is_config else TrainConfig()
+        about = " ".join(
+            [about, _CONFIG_HELP.format(", ".join(name for name in shipped_configs() if "/" not in name))]
+        )
+        print(f"usage: {prog} CONFIG [--setting value …]\n\n{wrapped(about)}\n")
+        if own_flags:
+            print(f"flags:\n{rows_of(own_flags)}\n")
+        print(_all_settings(config) if "--help-all" in arguments else _common_settings(config))
+        raise SystemExit(0)
+    if not is_config:
+        raise InputError(
+            f"the first argument must be a config; usage: {prog} CONFIG [--setting value …]; "
+            f"{prog} --help lists the settings"
+        )
+    settings = flags_of(TrainConfig, TrainConfig())
+    given = read([*own_flags, *settings], arguments[1:], prog)
+    own = {name: given.pop(name) for name in [flag.field for flag in own_flags] if name in given}
+    if before_config is not None and "distributed.coordinator" in given and _runs_code(arguments[0]):
+        job = {name: value for name, value in given.items() if name.startswith("distributed.")}
+        before_config(build(TrainConfig, job, TrainConfig()).distributed)
+    config = build(TrainConfig, given, load_config(arguments[0]))
+    return config, build(flags_class, own) if flags_class is not None else None
+
+
+def _runs_code(source: str) -> bool:
+    return not (source.endswith(".json") or Path(source).is_dir())
+
+
+def _common_settings(config: TrainConfig) -> str:
+    flags = flags_of(TrainConfig, config)
+    common = [next(flag for flag in flags if flag.field == name) for name in COMMON]
+    return f"common settings (of {len(flags)}; --help-all lists them):\n{rows_of(common)}"
+
+
+def _all_settings(config: TrainConfig) -> str:
+    """All settings, those without a group first."""
+    flags = sorted(flags_of(TrainConfig, config), key=lambda flag: "." in flag.field)
+    groups = groupby(flags, key=lambda flag: flag.field.rpartition(".")[0])
+    return "\n\n".join(f"{name or 'run'}:\n{rows_of(list(group))}" for name, group in groups)

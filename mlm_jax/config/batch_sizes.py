@@ -1,4 +1,4 @@
-"""How many rows each step of a run takes: the batch size may grow while the run is young."""
+"""Batch size of every step of a run; it may grow during the first part of the run."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """Steps of one size, up to the next stage."""
+    """Consecutive steps of one batch size."""
 
     first_step: int
     first_example: int
-    """Rows that the run has taken before, over all epochs."""
+    """Number of rows seen before the stage, over all epochs."""
     size: int
-    """Rows a step."""
+    """Rows per step."""
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """The size of every step's batch, and the rows taken before it: whole numbers, for any step at once.
+    """Batch size of every step and the number of rows seen before it, computed exactly for any step.
 
-    The size is `final`. With `initial`, which divides it, a step that begins at example e of the run takes
-    initial · (1 + ⌊e · rises / warmup_examples⌋) rows until that is `final`, rises being final / initial - 1: it grows
-    linearly with the examples seen, a multiple of `initial` at a time (Megatron-LM's `--rampup-batch-size`). The size
-    follows from the example alone, so a run may go on anywhere: step `first_step` begins at example `first_example`.
+    The size is `final`. With `initial`, which must divide it, a step that begins at example e of the run takes
+    initial · (1 + ⌊e · rises / warmup_examples⌋) rows, at most `final`, where rises = final / initial - 1: the size
+    grows linearly with the examples seen, in multiples of `initial` (Megatron-LM's `--rampup-batch-size`). The size
+    depends on the example alone, so a run may resume anywhere: step `first_step` begins at example `first_example`.
     """
 
     final: int
@@ -33,17 +33,17 @@ class BatchSizes:
     first_example: int = 0
 
     def size(self, step: int) -> int:
-        """Rows of step `step`, from `first_step` on."""
+        """Returns the number of rows of `step`, which is at least `first_step`."""
         return self._stage(step).size
 
     def examples(self, step: int) -> int:
-        """Rows that the run has taken before `step`, over all epochs."""
+        """Returns the number of rows seen before `step`, over all epochs."""
         stage = self._stage(step)
         return stage.first_example + (step - stage.first_step) * stage.size
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages from `first_step` on, sizes ascending; steps so large that they skip a size leave it out."""
+        """The stages from `first_step` on, in ascending order of size; sizes that large steps skip are left out."""
         stages = [Stage(self.first_step, self.first_example, self._size_at(self.first_example))]
         while stages[-1].size < self.final:
             step, example, size = stages[-1]
@@ -66,7 +66,7 @@ class BatchSizes:
         return self.initial * (1 + example * rises // self.warmup_examples)
 
     def _end_of(self, size: int) -> int:
-        """The first example at which a step takes more than `size` rows, which is less than `final`."""
+        """Returns the first example at which a step takes more than `size` rows; `size` is less than `final`."""
         assert self.initial is not None
         rises = self.final // self.initial - 1
         return -(-(size // self.initial) * self.warmup_examples // rises)

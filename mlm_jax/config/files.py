@@ -1,11 +1,14 @@
-"""A run's config from a file and the command line: `CONFIG.py --optimizer.learning-rate 1e-3`."""
+"""Reads configs: Python files with a `config()`, JSON, run folders, and the names of the shipped configs."""
 
+import contextlib
+import importlib
 import inspect
 import re
 import runpy
 import sys
 import traceback
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +18,115 @@ from mlm_jax.config.settings import from_json, nearest_name
 from mlm_jax.errors import InputError
 
 
-def load_config(path: str | Path) -> TrainConfig:
-    """The config of a `.py` file, from its `config() -> TrainConfig`, or of a run's `config.json`.
+def load_config(source: str | Path) -> TrainConfig:
+    """Loads a config.
 
-    A Python config may import its neighbours by name, to derive from them.
+    Args:
+        source: a Python file with `config() -> TrainConfig`, the `config.json` of a run, a run folder (its config then
+            has that folder as `output_dir`), or the name of a shipped config such as `demo`. A Python config may import
+            its neighbors by name, and shipped configs as `mlm_jax.configs.NAME`, to derive from them.
 
     Raises:
-        InputError: no such file, an error inside it (with its line), or no `config()` that gives a TrainConfig.
+        InputError: there is no such file, an error occurred inside it (the message has its line), or it has no
+            `config()` that returns a TrainConfig.
     """
-    path = Path(path)
+    path = Path(source)
+    if (path / "config.json").is_file():
+        return replace(read_json_config(path / "config.json"), output_dir=str(path))
     if path.suffix == ".json" and path.is_file():
         return read_json_config(path)
     config, _ = call_in_file(path, "config", "TrainConfig")
     if not isinstance(config, TrainConfig):
-        raise InputError(f"{path}: config() gave {type(config).__name__}: must give a TrainConfig")
+        raise InputError(f"{path}: config() returned {type(config).__name__}: must return a TrainConfig")
     return config
 
 
-def call_in_file(path: Path, function: str, gives: str) -> tuple[Any, str]:
-    """What `function()` of a Python file gives, and the file's docstring. It may import its neighbours by name.
+def call_in_file(path: Path, function: str, returns: str) -> tuple[Any, str]:
+    """Calls `function()` of a Python file or of a shipped config; returns its result and the file's docstring.
+
+    The file may import its neighbors by name. They are loaded anew each time and not kept, because the neighbor of
+    another config may have the same name.
 
     Raises:
-        InputError: no such file, no such function in it, or an error inside it, with its line.
+        InputError: there is no such file, no such function in it, or an error occurred inside it, named by its line.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such config file")
-    sys.path.insert(0, str(path.parent.resolve()))
+    path = _find(path)
+    with _importable_neighbors(path.parent.resolve()):
+        try:
+            names = runpy.run_path(str(path))
+            make = names.get(function)
+            if not callable(make):
+                raise InputError(f"{path}: must define {function}() -> {returns}")
+            return make(), inspect.cleandoc(names["__doc__"] or "")
+        except InputError as error:
+            if str(path) in str(error):
+                raise
+            raise InputError(f"{_place(path, error)}: {error}") from error
+        except Exception as error:
+            raise InputError(f"{_place(path, error)}: {_describe(error)}") from error
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Maps the names of the configs that come with the package to their files: `demo`, `ablations/norm`, …"""
+    # Late, because configs import the settings.
+    from mlm_jax import configs
+
+    folder = Path(next(iter(configs.__path__)))
+    files = sorted(file for file in folder.rglob("*.py") if file.name != "__init__.py")
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    neighbors = [str(path.with_name(file.name)) for file in path.parent.glob("*.py")]
+    raise InputError(f"{path}: no such config file{nearest_name(str(path), [*neighbors, *shipped])}")
+
+
+@contextlib.contextmanager
+def _importable_neighbors(folder: Path) -> Iterator[None]:
+    """Within the context, `import NAME` loads NAME.py of this folder; afterwards no trace of it is left."""
+    names = {file.stem for file in folder.glob("[!_]*.py")} - sys.stdlib_module_names
+    hidden = {name: sys.modules.pop(name) for name in names & set(sys.modules)}
+    sys.path.insert(0, str(folder))
+    # Python remembers listings of folders, and the files may be newer.
+    importlib.invalidate_caches()
     try:
-        names = runpy.run_path(str(path))
-        make = names.get(function)
-        if not callable(make):
-            raise InputError(f"{path}: must define {function}() -> {gives}")
-        return make(), inspect.cleandoc(names["__doc__"] or "")
-    except InputError as error:
-        if str(path) in str(error):
-            raise
-        raise InputError(f"{_place(path, error)}: {error}") from error
-    except Exception as error:
-        raise InputError(f"{_place(path, error)}: {_what(error)}") from error
+        yield
     finally:
-        sys.path.pop(0)
+        sys.path.remove(str(folder))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
 
 
 def _place(path: Path, error: Exception) -> str:
-    """`file:line` of an error in a Python config, or in the neighbour of it that was to blame."""
+    """Returns `file:line` of an error in a Python config, or in the neighbor of it that caused the error."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"
     folder = path.parent.resolve()
     frames = traceback.extract_tb(error.__traceback__)
     files = [(Path(frame.filename), frame.lineno) for frame in frames]
-    # What a dataclass writes for itself has a name that is no file's.
+    # The methods that dataclasses generate have a file name that is no file.
     own = [(file, line) for file, line in files if file.resolve().parent == folder and file.is_file()]
     return ":".join(map(str, own[-1])) if own else str(path)
 
 
-def _what(error: Exception) -> str:
-    """The error, or where it is a misspelt setting of a config class, the setting and the nearest."""
-    misspelt = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
-    config_class = getattr(mlm_jax.config, misspelt[1], None) if misspelt else None
-    if misspelt is None or config_class is None or not is_dataclass(config_class):
+def _describe(error: Exception) -> str:
+    """Describes an error; for a misspelled setting of a config class, names the setting and the nearest one."""
+    misspelled = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", str(error))
+    config_class = getattr(mlm_jax.config, misspelled[1], None) if misspelled else None
+    if misspelled is None or config_class is None or not is_dataclass(config_class):
         return f"{type(error).__name__}: {error}"
-    nearest = nearest_name(misspelt[2], [field.name for field in fields(config_class)])
-    return f"{misspelt[1]}.{misspelt[2]}: no such setting{nearest}"
+    nearest = nearest_name(misspelled[2], [field.name for field in fields(config_class)])
+    return f"{misspelled[1]}.{misspelled[2]}: no such setting{nearest}"
 
 
 def read_json_config(path: Path) -> TrainConfig:
-    """The config that `to_json` wrote to a file. InputError, naming the file, where it does not parse."""
+    """Reads a config that `to_json` wrote to a file. Raises InputError, naming the file, if it is invalid."""
     try:
         return from_json(TrainConfig, path.read_bytes().decode())
     except UnicodeDecodeError as error:

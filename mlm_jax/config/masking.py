@@ -1,4 +1,4 @@
-"""How tokens are masked, as frozen dataclasses that check themselves. Nothing here imports jax."""
+"""How tokens are masked, as frozen dataclasses that validate themselves. Nothing here imports jax."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,42 +15,50 @@ Quota = Literal["row", "document"]
 RateSchedule = Literal["constant", "linear", "cosine"]
 
 STAGES = 256
-"""Of a run whose rate follows a schedule."""
+"""Number of constant stages into which a rate schedule divides a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingRecipe:
-    """How a run masks, whatever its tokenizer. `mask_selection_length=None` derives it from rate and row length.
-
-    `selection` is the law of how many positions are chosen, see `mlm_jax.masking.masking`; `random_pool` is what a
-    random replacement is drawn from. `unit` is what is chosen as a whole: tokens, words, or spans of words, see
-    `mlm_jax.masking.words`.
-
-    `quota`: whose selectable positions the law counts. `"row"`: the row's. `"document"`: those of each document of
-    a packed row, so that none is left without a mask; where the quotas add up to more than `mask_selection_length`,
-    those of the row's last documents are cut. A document whose words are all longer than its quota has no mask; data
-    without a [SEP] between documents have one document a row.
-
-    `rate_schedule`: `"linear"` or `"cosine"` takes the rate from `mask_selection_rate` to
-    `final_mask_selection_rate` over a run, in 256 stages of equally many steps, the first at the one and the last at
-    the other. Yang, Zhang and Zhao (2023) let it fall.
-    """
+    """How a run masks its rows, independent of the tokenizer."""
 
     mask_selection_rate: float = 0.15
+    """Fraction of tokens to predict."""
     final_mask_selection_rate: float | None = None
+    """Fraction at the end of the run, for a rate schedule."""
     rate_schedule: RateSchedule = "constant"
+    """Change of the rate over a run: constant, linear or cosine.
+
+    Goes from `mask_selection_rate` to `final_mask_selection_rate` in 256 stages of equally many steps: the first stage
+    has the first rate, the last stage the final one. Yang, Zhang and Zhao (2023) decrease it."""
     mask_selection_length: int | None = None
+    """Maximum number of predictions per row; None: from rate and row length."""
     mask_token_rate: float = 0.8
+    """Fraction of selected tokens replaced by [MASK]."""
     random_token_rate: float = 0.1
+    """Fraction of selected tokens replaced by a random token."""
     selection: Selection = "ceil"
+    """How many tokens are selected: ceil, bernoulli or bert.
+
+    See `mlm_jax.masking.masking` for the exact rules."""
     random_pool: RandomPool = "no_special"
+    """Random replacements: no_special, or any of the full vocabulary."""
     unit: MaskingUnit = "token"
+    """Unit: token, whole_word or span.
+
+    Tokens, whole words, or spans of words; see `mlm_jax.masking.words`."""
     quota: Quota = "row"
+    """Count selections per row or per document.
+
+    With `"document"` the selection rule applies to every document of a packed row, so that each document has
+    predictions; if the quotas exceed `mask_selection_length`, those of the row's last documents are cut. A document
+    whose words are all longer than its quota has no predictions. Data prepared without a [SEP] between documents count
+    as one document per row."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require_rate(self, "mask_selection_rate", "mask_token_rate", "random_token_rate")
-        # The slack is the rounding of two decimal fractions, as in 0.9 + 0.1.
+        # The tolerance allows for rounding, as in 0.9 + 0.1.
         fits = self.mask_token_rate + self.random_token_rate <= 1.0 + 1e-9
         require(
             self, "random_token_rate", fits, f"at most 1 - mask_token_rate = {1 - self.mask_token_rate:.6g}"
@@ -58,11 +66,11 @@ class MaskingRecipe:
         if self.mask_selection_length is not None:
             require_positive(self, "mask_selection_length")
         self._check_schedule()
-        # Spans and quotas need a budget; each position that is chosen by itself has none.
-        by_itself = self.selection == "bernoulli"
-        require(self, "unit", not (by_itself and self.unit == "span"), "no span with selection 'bernoulli'")
+        # Spans and quotas need a budget, which positions that are chosen independently do not have.
+        independent = self.selection == "bernoulli"
+        require(self, "unit", not (independent and self.unit == "span"), "no span with selection 'bernoulli'")
         require(
-            self, "quota", not (by_itself and self.quota == "document"), "'row' with selection 'bernoulli'"
+            self, "quota", not (independent and self.quota == "document"), "'row' with selection 'bernoulli'"
         )
 
     def _check_schedule(self) -> None:
@@ -74,28 +82,28 @@ class MaskingRecipe:
             require_rate(self, name)
 
     def stage_rates(self) -> tuple[float, ...]:
-        """The rate of each stage of a run: one where it is constant, else `STAGES`."""
+        """Returns the rate of each stage of a run: a single one if it is constant, otherwise `STAGES`."""
         first, last = self.mask_selection_rate, self.final_mask_selection_rate
         if last is None:
             return (first,)
         done = [stage / (STAGES - 1) for stage in range(1, STAGES - 1)]
         if self.rate_schedule == "cosine":
             done = [(1 - math.cos(math.pi * share)) / 2 for share in done]
-        # Rounded, so that the last bit of a cosine, which libraries differ in, moves no mask.
+        # Rounded, because math libraries differ in the last bit of a cosine and masks must not.
         return (first, *(round(first + (last - first) * share, 9) for share in done), last)
 
     def rate_at(self, step: int, num_steps: int) -> float:
-        """The rate at a step, from 0, of a run of `num_steps`."""
+        """Returns the rate at `step` (from 0) of a run of `num_steps`."""
         rates = self.stage_rates()
         return rates[min(step * len(rates) // num_steps, len(rates) - 1)]
 
     def selection_length(self, sequence_length: int) -> int:
-        """`mask_selection_length`, or where it is None what hardly a row of that length is clipped by.
+        """Returns `mask_selection_length` or, if it is None, a length that hardly any row exceeds.
 
-        A row has at most `sequence_length` - 2 selectable tokens, of which the largest rate of the schedule asks for
-        most. `"ceil"` and `"bert"` never select more than the result; `"bernoulli"` does so in a row of 30,000 (four
-        standard deviations, for words of a variance that only fine-grained vocabularies exceed). With quota
-        `"document"` there is room for rounding up: half a token a document, and one document every 16 tokens.
+        A row has at most `sequence_length` - 2 selectable tokens; the highest rate of the schedule counts. `"ceil"` and
+        `"bert"` never select more than the result; `"bernoulli"` does so in one row of 30,000 (four standard
+        deviations, for a variance of words that only vocabularies of very short pieces exceed). With quota
+        `"document"` there is room for rounding up: half a token per document, and one document every 16 tokens.
         """
         if self.mask_selection_length is not None:
             return self.mask_selection_length
@@ -105,7 +113,7 @@ class MaskingRecipe:
         elif self.selection == "bert":
             wanted = round(sequence_length * rate)
         else:
-            # A word is chosen with all its pieces, and they are two where half of the tokens are continuations.
+            # A word is selected with all its pieces: two on average if half of the tokens are continuations.
             pieces = 1 if self.unit == "token" else 2
             wanted = math.ceil(n * rate + 4 * math.sqrt(pieces * n * rate * (1 - rate)))
         if self.quota == "document":
@@ -115,22 +123,24 @@ class MaskingRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig(MaskingRecipe):
-    """A recipe together with the vocabulary it is applied to: all that `mask_tokens` needs.
-
-    `unselectable_token_ids` are never chosen for prediction. With `random_pool="no_special"` neither they nor
-    `mask_token_id` are drawn as random replacements. `padding_token_id` matters to the law `"bert"` alone, which
-    counts every token that is not padding. `continuation_token_ids` continue the word of the token before them; they
-    matter to the units of words alone, and a vocabulary may have none. `document_end_id` ends a document of a row; the
-    quota of documents needs it.
-    """
+    """A recipe together with the vocabulary it applies to: everything that `mask_tokens` needs."""
 
     vocabulary_size: int
+    """Entries of the vocabulary."""
     mask_token_id: int
+    """Id of [MASK]."""
     mask_selection_length: int = field()
+    """Maximum number of predictions per row."""
     unselectable_token_ids: tuple[int, ...] = (0,)
+    """Ids that are never selected for prediction.
+
+    With `random_pool="no_special"` neither they nor `mask_token_id` are drawn as random replacements."""
     padding_token_id: int = 0
+    """Id of padding; only the rule `"bert"`, which counts all other tokens, needs it."""
     continuation_token_ids: tuple[int, ...] = ()
+    """Ids that continue the word of the token before them; only the units of words need them."""
     document_end_id: int | None = None
+    """Id that ends a document in a row; only the quota per document needs it."""
 
     def __post_init__(self) -> None:
         for name in ("unselectable_token_ids", "continuation_token_ids"):
@@ -146,15 +156,15 @@ class MaskingConfig(MaskingRecipe):
             ends = self.document_end_id is not None and 0 <= self.document_end_id < size
             require(self, "document_end_id", ends, f"an id in [0, {size}) with quota 'document'")
         drawable = self.random_token_rate == 0 or self.random_pool_size > 0
-        require(self, "random_pool", drawable, "'full' where every id of the vocabulary is special")
+        require(self, "random_pool", drawable, "'full' if every id of the vocabulary is special")
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:
-        """The ids that `random_pool="no_special"` never draws, ascending."""
+        """Ids that `random_pool="no_special"` never draws, in ascending order."""
         return tuple(sorted({*self.unselectable_token_ids, self.mask_token_id}))
 
     @property
     def random_pool_size(self) -> int:
-        """How many ids a random replacement is drawn from."""
+        """Number of ids from which a random replacement is drawn."""
         special = self.special_token_ids if self.random_pool == "no_special" else ()
         return self.vocabulary_size - len(special)

@@ -1,4 +1,4 @@
-"""The shape and the numerical conventions of the model, as a frozen dataclass that checks itself. No jax."""
+"""The shape and the numerical conventions of the model, as a frozen dataclass that validates itself. No jax."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,62 +19,91 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
         "vocabulary_multiple",
     }
 )
-"""The settings that may change between one training and the next: what a weight means does not depend on them."""
+"""Settings that may change when training continues from saved weights: the weights mean the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
     """An encoder with its MLM head; the defaults are BERT (Devlin et al. 2018).
 
-    Whatever published checkpoints differ in is a field: `"gelu"` is the exact (erf) GELU of Google and Hugging
-    Face, `"gelu_tanh"` its approximation; KerasHub uses tanh in the encoder and exact with epsilon 1e-5 in the
-    head. `vocabulary_multiple` pads the embedding table with rows that no id reaches, so that a tensor axis
-    divides it; logits and `count_parameters` leave them out.
-
-    Architectures differ in the other fields:
-
-    - `activation`: `"geglu"` and `"swiglu"` are gated (Shazeer 2020): the product of two maps of `intermediate_dim`,
-      one of them through the exact GELU or SiLU.
-    - `norm_placement`: `"pre"` normalises what goes into attention and feed-forward (Xiong et al. 2020), and the
-      sum of it all once, after the last layer. `norm`: RMSNorm (Zhang & Sennrich 2019) has neither mean nor bias;
-      the epsilons are its own too. `embedding_norm=False` leaves the sum of the embeddings as it is.
-    - `biases=False`: no linear map of encoder, pooler and head has one, and no norm; the head's bias per vocabulary
-      entry stays. `embedding_dropout=False`: `dropout_rate` begins with the first layer.
-    - `positions`: `"learned"` is a table; `"rotary"` turns queries and keys by their position (Su et al. 2021), with
-      wavelengths from 2π to nearly 2π · `rotary_base` tokens; `"none"` tells the model nothing of their order.
-      `max_sequence_length` bounds the rows of all three. `num_segments=0`: no segment table.
-    - `local_attention_window`: a token attends to half of that many tokens to each side and to itself, in all layers
-      but every `global_attention_every`-th, of which the first is one (Warner et al. 2024, ModernBERT).
-      `local_rotary_base` is the rotary base of those layers, None that of the others.
+    Whatever published checkpoints differ in is a field. `mlm_jax.config.presets` has the named BERT sizes.
     """
 
     vocabulary_size: int = 30_522
+    """Entries of the vocabulary."""
     num_layers: int = 12
+    """Encoder layers."""
     hidden_dim: int = 768
+    """Width of the hidden states."""
     num_heads: int = 12
+    """Attention heads; divides `hidden_dim`."""
     intermediate_dim: int = 3072
+    """Width of the feed-forward block."""
     max_sequence_length: int = 512
+    """Longest row in tokens, for every kind of positions."""
     num_segments: int = 2
+    """Rows of the segment embedding; 0: no segment embedding."""
     positions: Positions = "learned"
+    """Position encoding: learned, rotary or none.
+
+    `"learned"` is an embedding table. `"rotary"` rotates queries and keys by their position (Su et al. 2021), with
+    wavelengths from 2π to nearly 2π · `rotary_base` tokens. `"none"` gives the model no information on word order."""
     rotary_base: float = _ROTARY_BASE
+    """Base of the rotary wavelengths."""
     local_rotary_base: float | None = None
+    """Rotary base of local layers; None: `rotary_base`."""
     local_attention_window: int | None = None
+    """Tokens that a local layer attends to; None: all layers are global.
+
+    Half of the window lies on each side of the token, which also attends to itself (Warner et al. 2024, ModernBERT).
+    Must be even."""
     global_attention_every: int = 1
+    """Every n-th layer attends globally, beginning with the first.
+
+    Needs `local_attention_window`."""
     norm: Norm = "layer_norm"
+    """Normalization: layer_norm or rms_norm.
+
+    RMSNorm (Zhang & Sennrich 2019) has neither mean nor bias; it uses the same epsilons."""
     norm_placement: NormPlacement = "post"
+    """Normalization after each block (post) or before it (pre).
+
+    `"pre"` normalizes the inputs of attention and feed-forward (Xiong et al. 2020), and the last layer's output."""
     embedding_norm: bool = True
+    """Normalize the sum of the embeddings."""
     biases: bool = True
+    """Biases in linear maps and norms.
+
+    The MLM head keeps its bias per vocabulary entry in any case."""
     activation: Activation = "gelu"
+    """Feed-forward activation: gelu, gelu_tanh, geglu or swiglu.
+
+    `"gelu"` is the exact (erf) GELU of Google and Hugging Face, `"gelu_tanh"` its approximation, which KerasHub uses in
+    the encoder. `"geglu"` and `"swiglu"` are gated (Shazeer 2020): the product of two maps of width `intermediate_dim`,
+    one of them passed through the exact GELU or SiLU."""
     layer_norm_epsilon: float = 1e-12
+    """Epsilon of the norms in the encoder."""
     head_activation: HeadActivation = "gelu"
+    """Activation in the MLM head: gelu or gelu_tanh."""
     head_layer_norm_epsilon: float = 1e-12
+    """Epsilon of the norm in the MLM head; KerasHub uses 1e-5."""
     dropout_rate: float = 0.1
+    """Dropout of embeddings and of every block."""
     embedding_dropout: bool = True
+    """Apply dropout to the embeddings too."""
     attention_dropout_rate: float = 0.1
+    """Dropout of the attention weights."""
     pooler: bool = True
+    """Dense layer and tanh on the first token, as classifiers use it."""
     tie_embeddings: bool = True
+    """Share the token embedding with the output layer."""
     vocabulary_multiple: int = 1
+    """Pad the embedding table to a multiple of this number of rows.
+
+    Makes the table divisible by a tensor axis. No id refers to the padding rows; logits and `count_parameters` leave
+    them out."""
     initializer_stddev: float = 0.02
+    """Standard deviation of the initial weights."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -103,7 +132,10 @@ class BertConfig:
             return
         even = self.head_dim % 2 == 0
         require(
-            self, "num_heads", even, f"such that hidden_dim / num_heads = {self.head_dim} is even, for rotary"
+            self,
+            "num_heads",
+            even,
+            f"such that hidden_dim / num_heads = {self.head_dim} is even, for rotary positions",
         )
         require(self, "rotary_base", self.rotary_base > 1, "above 1")
         if self.local_rotary_base is not None:
@@ -125,14 +157,14 @@ class BertConfig:
             self,
             "local_attention_window",
             window // 2 < self.max_sequence_length - 1,
-            f"below {2 * (self.max_sequence_length - 1)}: half of it is to each side, "
+            f"below {2 * (self.max_sequence_length - 1)}: half of it lies on each side, "
             f"and max_sequence_length = {self.max_sequence_length}",
         )
         require(
             self,
             "global_attention_every",
             every > 1,
-            "at least 2 with local_attention_window: of 1, no layer is local",
+            "at least 2 with local_attention_window: with 1, no layer is local",
         )
         require(
             self,
@@ -148,10 +180,10 @@ class BertConfig:
 
     @property
     def gated(self) -> bool:
-        """Whether the feed-forward is a product of two maps."""
+        """True if the feed-forward is gated: a product of two maps."""
         return self.activation in ("geglu", "swiglu")
 
     @property
     def padded_vocabulary_size(self) -> int:
-        """Rows of the embedding table: the vocabulary rounded up to `vocabulary_multiple`."""
+        """Rows of the embedding table: `vocabulary_size` rounded up to a multiple of `vocabulary_multiple`."""
         return -(-self.vocabulary_size // self.vocabulary_multiple) * self.vocabulary_multiple

@@ -1,4 +1,4 @@
-"""The optimiser of a run, its coefficients and its learning-rate schedule. Nothing here imports jax."""
+"""The optimizer, its coefficients and its learning-rate schedule. Nothing here imports jax."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ Schedule = Literal["linear", "cosine", "trapezoidal"]
 Optimizer = Literal["adamw", "lamb", "adafactor", "muon"]
 
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6}
-# What an optimiser takes where a config has None; what is not named here it does not have.
+# Defaults of each optimizer, used where a config has None. An optimizer has no coefficients but those listed.
 COEFFICIENTS: Mapping[Optimizer, Mapping[str, float]] = {
     "adamw": _ADAM,
     "lamb": _ADAM,
-    # The epsilon is added to squared gradients; without beta1 there is no momentum.
+    # Epsilon is added to squared gradients. A beta1 of 0 means no momentum.
     "adafactor": {"beta1": 0.0, "epsilon": 1e-30},
-    # The first three are those of what is not a matrix.
+    # The first three are for the parameters that AdamW updates: all that are not matrices of layers.
     "muon": _ADAM | {"momentum": 0.95},
 }
 _COEFFICIENT_NAMES = ("beta1", "beta2", "epsilon", "momentum")
@@ -24,44 +24,56 @@ _COEFFICIENT_NAMES = ("beta1", "beta2", "epsilon", "momentum")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW, LAMB, Adafactor or Muon, with a warmed-up learning-rate schedule.
-
-    AdamW is of Loshchilov & Hutter 2019, LAMB of You et al. 2020, Adafactor of Shazeer & Stern 2018, Muon of Jordan et
-    al. 2024.
-
-    Adafactor keeps of a matrix's second moments the means of rows and columns, and takes a learning rate relative to
-    the weights' root mean square: 1e-2 is customary. Muon orthogonalises the momentum of the attention and
-    feed-forward matrices of layers, scaled so that AdamW's learning rate and decay carry over (Liu et al. 2025);
-    embeddings, biases, LayerNorm, pooler and heads are AdamW's.
-
-    `beta1`, `beta2`, `epsilon` and `momentum` are by default the optimiser's own, see `COEFFICIENTS`; one that the
-    optimiser does not have must be None. `momentum` is Muon's; Adafactor's, which costs it the memory of a moment, is
-    `beta1`.
-
-    Weight decay spares biases and LayerNorm, and is multiplied by the learning rate. `layer_rate_decay` multiplies
-    the learning rate once for the top layer, twice for the one below, …, and once more for the embeddings than for
-    the first layer; what comes after the layers has the full one (`mlm_jax.optim.layer_transforms.scale_by_depth`).
-
-    After `warmup_steps` of linear warm-up the rate goes to `final_learning_rate_fraction` of its peak: linearly, along
-    a cosine, or, with `"trapezoidal"`, it stays at the peak until `cooldown_steps` before the end, a setting of that
-    schedule alone. `freeze` lists patterns over parameter paths (`fnmatch`, as in `encoder/*`); what they match keeps
-    its values and costs no optimiser memory.
-    """
+    """The optimizer and its learning-rate schedule: linear warm-up, then decay."""
 
     name: Optimizer = "adamw"
+    """Optimizer: adamw, lamb, adafactor, muon.
+
+    AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020), Adafactor (Shazeer & Stern 2018) or Muon (Jordan et al.
+    2024). Adafactor stores the row and column means of a matrix's second moments, and its learning rate is relative to
+    the root mean square of the weights: 1e-2 is customary. Muon orthogonalizes the momentum of the attention and
+    feed-forward matrices of layers, scaled so that AdamW's learning rate and decay carry over (Liu et al. 2025); AdamW
+    updates embeddings, biases, norms, pooler and heads."""
     learning_rate: float = 1e-4
+    """Peak learning rate."""
     schedule: Schedule = "linear"
+    """Decay: linear, cosine or trapezoidal.
+
+    After the warm-up the rate decays linearly or along a cosine to `final_learning_rate_fraction` of its peak. With
+    `"trapezoidal"` it stays at the peak until `cooldown_steps` before the end, and then decays linearly."""
     warmup_steps: int = 0
+    """Steps of linear warm-up."""
     cooldown_steps: int = 0
+    """Steps of the final decay, for the trapezoidal schedule only."""
     final_learning_rate_fraction: float = 0.0
+    """Learning rate at the last step, as a fraction of the peak."""
     weight_decay: float = 0.01
+    """Weight decay, times the learning rate.
+
+    Biases and norms are not decayed."""
     beta1: float | None = None
+    """Decay rate of the first moment; None: the optimizer's default.
+
+    Adafactor's momentum, which costs the memory of one moment, is `beta1`. An optimizer without a coefficient requires
+    None; see `COEFFICIENTS` for the defaults."""
     beta2: float | None = None
+    """Decay rate of the second moment; None: the optimizer's default."""
     epsilon: float | None = None
+    """Added to the denominator of updates; None: the optimizer's default."""
     momentum: float | None = None
+    """Momentum of Muon; None: its default, 0.95."""
     layer_rate_decay: float = 1.0
+    """Factor of the learning rate from each layer to the one below.
+
+    The top layer has the learning rate times this factor, the layer below it times its square, and so on; the
+    embeddings come below the first layer. Whatever follows the layers has the full rate
+    (`mlm_jax.optim.layer_transforms.scale_by_depth`)."""
     max_grad_norm: float | None = 1.0
+    """Gradient norm above which gradients are scaled down; None: never."""
     freeze: tuple[str, ...] = ()
+    """Patterns of parameter paths to keep fixed, such as encoder/*.
+
+    Patterns are those of `fnmatch`. Frozen parameters keep their values and need no optimizer state."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -87,7 +99,7 @@ class OptimizerConfig:
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """What the optimiser takes of beta1, beta2, epsilon and momentum, by name."""
+        """Returns the coefficients of the optimizer by name: those given, or else its defaults."""
         given = {name: getattr(self, name) for name in COEFFICIENTS[self.name]}
         return {
             name: COEFFICIENTS[self.name][name] if value is None else value for name, value in given.items()

@@ -1,7 +1,8 @@
-"""Everything a run can set, as frozen dataclasses. Nothing here imports jax.
+"""Every setting of a training run, as frozen dataclasses. Nothing here imports jax.
 
-Each class checks its own fields when it is made and raises InputError (a ValueError) that names the field, the
-value and what is allowed. `dataclasses.replace` derives one config from another.
+Each class validates its fields on construction and raises InputError (a ValueError) that names the field, its value and
+what is allowed. Use `dataclasses.replace` to derive one config from another. The docstring below a field documents
+it; its first line is what `--help` prints.
 """
 
 from dataclasses import dataclass
@@ -21,50 +22,69 @@ Remat = Literal["none", "dots", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the prepared shards lie and how their documents become rows of `sequence_length` tokens.
-
-    `"packed"` cuts the documents' stream into full rows; `"document"` starts each document in a row of its own
-    and splits long ones over several rows. `eval_path` names a second prepared folder, whose documents become rows as
-    `eval_packing` says: by default like those of training.
-
-    With `attend_within_documents` a token of a packed row attends to those of its own document alone: up to and with
-    the [SEP] that ends it, the row's [CLS] being of the first. Positions count from the start of the row all the same.
-    """
+    """Prepared data, and how documents become rows of `sequence_length` tokens."""
 
     path: str = ""
+    """Folder or URL of the training data.
+
+    As `mlm-jax prepare` wrote it: a local path, or an fsspec URL such as `gs://…`."""
     eval_path: str | None = None
+    """Folder or URL of the evaluation data.
+
+    None: the run makes no evaluations."""
     sequence_length: int = 128
+    """Tokens per row.
+
+    Includes [CLS] and [SEP]; at most `model.max_sequence_length`."""
     packing: Packing = "packed"
+    """Rows: "packed", or one per "document".
+
+    `"packed"` concatenates the documents and cuts the stream into full rows. `"document"` starts every document in a
+    row of its own and continues long documents in further rows."""
     eval_packing: Packing | None = None
+    """Packing of the evaluation data; None: as `packing`."""
     attend_within_documents: bool = False
+    """Restrict attention in packed rows to a token's own document.
+
+    A document ends with its [SEP]; the row's [CLS] belongs to the first document. Positions count from the start of the
+    row in any case."""
     prefetch_batches: int = 4
+    """Number of batches that are read ahead of the step."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self, "sequence_length", self.sequence_length >= 3, "at least 3 ([CLS], a token, [SEP])")
         require_positive(self, "prefetch_batches")
-        divided = self.packing == "packed" or not self.attend_within_documents
+        allowed = self.packing == "packed" or not self.attend_within_documents
         require(
             self,
             "attend_within_documents",
-            divided,
-            f"False with packing {self.packing!r}: a row is of one document",
+            allowed,
+            f"False with packing {self.packing!r}: a row holds one document",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Sizes of the mesh axes: `data` replicates the model, `fsdp` shards it over the batch, `tensor` within layers.
-
-    One of them may be -1: whatever devices remain. `dcn_data` is how many slices (TPU) or groups of hosts share the
-    batch over the slow network between them; the other sizes are those within one, and the axis `data` of the mesh
-    has dcn_data × data devices, slice by slice.
-    """
+    """Sizes of the mesh axes. At most one of `data`, `fsdp` and `tensor` may be -1: all remaining devices."""
 
     data: int = -1
+    """Devices that replicate the model.
+
+    They split the batch. With `dcn_data`, the number within a slice: the mesh axis `data` has
+    `dcn_data` × `data` devices, slice by slice."""
     fsdp: int = 1
+    """Devices that shard model and batch.
+
+    Parameters, gradients and optimizer state are sharded over these devices, which also split the batch."""
     tensor: int = 1
+    """Devices that shard each layer.
+
+    Attention heads, feed-forward columns and vocabulary rows are split over these devices."""
     dcn_data: int = 1
+    """Number of TPU slices or host groups that split the batch over the slow network.
+
+    The other sizes are those within one slice."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -76,24 +96,37 @@ class MeshConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the same mathematics is computed; nothing here changes what is learned beyond rounding.
-
-    `remat`: what the backward pass recomputes instead of keeping: `"none"`, `"dots"` (all but matrix products) or
-    `"full"` (each layer). `scan_unroll`: layers a loop iteration. `loss_chunks`: the masked positions are put
-    through the output embedding in that many pieces, so that only a piece of the logits exists at a time; by default
-    in as many as keep those of a device at 128 MiB or less, or at one position a row.
-    `dropout_generator`: `"rbg"` is cheap on one TPU chip, but its bits depend on the mesh, and each device makes those
-    of the whole global batch (docs/pods.md). `attention`: `"auto"` is a kernel that never holds the L × L weights,
-    cuDNN's on NVIDIA GPUs (in bfloat16) and splash on TPU, for rows of 512 tokens or more where nothing that is asked
-    for is beyond it, and XLA's otherwise; see `mlm_jax.model.attention`.
-    """
+    """How the computation is carried out. None of these settings changes what is learned beyond rounding."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of activations; or bfloat16.
+
+    Parameters and optimizer state are float32 in any case."""
     remat: Remat = "none"
+    """Recompute: none, dots or full.
+
+    What the backward pass recomputes instead of storing: `"none"`; `"dots"`, everything but matrix products; `"full"`,
+    every layer."""
     scan_unroll: int = 1
+    """Layers per iteration of the loop over layers.
+
+    On a CPU, unrolling all layers makes steps 5 to 13 % faster."""
     loss_chunks: int | None = None
+    """Number of pieces in which logits are computed; None: chosen automatically.
+
+    Only one piece of the logits exists at a time. The automatic choice keeps a device's piece at 128 MiB or less, or at
+    one position per row."""
     dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
+    """Random generator of dropout: threefry2x32 or rbg.
+
+    `"rbg"` is cheap on a single TPU chip, but its bits depend on the mesh, and every device generates those of the
+    whole global batch (docs/pods.md)."""
     attention: Attention = "auto"
+    """Attention implementation: auto, xla, cudnn or splash.
+
+    `"auto"` picks a kernel that never stores the L × L attention weights for rows of 512 tokens or more, if it supports
+    the model: cuDNN's on NVIDIA GPUs (bfloat16), splash on TPU. Otherwise XLA computes attention; see
+    `mlm_jax.model.attention`."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -104,17 +137,22 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """How the processes of a job find each other, and how long one waits for another.
+    """How the processes of a job find each other, and how long they wait for each other.
 
-    Slurm, Kubernetes and Cloud TPU tell it by themselves. Elsewhere all three of `coordinator` (host:port of process
-    0), `num_processes` and `process_id` are given to every process. One that gives no sign of life for
-    `timeout_seconds`, or takes so much longer over a step than any took before, ends the job.
+    Slurm, Kubernetes and Cloud TPU provide the first three settings. Elsewhere, give all three to every process.
     """
 
     coordinator: str | None = None
+    """Address of process 0 as host:port."""
     num_processes: int | None = None
+    """Number of processes in the job."""
     process_id: int | None = None
+    """Index of this process, from 0."""
     timeout_seconds: int = 60
+    """Seconds after which a silent process ends the job.
+
+    Also the time that all processes have to join the job. A step may take ten times as long as the longest step before
+    it."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -140,46 +178,69 @@ def _is_address(text: str | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run. `batch_size` is global: rows a step over all devices and all accumulated microbatches.
-
-    `masking` is what the run trains with, `eval_masking` what each of its evaluations uses: by default the same in all
-    runs, so that their losses can be compared whatever they train with.
-
-    `accumulation_steps` splits a step's rows into that many microbatches. With `initial_batch_size`, a divisor of
-    `batch_size`, steps begin with so many rows and grow to `batch_size` over `batch_size_warmup_examples` rows,
-    linearly in the rows taken and by multiples of `initial_batch_size` (see `BatchSizes`). Each size is a program of
-    its own, compiled when a step first has it, in microbatches that are no larger than those of `batch_size`.
-    Evaluation batches stay as large as these.
-
-    `eval_batches=None` evaluates the whole
-    evaluation set. `init_from` names the model that the run starts from: a run folder, a folder that was exported
-    or that another library wrote, or a name of the hubs. Steps with a non-finite loss or gradient are skipped;
-    `max_nonfinite_steps` of them in a row stop the run.
-    """
+    """A training run: the model, its data, and how it is trained, evaluated and saved."""
 
     output_dir: str = "runs/bert"
+    """Run folder to create or to resume.
+
+    Holds config.json, metrics.jsonl, eval.jsonl, loss.png, tensorboard/, tokenizer/ and checkpoints/."""
     model: BertConfig = BertConfig(pooler=False)
     data: DataConfig = DataConfig()
     masking: MaskingRecipe = MaskingRecipe()
+    """Masking of the training data."""
     eval_masking: MaskingRecipe = MaskingRecipe()
+    """Masking of the evaluation data.
+
+    By default the same in all runs, so that their losses are comparable whatever they train with."""
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     compute: ComputeConfig = ComputeConfig()
     distributed: DistributedConfig = DistributedConfig()
     seed: int = 0
+    """Seed of all random numbers.
+
+    Weights, data order, masks and dropout."""
     num_steps: int = 1000
+    """Training steps."""
     batch_size: int = 32
+    """Rows per step, over all devices.
+
+    Global: includes all devices, processes and microbatches."""
     accumulation_steps: int = 1
+    """Microbatches per step.
+
+    Must divide `batch_size`; gradients are accumulated over the microbatches."""
     initial_batch_size: int | None = None
+    """Rows in the first steps; None: `batch_size` throughout.
+
+    Must divide `batch_size`. The size then grows linearly with the number of rows seen, in multiples of this number
+    (see `BatchSizes`). Each size is a program of its own, compiled when first needed; its microbatches are no larger
+    than those of `batch_size`. Evaluation batches keep the size of a microbatch of `batch_size`."""
     batch_size_warmup_examples: int = 0
+    """Rows over which the batch grows from `initial_batch_size` to `batch_size`."""
     log_every: int = 10
+    """Steps between two lines of metrics."""
     eval_every: int = 500
+    """Steps between two evaluations."""
     eval_batches: int | None = None
+    """Batches per evaluation; None: all of the data."""
     checkpoint_every: int = 500
+    """Steps between two checkpoints."""
     keep_checkpoints: int = 3
+    """Newest checkpoints to keep, and the best.
+
+    The one with the lowest evaluation loss is kept in addition."""
     max_nonfinite_steps: int = 20
+    """Consecutive non-finite steps after which the run stops.
+
+    A step with a non-finite loss or gradient is skipped: it changes nothing."""
     init_from: str | None = None
+    """Model whose weights the run starts from.
+
+    A run folder, a folder that was exported or that another library wrote, a built-in name, `hf://user/model` or
+    `kaggle://handle`."""
     compilation_cache_dir: str | None = "~/.cache/mlm_jax/compilation"
+    """Folder for compiled programs; None: no cache."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -194,7 +255,7 @@ class TrainConfig:
         if self.eval_masking.rate_schedule != "constant":
             raise InputError(
                 f"eval_masking.rate_schedule = {self.eval_masking.rate_schedule!r}: must be 'constant': "
-                "evaluations are to be the same whenever they are made"
+                "all evaluations of a run must use the same masks"
             )
         divides = self.batch_size % self.accumulation_steps == 0
         require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
@@ -212,7 +273,7 @@ class TrainConfig:
             )
 
     def batch_sizes(self, first_step: int = 0, first_example: int = 0) -> BatchSizes:
-        """The size of every step's batch, of a run that goes on at `first_step` with example `first_example`."""
+        """Returns the batch size of every step of a run that resumes at `first_step` with example `first_example`."""
         return BatchSizes(
             self.batch_size,
             self.initial_batch_size,
@@ -237,5 +298,5 @@ class TrainConfig:
             self,
             "batch_size_warmup_examples",
             full_from < self.num_steps,
-            f"fewer: batches would be whole after {full_from} steps, not before num_steps = {self.num_steps}",
+            f"smaller: the batch reaches its full size at step {full_from}, not before num_steps = {self.num_steps}",
         )

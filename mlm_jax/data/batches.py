@@ -1,20 +1,19 @@
-"""A step number in, this process's rows out: which documents make a row, in which order, read ahead.
+"""The rows of any step: how documents become rows, the order of rows, and reading ahead.
 
-The data of a step is a pure function of (shards, seed, step). Training reads an endless stream of positions; a
-position's epoch is its quotient by the number of rows, and its row the value of that epoch's keyed permutation. So
-a batch may cross the end of an epoch, nothing is dropped there, and a checkpoint holds no iterator state.
+The data of a step is a pure function of (shards, seed, step). Training reads an endless stream of positions: position
+p belongs to epoch p // num_rows, and its row is the value of that epoch's keyed permutation at p % num_rows. A batch
+may therefore span two epochs, no row is dropped, and a checkpoint holds no iterator state.
 
-    packed     [CLS] … a document … [SEP] … the next … [SEP]     rows cut from the shard's stream of documents
-    document   [CLS] … one document … [SEP] [PAD] …              a long document goes on in a row of its own
+    packed     [CLS] … a document … [SEP] … the next … [SEP]     rows cut from a shard's stream of documents
+    document   [CLS] … one document … [SEP] [PAD] …              a long document continues in further rows
 
-Both keep every token of every document. Only the last row of a shard, and of a document, is padded.
+Both keep every token of every document. Only the last row of a shard (packed) or of a document is padded.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from mlm_jax.config import DataConfig
@@ -31,22 +30,22 @@ _MAX_ROWS = 2**32
 class Batch(NamedTuple):
     """Rows of one step, on the host (NumPy) or on the devices (JAX).
 
-    The padding mask is `token_ids != padding id`, made on the device; all tokens of a row are of segment 0.
+    The padding mask, `token_ids != padding id`, is computed on the device. All tokens belong to segment 0.
     """
 
     token_ids: Any
-    """int32 [batch, length], with [CLS], [SEP] and padding."""
+    """int32 [batch, length], including [CLS], [SEP] and padding."""
     example_ids: Any
-    """uint32 [batch]: the row's number in the data, whatever the order."""
+    """uint32 [batch]: number of the row in the data, independent of the order in which rows are read."""
     epochs: Any
-    """uint32 [batch]."""
+    """uint32 [batch]: epoch that the row is read in, from 0."""
 
 
 class Rows:
-    """All rows of a token store, in the order of its documents; any of them can be read at once.
+    """All rows of a token store, in the order of its documents, with random access.
 
     Raises:
-        InputError: the tokenizer is not the one the store was made with, or the store holds more than 2**32 rows.
+        InputError: the store was made with another tokenizer, has more than 2**32 rows, or has none.
     """
 
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: DataConfig) -> None:
@@ -63,13 +62,13 @@ class Rows:
         if self.num_rows > _MAX_ROWS:
             raise InputError(
                 f"data: {self.num_rows:,} rows of {self.sequence_length} tokens: must be at most 2**32 = "
-                f"{_MAX_ROWS:,} rows, which example ids tell apart; {_fewer_rows(store, config)}"
+                f"{_MAX_ROWS:,} rows, the number of example ids; {_fewer_rows(store, config)}"
             )
         if self.num_rows == 0:
-            raise InputError("data: no row: must hold a token")
+            raise InputError("data: no rows; expected at least one token")
 
     def read(self, row_numbers: np.ndarray) -> np.ndarray:
-        """Rows as int32 [n, sequence_length]; `row_numbers` int [n] in [0, num_rows)."""
+        """Returns rows as int32 [n, sequence_length]; `row_numbers` is int [n] in [0, num_rows)."""
         order = np.argsort(row_numbers)
         places = self._index.locate(row_numbers[order])
         width = self.sequence_length - 2
@@ -81,7 +80,7 @@ class Rows:
         return self._frame(rows, lengths)
 
     def _frame(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """[CLS] body [SEP] and padding. A body that ends in its document's [SEP] is not closed by a second one."""
+        """Adds [CLS], [SEP] and padding to the bodies, in place. A body that ends in [SEP] gets no second one."""
         tokenizer, width = self._tokenizer, self.sequence_length - 2
         rows[:, 0] = tokenizer.cls_token_id
         rows[:, -1] = tokenizer.pad_token_id
@@ -99,31 +98,31 @@ class Rows:
 
 def _fewer_rows(store: TokenStore, config: DataConfig) -> str:
     if config.packing == "document":
-        return 'take longer ones, data.packing = "packed", or data of fewer tokens'
-    # Each shard ends with a row that may not be full.
+        return 'use a larger data.sequence_length, data.packing = "packed" or fewer tokens'
+    # The last row of each shard may be partly empty.
     body_length = -(-store.num_tokens // (_MAX_ROWS - len(store.shards)))
-    return f"data.sequence_length = {body_length + 2} would do, or data of fewer tokens"
+    return f"use data.sequence_length = {body_length + 2} or fewer tokens"
 
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """The batches of a run: `batch(step)` for any step, `from_step(step)` to read on from there.
+    """The batches of a run: `batch` reads one step, `from_step` reads consecutive steps ahead of time.
 
-    Of every batch only the local rows are read, by default all.
+    Only the local rows of each batch are read, by default all.
     """
 
     rows: Rows
     sizes: BatchSizes
     seed: int
     local_rows: Callable[[int], np.ndarray] = np.arange
-    """The size of a batch to places in it, int [n], ascending."""
+    """Maps the size of a batch to the positions in it that this process reads, int [n], ascending."""
 
     def epoch(self, step: int) -> float:
-        """Passes over the data made before `step`."""
+        """Returns the number of passes over the data before `step`."""
         return self.sizes.examples(step) / self.rows.num_rows
 
     def batch(self, step: int) -> Batch:
-        """The local rows of step `step`."""
+        """Returns the local rows of step `step`."""
         positions = self.sizes.examples(step) + self.local_rows(self.sizes.size(step))
         epochs, places = np.divmod(positions, self.rows.num_rows)
         row_numbers = np.empty_like(positions)
@@ -133,7 +132,10 @@ class TrainingBatches:
         return Batch(self.rows.read(row_numbers), row_numbers.astype(np.uint32), epochs.astype(np.uint32))
 
     def from_step(self, first: int, last: int, prefetch: int) -> Iterator[Batch]:
-        """The batches of steps first … last - 1, `prefetch` of them read ahead by Grain's threads."""
+        """Returns the batches of steps `first` to `last - 1`; Grain's threads read `prefetch` of them ahead."""
+        # Imported here because grain imports jax, which nothing else in this room needs.
+        import grain  # noqa: PLC0415
+
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
         return iter(grain.MapDataset.range(first, last).map(self.batch).to_iter_dataset(options))
 
@@ -141,10 +143,10 @@ class TrainingBatches:
 def evaluation_batches(
     rows: Rows, batch_size: int, limit: int | None, padding_id: int, local_rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Every row once, in order, in batches of `batch_size`; rows of nothing but padding fill the last one.
+    """Yields every row once, in order, in batches of `batch_size`; rows of padding complete the last batch.
 
-    `limit` batches at most; where it leaves rows out, those taken are spread evenly over the data. Of every batch only
-    the rows at the places `local_rows`, int [n], ascending, are read, by default all.
+    `limit` is the maximal number of batches. If it leaves out rows, the chosen ones are spread evenly over the data.
+    Only the rows at the positions `local_rows`, int [n], ascending, of each batch are read, by default all.
     """
     total = rows.num_rows if limit is None else min(rows.num_rows, limit * batch_size)
     row_numbers = np.arange(total) * rows.num_rows // total

@@ -1,7 +1,7 @@
-"""Which input files are tokenised as one stream, and which of the streams a part of a preparation takes.
+"""Division of the input files into streams, and of the streams among the parts of a preparation.
 
-A stream is some consecutive files; shards end with it. Streams follow from the files alone, and a part takes whole
-ones: the shards are the same, byte for byte, however many parts make them.
+A stream is a run of consecutive files, and no shard spans two streams. The streams depend on the files only, and each
+belongs to one part, so the shards are byte-identical for any number of parts.
 """
 
 import hashlib
@@ -18,23 +18,23 @@ from mlm_jax.text.corpus import expand_paths, file_size
 
 @dataclass(frozen=True)
 class InputFile:
-    """An input file; size in bytes as stored, or None where its file system does not tell."""
+    """An input file; `size` is in bytes as stored, or None if its file system does not report one."""
 
     path: str
     size: int | None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a manifest says of it: without its folder, so that a corpus may move while it is prepared."""
+        """Its entry in a manifest; without its folder, so that a corpus may be moved while it is prepared."""
         return {"name": Path(self.path).name, "bytes": self.size}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the `num_parts` jobs that share a preparation: number `index`, from 0.
+    """One of the `num_parts` jobs that share a preparation; `index` counts from 0.
 
     Raises:
-        InputError: there is no such part.
+        InputError: `index` or `num_parts` is out of range.
     """
 
     index: int
@@ -45,18 +45,18 @@ class Part:
             raise InputError(f"num_parts {self.num_parts}: expected at least 1")
         if not 0 <= self.index < self.num_parts:
             raise InputError(
-                f"part {self.index}: expected 0 to {self.num_parts - 1}, of {self.num_parts} parts"
+                f"part {self.index}: expected 0 to {self.num_parts - 1} for {self.num_parts} parts"
             )
 
     @property
     def folder(self) -> str:
-        """The name of its folder inside that of the preparation."""
+        """Name of its folder inside the folder of the preparation."""
         return f"part-{self.index:05d}-of-{self.num_parts:05d}"
 
     def share(self, streams: Sequence[Sequence[InputFile]], shard_tokens: int) -> list[Sequence[InputFile]]:
-        """The streams whose middle lies in this part's equal share of all bytes; none where there are too few.
+        """Returns the streams whose middle lies in this part's equal share of all bytes; there may be none.
 
-        So a part reads at most its equal share and one stream more.
+        A part therefore reads at most its equal share plus one stream.
         """
         sizes = [sum(_size(file, shard_tokens) for file in stream) for stream in streams]
         ends = list(accumulate(sizes))
@@ -68,15 +68,14 @@ class Part:
 
 
 def input_files(paths: Sequence[str]) -> list[InputFile]:
-    """The files that `paths` stand for, as `expand_paths` orders them."""
+    """Returns the files that `paths` match, in the order of `expand_paths`."""
     return [InputFile(path, file_size(path)) for path in expand_paths(paths)]
 
 
 def divide(files: Sequence[InputFile], shard_tokens: int) -> list[Sequence[InputFile]]:
-    """Streams of consecutive files: one ends with the file that brings it to `shard_tokens` bytes as stored.
+    """Divides files into streams; each ends with the file that brings it to `shard_tokens` bytes as stored.
 
-    A token takes more than a byte of text, compressed or not, so a stream seldom ends before its first shard is
-    a good part full.
+    A token takes more than one byte of text, compressed or not, so the first shard of a stream is rarely small.
     """
     streams: list[list[InputFile]] = [[]]
     held = 0
@@ -90,13 +89,13 @@ def divide(files: Sequence[InputFile], shard_tokens: int) -> list[Sequence[Input
 
 
 def corpus_identity(inputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What tells one list of `InputFile.identity` from another, in a few words."""
+    """Returns a summary that differs between different lists of `InputFile.identity`."""
     sha256 = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return {"files": len(inputs), "bytes": sum(file["bytes"] or 0 for file in inputs), "sha256": sha256}
 
 
 def part_settings(part: Part, files: Sequence[InputFile]) -> dict[str, Any]:
-    """What the manifest of a part says beyond that of a whole preparation: which part, and of which files."""
+    """Returns the settings that only the manifest of a part has: the part and a summary of all files."""
     return {"part": asdict(part), "corpus": corpus_identity([file.identity for file in files])}
 
 

@@ -1,9 +1,9 @@
-"""A folder of prepared data, on this machine or behind a URL, whose files are then kept on this machine.
+"""Folders of prepared data, local or behind a URL; remote files are cached on this machine.
 
-    $MLM_JAX_HOME/shards/AB/ABCD…   a file of a remote folder under its sha256
+    $MLM_JAX_HOME/shards/AB/ABCD…   a cached file, named by its sha256
 
-A file is fetched whole when it is first used, and has its name there only once its content is checked. Whatever is
-kept stays: rows come in an order that goes to every shard, so the kept files grow to the size of the data.
+A file is downloaded as a whole when it is first used and appears in the cache once its checksum is verified. Nothing is
+evicted: training reads rows from all shards in random order, so the cache grows to the size of the data.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.files import commit, home, partial_path
+from mlm_jax.files import commit, home, partial_path, remove_abandoned
 from mlm_jax.text.file_systems import file_system, is_local
 
 ResultT = TypeVar("ResultT")
@@ -26,7 +26,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder of this machine."""
+    """A folder on this machine."""
 
     path: Path
 
@@ -34,12 +34,12 @@ class LocalFolder:
         return str(self.path)
 
     def read(self, name: str) -> bytes | None:
-        """The content of the file `name`, or None where there is none."""
+        """Returns the content of the file `name`, or None if there is none."""
         file = self.path / name
         return file.read_bytes() if file.is_file() else None
 
     def sizes(self, subfolders: Iterable[str]) -> dict[str, int]:
-        """The size in bytes of every file that lies directly in one of `subfolders` ("": the folder itself)."""
+        """Returns the size in bytes of every file directly in one of `subfolders` ("" is the folder itself)."""
         sizes = {}
         for subfolder in subfolders:
             prefix = f"{subfolder}/" if subfolder else ""
@@ -48,18 +48,18 @@ class LocalFolder:
         return sizes
 
     def file(self, name: str, size: int, sha256: str) -> Path:
-        """Where the file `name` is."""
+        """Returns the path of the file `name`."""
         return self.path / name
 
     @contextlib.contextmanager
     def copy(self, subfolder: str, names: Iterable[str]) -> Iterator[Path]:
-        """A path at which the files `names` of `subfolder` are, those that there are."""
+        """Yields a local folder with those files `names` of `subfolder` that exist."""
         yield self.path / subfolder
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file behind a URL, and what its content has to be."""
+    """A file behind a URL, with its expected size in bytes and sha256."""
 
     url: str
     size: int
@@ -67,15 +67,15 @@ class RemoteFile:
 
     @property
     def kept_path(self) -> Path:
-        """Where it is kept on this machine once it was fetched."""
+        """Path of its copy in the cache."""
         return home() / "shards" / self.sha256[:2] / self.sha256
 
     def fetch(self) -> Path:
-        """Its path on this machine; of all threads and processes that ask for it, one fetches it.
+        """Returns the path of its local copy, which one of the threads and processes that ask downloads.
 
         Raises:
-            InputError: there is no such file, or its content is not what it has to be.
-            RunError: it could not be fetched or kept.
+            InputError: the file does not exist, or its content differs from its sha256.
+            RunError: it could not be downloaded or stored.
         """
         path = self.kept_path
         if path.exists():
@@ -83,36 +83,39 @@ class RemoteFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.with_name(f"{path.name}.lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Without locks each process downloads to a temporary file of its own: more traffic, the same result.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 if not path.exists():
                     self._fetch(path)
-                # Only now: who opened it before sees that the file is there, and nobody waits for another lock.
+                # Removed last: whoever waits for this lock finds the file, and nobody needs a new lock.
                 Path(lock.name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(
-                f"{path}: cannot be kept: {error}; set MLM_JAX_HOME to a folder that can"
+                f"{path}: cannot be stored: {error}; set MLM_JAX_HOME to a writable folder"
             ) from error
         return path
 
     def _fetch(self, path: Path) -> None:
+        remove_abandoned(path)
         free = shutil.disk_usage(path.parent).free
         if free < self.size:
             raise RunError(
                 f"{path.parent.parent}: {free / 1e9:.1f} GB free, {self.url} is {self.size / 1e9:.1f} GB; set "
-                "MLM_JAX_HOME to a disk that holds all of the data"
+                "MLM_JAX_HOME to a disk that has room for all of the data"
             )
         partial = partial_path(path)
         try:
             files, location = file_system(self.url)
             try:
-                _asked(self.url, lambda: files.get_file(location, str(partial)))
+                _request(self.url, lambda: files.get_file(location, str(partial)))
             except FileNotFoundError as error:
-                raise InputError(f"{self.url}: missing; copy the whole prepared folder there") from error
+                raise InputError(f"{self.url}: missing; copy the complete prepared folder there") from error
             with partial.open("r+b") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != self.sha256:
                     raise InputError(
-                        f"{self.url}: damaged: its sha256 is {found}, the manifest says {self.sha256}"
+                        f"{self.url}: damaged: its sha256 is {found}, expected {self.sha256} (manifest)"
                     )
                 commit(file, path)
         except BaseException:
@@ -130,26 +133,26 @@ class RemoteFolder:
         return self.url
 
     def read(self, name: str) -> bytes | None:
-        """The content of the file `name`, or None where there is none."""
+        """Returns the content of the file `name`, or None if there is none."""
         files, location = file_system(f"{self.url}/{name}")
         with contextlib.suppress(FileNotFoundError):
-            return _asked(f"{self.url}/{name}", lambda: files.cat_file(location))
+            return _request(f"{self.url}/{name}", lambda: files.cat_file(location))
         return None
 
     def sizes(self, subfolders: Iterable[str]) -> dict[str, int]:
-        """The size in bytes of every file below the folder, from one listing."""
+        """Returns the size in bytes of every file below the folder, from one listing."""
         files, location = file_system(self.url)
-        found = _asked(self.url, lambda: files.find(location, detail=True))
+        found = _request(self.url, lambda: files.find(location, detail=True))
         prefix = location.strip("/") + "/"
         return {name.lstrip("/").removeprefix(prefix): info["size"] for name, info in found.items()}
 
     def file(self, name: str, size: int, sha256: str) -> RemoteFile:
-        """The file `name`, of `size` bytes and that checksum, to be fetched."""
+        """Returns the file `name` with the size and checksum that it must have; downloads nothing."""
         return RemoteFile(f"{self.url}/{name}", size, sha256)
 
     @contextlib.contextmanager
     def copy(self, subfolder: str, names: Iterable[str]) -> Iterator[Path]:
-        """A path at which the files `names` of `subfolder` are, those that there are, until the block ends."""
+        """Yields a temporary folder with those files `names` of `subfolder` that exist."""
         with tempfile.TemporaryDirectory() as folder:
             for name in names:
                 content = self.read(f"{subfolder}/{name}")
@@ -162,10 +165,10 @@ Folder = LocalFolder | RemoteFolder
 
 
 def open_folder(path: str | Path) -> Folder:
-    """The folder at a path or URL.
+    """Returns the folder at a path or URL.
 
     Raises:
-        InputError: the URL's protocol is unknown, or the package that speaks it is not installed.
+        InputError: the URL's protocol is unknown, or the package that implements it is not installed.
     """
     if not is_url(path):
         return LocalFolder(Path(path))
@@ -174,16 +177,16 @@ def open_folder(path: str | Path) -> Folder:
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether `path` names a protocol: `pathlib` would make one slash of its two."""
+    """True if `path` has a protocol, which must not pass through `pathlib`: it merges the two slashes."""
     return isinstance(path, str) and "://" in path
 
 
-def _asked(url: str, request: Callable[[], ResultT]) -> ResultT:
-    """What a remote file system answers; it has errors of its own for whatever keeps it from answering."""
+def _request(url: str, request: Callable[[], ResultT]) -> ResultT:
+    """Returns the result of a remote request. File systems raise their own errors, here converted to RunError."""
     try:
         return request()
     except FileNotFoundError:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
-        raise RunError(f"{url}: not fetched ({type(error).__name__}: {text[:200]})") from error
+        raise RunError(f"{url}: download failed ({type(error).__name__}: {text[:200]})") from error

@@ -1,4 +1,4 @@
-"""What stands in a folder of prepared data: names, the manifest and its records, the content's fingerprint."""
+"""Contents of a folder of prepared data: file names, the manifest and its records, the fingerprint."""
 
 import hashlib
 import json
@@ -23,37 +23,37 @@ OFFSET_DTYPE = np.dtype("<u8")
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What the manifest says of one shard. Sizes follow from the counts, so only the sums stand in it."""
+    """The manifest's entry for one shard: counts, from which file sizes follow, and checksums."""
 
     documents: int
     tokens: int
     tokens_sha256: str
     documents_sha256: str
     folder: str = ""
-    """Where its files lie, inside the manifest's folder; the shards of one folder are numbered in order."""
+    """Subfolder of the manifest's folder that holds its files; shards are numbered within each subfolder."""
 
     def token_bytes(self, vocabulary_size: int) -> int:
-        """Size of the file of tokens."""
+        """Size of the token file in bytes."""
         return self.tokens * token_dtype(vocabulary_size).itemsize
 
     @property
     def offset_bytes(self) -> int:
-        """Size of the file of document offsets."""
+        """Size of the file of document offsets in bytes."""
         return (self.documents + 1) * OFFSET_DTYPE.itemsize
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
-    """Return the manifest of a complete preparation; InputError where there is none of this version."""
+    """Returns the manifest of a complete preparation; InputError if there is none of this format version."""
     content = folder.read(MANIFEST_FILE)
     file = f"{folder}/{MANIFEST_FILE}"
     if content is None:
         if folder.read(PROGRESS_FILE) is not None:
             raise InputError(
-                f"{folder}: the preparation is incomplete; run the same prepare_data.py command again"
+                f"{folder}: the preparation is incomplete; rerun the same prepare_data.py command to resume"
             )
         raise InputError(
-            f"{folder}: no prepared data here (no {MANIFEST_FILE}); make it with prepare_data.py, and one of "
-            "parts with merge_data.py"
+            f"{folder}: no prepared data here (no {MANIFEST_FILE}); run prepare_data.py, or merge_data.py for "
+            "finished parts"
         )
     try:
         manifest = json.loads(content)
@@ -62,13 +62,13 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
         raise InputError(f"{file}: damaged: not a manifest ({error}); prepare the folder again") from error
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{file}: format version {version}, this code reads {FORMAT_VERSION}; prepare the folder again"
+            f"{file}: format version {version}, expected {FORMAT_VERSION}; prepare the folder again"
         )
     return manifest
 
 
 def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str]]:
-    """The names, inside the manifest's folder, of each shard's tokens and document offsets."""
+    """Returns the file names, relative to the manifest, of each shard's tokens and document offsets."""
     numbers: Counter[str] = Counter()
     names = []
     for record in records:
@@ -79,12 +79,12 @@ def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str]]:
 
 
 def shard_file_names(number: int, prefix: str = "") -> tuple[str, str]:
-    """The names of the tokens and the document offsets of shard `number`."""
+    """Returns the file names of the tokens and the document offsets of shard `number`."""
     return f"{prefix}tokens-{number:05d}.bin", f"{prefix}documents-{number:05d}.bin"
 
 
 def check_shard_files(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int) -> None:
-    """Raise InputError where a file of a shard is missing or has another size than its record implies."""
+    """Raises InputError if a file of a shard is missing or its size does not match its record."""
     sizes = folder.sizes({record.folder for record in records})
     for record, names in zip(records, shard_names(records), strict=True):
         expected_sizes = (record.token_bytes(vocabulary_size), record.offset_bytes)
@@ -101,7 +101,7 @@ def check_shard_files(folder: Folder, records: Sequence[ShardRecord], vocabulary
 def content_fingerprint(
     separator: Separator, vocabulary_size: int, tokenizer_fingerprint: str, records: Iterable[ShardRecord]
 ) -> str:
-    """Sha256, in hexadecimal, over what determines the content of a store, wherever its shards lie."""
+    """Returns the hexadecimal sha256 of everything that determines the tokens of a store, except file locations."""
     contents = [
         {
             "documents": record.documents,

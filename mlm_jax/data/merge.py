@@ -1,4 +1,4 @@
-"""The parts of a preparation → one manifest over all of them. No shard is moved, rewritten or read."""
+"""Merges the parts of a preparation into one manifest. No shard is moved, rewritten or read."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
@@ -20,31 +20,32 @@ from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
 from mlm_jax.data.shards import open_shards
 from mlm_jax.errors import InputError
 from mlm_jax.files import write_atomically
+from mlm_jax.text.progress import track
 
 
 def merge_parts(folder: str | Path) -> Totals:
-    """Write the manifest of the preparation whose parts `prepare(…, part=…)` left in `folder`.
+    """Writes the manifest of the preparation whose parts `prepare(…, part=…)` wrote into `folder`.
 
-    Documents, their order, shards and fingerprint are those of one `prepare` without parts. Merging again changes
+    Documents, their order, shards and fingerprint equal those of one `prepare` without parts. Merging again changes
     nothing.
 
     Raises:
-        InputError: there are no parts, some are missing or unfinished, which are named; a part was made with other
-            settings, another tokenizer or from other files than the first one, or a file of it is missing or cut
-            off; or another preparation is there.
+        InputError: there are no parts, or some are missing or unfinished; a part differs from the first one in
+            settings, tokenizer or input files; a file of a part is missing or truncated; or the folder holds the
+            manifest of other data.
     """
     folder = Path(folder)
     parts = _finished_parts(folder)
     manifests = [read_manifest(LocalFolder(folder / part.folder)) for part in parts]
-    for part, manifest in zip(parts, manifests, strict=True):
+    for part, manifest in zip(track(parts, "merge", "parts"), manifests, strict=True):
         _check_same(folder / part.folder, _common(manifest), _common(manifests[0]))
-        # Its files have their sizes, and its manifest fits what it says of them.
+        # Checks the sizes of its files and the fingerprint of its manifest.
         open_shards(folder / part.folder)
     settings = _common(manifests[0])
     corpus = settings.pop("corpus")
     inputs = [file for manifest in manifests for file in manifest["settings"]["inputs"]]
     if corpus_identity(inputs) != corpus:
-        raise InputError(f"{folder}: the parts' files are not all of the {corpus['files']}; prepare again")
+        raise InputError(f"{folder}: the parts do not cover the {corpus['files']} input files; prepare again")
     totals = Totals(
         **{field.name: sum(part["totals"][field.name] for part in manifests) for field in fields(Totals)}
     )
@@ -61,26 +62,28 @@ def merge_parts(folder: str | Path) -> Totals:
 
 
 def _finished_parts(folder: Path) -> list[Part]:
-    """All parts that there have to be, or InputError."""
+    """Returns all parts; InputError if some are missing or unfinished."""
     names = sorted(path.name for path in folder.glob(PART_FOLDERS))
     numbers = sorted({name.rpartition("-")[2] for name in names})
     if not numbers:
-        raise InputError(f"{folder}: no parts here; make them with prepare_data.py --part I --num-parts N")
+        raise InputError(f"{folder}: no parts here; run prepare_data.py --part I --num-parts N for each")
     if len(numbers) > 1 or not numbers[0].isdecimal():
-        raise InputError(f"{folder}: holds parts of {' and of '.join(numbers)}; remove those of all but one")
+        raise InputError(
+            f"{folder}: holds parts of {' and of '.join(numbers)}; keep those of one preparation only"
+        )
     parts = [Part(index, int(numbers[0])) for index in range(int(numbers[0]))]
     missing = [part for part in parts if not (folder / part.folder / MANIFEST_FILE).is_file()]
     if missing:
         unfinished = [part for part in missing if (folder / part.folder / PROGRESS_FILE).is_file()]
         started = f" ({_ranges(unfinished)} not finished)" if unfinished else ""
         raise InputError(
-            f"{folder}: of {len(parts)} parts {_ranges(missing)} are missing{started}; run prepare_data.py for them"
+            f"{folder}: parts {_ranges(missing)} of {len(parts)} are missing{started}; run prepare_data.py for them"
         )
     return parts
 
 
 def _common(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are the same for all parts."""
+    """Returns the settings that all parts must share."""
     return {name: value for name, value in manifest["settings"].items() if name not in ("inputs", "part")}
 
 
@@ -88,8 +91,8 @@ def _check_same(folder: Path, settings: dict[str, Any], others: dict[str, Any]) 
     for name in others.keys() | settings.keys():
         if settings.get(name) != others.get(name):
             raise InputError(
-                f"{folder}: {name} is {settings.get(name)!r}, of the first part {others.get(name)!r}; "
-                "prepare again what is not as it should be"
+                f"{folder}: {name} is {settings.get(name)!r}, but {others.get(name)!r} in the first part; "
+                "prepare again the parts that do not match"
             )
 
 
@@ -98,7 +101,7 @@ def _finish(folder: Path, first_part: Path, manifest: bytes) -> None:
     if file.exists():
         if file.read_bytes() == manifest:
             return
-        raise InputError(f"{file}: is there, and not of these parts; remove it to merge them")
+        raise InputError(f"{file}: exists and does not belong to these parts; remove it to merge them")
     try:
         (folder / TOKENIZER_FOLDER).mkdir(exist_ok=True)
         for source in (first_part / TOKENIZER_FOLDER).iterdir():
@@ -109,7 +112,7 @@ def _finish(folder: Path, first_part: Path, manifest: bytes) -> None:
 
 
 def _ranges(parts: Sequence[Part]) -> str:
-    """As Slurm's --array takes it: 3,7-9."""
+    """Returns the indices in the notation of Slurm's --array: 3,7-9."""
     stretches: Iterable[list[int]] = (
         [part.index for _, part in stretch]
         for _, stretch in groupby(enumerate(parts), lambda pair: pair[1].index - pair[0])

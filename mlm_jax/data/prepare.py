@@ -1,8 +1,8 @@
-"""Files → tokenised shards: in parallel, in bounded memory, and from where it stopped after a kill.
+"""Text files to tokenized shards, in parallel, in bounded memory, and resumable after a kill.
 
-With `part` it makes one of several parts, in a subfolder that is a preparation of its own; `merge.py` puts them
-together. `progress.json` holds the settings and the shards that are complete; it is replaced after each shard and
-removed once the manifest stands. A shard has its name only when all its bytes are on the disk.
+With `part` it makes one of several parts, in a subfolder that is a preparation in itself; `merge.py` combines them.
+`progress.json` holds the settings and the finished shards. It is replaced after each shard and removed once the
+manifest is written. A shard gets its name when all its bytes are on the disk.
 """
 
 import json
@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from mlm_jax.data.division import InputFile, Part, divide, input_files, part_settings
 from mlm_jax.data.folders import LocalFolder, is_url
@@ -34,7 +32,7 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
 from mlm_jax.errors import InputError
-from mlm_jax.files import PARTIAL_SUFFIX, write_atomically
+from mlm_jax.files import partial_paths, write_atomically
 from mlm_jax.text.corpus import (
     CorpusCounts,
     DocumentBoundary,
@@ -43,15 +41,16 @@ from mlm_jax.text.corpus import (
     read_files,
 )
 from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.progress import byte_counter
 from mlm_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a preparation holds.
+    """Contents of a preparation.
 
-    characters: of the documents kept. skipped: documents without text or without tokens. replaced: documents
-    in which broken text was replaced.
+    characters: in the documents kept. skipped: documents without text or without tokens. replaced: documents
+    in which invalid text was replaced.
     """
 
     documents: int
@@ -61,23 +60,23 @@ class Totals:
     replaced: int
 
     def summary(self) -> str:
-        """Return what they are, without an end of line."""
+        """Returns one line of text."""
         line = f"{self.documents:,} documents, {self.tokens:,} tokens, {self.characters:,} characters"
         if self.skipped or self.replaced:
-            line += f" ({self.skipped:,} documents skipped, {self.replaced:,} with broken text replaced)"
+            line += f" ({self.skipped:,} documents skipped, {self.replaced:,} with invalid text replaced)"
         return line
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """The outcome of `prepare`; seconds and text_bytes (UTF-8) of this call, 0 where all was done before."""
+    """Result of `prepare`. seconds and text_bytes (UTF-8) are of this call, 0 if everything was done before."""
 
     totals: Totals
     seconds: float
     text_bytes: int
 
     def summary(self) -> str:
-        """Return one line: the totals, and the time this call took or that there was nothing left to do."""
+        """Returns one line of text: the totals, and the time of this call or that there was nothing to do."""
         if not self.seconds:
             return f"{self.totals.summary()}; already complete, nothing to do"
         speed = self.text_bytes / 1e6 / self.seconds
@@ -86,7 +85,7 @@ class Preparation:
 
 @dataclass
 class _Progress:
-    """The finished shards, and how far into the documents they reach."""
+    """The finished shards and the number of documents that they cover."""
 
     settings: dict[str, Any]
     shards: list[ShardRecord] = field(default_factory=list)
@@ -108,19 +107,19 @@ def prepare(
     workers: int | None = None,
     part: Part | None = None,
 ) -> Preparation:
-    """Tokenise the documents of `paths` into the folder `output`.
+    """Tokenizes the documents of `paths` into the folder `output`.
 
-    text_field, errors and document_boundary are those of `read_documents`. separator: what ends each
-    document, [SEP] or nothing. A shard ends with the document that brings it to `shard_tokens` tokens, and
-    with a stream of `divide`. workers: threads; by default one a core and at most four, since more would wait
-    for Python's lock. part: only this part's share of the files, into a subfolder; `merge_parts` does the rest.
+    text_field, errors and document_boundary: see `read_documents`.
+    separator: ends each document, [SEP] or nothing.
+    shard_tokens: a shard ends with the document that brings it to this many tokens, or with a stream of `divide`.
+    workers: number of threads; by default one per core and at most four, because more would wait for the GIL.
+    part: prepares only this part's share of the files, into a subfolder; then call `merge_parts`.
 
-    The shards are the same, byte for byte, whatever the number of workers and of parts and however often the
-    work was killed and called again. Calling it on a complete folder of the same settings does nothing.
+    The shards are byte-identical for any number of workers and parts, and after any number of interruptions. On a
+    complete folder with the same settings it does nothing.
 
-    Raises InputError for bad input and then leaves nothing behind; for a folder that holds something else or
-    was made with other settings; and where the output cannot be written, which keeps the finished shards for
-    another call.
+    Raises InputError for bad input, which leaves nothing behind; for a folder that holds something else or was made
+    with other settings; and if the output cannot be written, which keeps the finished shards for the next call.
     """
     _check_arguments(output, shard_tokens, workers)
     folder = Path(output)
@@ -146,7 +145,7 @@ def prepare(
     counts = CorpusCounts()
     started = time.perf_counter()
     existed = folder.exists()
-    progress = _start_or_continue(folder, settings)
+    progress = _start_or_resume(folder, settings)
     try:
         documents = (_documents(stream, settings, counts) for stream in streams)
         text_bytes = _write_shards(folder, progress, documents, tokenizer, workers or _default_workers())
@@ -158,17 +157,17 @@ def prepare(
         _remove(folder, keep_folder=existed)
         raise
     except OSError as error:
-        # A file that is gone was removed by another process that prepares the same: the folder is its own now.
+        # A missing file was removed by another process that prepares the same data and has taken the folder over.
         if not progress.shards and not isinstance(error, FileNotFoundError):
             _remove(folder, keep_folder=existed)
-        raise InputError(f"{folder}: preparation stopped: {error}; run it again to continue") from error
+        raise InputError(f"{folder}: preparation stopped: {error}; rerun it to resume") from error
     return Preparation(totals, time.perf_counter() - started, text_bytes)
 
 
 def check_any_token(num_shards: int, num_documents: int) -> None:
-    """Raise InputError where so many documents made no shard."""
+    """Raises InputError if `num_documents` documents made no shard."""
     if not num_shards:
-        raise InputError(f"none of the {num_documents} documents holds a token; expected text")
+        raise InputError(f"none of the {num_documents} documents has a token; expected text")
 
 
 def _check_arguments(output: str | Path, shard_tokens: int, workers: int | None) -> None:
@@ -177,13 +176,11 @@ def _check_arguments(output: str | Path, shard_tokens: int, workers: int | None)
     if workers is not None and workers < 1:
         raise InputError(f"workers {workers}: expected at least 1")
     if is_url(output):
-        raise InputError(
-            f"{output}: must be a folder of this machine; prepare into one, then copy the whole of it"
-        )
+        raise InputError(f"{output}: expected a local folder; prepare into one and copy it as a whole")
 
 
 def _check_finished(folder: Path, settings: dict[str, Any]) -> Totals:
-    """Of a complete preparation that was made with `settings`."""
+    """Returns the totals of a complete preparation; InputError if it was made with other settings."""
     manifest = read_manifest(LocalFolder(folder))
     _check_settings(folder, manifest["settings"], settings)
     open_shards(folder)
@@ -202,7 +199,7 @@ def _documents(stream: Sequence[InputFile], settings: dict[str, Any], counts: Co
 
 
 def _check_siblings(folder: Path, part: Part) -> None:
-    """Refuse a folder of a whole preparation, or of another number of parts."""
+    """Raises InputError if `folder` holds a preparation without parts or with another number of parts."""
     if not (folder / part.folder).exists():
         for name in (MANIFEST_FILE, PROGRESS_FILE):
             if (folder / name).exists():
@@ -213,7 +210,7 @@ def _check_siblings(folder: Path, part: Part) -> None:
     other = next((path.name for path in folder.glob(PART_FOLDERS) if not path.name.endswith(ending)), None)
     if other:
         raise InputError(
-            f"{folder}: holds {other}, not of {part.num_parts} parts; choose another folder or the same number"
+            f"{folder}: holds {other}, not one of {part.num_parts} parts; choose another folder or the same number"
         )
 
 
@@ -221,20 +218,20 @@ def _default_workers() -> int:
     return min(os.cpu_count() or 1, 4)
 
 
-def _start_or_continue(folder: Path, settings: dict[str, Any]) -> _Progress:
+def _start_or_resume(folder: Path, settings: dict[str, Any]) -> _Progress:
     file = folder / PROGRESS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in (f"*{PARTIAL_SUFFIX}", f"{TOKENIZER_FOLDER}/*{PARTIAL_SUFFIX}"):
-            for partial in folder.glob(pattern):
-                partial.unlink(missing_ok=True)
+        # If the process that writes these still runs, it fails: this one takes over.
+        for partial in [*partial_paths(folder), *partial_paths(folder / TOKENIZER_FOLDER)]:
+            partial.unlink(missing_ok=True)
         if file.exists():
             progress = _read_progress(file)
             _check_settings(folder, progress.settings, settings)
             check_shard_files(LocalFolder(folder), progress.shards, settings["vocabulary_size"])
             return progress
         if any(folder.iterdir()):
-            raise InputError(f"{folder}: not empty, and not a preparation to continue; choose another folder")
+            raise InputError(f"{folder}: not empty, and not a preparation to resume; choose another folder")
         progress = _Progress(settings)
         _save_progress(folder, progress)
     except OSError as error:
@@ -249,28 +246,30 @@ def _write_shards(
     tokenizer: Tokenizer,
     workers: int,
 ) -> int:
-    """Write the shards that are missing; return the bytes of UTF-8 text they were made from."""
+    """Writes the missing shards; returns the size of their text in bytes of UTF-8."""
     text_bytes = 0
     separator, shard_tokens = progress.settings["separator"], progress.settings["shard_tokens"]
 
-    def metered(documents: Iterator[str]) -> Iterator[str]:
+    def counted(documents: Iterator[str]) -> Iterator[str]:
         nonlocal text_bytes
         for document in documents:
-            text_bytes += len(document) if document.isascii() else len(document.encode())
+            size = len(document) if document.isascii() else len(document.encode())
+            text_bytes += size
+            bar.update(size)
             yield document
 
     def parts() -> Generator[tuple[EncodedBlock, bool]]:
+        nonlocal text_bytes
         num_done = progress.documents_read
-        for documents in streams:
-            num_done -= sum(1 for _ in islice(documents, num_done))
-            with closing(
-                encode_documents(metered(documents), tokenizer, separator, workers=workers)
-            ) as blocks:
+        for documents in map(counted, streams):
+            if num_done:
+                num_done -= sum(1 for _ in islice(documents, num_done))
+                text_bytes = 0
+            with closing(encode_documents(documents, tokenizer, separator, workers=workers)) as blocks:
                 yield from shard_parts(blocks, shard_tokens)
 
     writer: ShardWriter | None = None
-    # disable=None: only where stderr is a terminal.
-    with tqdm(desc="prepare", unit="B", unit_scale=True, disable=None) as bar, closing(parts()) as encoded:
+    with byte_counter("prepare") as bar, closing(parts()) as encoded:
         try:
             for part, closes_shard in encoded:
                 writer = writer or ShardWriter(folder, len(progress.shards))
@@ -281,7 +280,6 @@ def _write_shards(
                     _save_progress(folder, progress)
                     writer = None
                 bar.set_postfix(documents=progress.documents_read, refresh=False)
-                bar.update(text_bytes - bar.n)
         finally:
             if writer:
                 writer.discard()
@@ -310,7 +308,7 @@ def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: Cor
 
 
 def manifest_content(settings: dict[str, Any], totals: Totals, shards: Sequence[ShardRecord]) -> bytes:
-    """The manifest of a preparation with `settings`."""
+    """Returns the content of the manifest of a preparation with `settings`."""
     identity = (settings["separator"], settings["vocabulary_size"], settings["tokenizer_fingerprint"])
     return _json(
         {
@@ -346,7 +344,7 @@ def _read_progress(file: Path) -> _Progress:
         content = json.loads(file.read_bytes())
         return _Progress(**{**content, "shards": [ShardRecord(**shard) for shard in content["shards"]]})
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: damaged ({error}); remove the folder and prepare again") from error
+        raise InputError(f"{file}: damaged ({error}); remove the folder and prepare it again") from error
 
 
 def _save_progress(folder: Path, progress: _Progress) -> None:

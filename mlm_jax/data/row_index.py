@@ -1,47 +1,40 @@
-"""Row number → shard, and where in its tokens the row's body lies.
+"""Row numbers to locations: the shard of a row, and the position of its body in the shard's tokens.
 
-Packed rows follow from the shards' numbers of tokens. Where a document starts a row, the rows before it follow from
-the lengths of all documents before it: those are counted once, and for every k-th document the count is kept. k is 1
-up to 2**24 documents; beyond, the counts lie in a file that later runs map into memory.
+The locations of packed rows follow from the shards' numbers of tokens. If each document starts a row, the number of
+rows before a document depends on the lengths of all documents before it: they are counted once, and the count is kept
+for every k-th document. k is 1 for up to 2**24 documents; for more, the counts are cached in a file that is
+memory-mapped.
 """
 
 import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.data.shards import Shard, TokenStore
-from mlm_jax.files import commit, home, own_partial_path
+from mlm_jax.files import home, new_file, remove_abandoned
+from mlm_jax.text.progress import track
 
 _MAX_COUNTS = 1 << 24
 
 
 class Places(NamedTuple):
-    """Where the bodies of n rows lie."""
+    """Locations of the bodies of n rows."""
 
     shards: np.ndarray
-    """int64 [n], which shard."""
+    """int64 [n], number of the shard."""
     starts: np.ndarray
-    """int64 [n], the first token in the shard."""
+    """int64 [n], index of the first token in the shard."""
     lengths: np.ndarray
-    """int64 [n], in tokens; at most the row's body."""
+    """int64 [n], number of tokens; at most the body length."""
 
 
-class RowIndex(Protocol):
-    """`num_rows` rows, and where each of them is."""
-
-    num_rows: int
-
-    def locate(self, rows: np.ndarray) -> Places:
-        """The places of rows, int64 [n], ascending."""
-
-
-def row_index(store: TokenStore, config: DataConfig) -> RowIndex:
-    """The index of all rows of a store."""
+def row_index(store: TokenStore, config: DataConfig) -> "PackedRows | DocumentRows":
+    """Returns the index of all rows of a store."""
     body_length = config.sequence_length - 2
     return (
         PackedRows(store.shards, body_length)
@@ -51,7 +44,7 @@ def row_index(store: TokenStore, config: DataConfig) -> RowIndex:
 
 
 class PackedRows:
-    """Rows cut from each shard's tokens, one after the other."""
+    """Rows cut from each shard's tokens one after the other."""
 
     def __init__(self, shards: Sequence[Shard], body_length: int) -> None:
         self._body_length = body_length
@@ -60,28 +53,28 @@ class PackedRows:
         self.num_rows = int(self._first_rows[-1])
 
     def locate(self, rows: np.ndarray) -> Places:
-        """The places of rows, int64 [n], ascending."""
+        """Returns the locations of `rows`, int64 [n], ascending."""
         shards = np.searchsorted(self._first_rows, rows, side="right") - 1
         starts = (rows - self._first_rows[shards]) * self._body_length
         return Places(shards, starts, np.minimum(self._num_tokens[shards] - starts, self._body_length))
 
 
 class DocumentRows:
-    """Rows that start with a document or go on in a long one."""
+    """Rows that start with a document or continue a long one."""
 
     def __init__(self, store: TokenStore, body_length: int) -> None:
         self._shards = store.shards
         self._body_length = body_length
         self._separator_length = 1 if store.separator == "sep" else 0
         self._stride = _stride(store.num_documents)
-        # A block: `stride` documents of one shard, fewer at its end.
+        # A block is `stride` documents of one shard, fewer at its end.
         blocks = np.array([-(-shard.num_documents // self._stride) for shard in store.shards], np.int64)
         self._first_blocks = _starts(blocks)
         self._first_rows = self._counts(store)
         self.num_rows = int(self._first_rows[-1])
 
     def locate(self, rows: np.ndarray) -> Places:
-        """The places of rows, int64 [n], ascending."""
+        """Returns the locations of `rows`, int64 [n], ascending."""
         blocks = np.searchsorted(self._first_rows, rows, side="right") - 1
         shards = np.searchsorted(self._first_blocks, blocks, side="right") - 1
         documents = (blocks - self._first_blocks[shards]) * self._stride
@@ -94,21 +87,21 @@ class DocumentRows:
         every = np.arange(len(rows))
         rows_before = np.where(chosen > 0, ends[every, chosen - 1], 0)
         starts = offsets[every, chosen] + (rows_in_block - rows_before) * self._body_length
-        # With the document's own [SEP], which then closes the row.
+        # Includes the document's own [SEP] if it fits, which then ends the row.
         lengths = np.minimum(offsets[every, chosen + 1] - starts, self._body_length)
         return Places(shards, starts, lengths)
 
     def _rows_of(self, offsets: np.ndarray) -> np.ndarray:
-        """Rows of each document, int64 [..., n - 1]; 0 for what stands beyond a shard's last one."""
+        """Returns the rows of each document, int64 [..., n - 1]; 0 beyond a shard's last document."""
         lengths = np.maximum(np.diff(offsets) - self._separator_length, 0)
         return -(-lengths // self._body_length)
 
     def _counts(self, store: TokenStore) -> np.ndarray:
-        """Rows before each block, int64 [num_blocks + 1]."""
+        """Returns the number of rows before each block, int64 [num_blocks + 1]."""
         if self._stride == 1:
             return self._counted()
         file = home() / "rows" / f"{store.fingerprint}-{self._body_length}-{self._stride}.npy"
-        # A file that is cut off, or a home that cannot be written, costs the counting once more and nothing else.
+        # A truncated file, or a home that cannot be written, only costs counting again.
         with contextlib.suppress(OSError, ValueError):
             return np.load(file, mmap_mode="r")
         counts = self._counted()
@@ -118,7 +111,7 @@ class DocumentRows:
 
     def _counted(self) -> np.ndarray:
         counts = np.zeros(self._first_blocks[-1] + 1, np.int64)
-        for number, shard in enumerate(self._shards):
+        for number, shard in enumerate(track(self._shards, "count rows", "shards")):
             rows = self._rows_of(shard.read_document_offsets().astype(np.int64))
             first, stop = self._first_blocks[number : number + 2]
             counts[first + 1 : stop + 1] = np.add.reduceat(rows, np.arange(0, len(rows), self._stride))
@@ -126,7 +119,7 @@ class DocumentRows:
 
 
 def runs(values: np.ndarray) -> list[tuple[int, slice]]:
-    """The stretches of equal ones among int [n] `values`, each with where it stands."""
+    """Returns the runs of equal values in `values`, int [n], each as (value, slice)."""
     bounds = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     return [(int(values[first]), slice(first, stop)) for first, stop in pairwise(bounds) if stop > first]
 
@@ -141,10 +134,6 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
 
 def _keep(file: Path, counts: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial_path(file)
-    try:
-        with partial.open("wb") as stream:
-            np.save(stream, counts)
-            commit(stream, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    remove_abandoned(file)
+    with new_file(file) as stream:
+        np.save(stream, counts)

@@ -1,4 +1,4 @@
-"""Blocks of token ids → shards: where one ends, and its two files."""
+"""Blocks of token ids to shards: where each shard ends, and writing its two files."""
 
 import contextlib
 import hashlib
@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from mlm_jax.data.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
-from mlm_jax.files import commit, own_partial_path
+from mlm_jax.files import commit, new_file, partial_path
 from mlm_jax.text.encode import EncodedBlock
 
 
 def document_offsets(document_lengths: np.ndarray) -> np.ndarray:
-    """Return the uint64 offsets `[num_documents + 1]` of the documents that have tokens."""
+    """Returns the uint64 offsets `[num_documents + 1]` of the documents that have tokens."""
     lengths = document_lengths[document_lengths > 0]
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]).astype(OFFSET_DTYPE)
 
 
 def shard_parts(blocks: Iterable[EncodedBlock], shard_tokens: int) -> Iterator[tuple[EncodedBlock, bool]]:
-    """Divide `blocks` into shards: yield parts of them, each with whether a shard ends with it.
+    """Divides `blocks` into shards: yields (part of a block, True if it ends a shard).
 
-    A shard ends with the document that brings it to `shard_tokens` tokens, and the last with the last
-    document, so the division does not depend on the blocks.
+    A shard ends with the document that brings it to `shard_tokens` tokens or with the last document, so the
+    division does not depend on the blocks.
     """
     held = 0
     previous: EncodedBlock | None = None
@@ -52,18 +52,18 @@ def shard_parts(blocks: Iterable[EncodedBlock], shard_tokens: int) -> Iterator[t
 
 
 class ShardWriter:
-    """Writes a shard under partial names; `close` makes it appear, `discard` makes it vanish."""
+    """Writes a shard to temporary files; `close` renames them, `discard` removes them."""
 
     def __init__(self, folder: Path, index: int) -> None:
-        """Open the token file. Memory: the document offsets of the one shard."""
+        """Opens the token file. Keeps the document offsets of this one shard in memory."""
         self._tokens_path, self._documents_path = (folder / name for name in shard_file_names(index))
-        self._file = own_partial_path(self._tokens_path).open("wb")
+        self._file = partial_path(self._tokens_path).open("wb")
         self._sha256 = hashlib.sha256()
         self._lengths: list[np.ndarray] = []
         self.num_tokens = 0
 
     def write(self, block: EncodedBlock) -> None:
-        """Append the documents of `block`."""
+        """Appends the documents of `block`."""
         data = block.tokens.tobytes()
         self._file.write(data)
         self._sha256.update(data)
@@ -71,12 +71,11 @@ class ShardWriter:
         self.num_tokens += len(block.tokens)
 
     def close(self) -> ShardRecord:
-        """Put both files in place, their bytes on the disk, and return the shard's record."""
+        """Writes both files to the disk, renames them and returns the shard's record."""
         offsets = document_offsets(np.concatenate(self._lengths))
         data = offsets.tobytes()
-        with own_partial_path(self._documents_path).open("wb") as file:
+        with new_file(self._documents_path) as file:
             file.write(data)
-            commit(file, self._documents_path)
         commit(self._file, self._tokens_path)
         return ShardRecord(
             documents=len(offsets) - 1,
@@ -86,9 +85,8 @@ class ShardWriter:
         )
 
     def discard(self) -> None:
-        """Remove what has been written; after `close` there is nothing to remove."""
-        # On a full disk closing fails too, when it writes out what is still in memory.
+        """Removes the temporary file; after `close` there is none."""
+        # Closing flushes buffered bytes, which fails on a full disk.
         with contextlib.suppress(OSError):
             self._file.close()
-        for path in (self._tokens_path, self._documents_path):
-            own_partial_path(path).unlink(missing_ok=True)
+        Path(self._file.name).unlink(missing_ok=True)

@@ -1,14 +1,14 @@
-"""Tokenised documents on disk: format, checksums, memory-mapped reader.
+"""Tokenized documents on disk: format, checksums, memory-mapped reader.
 
     FOLDER/tokens-00000.bin      token ids, one document after the other; uint16 or uint32, little-endian
-           documents-00000.bin   uint64 [num_documents + 1], where each document of the shard starts
+           documents-00000.bin   uint64 [num_documents + 1], the offset of each document in the shard
            …
-           tokenizer/            the tokenizer they were made with
-           manifest.json         written last: its presence says that the preparation is complete
+           tokenizer/            the tokenizer that made them
+           manifest.json         written last; a folder with a manifest is complete
 
-Shards may lie in subfolders instead, one for each part that was prepared on its own; the manifest names them.
+Shards may also lie in subfolders, one for each part that was prepared separately; the manifest lists them.
 
-With `separator="sep"` each document ends with the id of [SEP], which its offsets include.
+With `separator="sep"`, each document ends with the id of [SEP], which its offsets include.
 """
 
 import hashlib
@@ -34,11 +34,12 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.progress import track
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.text.wordpiece import check_text
 
 DEFAULT_SHARD_TOKENS = 1 << 26
-# Python's mmap holds a file descriptor as long as the map, and 1,024 of them is what many systems give a process.
+# A map of Python's mmap holds a file descriptor, and many systems allow 1,024 per process.
 _MAX_MAPPED_SHARDS = 128
 
 Source = Path | RemoteFile | np.ndarray
@@ -46,10 +47,10 @@ Source = Path | RemoteFile | np.ndarray
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard; its arrays are mapped into memory when first used, and again after unpickling.
+    """One shard. Its arrays are memory-mapped when first used, and again after unpickling.
 
-    The sources are files, here or to be fetched, or arrays for a shard in memory.
-    mapped: whether windows come from the maps; else each is read from its file, which is open for that long only.
+    token_source, document_source: local or remote files, or arrays for a shard in memory.
+    mapped: True reads windows from the maps; False opens the file for each call.
     """
 
     num_documents: int
@@ -61,7 +62,7 @@ class Shard:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """Token ids `[num_tokens]`, uint16 or uint32, read-only where they lie in a file."""
+        """Token ids `[num_tokens]`, uint16 or uint32; read-only if they lie in a file."""
         return _mapped(self.token_source, self.dtype)
 
     @cached_property
@@ -70,33 +71,33 @@ class Shard:
         return _mapped(self.document_source, OFFSET_DTYPE)
 
     def token_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """`tokens[start : start + width]` for each of `starts`, `[n, width]`; beyond the end the last token."""
+        """Returns `tokens[start : start + width]` for each of `starts`, `[n, width]`, padded with the last token."""
         if self.mapped:
             return _windows(self.tokens, starts, width)
         return _read_windows(self.token_source, self.dtype, self.num_tokens, starts, width)
 
     def offset_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """The same of `document_offsets`, uint64 `[n, width]`."""
+        """Returns the same for `document_offsets`, uint64 `[n, width]`."""
         if self.mapped:
             return _windows(self.document_offsets, starts, width)
         return _read_windows(self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width)
 
     def read_document_offsets(self) -> np.ndarray:
-        """A copy of `document_offsets`, with no map and no file held afterwards."""
+        """Returns a copy of `document_offsets` that holds neither a map nor an open file."""
         source = self.document_source
         return source if isinstance(source, np.ndarray) else np.fromfile(_local(source), OFFSET_DTYPE)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps out: pickling one would copy the whole file into the pickle."""
+        """Omits the maps: pickling one would copy the whole file into the pickle."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Tokenised documents, on disk or in memory.
+    """Tokenized documents, on disk or in memory.
 
-    fingerprint: sha256 over everything that determines the tokens and their division into shards; it is the
-    same for the documents of one file in memory, and prepared on disk with as many tokens a shard.
+    fingerprint: sha256 of everything that determines the tokens and their division into shards. The documents of
+    one file have the same fingerprint in memory and on disk if `shard_tokens` is the same.
     """
 
     shards: tuple[Shard, ...]
@@ -107,12 +108,12 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all shards, separators included."""
+        """Number of tokens in all shards, including separators."""
         return sum(shard.num_tokens for shard in self.shards)
 
     @property
     def num_documents(self) -> int:
-        """Documents of all shards."""
+        """Number of documents in all shards."""
         return sum(shard.num_documents for shard in self.shards)
 
     @classmethod
@@ -123,18 +124,17 @@ class TokenStore:
         *,
         separator: Separator = "sep",
         shard_tokens: int = DEFAULT_SHARD_TOKENS,
-        workers: int = 1,
     ) -> Self:
-        """Tokenise `documents` in memory. Documents without a token are left out.
+        """Tokenizes `documents` in memory. Documents without tokens are left out.
 
-        Raises InputError where one is not a string or none holds a token.
+        Raises InputError if one is not a string or none has a token.
         """
         if isinstance(documents, str):
             raise InputError("documents: expected a list of strings, found one string")
         shards: list[Shard] = []
         records: list[ShardRecord] = []
         parts: list[EncodedBlock] = []
-        blocks = encode_documents(_checked(documents), tokenizer, separator, workers=workers)
+        blocks = encode_documents(_checked(documents), tokenizer, separator)
         for part, closes_shard in shard_parts(blocks, shard_tokens):
             if part.tokens.size:
                 parts.append(part)
@@ -144,17 +144,17 @@ class TokenStore:
                 records.append(record)
                 parts = []
         if not shards:
-            raise InputError("documents: none holds a token; expected at least one with text")
+            raise InputError("documents: none has a token; expected at least one with text")
         identity = (separator, tokenizer.vocabulary_size, tokenizer.fingerprint)
         return cls(tuple(shards), *identity, content_fingerprint(*identity, records))
 
 
 def open_shards(path: str | Path) -> TokenStore:
-    """Open a prepared folder, at a path or an fsspec URL: read its manifest, check that the files have their sizes.
+    """Opens a prepared folder at a path or fsspec URL: reads its manifest and checks the sizes of its files.
 
-    Nothing is mapped or fetched yet. Raises InputError, naming the file, where the folder is not a complete
-    preparation of a known version, or a shard is missing or cut off. The checksums are left to `verify_shards`, but
-    for those of fetched files, which are checked on the way.
+    Nothing is mapped or downloaded yet. Raises InputError, which names the file, if the folder is not a complete
+    preparation of this format version or a shard is missing or truncated. Checksums are verified by `verify_shards`,
+    and for remote files when they are downloaded.
     """
     folder = open_folder(path)
     manifest = read_manifest(folder)
@@ -175,30 +175,30 @@ def open_shards(path: str | Path) -> TokenStore:
         store.separator, store.vocabulary_size, store.tokenizer_fingerprint, records
     )
     if store.fingerprint != expected:
-        raise InputError(f"{folder}/{MANIFEST_FILE}: damaged: its fingerprint does not fit its content")
+        raise InputError(f"{folder}/{MANIFEST_FILE}: damaged: its fingerprint does not match its content")
     return store
 
 
 def verify_shards(path: str | Path) -> TokenStore:
-    """Open a prepared folder and check every byte against the manifest's checksums; of a remote one, fetch it all.
+    """Opens a prepared folder and verifies all checksums; of a remote folder it downloads every file.
 
-    Raises InputError naming the first file that differs.
+    Raises InputError, which names the first file that differs.
     """
     store = open_shards(path)
     records = [ShardRecord(**record) for record in read_manifest(open_folder(path))["shards"]]
-    for shard, record in zip(store.shards, records, strict=True):
+    for shard, record in zip(track(store.shards, "verify", "shards"), records, strict=True):
         sources = (shard.token_source, shard.document_source)
         for source, expected in zip(sources, (record.tokens_sha256, record.documents_sha256), strict=True):
             file = _local(source)
             with file.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
             if found != expected:
-                raise InputError(f"{file}: damaged: its sha256 is {found}, the manifest says {expected}")
+                raise InputError(f"{file}: damaged: its sha256 is {found}, expected {expected} (manifest)")
     return store
 
 
 def _checked(documents: Iterable[str]) -> Iterator[str]:
-    for index, document in enumerate(documents):
+    for index, document in enumerate(track(documents, "tokenize", "documents")):
         check_text(document, f"document {index}")
         yield document
 
@@ -227,7 +227,7 @@ def _shards(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int
 
 
 def _local(source: Source) -> Path:
-    assert not isinstance(source, np.ndarray), "an array in memory is in no file"
+    assert not isinstance(source, np.ndarray), "an array in memory has no file"
     return source.fetch() if isinstance(source, RemoteFile) else source
 
 
@@ -251,9 +251,19 @@ def _read_windows(source: Source, dtype: np.dtype, size: int, starts: np.ndarray
             there = min(width, size - start)
             first = row * width * dtype.itemsize
             wanted = buffer[first : first + there * dtype.itemsize]
-            if os.preadv(descriptor, [wanted], start * dtype.itemsize) != len(wanted):
-                raise RunError(f"{file}: cut off since it was opened; prepare the folder again")
+            if not _read_fully(descriptor, wanted, start * dtype.itemsize):
+                raise RunError(f"{file}: truncated since it was opened; prepare the folder again")
             windows[row, there:] = windows[row, there - 1]
     finally:
         os.close(descriptor)
     return windows
+
+
+def _read_fully(descriptor: int, buffer: memoryview, offset: int) -> bool:
+    """Fills `buffer` from `offset` in the file; False at its end. A single read may return less than requested."""
+    while buffer:
+        size = os.preadv(descriptor, [buffer], offset)
+        if size == 0:
+            return False
+        buffer, offset = buffer[size:], offset + size
+    return True

@@ -1,4 +1,4 @@
-"""What a run reads: rows to train on, rows to evaluate on, and the one tokenizer of both."""
+"""The data of a run: rows for training, rows for evaluation, and their tokenizer."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +18,7 @@ from mlm_jax.text.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 
 @dataclass(frozen=True)
 class RunData:
-    """Opened data. Fingerprints are of tokens and the order of documents."""
+    """Opened data. The fingerprints cover the tokens and the order of documents."""
 
     tokenizer: Tokenizer
     train: Rows
@@ -27,7 +27,7 @@ class RunData:
     evaluation_fingerprint: str | None
 
     def description(self, config: DataConfig) -> dict[str, Any]:
-        """What a checkpoint has to be continued with: data, tokenizer and how documents become rows."""
+        """Returns the settings that a resumed run must share: data, tokenizer and how documents become rows."""
         return {
             "data": {
                 "fingerprint": self.fingerprint,
@@ -40,7 +40,7 @@ class RunData:
 
 
 def open_run_data(config: DataConfig) -> RunData:
-    """The prepared folders that the config names, by paths or fsspec URLs.
+    """Opens the prepared folders at `config.path` and `config.eval_path`, which are paths or fsspec URLs.
 
     Raises:
         InputError: a folder is missing, incomplete or damaged, or the two were made with different tokenizers.
@@ -57,7 +57,7 @@ def open_run_data(config: DataConfig) -> RunData:
 def tokenize_run_data(
     documents: Iterable[str], eval_documents: Iterable[str] | None, tokenizer: Tokenizer, config: DataConfig
 ) -> RunData:
-    """Strings, tokenised in memory."""
+    """Tokenizes strings in memory."""
     evaluation = None if eval_documents is None else TokenStore.from_documents(eval_documents, tokenizer)
     return _sources(TokenStore.from_documents(documents, tokenizer), evaluation, tokenizer, config)
 
@@ -68,24 +68,24 @@ def _sources(
     for name, store in (("data.path", train), ("data.eval_path", evaluation)):
         if config.attend_within_documents and store is not None and store.separator != "sep":
             raise InputError(
-                f"data.attend_within_documents = True: the documents of {name} have no [SEP] between them: "
-                "must be prepared with --separator sep"
+                f"data.attend_within_documents = True: the documents of {name} have no [SEP] between them; "
+                "prepare them with --separator sep"
             )
-    # Which tokens of a row attend to each other is not of the rows.
-    of_evaluation = replace(
+    # Evaluation rows do not depend on attend_within_documents.
+    eval_config = replace(
         config, packing=config.eval_packing or config.packing, attend_within_documents=False
     )
     return RunData(
         tokenizer=tokenizer,
         train=Rows(train, tokenizer, config),
-        evaluation=None if evaluation is None else Rows(evaluation, tokenizer, of_evaluation),
+        evaluation=None if evaluation is None else Rows(evaluation, tokenizer, eval_config),
         fingerprint=train.fingerprint,
         evaluation_fingerprint=None if evaluation is None else evaluation.fingerprint,
     )
 
 
 def resolve_masking(recipe: MaskingRecipe, tokenizer: Tokenizer, sequence_length: int) -> MaskingConfig:
-    """The recipe with the tokenizer's ids: no special token is selected, and [MASK] is what replaces."""
+    """Completes a recipe with the tokenizer's ids: special tokens are never selected, and [MASK] replaces."""
     words, documents = recipe.unit != "token", recipe.quota == "document"
     return MaskingConfig(
         **asdict(recipe) | {"mask_selection_length": recipe.selection_length(sequence_length)},

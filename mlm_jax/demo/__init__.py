@@ -1,1 +1,1 @@
-"""The demo text, `landmarks.txt`: true sentences about places in the United States, one a line."""
+"""The demo text, `landmarks.txt`: true sentences about places in the United States, one per line."""

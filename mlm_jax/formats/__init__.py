@@ -1,5 +1,5 @@
-"""Models as other libraries write them, and as mlm_jax does: file names, configs, tensor names, in both directions.
+"""Reads and writes models in the formats of other libraries and in our own: file names, configs and tensor names.
 
 In: a folder. Out: a `StoredModel`, and back.
-Read `model_folder.py` and `table.py` first.
+Read `model_folder.py` and `name_table.py` first, then one format, such as `hugging_face.py`.
 """

@@ -5,19 +5,32 @@ from typing import Any
 
 import jax
 
-from mlm_jax.config import BertConfig
+from mlm_jax.formats.bert_config import settings_from_config
 from mlm_jax.formats.model_folder import StoredModel
 
 CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"
 
+BACKBONE_SETTINGS: Mapping[str, str] = {
+    "vocabulary_size": "vocabulary_size",
+    "num_layers": "num_layers",
+    "num_heads": "num_heads",
+    "hidden_dim": "hidden_dim",
+    "intermediate_dim": "intermediate_dim",
+    "dropout": "dropout_rate",
+    "max_sequence_length": "max_sequence_length",
+    "num_segments": "num_segments",
+}
+"""Names of a BertBackbone's settings: KerasHub's to ours."""
+
 
 def json_files(model: StoredModel, tokenizer_settings: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
-    """Content by name. `tokenizer_settings` are what KerasHub's tokenizer calls `lowercase`, `strip_accents`, ….
+    """Returns the content of each file by name; a model without an MLM head has no preprocessor and no task.
 
-    A model without an MLM head has no preprocessor and no task.
+    `tokenizer_settings` are the settings of KerasHub's tokenizer, such as `lowercase` and `strip_accents`.
     """
-    backbone = _backbone(model.config, str(model.params["encoder"]["embeddings"]["token"].dtype))
+    dtype = str(model.params["encoder"]["embeddings"]["token"].dtype)
+    backbone = _named("BertBackbone", dtype, settings_from_config(model.config, BACKBONE_SETTINGS))
     tokenizer = _tokenizer(tokenizer_settings)
     has_head = "head" in model.params
     metadata = {
@@ -52,7 +65,7 @@ def _keras_object(class_name: str, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def _named(class_name: str, dtype: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With what every Keras layer has first."""
+    """Returns a Keras object with the settings that every Keras layer has in addition."""
     policy = {
         "module": "keras",
         "class_name": "DTypePolicy",
@@ -62,20 +75,6 @@ def _named(class_name: str, dtype: str, settings: Mapping[str, Any]) -> dict[str
     return _keras_object(
         class_name, {"name": _MODULES[class_name], "trainable": True, "dtype": policy, **settings}
     )
-
-
-def _backbone(config: BertConfig, weights_dtype: str) -> dict[str, Any]:
-    settings = {
-        "vocabulary_size": config.vocabulary_size,
-        "num_layers": config.num_layers,
-        "num_heads": config.num_heads,
-        "hidden_dim": config.hidden_dim,
-        "intermediate_dim": config.intermediate_dim,
-        "dropout": config.dropout_rate,
-        "max_sequence_length": config.max_sequence_length,
-        "num_segments": config.num_segments,
-    }
-    return _named("BertBackbone", weights_dtype, settings)
 
 
 def _tokenizer(tokenizer_settings: Mapping[str, bool]) -> dict[str, Any]:

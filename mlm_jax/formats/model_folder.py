@@ -1,4 +1,4 @@
-"""A model as it is stored: its config, its parts, its tokenizer; and the folder that mlm_jax exports.
+"""A model outside of training: its config, its parameters by part, its tokenizer; and the folder it is exported to.
 
 FOLDER/config.json  model.safetensors  tokenizer/
 """
@@ -6,17 +6,19 @@ FOLDER/config.json  model.safetensors  tokenizer/
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mlm_jax.config import BertConfig
 from mlm_jax.config.settings import from_json
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
 from mlm_jax.files import write_atomically
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
@@ -28,17 +30,18 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FOLDER = "tokenizer"
 FORMAT = "mlm_jax model"
 
-# What a model may be made of, in this order.
+# The parts that a model can have, in this order.
 PARTS = ("encoder", "head", "next_sentence", "classifier")
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model between a folder and its use.
+    """A model as it is read from and written to folders.
 
-    `params` has a nested dict of arrays for each part that the model has: `encoder`, `head` (of the masked LM),
-    `next_sentence` and `classifier` (a kernel `[hidden_dim, classes]` and a bias over the pooled output). They are
-    NumPy arrays in the dtype in which they are stored, for `vocabulary_multiple` 1. `labels` names the classes.
+    `params` has a nested dict of arrays for each part of the model: `encoder`, `head` (of the masked LM),
+    `next_sentence` and `classifier` (each a kernel `[hidden_dim, classes]` and a bias, applied to the pooled output).
+    The arrays are NumPy's, in the dtype in which they are stored, and have no rows for `vocabulary_multiple`.
+    `labels` names the classes.
     """
 
     config: BertConfig
@@ -48,7 +51,7 @@ class StoredModel:
 
 
 def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
-    """A masked LM with freshly drawn parameters, float32: those that a run with that seed begins with."""
+    """Returns a masked LM with the float32 parameters that a run with that seed starts from."""
     key = purpose_key(seed, Purpose.PARAMETERS)
     _, params = split_model(BertMaskedLM(config, key=key))
     return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer)
@@ -56,41 +59,51 @@ def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredM
 
 def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """`{"encoder/layers/attention/query/kernel": leaf, …}`."""
-    flat: dict[str, Any] = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}/{path}": leaf for path, leaf in flatten_params(value).items()}
-        else:
-            flat[name] = value
-    return flat
+    return nnx.traversals.flatten_mapping(params, sep="/")
 
 
 def nest_params(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten_params`."""
-    params: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *folders, name = path.split("/")
-        place = params
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = leaf
-    return params
+    return nnx.traversals.unflatten_mapping(flat, sep="/")
 
 
-def parameter_shapes(
+class Parameter(NamedTuple):
+    """A parameter as the model declares it."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    """The logical axis of each dimension; the first is `layers` if the parameter is stacked."""
+
+
+def declared_parameters(
     config: BertConfig, parts: Iterable[str], num_classes: int = 0
-) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every parameter of a model with those parts."""
-    wanted = set(parts)
-    _, abstract = split_model(abstract_masked_lm(replace(config, vocabulary_multiple=1)))
-    shapes = {path: leaf.shape for path, leaf in flatten_params(abstract).items()}
+) -> dict[str, Parameter]:
+    """Returns every parameter of a model with those parts, by its path, without rows for `vocabulary_multiple`."""
+    declared = dict(_declared_masked_lm(replace(config, vocabulary_multiple=1)))
     for part, classes in (("next_sentence", 2), ("classifier", num_classes)):
-        shapes |= {f"{part}/kernel": (config.hidden_dim, classes), f"{part}/bias": (classes,)}
-    return {path: shape for path, shape in shapes.items() if path.split("/")[0] in wanted}
+        declared[f"{part}/kernel"] = Parameter((config.hidden_dim, classes), ("embed", "classes"))
+        declared[f"{part}/bias"] = Parameter((classes,), ("classes",))
+    wanted = set(parts)
+    return {path: parameter for path, parameter in declared.items() if path.split("/")[0] in wanted}
+
+
+def parameters_of(model: StoredModel) -> dict[str, Parameter]:
+    """Returns the declaration of every parameter that the model has."""
+    classes = len(model.params["classifier"]["bias"]) if "classifier" in model.params else 0
+    return declared_parameters(model.config, model.params, classes)
+
+
+@cache
+def _declared_masked_lm(config: BertConfig) -> Mapping[str, Parameter]:
+    state = nnx.to_flat_state(nnx.state(abstract_masked_lm(config), nnx.Param))
+    return {
+        "/".join(map(str, path)): Parameter(variable.shape, variable.get_metadata()["out_sharding"])
+        for path, variable in state
+    }
 
 
 def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer) -> None:
-    """InputError where the embedding table and the tokenizer differ in size."""
+    """Raises InputError if the embedding table and the tokenizer differ in size."""
     if config.vocabulary_size != tokenizer.vocabulary_size:
         raise InputError(
             f"{where}: the model has {config.vocabulary_size} vocabulary entries, its tokenizer "
@@ -98,33 +111,36 @@ def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer
         )
 
 
-_VOCABULARY_LEAVES = ("encoder/embeddings/token", "head/bias", "head/output")
-
-
 def without_padded_rows(config: BertConfig, params: dict[str, Any]) -> tuple[BertConfig, dict[str, Any]]:
-    """The model without the rows of the vocabulary that `vocabulary_multiple` only pads it with."""
+    """Returns the model without the rows that `vocabulary_multiple` adds to the vocabulary."""
     flat = flatten_params(params)
-    flat |= {path: flat[path][: config.vocabulary_size] for path in _VOCABULARY_LEAVES if path in flat}
+    flat |= {path: leaf[: config.vocabulary_size] for path, leaf in _vocabulary_leaves(config, flat).items()}
     return replace(config, vocabulary_multiple=1), nest_params(flat)
 
 
 def with_padded_rows(config: BertConfig, params: dict[str, Any]) -> dict[str, Any]:
-    """A stored model's parameters with rows of zeros up to `config.padded_vocabulary_size`."""
+    """Returns a stored model's parameters with rows of zeros up to `config.padded_vocabulary_size`."""
     spare = config.padded_vocabulary_size - config.vocabulary_size
     flat = flatten_params(params)
-    for path in _VOCABULARY_LEAVES:
-        if path in flat and spare:
-            flat[path] = np.pad(flat[path], [(0, spare)] + [(0, 0)] * (flat[path].ndim - 1))
+    if spare:
+        for path, leaf in _vocabulary_leaves(config, flat).items():
+            flat[path] = np.pad(leaf, [(0, spare)] + [(0, 0)] * (leaf.ndim - 1))
     return nest_params(flat)
 
 
+def _vocabulary_leaves(config: BertConfig, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters that have a row for each vocabulary entry."""
+    declared = declared_parameters(config, PARTS)
+    return {path: leaf for path, leaf in flat.items() if declared[path].axes[0] == "vocabulary"}
+
+
 def is_model_folder(folder: Path) -> bool:
-    """Whether `write_model_folder` made it."""
+    """True if `write_model_folder` made the folder."""
     return read_json_object(folder / CONFIG_FILE).get("format") == FORMAT
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file or it holds no object.
+    """Returns the object in a JSON file, or an empty one if there is no such file or it holds no object.
 
     Raises:
         InputError: the file is not JSON.
@@ -138,38 +154,43 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def write_json(file: Path, content: Any, *, indent: int = 2) -> None:
+    """Writes a JSON file, completely or not at all."""
+    write_atomically(file, f"{json.dumps(content, indent=indent)}\n".encode())
+
+
 def write_model_folder(folder: Path, model: StoredModel) -> int:
-    """Write a model's files into an empty folder; returns the number of tensors."""
-    settings = {"format": FORMAT, "model": asdict(model.config), "labels": model.labels}
+    """Writes a model's files into an empty folder and returns the number of tensors."""
     model.tokenizer.save(folder / TOKENIZER_FOLDER)
     tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_params(model.params).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
-    write_atomically(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+    settings = {"format": FORMAT, "model": asdict(model.config), "labels": model.labels}
+    write_json(folder / CONFIG_FILE, settings)
     return len(tensors)
 
 
 def read_model_folder(folder: Path) -> StoredModel:
-    """The model of a folder that `write_model_folder` made.
+    """Reads the model of a folder that `write_model_folder` made.
 
     Raises:
-        InputError: a file is missing or damaged, or a tensor is missing, extra or of another shape.
+        InputError: a file is missing or damaged, or a tensor is missing, unknown or of the wrong shape.
     """
     config, labels = read_model_config(folder)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     with open_tensors(folder / WEIGHTS_FILE) as file:
         names = set(file.keys())
         parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
-        shapes = parameter_shapes(config, parts, len(labels or ()))
-        check_names(folder / WEIGHTS_FILE, names, set(shapes))
+        parameters = declared_parameters(config, parts, len(labels or ()))
+        check_names(folder / WEIGHTS_FILE, names, set(parameters))
         flat = {}
-        for path, shape in shapes.items():
+        for path, parameter in parameters.items():
             flat[path] = file.get_tensor(path)
-            check_shape(folder / WEIGHTS_FILE, path, flat[path].shape, shape)
+            check_shape(folder / WEIGHTS_FILE, path, flat[path].shape, parameter.shape)
     return StoredModel(config, nest_params(flat), tokenizer, labels)
 
 
 def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]:
-    """The config and the labels of an exported model. InputError where its config.json does not say them."""
+    """Reads the config and the labels of an exported model. Raises InputError if config.json is not valid."""
     settings = read_json_object(folder / CONFIG_FILE)
     try:
         config = from_json(BertConfig, json.dumps(settings.get("model")))
@@ -179,25 +200,25 @@ def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]
 
 
 def open_tensors(file: Path) -> Any:
-    """A safetensors file, its tensors read when they are asked for. InputError where it is missing or damaged."""
+    """Opens a safetensors file, whose tensors are read on demand. Raises InputError if it is missing or damaged."""
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     try:
         return safe_open(file, framework="numpy")
     except SafetensorError as error:
-        raise InputError(f"{file}: damaged or cut off: {' '.join(str(error).split())}") from error
+        raise InputError(f"{file}: damaged or cut off: {one_line(error)}") from error
 
 
 def check_names(where: str | Path, found: set[str], wanted: set[str]) -> None:
-    """InputError that names the first few tensors that are missing, or that nothing here takes."""
-    for names, what in ((wanted - found, "missing"), (found - wanted, "unknown")):
+    """Raises InputError with the names of the first few tensors that are missing or unknown."""
+    for names, problem in ((wanted - found, "missing"), (found - wanted, "unknown")):
         if names:
             first = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-            raise InputError(f"{where}: {len(names)} {what} tensor{'s' * (len(names) > 1)}: {first}")
+            raise InputError(f"{where}: {len(names)} {problem} tensor{'s' * (len(names) > 1)}: {first}")
 
 
 def check_shape(where: str | Path, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """InputError that names a tensor of another shape than the config asks for."""
+    """Raises InputError if a tensor does not have the shape that the config asks for."""
     if tuple(found) != tuple(wanted):
         raise InputError(
             f"{where}: tensor {name} has shape {tuple(found)}: the config asks for {tuple(wanted)}"

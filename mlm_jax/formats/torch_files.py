@@ -1,4 +1,4 @@
-"""The files in which torch models are published: safetensors or pickled, one or several with an index."""
+"""Opens the weights of published torch models: safetensors or pickled, in one file or in several with an index."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -10,20 +10,20 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
 from mlm_jax.formats.model_folder import open_tensors, read_json_object
-from mlm_jax.formats.table import Tensor
+from mlm_jax.formats.name_table import Tensor
 
 WEIGHTS_FILE = "model.safetensors"
 PICKLED_WEIGHTS_FILE = "pytorch_model.bin"
 
 
 def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], list[Path]]:
-    """Every tensor of a folder's weights, and the files that hold them; they stay open as long as `stack`.
+    """Returns the tensors of a folder's weights, and the files that hold them, which stay open as long as `stack`.
 
     Raises:
         InputError: there are no weights, a file is missing, damaged or cut off, or a pickle holds anything but
-            tensors: it is refused, and nothing in it is run.
+            tensors. Nothing in such a pickle is run.
     """
     for name, opener in ((WEIGHTS_FILE, _open_safetensors), (PICKLED_WEIGHTS_FILE, _open_pickled)):
         index = folder / f"{name}.index.json"
@@ -42,7 +42,7 @@ def _open_shards(index: Path, opener: Any, stack: ExitStack) -> tuple[dict[str, 
     tensors: dict[str, Tensor] = {}
     for file in files:
         if file.parent != index.parent:
-            raise InputError(f"{index}: names {file}: must be a file beside it")
+            raise InputError(f"{index}: names {file}: must be a file in the same folder")
         tensors |= opener(file, stack)
     missing = set(weight_map) - set(tensors)
     if missing:
@@ -57,9 +57,9 @@ def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, Tensor]:
         try:
             return opened.get_tensor(name)
         except (SafetensorError, TypeError) as error:
-            raise InputError(f"{file}: tensor {name}: {' '.join(str(error).split())}") from error
+            raise InputError(f"{file}: tensor {name}: {one_line(error)}") from error
 
-    # A safetensors file is no dict: it has keys(), but cannot be iterated.
+    # A safetensors file has keys(), but cannot be iterated.
     names = list(opened.keys())
     return {name: Tensor(tuple(opened.get_slice(name).get_shape()), partial(read, name)) for name in names}
 
@@ -72,11 +72,12 @@ def _open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     except ImportError as error:
         raise InputError(f"{file}: reading it needs torch: pip install 'mlm-jax[convert]'") from error
     try:
-        # weights_only: what the file names is looked up in a list of torch's own, and nothing else is called.
+        # With weights_only, torch calls nothing that is not on its own list.
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except Exception as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(f"{file}: refused: not a plain file of tensors, or damaged: {first}") from error
+        raise InputError(
+            f"{file}: refused: not a plain file of tensors, or damaged: {one_line(error)}"
+        ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{file}: refused: must hold a dict of tensors and nothing else")
     return {name: Tensor(tuple(tensor.shape), partial(_as_numpy, tensor)) for name, tensor in state.items()}
@@ -92,6 +93,6 @@ def _as_numpy(tensor: Any) -> np.ndarray:
 
 
 def _is_zip(file: Path) -> bool:
-    # torch's format since 1.6; older files cannot be mapped into memory.
+    # The format since torch 1.6. Older files cannot be mapped into memory.
     with file.open("rb") as opened:
         return opened.read(4) == b"PK\x03\x04"

@@ -1,7 +1,11 @@
-"""Token ids to masked rows, on the device. Needs only jax and ids.
+"""Dynamic masking on the device: token ids to masked rows. Needs only jax.
 
 In: PRNG keys, int token ids, a `MaskingConfig`. Out: `MaskedTokens`.
-Read `masking.py` first.
+Read `masking.py` first, then downward; each file calls only files below it:
+
+    masking.py › selection.py (which positions) › spans.py › words.py › counting.py
+                                                › quotas.py (how many) › rates.py
+               › replacement.py (which tokens stand there)
 """
 
 from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens

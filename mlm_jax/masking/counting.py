@@ -1,4 +1,8 @@
-"""Where the smallest of a row's random words are, by counting: no sort, no scatter, integers alone."""
+"""Finds the smallest numbers of a row by counting, and works on packed bits: no sort, no scatter, only integers.
+
+Packed bits hold one bit per position, 32 positions per uint32 block, the first position in the lowest bit of the
+first block.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +10,22 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int, UInt32
 
-WORD_BITS = 31
-"""Of a word that is compared; one with more is larger than every word."""
+NUMBER_BITS = 31
+"""Bits of the numbers that are compared. A number with more bits is never among the smallest."""
 
-PACKED = 32
-"""Positions whose bits are packed into a word."""
+BLOCK = 32
+"""Positions per block of packed bits."""
+
+Packed = UInt32[Array, " blocks"]
 
 _FOLDED = 64
 
 
 def count_true(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
-    """How many. Folded first: XLA for CPU vectorises sums of halves, and adds along a row one by one.
+    """Number of True values.
 
-    A product with ones for the same reason; of integers, so that it is exact.
+    The row is folded in half first, because XLA for CPU vectorizes sums of halves but adds along a row one element at a
+    time. The product with ones avoids such a sum, too; it is of integers, so it is exact.
     """
     counts = chosen.astype(jnp.int32)
     while counts.shape[0] > _FOLDED and counts.shape[0] % 2 == 0:
@@ -27,84 +34,89 @@ def count_true(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
 
 
 def positions_of_smallest(
-    words: UInt32[Array, " length"], count: Int[Array, ""], slots: int
+    numbers: UInt32[Array, " length"], count: Int[Array, ""], slots: int
 ) -> Int[Array, " slots"]:
-    """Where the `count` smallest words are, ascending: those that a stable sort would put in front.
+    """Positions of the `count` smallest numbers, ascending: those that a stable sort would put first.
 
-    Of them the first `slots`; slots left over hold `length`, which no position has.
+    Only the first `slots` of them are returned; unused slots hold `length`, which is no position.
     """
-    largest = _largest_of_smallest(words, count)
-    below, equal = packed(words < largest), packed(words == largest)
+    largest = _largest_of_smallest(numbers, count)
+    below, equal = pack(numbers < largest), pack(numbers == largest)
     missing = count - count_bits(below)
     end = jnp.where(missing > 0, position_of_rank(equal, missing - 1) + 1, 0)
-    chosen = below | (equal & lowest(end, words.shape[0]))
-    return jnp.minimum(position_of_rank(chosen, jnp.arange(slots)), words.shape[0])
+    chosen = below | (equal & first_bits(end, numbers.shape[0]))
+    return positions_of_bits(chosen, slots, numbers.shape[0])
 
 
-def smallest_groups(words: UInt32[Array, " length"], count: Int[Array, ""]) -> UInt32[Array, " packed"]:
-    """`packed`: the smallest words that are `count` at most, positions of the same word being chosen all or none."""
-    largest = _largest_of_smallest(words, count)
-    limit = jnp.where(count_true(words <= largest) <= count, largest + 1, largest)
-    return packed(words < limit)
+def smallest_groups(numbers: UInt32[Array, " length"], count: Int[Array, ""]) -> Packed:
+    """Positions of the smallest numbers, at most `count`; positions with equal numbers are chosen all or none."""
+    largest = _largest_of_smallest(numbers, count)
+    limit = jnp.where(count_true(numbers <= largest) <= count, largest + 1, largest)
+    return pack(numbers < limit)
 
 
-def _largest_of_smallest(words: UInt32[Array, " length"], count: Int[Array, ""]) -> UInt32[Array, ""]:
-    """The largest of the `count` smallest words, of which none has more than `WORD_BITS` bits.
+def _largest_of_smallest(numbers: UInt32[Array, " length"], count: Int[Array, ""]) -> UInt32[Array, ""]:
+    """The largest of the `count` smallest numbers, each of at most `NUMBER_BITS` bits.
 
-    Bit by bit, because counting a row some 30 times is faster than sorting it, on a CPU six times.
+    Determined bit by bit: on a CPU, counting a row 31 times is six times as fast as sorting it.
     """
 
     def settle(step: Int[Array, ""], settled: UInt32[Array, ""]) -> UInt32[Array, ""]:
-        tried = settled | (np.uint32(1 << (WORD_BITS - 1)) >> step.astype(jnp.uint32))
-        return jnp.where(count_true(words < tried) < count, tried, settled)
+        tried = settled | (np.uint32(1 << (NUMBER_BITS - 1)) >> step.astype(jnp.uint32))
+        return jnp.where(count_true(numbers < tried) < count, tried, settled)
 
-    return jax.lax.fori_loop(0, WORD_BITS, settle, jnp.uint32(0))
-
-
-def packed(chosen: Bool[Array, " length"]) -> UInt32[Array, " packed"]:
-    """A bit a position, the first in the lowest bit of the first word; zeros after the last."""
-    words = jnp.pad(chosen, (0, -chosen.shape[0] % PACKED)).reshape(-1, PACKED).astype(jnp.uint32)
-    places = jnp.arange(PACKED, dtype=jnp.uint32)
-    return jnp.sum(words << places[None], axis=1, dtype=jnp.uint32)
+    return jax.lax.fori_loop(0, NUMBER_BITS, settle, jnp.uint32(0))
 
 
-def lowest(count: Int[Array, ""], length: int) -> UInt32[Array, " packed"]:
-    """`packed` of the first `count` positions."""
-    first_of_word = jnp.arange(0, length, PACKED)
-    width = jnp.clip(count - first_of_word, 0, PACKED).astype(jnp.uint32)
-    # Twice, because no shift is as wide as the word.
+def pack(chosen: Bool[Array, " length"]) -> Packed:
+    """Packs bools; the bits after the last position are 0."""
+    blocks = jnp.pad(chosen, (0, -chosen.shape[0] % BLOCK)).reshape(-1, BLOCK).astype(jnp.uint32)
+    places = jnp.arange(BLOCK, dtype=jnp.uint32)
+    return jnp.sum(blocks << places[None], axis=1, dtype=jnp.uint32)
+
+
+def first_bits(count: Int[Array, ""], length: int) -> Packed:
+    """Packed bits of a row of `length` with the first `count` positions set."""
+    first_of_block = jnp.arange(0, length, BLOCK)
+    width = jnp.clip(count - first_of_block, 0, BLOCK).astype(jnp.uint32)
+    # In two shifts, because a shift by all 32 bits is undefined.
     return ~(~np.uint32(0) << (width // 2) << (width - width // 2))
 
 
-def count_bits(bits: UInt32[Array, " packed"]) -> Int[Array, ""]:
-    """`count_true` of what was packed."""
+def count_bits(bits: Packed) -> Int[Array, ""]:
+    """Number of set bits."""
     return jnp.sum(jax.lax.population_count(bits).astype(jnp.int32))
 
 
-def first_position(bits: UInt32[Array, " packed"]) -> Int[Array, ""]:
-    """Where the first bit is, `position_of_rank` of 0; beyond the last word where there is none."""
+def first_position(bits: Packed) -> Int[Array, ""]:
+    """Position of the first set bit; past the last block if there is none."""
     before = jax.lax.population_count((bits & (~bits + 1)) - 1).astype(jnp.int32)
-    first_of_word = jnp.arange(0, bits.shape[0] * PACKED, PACKED)
-    return jnp.min(jnp.where(bits != 0, first_of_word + before, bits.shape[0] * PACKED))
+    first_of_block = jnp.arange(0, bits.shape[0] * BLOCK, BLOCK)
+    return jnp.min(jnp.where(bits != 0, first_of_block + before, bits.shape[0] * BLOCK))
 
 
-def position_of_rank(bits: UInt32[Array, " packed"], rank: Int[Array, "*ranks"]) -> Int[Array, "*ranks"]:
-    """Where so many others come before: for 0 the first; beyond the last word where there are too few.
+def positions_of_bits(bits: Packed, slots: int, length: int) -> Int[Array, " slots"]:
+    """Positions of the first `slots` set bits, ascending; unused slots hold `length`."""
+    return jnp.minimum(position_of_rank(bits, jnp.arange(slots)), length)
 
-    First the word, by how many words end before; then its bit, by halves. Scattering positions to their ranks is
-    slower, on a CPU six times.
+
+def position_of_rank(bits: Packed, rank: Int[Array, "*ranks"]) -> Int[Array, "*ranks"]:
+    """Position of the set bit that has `rank` set bits before it; past the last block if there are too few.
+
+    First finds the block, by counting the blocks that end before it, then the bit, by bisection. On a CPU this is six
+    times as fast as scattering positions to their ranks.
     """
-    in_word = jax.lax.population_count(bits).astype(jnp.int32)
-    ends = jnp.cumsum(in_word)
+    in_block = jax.lax.population_count(bits).astype(jnp.int32)
+    ends = jnp.cumsum(in_block)
     passed = jnp.expand_dims(ends, range(rank.ndim)) <= rank[..., None]
     index = jnp.sum(passed.astype(jnp.int32), axis=-1)
-    word = bits.at[index].get(mode="clip")
-    rank = rank - (ends - in_word).at[index].get(mode="clip")
+    block = bits.at[index].get(mode="clip")
+    rank = rank - (ends - in_block).at[index].get(mode="clip")
     bit = jnp.zeros_like(rank)
     for width in (16, 8, 4, 2, 1):
-        lower = word & np.uint32(2**width - 1)
+        lower = block & np.uint32(2**width - 1)
         below = jax.lax.population_count(lower).astype(jnp.int32)
         beyond = rank >= below
-        word, bit = jnp.where(beyond, word >> width, lower), jnp.where(beyond, bit + width, bit)
+        block, bit = jnp.where(beyond, block >> width, lower), jnp.where(beyond, bit + width, bit)
         rank = jnp.where(beyond, rank - below, rank)
-    return index * PACKED + bit
+    return index * BLOCK + bit

@@ -1,6 +1,6 @@
-"""The numbers of a masking law, made on the host: tables of counts, so that no backend rounds a product its own way.
+"""Masking rates as tables, computed on the host so that the rounding of a product never depends on the backend.
 
-They decide no shape, so that one compiled step serves all rates and any stage of a schedule: it gets them as arrays.
+The tables are arrays and do not affect shapes, so one compiled step serves all rates and all stages of a schedule.
 """
 
 from typing import NamedTuple
@@ -11,25 +11,25 @@ from jax import Array
 from jaxtyping import Float32, Int, Integer
 
 from mlm_jax.config.masking import MaskingConfig
-from mlm_jax.masking.counting import WORD_BITS
+from mlm_jax.masking.counting import NUMBER_BITS
 
 HostOrDevice = Array | np.ndarray
 
 
 class SelectionTable(NamedTuple):
-    """What `mask_tokens` reads of a config's rates."""
+    """The rates of a config, in the form in which `mask_tokens` uses them."""
 
     selections: Integer[HostOrDevice, "..."]
-    """How many of 0, 1, … length positions are selected: int32 [stages, length + 1]. With `"bernoulli"` below which
-    random word a position is: uint32 [stages]."""
+    """Number of positions to select for each token count 0, 1, … length: int32 [stages, length + 1]. With
+    `"bernoulli"`, the threshold below which a position's random number selects it: uint32 [stages]."""
     mask_token_rate: Float32[HostOrDevice, ""]
-    """A selected position becomes the mask token where its uniform number is below."""
+    """A selected position becomes the mask token if its uniform number is below this."""
     changed_token_rate: Float32[HostOrDevice, ""]
-    """And a random token where it is below that one."""
+    """Otherwise it becomes a random token if its uniform number is below this."""
 
 
 def selection_table(config: MaskingConfig, length: int) -> SelectionTable:
-    """The numbers for rows of `length` tokens, one stage where the rate is constant; NumPy arrays."""
+    """Returns the table for rows of `length` tokens as NumPy arrays; it has one stage if the rate is constant."""
     selections = np.stack([_selections(config, rate, length) for rate in config.stage_rates()])
     changed = config.mask_token_rate + config.random_token_rate
     return SelectionTable(
@@ -37,20 +37,23 @@ def selection_table(config: MaskingConfig, length: int) -> SelectionTable:
     )
 
 
-def stage_at(step: int | Int[HostOrDevice, ""], num_steps: int, law: SelectionTable) -> Int[Array, ""]:
-    """The stage of a step, from 0, of a run of `num_steps`: step · stages // num_steps, which would not fit int32."""
-    stages = law.selections.shape[0]
+def stage_at(step: int | Int[HostOrDevice, ""], num_steps: int, table: SelectionTable) -> Int[Array, ""]:
+    """Returns the stage of a step (from 0) in a run of `num_steps`: step · stages // num_steps.
+
+    That product can overflow int32, so the stages that have started are counted instead.
+    """
+    stages = table.selections.shape[0]
     starts = [-(-stage * num_steps // stages) for stage in range(1, stages)]
-    # No step reaches those that are left out.
-    reached = np.array([start for start in starts if start < 2**31], np.int32)
-    return jnp.sum(step >= reached).astype(jnp.int32)
+    # Steps are int32 and never reach a later start.
+    reachable = np.array([start for start in starts if start < 2**31], np.int32)
+    return jnp.sum(step >= reachable).astype(jnp.int32)
 
 
 def _selections(config: MaskingConfig, rate: float, length: int) -> np.ndarray:
     counts = np.arange(length + 1)
     if config.selection == "bernoulli":
-        return np.asarray(round(rate * 2**WORD_BITS), np.uint32)
+        return np.asarray(round(rate * 2**NUMBER_BITS), np.uint32)
     if config.selection == "ceil":
         return np.ceil(counts.astype(np.float32) * np.float32(rate)).astype(np.int32)
-    # Python's round, half to even, of a double, as create_pretraining_data.py has it.
+    # Python's round of a double, half to even, as in create_pretraining_data.py.
     return np.array([max(1, round(int(count) * rate)) for count in counts], np.int32)

@@ -1,9 +1,10 @@
-"""Scaled dot-product attention: one function, the implementations behind it, and the one place that chooses.
+"""Scaled dot-product attention: one function, its XLA implementation, and the choice between that and the kernels.
 
 B batch, L length, H heads, K head width.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,39 +25,41 @@ from mlm_jax.model.kernels import (
 from mlm_jax.model.layers import dropout
 from mlm_jax.parallel.sharding import partition_spec
 
-# From here on "auto" is a kernel: in shorter rows the weights are small beside the other activations.
+# "auto" uses a kernel from this length on; in shorter rows the weights are small compared with other activations.
 _KERNEL_LENGTH = 512
 
-# With the platform that each is for, as a device names it.
 _KERNELS: Mapping[str, Callable[..., Array]] = {"cudnn": cudnn_attention, "splash": splash_attention}
 _OBSTACLES: Mapping[str, Callable[..., str | None]] = {"cudnn": cudnn_obstacle, "splash": splash_obstacle}
+# By the platform of a device.
 _OF_PLATFORM: Mapping[str, Literal["cudnn", "splash"]] = {"gpu": "cudnn", "tpu": "splash"}
-_NO_DROPOUT = "needs model.attention_dropout_rate = 0, because no kernel drops weights, not"
+_NO_DROPOUT = "needs model.attention_dropout_rate = 0, because kernels have no dropout, not"
 
 
 class AttentionChoice(NamedTuple):
-    """What computes attention, and where that is not the kernel of the platform, why not."""
+    """The implementation of attention, and the reason if it is not the platform's kernel."""
 
     implementation: Literal["xla", "cudnn", "splash"]
     reason: str = ""
 
 
 def choose_attention(compute: ComputeConfig, model: BertConfig, length: int, device: Any) -> AttentionChoice:
-    """What computes the attention of a run, training and evaluation, in rows of `length` tokens on `device`.
+    """Chooses the implementation for training and evaluation on rows of `length` tokens.
 
-    `device` is one of those that the program is compiled for, there or not. Kernels have no dropout on the weights
-    (cuDNN has, but JAX's public function leaves it out, and its seed could not change from step to step), so with
-    `attention_dropout_rate` above 0 it is XLA. Of local layers splash knows nothing; cuDNN is told by a mask.
+    `device` is one of the devices that the program is compiled for, attached or not. Kernels have no dropout on the
+    weights (cuDNN does, but JAX's public function does not offer it, and its seed could not change from step to step),
+    so `attention_dropout_rate` above 0 means XLA. splash does not support local layers; cuDNN does, by a mask.
 
     Raises:
-        InputError: the config names a kernel that cannot do what is asked, or not on that device.
+        InputError: the config names a kernel that cannot run on this device or does not support the model.
     """
     if compute.attention == "xla":
         return AttentionChoice("xla")
     if compute.attention != "auto":
         obstacle = _obstacle(compute.attention, compute, model, length, device)
         if obstacle:
-            raise InputError(f"compute.attention = {compute.attention!r}: {obstacle}; 'auto' takes what can")
+            raise InputError(
+                f"compute.attention = {compute.attention!r}: {obstacle}; 'auto' chooses one that can"
+            )
         return AttentionChoice(compute.attention)
     kernel = _OF_PLATFORM.get(device.platform)
     if kernel is None or length < _KERNEL_LENGTH:
@@ -93,15 +96,14 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """softmax(q·k / √K) · v with dropout on the weights (Vaswani et al. 2017), softmax in at least float32.
+    """softmax(q·k / √K) · v with dropout on the weights (Vaswani et al. 2017), scores and softmax in at least float32.
 
-    Keys where `padding_mask` is False get no weight, and with `document_ids` neither do keys of another document than
-    the query's, nor with `reach` those more than so many positions away. A query that has no key left attends uniformly
-    and stays finite. `implementation` is what `choose_attention` chose: XLA, to whose values the kernels keep within
-    rounding, where nothing was chosen.
+    Keys get no weight where `padding_mask` is False, where `document_ids` differ from the query's, or if they are more
+    than `reach` positions away. A query without keys attends uniformly and stays finite. `implementation` is the result
+    of `choose_attention`; "auto" means XLA here. The kernels agree with XLA up to rounding.
 
     Raises:
-        InputError: dropout on the weights from a kernel, or `reach` from splash.
+        InputError: dropout on the weights with a kernel, or `reach` with splash.
     """
     inputs = (query, key, value, padding_mask, document_ids, reach)
     if implementation in ("auto", "xla"):
@@ -111,7 +113,7 @@ def attend(
     kernel = _KERNELS[implementation]
     if jax.sharding.get_abstract_mesh().empty:
         return kernel(*inputs)
-    # A kernel is one operation to the partitioner: it is told here what part of it each device computes.
+    # To the partitioner a kernel is a single operation, so its division among the devices is stated here.
     heads, tokens, scalar = (
         partition_spec(("batch", "length", "heads", "head_dim")),
         partition_spec(("batch", "length")),
@@ -133,12 +135,11 @@ def xla_attention(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """The reference, operation by operation: the weights are an array [B, H, L, L], also in layers of little reach.
+    """The reference implementation. It holds the weights as an array [B, H, L, L], even where `reach` is small.
 
-    The mask is a finite number, where -inf would give NaN in a row that is all padding.
+    Masked scores are a finite number, because -inf would give NaN in a row that is all padding.
     """
-    scores = jnp.einsum("blhk,bshk->bhls", query, key) / query.shape[-1] ** 0.5
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = _scores(query, key) / query.shape[-1] ** 0.5
     mask = padding_mask[:, None, None, :]
     if document_ids is not None:
         mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
@@ -148,3 +149,27 @@ def xla_attention(
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
     return jnp.einsum("bhls,bshk->blhk", weights, value)
+
+
+@jax.custom_vjp
+def _scores(query: Array, key: Array) -> Array:
+    """q·k, [B, H, L, L], in at least float32, because exp would magnify the rounding of large scores to bfloat16.
+
+    The gradient has its own rule so that its products stay in the dtype of the inputs; JAX would multiply a float32
+    array by a bfloat16 one.
+    """
+    return _products(query, key, preferred_element_type=jnp.promote_types(query.dtype, jnp.float32))
+
+
+def _scores_and_inputs(query: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _scores(query, key), (query, key)
+
+
+def _gradient_of_scores(inputs: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    _, pull_back = jax.vjp(_products, *inputs)
+    gradients: tuple[Array, Array] = pull_back(cotangent.astype(inputs[0].dtype))
+    return gradients
+
+
+_scores.defvjp(_scores_and_inputs, _gradient_of_scores)
+_products = partial(jnp.einsum, "blhk,bshk->bhls")

@@ -1,9 +1,9 @@
-"""BERT (Devlin et al. 2018) and later shapes of it in Flax NNX: embeddings, layers, encoder, pooler, tied MLM head.
+"""BERT (Devlin et al. 2018) and later variants in Flax NNX: embeddings, layers, encoder, pooler, tied MLM head.
 
 B batch, L length, D hidden_dim, K masked positions, V vocabulary.
 
-The layers are stacked: each weight is one array with a leading axis `layers`, and a scan applies them, so compile
-time does not grow with depth. Keys of dropout are arguments; no module has a state that changes.
+The layers are stacked: each weight is one array with a leading axis `layers`, and a scan applies them, so that compile
+time does not grow with depth. Dropout keys are arguments; no module has mutable state.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _EVERYWHERE = LayerPositions()
 
 
 class Embeddings(nnx.Module):
-    """Token embeddings, and those of positions and segments where the model has them: summed and normalised."""
+    """The normalized sum of token embeddings and, if the model has them, position and segment embeddings."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         token_key, position_key, segment_key, norm_key = jax.random.split(key, 4)
@@ -57,13 +57,13 @@ class Embeddings(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         dtype: str,
     ) -> Float[Array, "B L D"]:
-        """The sum of the embeddings, normalised in `dtype`; without `segment_ids` every token is of segment 0.
+        """Returns the sum of the embeddings, normalized in `dtype`; `segment_ids` default to 0.
 
         Raises:
-            InputError: `segment_ids` for a model without a table of segments.
+            InputError: `segment_ids` are given and the model has no segment embeddings.
         """
-        # Each table is gathered over fsdp before it is looked up: left to itself the partitioner looks up slices of
-        # the width and then reshards whole activations.
+        # Each table is gathered over fsdp before the lookup. Otherwise the partitioner looks up slices of the width
+        # and then reshards whole activations.
         token = constrain(self.token[...], "vocabulary", "hidden")
         x = constrain(token[token_ids], "batch", "length", "hidden")
         if hasattr(self, "segment"):
@@ -72,7 +72,7 @@ class Embeddings(nnx.Module):
                 segment_ids = jnp.zeros_like(token_ids)
             x = x + constrain(segment[segment_ids], "batch", "length", "hidden")
         elif segment_ids is not None:
-            raise InputError("segment_ids: must be left out, because the model has model.num_segments = 0")
+            raise InputError("segment_ids: must be None, because the model has model.num_segments = 0")
         if hasattr(self, "position"):
             position = constrain(self.position[...], "position", "hidden")
             x = x + position[None, : token_ids.shape[1]]
@@ -104,7 +104,7 @@ class SelfAttention(nnx.Module):
         implementation: Attention = "auto",
         positions: LayerPositions = _EVERYWHERE,
     ) -> Float[Array, "B L D"]:
-        """What every position gathers from the real tokens of its row, window or document; no residual."""
+        """Attention to the real tokens of the row, window or document, after the output projection; no residual."""
         query, key = self.query(x), self.key(x)
         if positions.rotation is not None:
             query, key = rotate(query, positions.rotation), rotate(key, positions.rotation)
@@ -123,7 +123,7 @@ class SelfAttention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two linear maps with the activation between them, or a gate beside the first (Shazeer 2020)."""
+    """Two linear maps with an activation between them, optionally gated (Shazeer 2020)."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         up_key, down_key, gate_key = jax.random.split(key, 3)
@@ -133,13 +133,13 @@ class FeedForward(nnx.Module):
         self.up = linear(hidden, inner, ("embed", "intermediate"), key=up_key)
         self.down = linear(inner, hidden, ("intermediate", "embed"), key=down_key)
         if config.gated:
-            # A map of its own: of one twice as wide, a tensor axis would put gate and up on different devices.
+            # Not one kernel twice as wide: a tensor axis would put gate and up on different devices.
             self.gate = linear(hidden, inner, ("embed", "intermediate"), key=gate_key)
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """The same width again; no residual."""
-        # Of the last map the backward pass needs the input, which it computes again, and never the result.
+        """[B, L, D] to [B, L, D]; no residual."""
+        # The backward pass needs the input of the last map, which it recomputes, and never its output.
         if hasattr(self, "gate"):
             return recomputed(lambda gate, up: self.down(activate(gate, self.activation) * up))(
                 self.gate(x), self.up(x)
@@ -148,10 +148,10 @@ class FeedForward(nnx.Module):
 
 
 class BertLayer(nnx.Module):
-    """Attention and feed-forward, each followed by dropout and a residual.
+    """Attention and feed-forward, each followed by dropout and a residual connection.
 
-    The norm comes after the residual ("post", Vaswani et al. 2017) or before attention and feed-forward ("pre", Xiong
-    et al. 2020).
+    The norms follow the residual connections ("post", Vaswani et al. 2017) or precede attention and feed-forward
+    ("pre", Xiong et al. 2020).
     """
 
     def __init__(self, config: BertConfig, key: Key[Array, ""]) -> None:
@@ -172,7 +172,7 @@ class BertLayer(nnx.Module):
         implementation: Attention = "auto",
         positions: LayerPositions = _EVERYWHERE,
     ) -> Float[Array, "B L D"]:
-        """The layer's output; without a key nothing is dropped."""
+        """Returns the layer's output; without a key there is no dropout."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
 
         def attention(x: Array) -> Array:
@@ -190,7 +190,7 @@ class BertLayer(nnx.Module):
 
 
 class BertEncoder(nnx.Module):
-    """The backbone: embeddings, `num_layers` layers, the norm after pre-normalised ones, the pooler if there is one."""
+    """The backbone: embeddings, layers, a final norm if the layers are pre-normalized, and an optional pooler."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         embeddings_key, layers_key, pooler_key, norm_key = jax.random.split(key, 4)
@@ -224,14 +224,14 @@ class BertEncoder(nnx.Module):
         compute: ComputeConfig = _DEFAULT_COMPUTE,
         depth: int | None = None,
     ) -> Float[Array, "B L D"]:
-        """The last hidden states, in `compute.dtype`; with a `depth` those after that many layers.
+        """Returns the last hidden states, in `compute.dtype`, or those after `depth` layers.
 
-        `padding_mask` is True at real tokens. Without `segment_ids` every token is of segment 0; with `document_ids`
-        a token attends to those of its own document alone; without a `dropout_key` nothing is dropped. Between
-        pre-normalised layers hidden states are the residual stream; after the last they are normalised.
+        `padding_mask` is True at real tokens. `segment_ids` default to 0. With `document_ids` tokens attend only within
+        their document. Without a `dropout_key` there is no dropout. Hidden states between pre-normalized layers are the
+        residual stream; those after the last layer are normalized.
 
         Raises:
-            InputError: `segment_ids` for a model without segments.
+            InputError: `segment_ids` are given and the model has no segment embeddings.
         """
         depth = self.config.num_layers if depth is None else depth
         embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
@@ -249,26 +249,26 @@ class BertEncoder(nnx.Module):
             return constrain(x, "batch", "length", "hidden"), None
 
         x = constrain(x, "batch", "length", "hidden")
-        x, _ = jax.lax.scan(rematerialise(apply_layer, compute), x, inputs, unroll=compute.scan_unroll)
+        x, _ = jax.lax.scan(rematerialize(apply_layer, compute), x, inputs, unroll=compute.scan_unroll)
         return self.final_norm(x) if hasattr(self, "final_norm") and depth == self.config.num_layers else x
 
     def pool(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B D"]:
-        """tanh of a linear map of the first position: BERT's sentence vector."""
+        """Returns the tanh of a linear map of the first position, BERT's sentence vector."""
         return jnp.tanh(self.pooler(hidden[:, 0]))
 
 
-def rematerialise(function: Any, compute: ComputeConfig) -> Any:
-    """`function` under `jax.checkpoint` with the config's policy."""
+def rematerialize(function: Any, compute: ComputeConfig) -> Any:
+    """Returns `function` under `jax.checkpoint` with the config's policy."""
     if compute.remat == "none":
         return function
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     policy = dots if compute.remat == "dots" else jax.checkpoint_policies.nothing_saveable
-    # Inside a scan the loop itself keeps XLA from undoing the recomputation.
+    # Inside a scan, the loop itself prevents XLA from undoing the recomputation.
     return jax.checkpoint(function, policy=policy, prevent_cse=False)
 
 
 class MaskedLMHead(nnx.Module):
-    """Dense, activation, norm; then the output embedding, which is the input embedding where tied."""
+    """Dense layer, activation and norm, followed by the output embedding, which may be tied to the input embedding."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         dense_key, norm_key, output_key = jax.random.split(key, 3)
@@ -285,12 +285,12 @@ class MaskedLMHead(nnx.Module):
 
     @jax.named_scope("mlm_head")
     def __call__(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        """What is compared with the output embedding."""
+        """Returns the vectors that are multiplied by the output embedding."""
         return recomputed(lambda inner: self.norm(activate(inner, self.activation)))(self.dense(hidden))
 
 
 class BertMaskedLM(nnx.Module):
-    """Encoder and MLM head; the head runs at the masked positions alone."""
+    """Encoder and MLM head; the head runs only at the masked positions."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         encoder_key, head_key = jax.random.split(key)
@@ -309,7 +309,7 @@ class BertMaskedLM(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
     ) -> Float[Array, "B K D"]:
-        """The head's vectors at the masked positions, which the output embedding turns into logits."""
+        """Returns the head's vectors at the masked positions, from which the output embedding makes logits."""
         hidden = self.encoder(
             token_ids,
             padding_mask,
@@ -322,7 +322,7 @@ class BertMaskedLM(nnx.Module):
         return constrain(self.head(at_masks), "batch", "masked", "hidden")
 
     def output_embedding(self) -> tuple[Float[Array, "rows D"], Float[Array, " rows"]]:
-        """The table, tied or not, and the bias per vocabulary entry; `rows` is the padded vocabulary."""
+        """Returns the output table, tied or not, and the bias per vocabulary entry; `rows` is the padded vocabulary."""
         table = self.head.output if hasattr(self.head, "output") else self.encoder.embeddings.token
         return table[...], self.head.bias[...]
 
@@ -336,9 +336,9 @@ class BertMaskedLM(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
     ) -> Float[Array, "B K V"]:
-        """Logits at the masked positions, float32 (float64 where the compute dtype is).
+        """Returns the logits at the masked positions, float32 (float64 if the compute dtype is).
 
-        Training never calls this: `mlm_jax.model.loss` works from `predictions` without holding all logits.
+        Training does not call this: `mlm_jax.model.loss` works from `predictions` without holding all logits.
         """
         x = self.predictions(
             token_ids, padding_mask, mask_positions, segment_ids, dropout_key=dropout_key, compute=compute
@@ -349,7 +349,7 @@ class BertMaskedLM(nnx.Module):
 
 
 def abstract_masked_lm(config: BertConfig) -> BertMaskedLM:
-    """The model with shapes for arrays: names, logical axes and structure without allocating anything."""
+    """Returns the model with shapes in place of arrays: its names, logical axes and structure."""
     return nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0)))
 
 
@@ -359,9 +359,9 @@ def vocabulary_logits(
     bias: Float[Array, " rows"],
     vocabulary_size: int,
 ) -> Float[Array, "B K rows"]:
-    """Logits in at least float32; rows that only pad the table get the most negative finite number."""
+    """Returns logits in at least float32; rows that pad the table get the most negative finite number."""
     wide = jnp.promote_types(predictions.dtype, jnp.float32)
-    # Gathered over fsdp once for both passes, in the narrow dtype.
+    # Gathered over fsdp once for both passes, in the narrower dtype.
     table = constrain(table.astype(predictions.dtype), "vocabulary", "hidden")
     logits = jnp.einsum("bkd,vd->bkv", predictions, table, preferred_element_type=wide)
     logits = constrain(logits + bias[None, None], "batch", "masked", "vocabulary")
@@ -372,10 +372,10 @@ def vocabulary_logits(
 
 
 def count_parameters(config: BertConfig, *, pooler: bool = True, mlm_head: bool = False) -> int:
-    """The exact number of parameters, without allocating any.
+    """Returns the exact number of parameters, without allocating any.
 
-    `pooler` and `mlm_head` say what to count beside the backbone, whatever `config.pooler` is; rows that only pad
-    the embedding table are not counted, and a tied output embedding is counted once.
+    `pooler` and `mlm_head` select what is counted in addition to the backbone, whatever `config.pooler` is. Rows that
+    pad the embedding table are not counted, and a tied output embedding is counted once.
     """
     config = dataclasses.replace(config, pooler=pooler, vocabulary_multiple=1)
     model = BertMaskedLM if mlm_head else BertEncoder

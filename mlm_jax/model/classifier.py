@@ -14,7 +14,7 @@ from mlm_jax.model.layers import Linear, dropout
 
 
 class BertClassifier(nnx.Module):
-    """Encoder with pooler, dropout on the pooled vector, a linear map to the classes."""
+    """Encoder with pooler, dropout on the pooled vector, and a linear map to the classes."""
 
     def __init__(self, config: BertConfig, num_classes: int, *, key: Key[Array, ""]) -> None:
         encoder_key, classifier_key = jax.random.split(key)
@@ -32,7 +32,7 @@ class BertClassifier(nnx.Module):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B C"]:
-        """Logits, float32; without a key nothing is dropped."""
+        """Returns the logits, float32; without a key there is no dropout."""
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         pooled = self.encoder.pool(self.encoder(token_ids, padding_mask, segment_ids, dropout_key=keys[0]))
         return self.classifier(dropout(pooled, self.dropout_rate, keys[1]))

@@ -1,7 +1,7 @@
-"""Attention kernels that never hold the L × L weights of a head: cuDNN's on NVIDIA GPUs, splash on TPU.
+"""Attention kernels that never hold the L × L weights of a head: cuDNN's on NVIDIA GPUs, splash on TPUs.
 
-Each has a function that says why it cannot serve, or None, and one that computes; `mlm_jax.model.attention` chooses.
-The kernels see what one device has: rows and heads that are whole.
+Each has a function that returns the reason why it cannot run, or None, and one that computes attention;
+`mlm_jax.model.attention` chooses. On a mesh, a kernel gets the complete rows and heads of one device.
 
 B batch, L length, H heads, K head width.
 """
@@ -22,14 +22,14 @@ from jaxtyping import Bool, Float, Int
 
 from mlm_jax.errors import InputError
 
-# Tiles that fit a TPU core's memory, largest first; a tile has to divide the row.
+# Tile sizes that fit a TPU core's memory, largest first; a tile must divide the row.
 _SPLASH_TILES = (512, 384, 256, 128)
-# Its mask is made with the program, and one loop goes over local and global layers.
+# splash's mask is fixed when the program is compiled, but one loop covers local and global layers.
 _NO_WINDOW = "needs model.local_attention_window = None"
 
 
 def within_reach(length: int, reach: Int[Array, ""]) -> Bool[Array, "L L"]:
-    """True where query and key are at most `reach` positions apart."""
+    """True if query and key are at most `reach` positions apart."""
     position = jnp.arange(length)
     return jnp.abs(position[:, None] - position[None]) <= reach
 
@@ -37,12 +37,12 @@ def within_reach(length: int, reach: Int[Array, ""]) -> Bool[Array, "L L"]:
 def cudnn_obstacle(
     device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
 ) -> str | None:
-    """Why cuDNN's flash attention cannot run on `device`; the limits are those that JAX and cuDNN state.
+    """Returns why cuDNN's flash attention cannot run on `device`, by the limits that JAX and cuDNN document, or None.
 
-    A `window` of local layers is none: it is told by a mask.
+    The `window` of local layers is no obstacle, because it is passed as a mask.
     """
     capability = str(getattr(device, "compute_capability", ""))
-    # On AMD it is a name, as in gfx90a.
+    # On AMD it is a name such as gfx90a.
     if device.platform != "gpu" or not capability.replace(".", "").isdecimal() or float(capability) < 8.0:
         return f"needs an NVIDIA GPU of compute capability 8.0 or later, not {device.device_kind}"
     if dtype != "bfloat16":
@@ -62,11 +62,11 @@ def cudnn_attention(
     document_ids: Int[Array, "B L"] | None,
     reach: Int[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """cuDNN's flash attention. The padding of a row has to be at its end: the kernel is told how long the row is.
+    """cuDNN's flash attention. Padding must be at the end of a row, because the kernel gets the length of each row.
 
-    Documents and reach are told by an additive mask [B, 1, L, L] in bfloat16, which all heads share: cuDNN's layout of
-    several sequences a row is no public function of JAX, and needs Hopper, and its window is no value of a loop. Of a
-    row that is all padding, the first token counts as real.
+    Documents and reach are passed as an additive mask [B, 1, L, L] in bfloat16 that all heads share. cuDNN's layout for
+    several sequences per row is not public in JAX and needs Hopper, and its window cannot be a traced value. In a row
+    that is all padding, the first token counts as real.
     """
     if document_ids is None and reach is None:
         lengths = jnp.maximum(jnp.sum(padding_mask, axis=1, dtype=jnp.int32), 1)
@@ -85,7 +85,7 @@ def cudnn_attention(
 def splash_obstacle(
     device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
 ) -> str | None:
-    """Why splash attention cannot run on `device`. It takes any dtype and head width."""
+    """Returns why splash attention cannot run on `device`, or None. It supports any dtype and head width."""
     if device.platform != "tpu":
         return f"needs a TPU, not {device.device_kind}"
     if window is not None:
@@ -105,12 +105,12 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B L H K"]:
-    """JAX's splash attention (a Pallas kernel) with documents and padding as segments; L a multiple of 128.
+    """JAX's splash attention (a Pallas kernel), with documents and padding as segments; L must be a multiple of 128.
 
-    `interpret` computes it on any device, slowly.
+    With `interpret` it runs on any device, slowly.
 
     Raises:
-        InputError: a `reach`, which splash cannot be told.
+        InputError: a `reach` is given, which splash does not support.
     """
     if reach is not None:
         raise InputError(f"compute.attention = 'splash': {_NO_WINDOW}")
@@ -128,7 +128,7 @@ def splash_attention(
     kernel = make_splash_mha_single_device(everything, block_sizes=tiles, interpret=interpret)
 
     own = jnp.zeros_like(padding_mask, jnp.int32) if document_ids is None else document_ids
-    # As keys, padding is of a segment that no query is of.
+    # As keys, padding tokens belong to a segment that no query belongs to.
     segments = SegmentIds(q=own, kv=jnp.where(padding_mask, own, -1))
     by_head = [jnp.swapaxes(x, 1, 2) for x in (query / width**0.5, key, value)]
     return jnp.swapaxes(jax.vmap(kernel)(*by_head, segments), 1, 2)

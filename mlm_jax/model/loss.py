@@ -1,9 +1,9 @@
-"""The masked-LM loss over a large vocabulary, as sums that may be added over chunks, microbatches and devices.
+"""The masked-LM loss over a large vocabulary, as sums that can be added over chunks, microbatches and devices.
 
 B batch, K masked positions, D hidden_dim, V rows of the output embedding, C chunks.
 
-The loss is a sum, so its gradient is known as soon as its logits are: it is computed beside them, and the backward
-pass makes no logits again, nor were they kept for it.
+The loss is a sum, so its gradient can be computed together with it, from the same logits. The backward pass neither
+recomputes logits nor needs them to be kept.
 """
 
 import math
@@ -19,23 +19,24 @@ from jaxtyping import Float, Float32, Int
 from mlm_jax.model.bert import vocabulary_logits
 from mlm_jax.parallel.sharding import constrain, num_shards
 
-# Logits of a chunk, a device. Each chunk reads and writes the gradient of the table, which is of that size in BERT.
+# Largest size of a chunk's logits on a device. Each chunk reads and writes the gradient of the table, which is about
+# as large in BERT.
 _CHUNK_BYTES = 128 * 2**20
 
 
 class LossSums(NamedTuple):
-    """Numerators and the denominator of loss and accuracy, each a scalar."""
+    """Numerators and the common denominator of loss and accuracy; scalars."""
 
     loss: Float[Array, ""]
     """Sum of weighted cross-entropies, in nats."""
     correct: Float[Array, ""]
-    """Sum of the weights of positions whose label no other entry outscored."""
+    """Sum of the weights of the positions whose label has the largest logit."""
     weight: Float[Array, ""]
     """Sum of the weights."""
 
 
 class _Masked(NamedTuple):
-    """What the head says of masked positions, and what was there."""
+    """The head's vectors at the masked positions, and the labels there."""
 
     predictions: Array
     ids: Array
@@ -54,10 +55,10 @@ def masked_lm_sums(
 ) -> LossSums:
     """Cross-entropy of `mask_ids` under the logits `predictions · tableᵀ + bias`, summed with `mask_weights`.
 
-    The K positions go through the table in `chunks` pieces or fewer, one after the other, and with more than one no
-    buffer of B × K × V ever exists, in neither pass, at no cost but that of smaller products. By default a piece has as
-    many positions as keep a device's logits at 128 MiB or less, and at least one a row. Only `loss` has a gradient, and
-    it reaches `predictions`, `table` and `bias`; the products of the gradient are in the dtype of `predictions`.
+    The K positions are processed in at most `chunks` chunks, one after the other. With more than one chunk, no buffer
+    of B × K × V exists in either pass; the only cost is that the matrix products are smaller. By default chunks are
+    chosen so that a device's logits take at most 128 MiB, with at least one position per row. Only `loss` has a
+    gradient, with respect to `predictions`, `table` and `bias`; its products are in the dtype of `predictions`.
 
     Raises:
         ValueError: the mesh in use does not divide B.
@@ -65,16 +66,16 @@ def masked_lm_sums(
     rows, positions = mask_ids.shape
     if rows % num_shards("batch"):
         raise ValueError(
-            f"predictions: {rows} rows must be a multiple of the mesh's {num_shards('batch')} shares of a batch"
+            f"predictions: {rows} rows: must be a multiple of {num_shards('batch')}, into which the mesh splits a batch"
         )
     size = _positions_of_chunk(rows, table.shape[0]) if chunks is None else math.ceil(positions / chunks)
-    # Of equal size but the last, and none empty.
+    # All of equal size except the last, and none empty.
     chunks = max(1, math.ceil(positions / max(1, size)))
     return _sums(vocabulary_size, chunks, table, bias, _Masked(predictions, mask_ids, mask_weights))
 
 
 def _positions_of_chunk(rows: int, vocabulary: int) -> int:
-    """Positions a row whose float32 logits are not too much; 0 where those of one are."""
+    """Number of positions per row whose float32 logits fit a chunk; 0 if those of a single position do not."""
     of_one = 4 * rows * vocabulary / num_shards("batch", "vocabulary")
     return int(_CHUNK_BYTES / max(1.0, of_one))
 
@@ -94,8 +95,8 @@ def _sums_and_gradients(
     vocabulary_size: int, chunks: int, table: Array, bias: Array, masked: _Masked
 ) -> tuple[LossSums, tuple[Array, Array, Array]]:
     rows = _gathered(table, masked)
-    # Chunks are added up within each device's rows, and over the devices once, after the last: within fsdp first, so
-    # that of a shard of the table only its replicas remain to be added.
+    # Gradients are summed over chunks within each device's rows, and over devices only once, after the last chunk:
+    # first within fsdp, so that each shard of the table then only has to be added to its replicas.
     replicas, shards = num_shards("replica"), num_shards("shard")
 
     def by_device(x: Array, last: str) -> Array:
@@ -108,11 +109,11 @@ def _sums_and_gradients(
         sums, logit_gradients = _cross_entropy(vocabulary_size, rows, bias, chunk)
         narrow = logit_gradients.astype(chunk.predictions.dtype)
         of_predictions = jnp.einsum("bkv,vd->bkd", narrow, rows)
-        # Transposed here and back below: the other way round XLA's CPU backend transposes the logits instead.
+        # Computed transposed and transposed back below; otherwise XLA's CPU backend transposes the logits.
         of_table = jnp.einsum(
             "rsbkd,rsbkv->rsdv", by_device(chunk.predictions, "hidden"), by_device(narrow, "vocabulary")
         ).astype(logit_gradients.dtype)
-        # A sum as a product, which XLA's CPU backend computes in a seventh of the time.
+        # A sum written as a product, which takes XLA's CPU backend a seventh of the time.
         by_rows = by_device(logit_gradients, "vocabulary")
         ones = jnp.ones(by_rows.shape[:-1], by_rows.dtype)
         of_bias = jnp.einsum("rsbk,rsbkv->rsv", ones, by_rows, precision=jax.lax.Precision.HIGHEST)
@@ -141,14 +142,14 @@ _sums.defvjp(_sums_and_gradients, _scale_gradients)
 
 
 def _gathered(table: Array, masked: _Masked) -> Array:
-    """Over fsdp once for all chunks, in the narrow dtype."""
+    """The table gathered over fsdp, once for all chunks, in the narrower dtype."""
     return constrain(table.astype(masked.predictions.dtype), "vocabulary", "hidden")
 
 
 def _cross_entropy(
     vocabulary_size: int, table: Array, bias: Array, masked: _Masked
 ) -> tuple[LossSums, Float[Array, "B K V"]]:
-    """The sums, and the gradient of the summed loss with respect to the logits."""
+    """Returns the sums, and the gradient of the summed loss with respect to the logits."""
     logits = vocabulary_logits(masked.predictions, table, bias, vocabulary_size)
     largest = jnp.max(logits, axis=-1)
     exponentials = jnp.exp(logits - largest[..., None])
@@ -157,7 +158,7 @@ def _cross_entropy(
     weights = masked.weights.astype(logits.dtype)
     sums = LossSums(
         loss=jnp.sum(weights * (largest + jnp.log(partition) - at_label)),
-        # The largest logit is at hand, so comparing with it spares the argmax a second pass over the vocabulary.
+        # Comparing with the largest logit, which is already known, saves an argmax over the vocabulary.
         correct=jnp.sum(weights * (at_label >= largest)),
         weight=jnp.sum(weights),
     )
@@ -169,14 +170,14 @@ def _cross_entropy(
 def _add_chunks(
     of_chunk: Callable[[_Masked], tuple[Any, Any]], chunks: int, masked: _Masked
 ) -> tuple[Any, Any]:
-    """`of_chunk` gives what is to be added over the chunks, and an array [B, K of the chunk, …] or None."""
+    """Applies `of_chunk`, which returns a tree to sum over the chunks, and an array [B, K of the chunk, …] or None."""
     if chunks == 1:
         return of_chunk(masked)
     positions = masked.ids.shape[1]
     spare = -positions % chunks
 
     def split(x: Array) -> Array:
-        """[B, K, …] to [C, B, K / C, …], with zeros (so zero weights) where C does not divide K."""
+        """[B, K, …] to [C, B, K / C, …], padded with zeros (so zero weights) if C does not divide K."""
         x = jnp.pad(x, [(0, 0), (0, spare)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
 

@@ -1,4 +1,4 @@
-"""What attention makes of positions, layer by layer: rotary embeddings (Su et al. 2021) and windows of local layers.
+"""How the attention of each layer uses positions: rotary embeddings (Su et al. 2021) and the windows of local layers.
 
 L length, K head width.
 """
@@ -15,20 +15,21 @@ from mlm_jax.config.model import BertConfig
 
 
 class LayerPositions(NamedTuple):
-    """How a layer's attention treats positions, which count from the start of the row."""
+    """How a layer's attention uses positions, which count from the start of the row."""
 
     rotation: Float[Array, "2 L half"] | None = None
-    """Cosines and sines that queries and keys are turned by; K / 2 of them a position."""
+    """Cosines and sines by which queries and keys are rotated, K / 2 of each per position."""
     reach: Int[Array, ""] | None = None
-    """How many positions to each side of itself a query attends to; None for all."""
+    """Number of positions on each side to which a query attends; None for all."""
 
 
 def positions_of_layers(
     config: BertConfig, length: int, dtype: str
 ) -> Callable[[Int[Array, ""]], LayerPositions]:
-    """From a layer's index to its positions, in rows of `length` tokens and, if that is wider, in `dtype`.
+    """Returns a function from a layer's index to its positions, for rows of `length` tokens.
 
-    One loop goes over the layers, local and global, so which of the two a layer is has to be a value.
+    One loop covers local and global layers, so the kind of a layer is a traced value. Rotations are in float32, or in
+    `dtype` if that is wider.
     """
     window, local_base = config.local_attention_window, config.local_rotary_base
     rotation = local_rotation = None
@@ -50,7 +51,7 @@ def positions_of_layers(
 
 
 def rotary_table(length: int, head_dim: int, base: float, dtype: str) -> Float[Array, "2 L half"]:
-    """Cosine and sine of position times base^(-2i/K) for i < K / 2, in float32 or, if that is wider, in `dtype`."""
+    """Cosine and sine of position · base^(-2i/K) for i < K / 2, in float32, or in `dtype` if that is wider."""
     wide = jnp.promote_types(dtype, jnp.float32)
     frequencies = jnp.asarray(base ** -(np.arange(0, head_dim, 2) / head_dim), wide)
     angles = jnp.arange(length, dtype=wide)[:, None] * frequencies[None]
@@ -58,11 +59,11 @@ def rotary_table(length: int, head_dim: int, base: float, dtype: str) -> Float[A
 
 
 def rotate(x: Float[Array, "B L H K"], rotation: Float[Array, "2 L half"]) -> Float[Array, "B L H K"]:
-    """Each pair of dimensions i and i + K / 2 turned by its angle: the pairing of Hugging Face, not that of the paper.
+    """Rotates each pair of dimensions i and i + K / 2 by its angle: Hugging Face's pairing, not the paper's.
 
-    What a query turned so finds in a key depends on how far apart the two are, not on where.
+    The product of a rotated query and a rotated key depends only on the distance between their positions.
     """
     cosine, sine = rotation[:, None, :, None]
     first, second = jnp.split(x.astype(rotation.dtype), 2, axis=-1)
-    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return turned.astype(x.dtype)
+    rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return rotated.astype(x.dtype)

@@ -1,6 +1,6 @@
-"""Learning-rate schedules, the weight-decay mask, freezing, and the optax chain of every optimiser.
+"""Learning-rate schedules, the weight-decay mask, freezing, and the optax chain of every optimizer.
 
-Parameters are the nested dict that the model's parameters are; a path joins its keys with "/".
+`weights` maps the path of each parameter ("encoder/layers/attention/query/kernel") to its declaration.
 """
 
 from fnmatch import fnmatchcase
@@ -12,26 +12,21 @@ import optax
 from mlm_jax.config import OptimizerConfig
 from mlm_jax.errors import InputError
 from mlm_jax.optim.layer_transforms import (
-    LAYERS,
-    is_layer_kernel,
-    map_paths,
     per_layer,
     scale_by_depth,
     scale_by_factored_rms,
     scale_by_muon,
 )
+from mlm_jax.parallel.weights import Weights, nested
 
-# By the last name of a parameter's path. BERT decays neither biases nor LayerNorm (Devlin et al. 2018, A.2).
-_DECAYED = frozenset({"kernel", "token", "position", "segment", "output"})
-_SPARED = frozenset({"bias", "scale"})
-# A classifier's loss alone reaches the pooler: in a masked LM decay would shrink it to nothing.
+# Only a classifier's loss reaches the pooler: in a masked LM, weight decay would shrink it to nothing.
 _POOLER = "encoder/pooler/*"
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int, peak: Any = None) -> optax.Schedule:
-    """Step (int, from 0) to learning rate: linear warm-up from 0, then the decay that the config names.
+    """Maps a step (int, from 0) to a learning rate: linear warm-up from 0, then the config's decay.
 
-    `peak`, a number or a float32 [] that is traced, stands in for the config's learning rate.
+    `peak`, a number or a traced float32 [], replaces the config's learning rate.
     """
     peak = config.learning_rate if peak is None else peak
     final = peak * config.final_learning_rate_fraction
@@ -47,93 +42,76 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int, peak: Any = 
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
 
-def decay_mask(params: Any) -> Any:
-    """True where weight decay applies, in the structure of `params`.
-
-    Raises:
-        ValueError: a parameter's name is known neither as decayed nor as spared.
-    """
-
-    def decays(path: str, _: Any) -> bool:
-        name = path.rsplit("/", 1)[-1]
-        if name not in _DECAYED | _SPARED:
-            raise ValueError(f"{path}: no weight-decay rule: add {name!r} to _DECAYED or _SPARED")
-        return name in _DECAYED
-
-    return map_paths(decays, params)
+def decay_mask(weights: Weights) -> Any:
+    """Returns a nested dict that is True for weights that decay: all but biases and norms (Devlin et al. 2018, A.2)."""
+    return nested({path: weight.is_matrix for path, weight in weights.items()})
 
 
-def frozen_mask(config: OptimizerConfig, params: Any) -> Any:
-    """True where a parameter keeps its value: what `config.freeze` matches, and a masked LM's pooler.
+def frozen_mask(config: OptimizerConfig, weights: Weights) -> Any:
+    """Returns a nested dict that is True for frozen weights: those that `config.freeze` matches, and an LM's pooler.
 
     Raises:
         InputError: a pattern matches no parameter, or the patterns leave nothing to train.
     """
-    paths: list[str] = []
-    map_paths(lambda path, _: paths.append(path), params)
     for pattern in config.freeze:
-        if not any(fnmatchcase(path, pattern) for path in paths):
+        if not any(fnmatchcase(path, pattern) for path in weights):
             raise InputError(
-                f"optimizer.freeze: {pattern!r} matches no parameter: paths are like {paths[0]!r}"
+                f"optimizer.freeze: {pattern!r} matches no parameter: paths are like {next(iter(weights))!r}"
             )
-    patterns = (
-        config.freeze if any(path.startswith("classifier/") for path in paths) else (*config.freeze, _POOLER)
-    )
-    mask = map_paths(lambda path, _: any(fnmatchcase(path, pattern) for pattern in patterns), params)
-    if all(jax.tree.leaves(mask)):
+    classifies = any(path.startswith("classifier/") for path in weights)
+    patterns = config.freeze if classifies else (*config.freeze, _POOLER)
+    frozen = {path: any(fnmatchcase(path, pattern) for pattern in patterns) for path in weights}
+    if all(frozen.values()):
         raise InputError(f"optimizer.freeze = {config.freeze!r}: must leave a parameter to train")
-    return mask
+    return nested(frozen)
 
 
 def make_optimizer(
-    config: OptimizerConfig, num_steps: int, params: Any, peak: Any = None
+    config: OptimizerConfig, weights: Weights, learning_rate: Any
 ) -> optax.GradientTransformation:
-    """The optax chain over `params` (arrays or their abstract values; only structure and shapes are read).
+    """Returns the optax chain for parameters that are the nested dict of `weights`.
 
-    Clip, what is the optimiser's own, decoupled weight decay, layer-wise decay of the learning rate, schedule. Though
-    layers are stacked in one array, no optimiser looks at two of them at once. `peak` is that of
-    `learning_rate_schedule`; the state does not depend on it.
+    Clips, transforms as the optimizer prescribes, adds decoupled weight decay, and scales by depth and by the learning
+    rate. Each layer is treated separately, although layers are stacked in one array. `learning_rate`, a number or a
+    traced float32 [], is that of one step; the state does not depend on it.
     """
     chain = []
     if config.max_grad_norm is not None:
         chain.append(optax.clip_by_global_norm(config.max_grad_norm))
-    chain += _own_transformations(config)
-    chain.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+    chain += _update_rule(config, weights)
+    chain.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask(weights)))
     if config.name == "lamb":
-        # The authors' code exempts from adaptation what it exempts from decay.
-        chain.append(optax.masked(per_layer(optax.scale_by_trust_ratio()), decay_mask))
+        # As in the authors' code, weights that do not decay are not adapted either.
+        chain.append(optax.masked(per_layer(optax.scale_by_trust_ratio(), weights), decay_mask(weights)))
     if config.layer_rate_decay != 1.0:
-        chain.append(scale_by_depth(config.layer_rate_decay, _num_layers(params)))
-    chain.append(optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps, peak)))
-    labels = jax.tree.map(lambda frozen: "frozen" if frozen else "trained", frozen_mask(config, params))
+        chain.append(scale_by_depth(config.layer_rate_decay, weights))
+    # A schedule that ignores optax's count, which is of applied updates and stands still when a step is skipped. The
+    # count stays in the state, so that checkpoints keep their structure.
+    chain.append(optax.scale_by_learning_rate(lambda _: learning_rate))
+    labels = jax.tree.map(lambda frozen: "frozen" if frozen else "trained", frozen_mask(config, weights))
     return optax.partition({"trained": optax.chain(*chain), "frozen": optax.set_to_zero()}, labels)
 
 
-def _own_transformations(config: OptimizerConfig) -> list[optax.GradientTransformation]:
-    """What makes a gradient the optimiser's update, before weight decay and the learning rate."""
+def _update_rule(config: OptimizerConfig, weights: Weights) -> list[optax.GradientTransformation]:
+    """Turns a gradient into the optimizer's update, before weight decay and the learning rate."""
     coefficients = config.coefficients
     if config.name == "adafactor":
-        # As optax.adafactor has them: the learning rate is relative to the weight's root mean square.
+        # As in optax.adafactor: the learning rate is relative to the weight's root mean square.
         parts = [
-            scale_by_factored_rms(coefficients["epsilon"]),
-            per_layer(optax.clip_by_block_rms(1.0)),
-            per_layer(optax.scale_by_param_block_rms()),
+            scale_by_factored_rms(coefficients["epsilon"], weights),
+            per_layer(optax.clip_by_block_rms(1.0), weights),
+            per_layer(optax.scale_by_param_block_rms(), weights),
         ]
         if coefficients["beta1"] > 0:
             parts.append(optax.ema(coefficients["beta1"], debias=False))
         return parts
     adam = optax.scale_by_adam(coefficients["beta1"], coefficients["beta2"], coefficients["epsilon"])
     if config.name == "muon":
-        by_kind = {"matrix": scale_by_muon(coefficients["momentum"]), "other": adam}
-        return [optax.partition(by_kind, _muon_labels)]
+        by_kind = {"matrix": scale_by_muon(coefficients["momentum"], weights), "other": adam}
+        # The linear maps in the layers; embedding tables are not stacked.
+        kinds = {
+            path: "matrix" if weight.stacked and weight.is_matrix else "other"
+            for path, weight in weights.items()
+        }
+        return [optax.partition(by_kind, nested(kinds))]
     return [adam]
-
-
-def _muon_labels(params: Any) -> Any:
-    return map_paths(lambda path, _: "matrix" if is_layer_kernel(path) else "other", params)
-
-
-def _num_layers(params: Any) -> int:
-    """Layers of a stack, 0 where `params` has none."""
-    depths = map_paths(lambda path, leaf: leaf.shape[0] if path.startswith(LAYERS) else 0, params)
-    return max(jax.tree.leaves(depths))

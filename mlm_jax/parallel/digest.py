@@ -1,4 +1,4 @@
-"""Digests that tell whether an array is bit for bit what it was, whatever mesh it lies on."""
+"""Digests of arrays, to check that their bits are unchanged; independent of the mesh."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def array_digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
-    """A 32-bit number for each array (any shape; bool, integer or float), computed where the array lives."""
-    # Orbax hands arrays back in another order: sorted, a restore runs the program that the save compiled.
+    """Returns a 32-bit number for each array (any shape; bool, integer or float), computed on its devices."""
+    # Sorted, because Orbax restores arrays in another order, and a restore should reuse the program of the save.
     names = sorted(leaves)
     digests = jax.device_get(_program(leaves[names[0]].sharding)([leaves[name] for name in names]))
     return dict(zip(names, digests.tolist(), strict=True))
@@ -19,7 +19,7 @@ def array_digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
 
 @cache
 def _program(sharding: jax.sharding.Sharding) -> Callable[[list[jax.Array]], jax.Array]:
-    """For arrays on the devices of `sharding`; every process gets all digests."""
+    """Returns the program for arrays on the devices of `sharding`; every process gets all digests."""
     everywhere = sharding
     if isinstance(sharding, NamedSharding):
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
@@ -31,12 +31,12 @@ def _digest_all(arrays: list[jax.Array]) -> jax.Array:
 
 
 def _digest(array: jax.Array) -> jax.Array:
-    """Sum modulo 2^32 of a hash of (position, bits) of every element: uint32 scalar.
+    """Returns the sum modulo 2^32 of a hash of (position, bits) over all elements: uint32 scalar.
 
-    Integer addition commutes exactly, so the sharding cannot show. For a fixed position the hash is a
-    bijection of the bits, so a change within one element (one 32-bit half of a 64-bit one) always shows; any
-    other change is missed once in 2^32. The mixing is what a sum of `bits * odd` lacks: there, the sign bits
-    of any two elements may flip unseen. Constants: hash-prospector (C. Wellons), and 2^32 / golden ratio.
+    Integer addition is exact in any order, so the sharding does not matter. For a fixed position the hash is a
+    bijection of the bits, so a change within one element (or one 32-bit half of a 64-bit element) is always found; any
+    other change is missed with probability 2^-32. Without the mixing, a sum of `bits * odd` would miss flipped sign
+    bits of any two elements. Constants: hash-prospector (C. Wellons), and 2^32 / golden ratio.
     """
     if array.dtype == jnp.bool_:
         words = array.astype(jnp.uint32)

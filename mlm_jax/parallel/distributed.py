@@ -1,6 +1,6 @@
-"""How a process joins a job of many. The engine is JAX's own multi-controller runtime.
+"""Joins the processes of a job by `jax.distributed`.
 
-What goes wrong when a job starts ends in one line here; left to itself the runtime aborts the process.
+Errors at the start of a job end in one line here; JAX's runtime would abort the process.
 """
 
 import os
@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+from jax._src.clusters import ClusterEnv
 
 from mlm_jax.config import DistributedConfig
 from mlm_jax.errors import EXIT_BAD_INPUT, InputError
@@ -18,24 +19,27 @@ from mlm_jax.parallel.abort import on_abort
 
 
 def join(config: DistributedConfig) -> None:
-    """Join the job that the config or the scheduler tells of; without one, this process is a job of its own.
+    """Joins the job that the config or the scheduler describes; without one, this process is a job of its own.
 
-    Schedulers are found by `jax.distributed`: Slurm, Open MPI, Kubernetes and Cloud TPU. Where not every process came
-    within `timeout_seconds`, the process prints what would be right and exits with 2.
+    `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU. If some process does not join within
+    `timeout_seconds`, this one prints an error and exits with 2. Does nothing if the process has joined already.
 
     Raises:
-        InputError: nobody answers at the coordinator's address, or process 0 finds its port taken.
+        InputError: nothing answers at the coordinator's address, the port of process 0 is taken, or JAX has started
+            already.
     """
-    # It would swallow a SIGTERM that comes before the run listens for one; the run agrees on a step by itself.
+    if jax.distributed.is_initialized():
+        return
+    # It would swallow a SIGTERM before the run listens for one, and the run agrees on a step to stop by itself.
     jax.config.update("jax_enable_preemption_service", False)
     end = time.monotonic() + config.timeout_seconds
-    # The runtime's own limits come after ours: where they run out, it aborts the process.
+    # The runtime aborts the process at its own limits, so they come after ours.
     limits: dict[str, Any] = {
         "initialization_timeout": 2 * config.timeout_seconds,
         "heartbeat_timeout_seconds": 3 * config.timeout_seconds,
     }
     if config.coordinator is None:
-        job = "the job that the scheduler tells of"
+        job = "the job of the scheduler"
         place: dict[str, Any] = {}
     else:
         job = f"distributed.coordinator = {config.coordinator}"
@@ -52,8 +56,8 @@ def join(config: DistributedConfig) -> None:
 
     def give_up() -> None:
         message = (
-            f"{job}: the processes did not come together: all must be started within {config.timeout_seconds} s, "
-            "with one coordinator and one num_processes, and each with a process_id of its own"
+            f"{job}: some processes did not join: all must start within {config.timeout_seconds} s with the same "
+            "coordinator and num_processes, and each with its own process_id"
         )
         print(f"error: {message}", file=sys.stderr, flush=True)
         os._exit(EXIT_BAD_INPUT)
@@ -67,13 +71,28 @@ def join(config: DistributedConfig) -> None:
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise
+    except RuntimeError as error:
+        if "must be called before" not in str(error):
+            raise
+        _require_alone(config)
     finally:
         too_late.cancel()
 
 
+def _require_alone(config: DistributedConfig) -> None:
+    """Raises InputError if this process, in which JAX has started already, belongs to a job of several processes."""
+    detected = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 1)[1]
+    if (config.num_processes or detected or 1) > 1:
+        raise InputError(
+            "the config used JAX before the processes of the job had joined: must be given --distributed.coordinator, "
+            "--distributed.num-processes and --distributed.process-id on the command line or, under a scheduler, call "
+            "mlm_jax.parallel.distributed.join(DistributedConfig()) first"
+        )
+
+
 def _require_free(address: str) -> None:
     with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
-        # As the runtime will bind it: a port that an ended job has just left is free.
+        # As the runtime binds it: a port that a job has just released is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", _port(address)))
@@ -84,7 +103,7 @@ def _require_free(address: str) -> None:
 
 
 def _require_answer(address: str, seconds: int) -> None:
-    """Wait until somebody listens there: process 0 may be started after the others."""
+    """Waits until process 0, which may start after the others, listens there."""
     host, end = address.rpartition(":")[0].strip("[]"), time.monotonic() + seconds
     while True:
         try:

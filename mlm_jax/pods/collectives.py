@@ -1,4 +1,4 @@
-"""The collectives of a compiled step: kind, mesh axes, how many and how many bytes."""
+"""The collectives of a compiled step: kind, mesh axes, number and size."""
 
 import math
 import re
@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 from mlm_jax.pods.hlo import Computation, Instruction, Module
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
-# In a module of several slices what crosses them is a send to the other hosts.
+# With several slices, traffic between them is a send to the other hosts.
 _MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective instruction, as often as a step runs it."""
+    """One collective instruction of the compiled step."""
 
     kind: str
     axes: tuple[str, ...]
@@ -25,15 +25,15 @@ class Collective:
     crosses_slices: bool
     group_size: int
     count: int
-    """Times a step."""
+    """Number of executions per step."""
     bytes: int
-    """Each time, of the whole: the gathered result, the operand that is reduced or exchanged."""
+    """Size of the whole array per execution: the gathered result, or the operand reduced or exchanged."""
     operands: tuple[tuple[int, ...], ...]
-    """Dimensions of every array that goes in."""
+    """Dimensions of every operand."""
 
     @property
     def received_bytes(self) -> float:
-        """What a device takes in each time, by the cheapest algorithm known (a ring: Patarasuk & Yuan 2009)."""
+        """Bytes that a device receives per execution of a bandwidth-optimal ring (Patarasuk & Yuan 2009)."""
         if self.kind == "collective-permute":
             return float(self.bytes)
         share = (self.group_size - 1) / self.group_size
@@ -41,12 +41,15 @@ class Collective:
 
 
 def collectives_of(module: Module, mesh: Mesh, slices: int = 1) -> list[Collective]:
-    """Every collective of a step, in the order of the text.
+    """Returns every collective of a step, in the order of the text.
 
     Args:
-        module: of a step that was compiled for `mesh`.
-        mesh: its first axis runs over the slices outermost.
-        slices: how many the mesh spans.
+        module: a step that was compiled for `mesh`.
+        mesh: its first axis is ordered by slice.
+        slices: number of slices that the mesh spans.
+
+    Raises:
+        ValueError: a collective is in a loop whose trip count is not known.
     """
     devices = _Devices(mesh, slices, module.num_partitions)
     found: dict[object, Collective] = {}
@@ -56,7 +59,7 @@ def collectives_of(module: Module, mesh: Mesh, slices: int = 1) -> list[Collecti
             continue
         if math.isnan(times):
             raise ValueError(f"{instruction.name}: in a loop of unknown length")
-        # TPU fuses the steps of a collective into several computations, each of which shows it whole.
+        # TPU splits a collective over several fused computations, and each of them shows the whole collective.
         channel = re.search(r"\bchannel_id=(\d+)", instruction.attributes)
         key = (channel[1], instruction.opcode) if channel else (computation.name, instruction.name)
         if key not in found or found[key].count < collective.count:
@@ -65,7 +68,7 @@ def collectives_of(module: Module, mesh: Mesh, slices: int = 1) -> list[Collecti
 
 
 class _Devices:
-    """Which mesh axes a group of the module's device numbers runs along."""
+    """Maps groups of the module's device numbers to mesh axes."""
 
     def __init__(self, mesh: Mesh, slices: int, partitions: int) -> None:
         shape = list(mesh.devices.shape)
@@ -77,7 +80,7 @@ class _Devices:
         self.slice_rows = shape[0] if self.within_slice else shape[0] // slices
 
     def axes(self, groups: np.ndarray) -> tuple[tuple[str, ...], bool]:
-        """Names of the axes that vary within the groups [groups, size], and whether any crosses slices."""
+        """Returns the axes that vary within the groups [groups, size], and True if a group crosses slices."""
         coordinates = self.coordinates[groups]
         varies = (coordinates != coordinates[:, :1]).any(axis=(0, 1))
         rows = coordinates[..., 0] // self.slice_rows
@@ -110,7 +113,7 @@ def _collective(
 
 
 def _is_scattered(computation: Computation, all_reduce: Instruction) -> bool:
-    """Whether a fusion keeps only a device's part of the sum, as TPU writes a reduce-scatter."""
+    """True if a fusion keeps only the device's part of the sum, which is how TPU expresses a reduce-scatter."""
     root = computation.through(computation.root)
     if root.opcode != "dynamic-slice" or len(computation.instructions) > 20:
         return False
@@ -118,13 +121,13 @@ def _is_scattered(computation: Computation, all_reduce: Instruction) -> bool:
 
 
 def device_groups(attributes: str, num_devices: int) -> np.ndarray:
-    """Device numbers [groups, size] of a collective's attributes, in any of XLA's notations.
+    """Returns the device numbers [groups, size] in a collective's attributes.
 
-    Lists `{{0,1},{2,3}}`, iota `[2,2]<=[4]` with an optional transposition `T(1,0)`, named axes of a mesh
-    `mesh['a'=2,'b'=2] {'a'}`, and the pairs of a permutation.
+    XLA's notations are lists `{{0,1},{2,3}}`, iota `[2,2]<=[4]` with an optional transposition `T(1,0)`, named axes
+    of a mesh `mesh['a'=2,'b'=2] {'a'}`, and the pairs of a permutation.
 
     Raises:
-        ValueError: none of them.
+        ValueError: another notation.
     """
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
     listed = pairs or re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", attributes)
@@ -144,7 +147,7 @@ def device_groups(attributes: str, num_devices: int) -> np.ndarray:
 
 
 def _named_groups(mesh: str, device_ids: str | None, axes: str) -> np.ndarray:
-    """Groups along some axes, or parts of axes `'a':(before)size`, of a mesh of named axes."""
+    """Returns groups along some axes, or parts of axes `'a':(before)size`, of a mesh with named axes."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     count = math.prod(sizes.values())
     if device_ids is None:
@@ -171,7 +174,7 @@ def _named_groups(mesh: str, device_ids: str | None, axes: str) -> np.ndarray:
 
 
 def _iota(text: str) -> np.ndarray:
-    """`[4,4]T(1,0)`: the numbers from 0 in that shape, transposed."""
+    """Evaluates `[4,4]T(1,0)`: consecutive numbers from 0 in that shape, transposed."""
     dims = _ints(re.search(r"\[([\d,]+)\]", text)[1])  # type: ignore[index]
     numbers = np.arange(math.prod(dims)).reshape(dims)
     transposed = re.search(r"T\(([\d,]+)\)?", text)

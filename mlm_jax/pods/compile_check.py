@@ -1,4 +1,4 @@
-"""Whether the train step of a config fits chips that are not there, and what would make it fit."""
+"""Checks whether the train step of a config fits chips that are not present, and what would make it fit."""
 
 import re
 import time
@@ -17,15 +17,15 @@ from mlm_jax.step.program import Program, build_program, device_bytes
 
 @dataclass(frozen=True)
 class DoesNotFit:
-    """XLA refused to compile the step: it needs more memory than the chip has."""
+    """XLA did not compile the step because it needs more memory than the chip has."""
 
     reason: str
-    """XLA's own words."""
+    """XLA's message."""
 
 
 @dataclass(frozen=True)
 class Fix:
-    """A change of the config that makes its step fit, as flags of the command line."""
+    """A change of the config that makes its step fit, as command-line flags."""
 
     flags: str
     report: StepReport
@@ -34,12 +34,12 @@ class Fix:
 def compile_step(
     config: TrainConfig, devices: list[jax.Device], chip_kind: str | None = None
 ) -> StepReport | DoesNotFit:
-    """Compile the train step of `config` for `devices`, without data, and report on it.
+    """Compiles the train step of `config` for `devices`, without data, and reports on it.
 
-    `chip_kind` names the chip that simulated devices stand for, as `jax.Device.device_kind` does.
+    `chip_kind` is the chip that simulated devices represent, as in `jax.Device.device_kind`.
 
     Raises:
-        InputError: the mesh does not divide the devices, the batch or a dimension that it splits.
+        InputError: the mesh does not divide the devices, the batch or a sharded dimension.
     """
     program = _program(config, devices)
     lowered, start = program.lowered_train, time.monotonic()
@@ -58,10 +58,10 @@ def smallest_fix(
     chip_kind: str | None = None,
     memory_bytes: int | None = None,
 ) -> Fix | None:
-    """The first of the changes below with which the step compiles and fits; None where none does.
+    """Returns the first change with which the step compiles and fits, or None.
 
-    What costs the least time comes first: rematerialisation, more fsdp, more microbatches, then all together. Each is
-    tried by compiling it; those whose parameters and moments alone exceed `memory_bytes` are passed over.
+    Changes that cost the least time come first: rematerialization, more fsdp, more microbatches, then all of them.
+    Each is tried by compiling it, unless its parameters and moments alone exceed `memory_bytes`.
     """
     for flags, candidate in _candidates(config, make_mesh(config.mesh, devices).shape["data"]):
         try:
@@ -77,7 +77,7 @@ def smallest_fix(
 
 
 def _candidates(config: TrainConfig, data: int) -> Iterator[tuple[str, TrainConfig]]:
-    """Changes as flags and the config with them; `data` is the size of that mesh axis."""
+    """Yields changes as (flags, changed config); `data` is the size of that mesh axis."""
     stronger = {"none": ("dots", "full"), "dots": ("full",), "full": ()}[config.compute.remat]
     for remat in stronger:
         yield f"--compute.remat {remat}", _with(config, remat=remat)
@@ -126,13 +126,13 @@ def _with(
 
 def _program(config: TrainConfig, devices: list[jax.Device]) -> Program:
     masking = stand_in_masking(config)
-    # Any special token stands in for [SEP] as well.
+    # Any special token can represent [SEP].
     sep_token_id = masking.unselectable_token_ids[-1]
     return build_program(config, masking, make_mesh(config.mesh, devices), sep_token_id)
 
 
 def stand_in_masking(config: TrainConfig) -> MaskingConfig:
-    """The recipe with ids that stand in for a tokenizer's: the step's shapes and costs do not depend on which."""
+    """Completes the recipe with placeholder ids; shapes and costs of the step do not depend on their values."""
     size, length = config.model.vocabulary_size, config.data.sequence_length
     return MaskingConfig(
         **vars(config.masking) | {"mask_selection_length": config.masking.selection_length(length)},

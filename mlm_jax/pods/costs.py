@@ -1,6 +1,7 @@
-"""FLOPs and memory traffic of a compiled step, loops counted as often as they run.
+"""FLOPs and memory traffic of a compiled step, with the body of a loop counted once per iteration.
 
-XLA's own `cost_analysis` counts the body of a loop once, and so a stack of layers as one layer.
+XLA's own `cost_analysis` counts the body of a loop once: of BERT-small in 8 microbatches it reports 19 of 380 GFLOPs. A
+closed form, as in `step/flops.py`, leaves out what rematerialization repeats: 380 of 488 GFLOPs with `remat="full"`.
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy as np
 
 from mlm_jax.pods.hlo import Computation, Instruction, Module
 
-# What moves no byte, or whose bytes are those of the instructions that it runs.
+# Opcodes that move no bytes themselves.
 _FREE = frozenset(
     {
         *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"),
@@ -22,10 +23,10 @@ _FREE = frozenset(
 
 
 def matmul_flops(module: Module) -> float:
-    """FLOPs a device and step of all matrix products; a multiply-add is two.
+    """Returns the FLOPs of all matrix products per device and step; a multiply-add is two FLOPs.
 
     Raises:
-        ValueError: one stands in a loop of unknown length, or in a kernel that is not known.
+        ValueError: one is in a loop whose trip count is not known, or in an unknown kernel.
     """
     total = 0.0
     for computation, instruction, times in module.executed():
@@ -33,7 +34,7 @@ def matmul_flops(module: Module) -> float:
         if count is not None:
             total += times * count(computation, instruction)
     if math.isnan(total):
-        raise ValueError("a matrix product stands in a loop of unknown length")
+        raise ValueError("a matrix product is in a loop of unknown length")
     return total
 
 
@@ -44,9 +45,9 @@ def _dot_flops(computation: Computation, dot: Instruction) -> int:
 
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> int:
-    """As XLA counts: only products of an element with a weight, not with padding or the gaps of a dilation.
+    """Counts as XLA does: only products with an element, not with padding or the gaps of a dilation.
 
-    TPU writes every matrix product as a convolution, batch dimensions as strided windows that mostly miss.
+    TPU expresses every matrix product as a convolution, with batch dimensions as strided windows of mostly gaps.
     """
     image, kernel = (computation.instructions[name].shapes[0].dims for name in convolution.operands[:2])
     result = convolution.shapes[0].dims
@@ -67,7 +68,7 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
 
 
 def _custom_call_flops(computation: Computation, call: Instruction) -> int:
-    """Of splash attention's kernels, whose query and key, [..., L, K] and [..., S, K], follow two arrays of its own."""
+    """FLOPs of splash attention, whose third and fourth operands are query [..., L, K] and key [..., S, K]."""
     if call.attribute("custom_call_target") != '"tpu_custom_call"':
         return 0
     kind = re.match(r"splash_mha_(fwd|dq|dkv)", call.name)
@@ -77,14 +78,14 @@ def _custom_call_flops(computation: Computation, call: Instruction) -> int:
     return _SPLASH_PRODUCTS[kind[1]] * 2 * math.prod(query) * key[-2]
 
 
-# Forward q·k and weights·v. Backward, what it does not keep is computed again: for the queries q·k, d·v and the
-# gradient; for keys and values q·k, d·v and both gradients.
+# Forward: q·k and weights·v. The backward kernels recompute q·k and d·v; in addition, the one for queries computes
+# one gradient, and the one for keys and values two.
 _SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 _FLOPS = {"dot": _dot_flops, "convolution": _convolution_flops, "custom-call": _custom_call_flops}
 
 
 def _window(attributes: str, rank: int) -> list[dict[str, int]]:
-    """Stride, padding and dilation of each spatial dimension."""
+    """Returns stride, padding and dilation of each spatial dimension."""
     text = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(part.split("=") for part in text[1].split()) if text else {}
 
@@ -100,7 +101,7 @@ def _window(attributes: str, rank: int) -> list[dict[str, int]]:
 
 
 def _valid_positions(image: int, kernel: int, result: int, window: dict[str, int]) -> int:
-    """Pairs of a result position and a kernel position that meet an element of the image."""
+    """Returns the number of pairs of a result and a kernel position that meet an element of the image."""
     out, tap = np.arange(result)[:, None], np.arange(kernel)[None]
     place = out * window["stride"] - window["low"] + tap * window["kernel"]
     inside = (place >= 0) & (place <= (image - 1) * window["base"])
@@ -108,10 +109,10 @@ def _valid_positions(image: int, kernel: int, result: int, window: dict[str, int
 
 
 def memory_bytes(module: Module) -> float:
-    """Bytes a device and step that its memory is read and written, if every fusion reads and writes once.
+    """Returns the bytes read from and written to memory per device and step, if every fusion does so once.
 
-    Of a stacked array a loop reads or updates a slice at a time, and that slice alone is counted. Loops of unknown
-    length count once.
+    Where a loop reads or updates one slice of a stacked array per iteration, only that slice counts. A loop with an
+    unknown trip count counts once.
     """
     total = 0.0
     for computation, instruction, times in module.executed():
@@ -143,7 +144,7 @@ def _in_memory(instructions: Iterable[Instruction]) -> int:
 
 
 def _read_of_parameter(module: Module, computation: Computation, index: int) -> int:
-    """Bytes that a fusion reads of its parameter: of one that is only sliced, the slices."""
+    """Bytes that a fusion reads of a parameter: only the slices, if it is only sliced."""
     wanted = str(index)
     parameter = next(
         i for i in computation.instructions.values() if i.opcode == "parameter" and i.argument == wanted
@@ -174,7 +175,7 @@ def _read(module: Module, computation: Computation, source: Instruction) -> int:
 
 
 def _written(module: Module, computation: Computation) -> int:
-    """Bytes that a fusion writes: where its root updates a slice in place, the slice."""
+    """Bytes that a fusion writes: only the slice, if its root updates one in place."""
     root = computation.through(computation.root)
     results = [computation.through(name) for name in root.operands] if root.opcode == "tuple" else [root]
     total = 0

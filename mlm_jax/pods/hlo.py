@@ -1,7 +1,7 @@
-"""The text of a compiled XLA module as instructions, each with how often a step runs it.
+"""Parses the text of a compiled XLA module into instructions, each with its number of executions per step.
 
-The text is XLA's own notation (openxla.org/xla/hlo_to_llvm_ir and the printer it describes); what is read of it is
-the same for CPU, GPU and TPU. Shapes are those of one device.
+The text is XLA's own notation (openxla.org/xla/hlo_to_llvm_ir). The parts that are read are the same for CPU, GPU and
+TPU. Shapes are those of one device.
 """
 
 import math
@@ -15,7 +15,7 @@ _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9]\w*)?)\[([0-9,]*)\](?:\{([^}
 _NAME = re.compile(r"%([\w.\-]+)")
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")
-# Computations that an instruction runs, by the attribute that names them; `to_apply` only of `call` is one.
+# Attributes that name the computations an instruction runs. `to_apply` counts for `call` only.
 _CALLED = re.compile(
     r"\b(?:calls|to_apply|true_computation|false_computation)=%([\w.\-]+)|branch_computations=\{([^}]*)\}"
 )
@@ -23,16 +23,16 @@ _CALLED = re.compile(
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """One array of a type: `bf16[16,512]`."""
+    """One array type, for example `bf16[16,512]`."""
 
     dtype: str
     dims: tuple[int, ...]
     in_device_memory: bool
-    """False in a scratchpad: the TPU's memory space S(1)."""
+    """False in a scratchpad, the TPU's memory space S(1)."""
 
     @property
     def bytes(self) -> int:
-        """Without the padding of a layout."""
+        """Size in bytes without the padding of its layout."""
         if self.dtype == "pred":
             return math.prod(self.dims)
         bits = re.search(r"\d+", self.dtype)
@@ -48,26 +48,26 @@ class Instruction:
     name: str
     opcode: str
     shapes: tuple[ArrayShape, ...]
-    """Of the result; several where it is a tuple."""
+    """Of the result; several if it is a tuple."""
     operands: tuple[str, ...]
     attributes: str
     argument: str
-    """What stands between the parentheses: the index of a parameter, the value of a constant."""
+    """Text between the parentheses: the index of a parameter, the value of a constant."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of the result."""
+        """Size of the result in bytes."""
         return sum(shape.bytes for shape in self.shapes)
 
     def attribute(self, name: str) -> str | None:
-        """The value of `name=` up to the next comma outside braces, or None."""
+        """Returns the value of `name=` up to the next comma outside braces, or None."""
         found = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", self.attributes)
         return found[1] if found else None
 
 
 @dataclass
 class Computation:
-    """A named list of instructions, in the order in which they stand."""
+    """A named list of instructions in textual order."""
 
     name: str
     instructions: dict[str, Instruction] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Computation:
 
     @cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """Who takes an instruction's result."""
+        """Maps the name of an instruction to the instructions that use its result."""
         users = defaultdict(list)
         for instruction in self.instructions.values():
             for operand in instruction.operands:
@@ -83,7 +83,7 @@ class Computation:
         return users
 
     def through(self, name: str) -> Instruction:
-        """The instruction `name`, or where it only relabels another's result, that one."""
+        """Returns the instruction `name`, or the one whose result it only copies or relabels."""
         instruction = self.instructions[name]
         while instruction.opcode in ("bitcast", "copy", "reshape", "transpose") and instruction.operands:
             instruction = self.instructions[instruction.operands[0]]
@@ -92,7 +92,7 @@ class Computation:
 
 @dataclass(frozen=True)
 class Module:
-    """A compiled module of one device, or of one slice where slices talk through the hosts."""
+    """A compiled module of one device, or of one slice if slices communicate through their hosts."""
 
     computations: dict[str, Computation]
     entry: str
@@ -100,14 +100,14 @@ class Module:
 
     @cached_property
     def runs(self) -> dict[str, float]:
-        """How often a step runs each computation; NaN within a loop whose length the text does not tell."""
+        """Number of executions of each computation per step; NaN inside a loop with an unknown trip count."""
         runs: dict[str, float] = defaultdict(float)
         self._count(self.entry, 1.0, runs)
         return dict(runs)
 
     @cached_property
     def fused(self) -> set[str]:
-        """Computations within a fusion: what they pass on never reaches memory."""
+        """Computations inside a fusion, whose intermediate results do not reach memory."""
         return {
             name
             for computation in self.computations.values()
@@ -117,7 +117,7 @@ class Module:
         }
 
     def executed(self) -> Iterator[tuple[Computation, Instruction, float]]:
-        """Every instruction that a step runs, with its computation and how often."""
+        """Yields (computation, instruction, executions per step) for every instruction that a step runs."""
         for name, times in self.runs.items():
             computation = self.computations[name]
             for instruction in computation.instructions.values():
@@ -128,16 +128,16 @@ class Module:
         for instruction in self.computations[name].instructions.values():
             if instruction.opcode == "while":
                 trips = self._trips(instruction, self.computations[name])
-                # The condition once more than the body: the last time it ends the loop.
+                # The condition runs once more than the body, to end the loop.
                 for part, runs_each in (("body", trips), ("condition", trips + 1)):
                     self._count((instruction.attribute(part) or "").lstrip("%"), times * runs_each, runs)
-            # The parts of an asynchronous operation name the same computation once more.
+            # Later parts of an asynchronous operation name the same computation again.
             elif not instruction.opcode.endswith(("-update", "-done")):
                 for called in _called(instruction):
                     self._count(called, times, runs)
 
     def _trips(self, loop: Instruction, computation: Computation) -> float:
-        """Iterations of a `while`: as XLA noted them or, from its condition, a counter below a constant."""
+        """Returns the trip count of a `while`, from XLA's annotation or from a condition `counter < constant`."""
         noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
         if noted:
             return float(noted[1])
@@ -157,7 +157,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """The module of `jax.stages.Compiled.as_text()`."""
+    """Parses the text of `jax.stages.Compiled.as_text()`."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -177,7 +177,7 @@ def parse(text: str) -> Module:
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    """From what follows `%name = `: a type, an opcode, operands in parentheses, attributes."""
+    """Parses the text after `%name = `: a type, an opcode, operands in parentheses, attributes."""
     end = _closing(text, 0) if text.startswith("(") else text.index(" ")
     opening = text.index("(", end + 1)
     closing = _closing(text, opening)
@@ -193,7 +193,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def array_shapes(text: str) -> tuple[ArrayShape, ...]:
-    """Every array of a type, tuples flattened; tokens have none."""
+    """Returns the arrays of a type, with tuples flattened; tokens have none."""
     return tuple(
         ArrayShape(dtype, tuple(int(d) for d in dims.split(",") if d), "S(1)" not in (layout or ""))
         for dtype, dims, layout in _ARRAY.findall(text)
@@ -201,7 +201,7 @@ def array_shapes(text: str) -> tuple[ArrayShape, ...]:
 
 
 def _closing(text: str, opening: int) -> int:
-    """The position after the parenthesis that closes the one at `opening`."""
+    """Returns the position after the parenthesis that closes the one at `opening`."""
     depth = 0
     for position in range(opening, len(text)):
         depth += (text[position] == "(") - (text[position] == ")")

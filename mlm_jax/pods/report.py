@@ -1,4 +1,4 @@
-"""What a compiled step takes of a chip: memory, FLOPs, collectives, and the least time that these need."""
+"""What a compiled step needs per chip: memory, FLOPs, collectives, and lower bounds of its time."""
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -21,20 +21,20 @@ class CollectiveTotal:
 
     kind: str
     axes: str
-    """As in "data × fsdp"; "(between slices)" after it where a group has devices of several."""
+    """For example "data × fsdp", followed by "(between slices)" if a group has devices of several slices."""
     count: int
-    """A step."""
+    """Per step."""
     bytes: int
-    """A step, of the whole arrays: what is gathered, reduced or exchanged."""
+    """Size of the whole arrays that a step gathers, reduces or exchanges."""
     received_bytes: float
-    """A step and chip, by a ring."""
+    """Bytes that a chip receives per step with ring algorithms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """A compiled train step; bytes and FLOPs are of one device and one step, times in seconds.
+    """A compiled train step. Bytes and FLOPs are per device and step, times in seconds.
 
-    The times are lower bounds, each as if its part ran alone at the chip's published peak; None without a figure.
+    Each time is a lower bound for one resource alone at the chip's published peak, or None if no peak is known.
     """
 
     device_kind: str
@@ -47,41 +47,41 @@ class StepReport:
     parameter_bytes: int
     optimizer_bytes: int
     activation_bytes: int
-    """XLA's temporaries: activations kept for the backward pass, gradients, work space."""
+    """XLA's temporary buffers: activations kept for the backward pass, gradients, work space."""
     peak_bytes: int
     memory_bytes: int | None
-    """What the chip has."""
+    """Memory of the chip."""
     flops: float
-    """Matrix products alone; those that rematerialisation repeats count again."""
+    """Matrix products only, including those that rematerialization repeats."""
     traffic_bytes: float
-    """Between the chip and its memory, every fusion reading and writing once."""
+    """Bytes between the chip and its memory if every fusion reads and writes once."""
     collectives: tuple[CollectiveTotal, ...]
     seconds: dict[str, float | None]
-    """Least time of `compute`, `memory`, `links` (ICI or NVLink) and `network` (DCN)."""
+    """Lower bounds for `compute`, `memory`, `links` (ICI or NVLink) and `network` (DCN)."""
     compile_seconds: float
 
     @property
     def bottleneck(self) -> str | None:
-        """The longest of the times that are known."""
+        """Name of the longest of the known times."""
         known = {name: time for name, time in self.seconds.items() if time is not None}
         return max(known, key=lambda name: known[name]) if known else None
 
     @property
     def fits(self) -> bool:
-        """Whether the peak is within the chip's memory; True where that is not known."""
+        """True if the peak is within the chip's memory, or if that is not known."""
         return self.memory_bytes is None or self.peak_bytes <= self.memory_bytes
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """Returns all fields as plain values."""
         return asdict(self) | {"fits": self.fits, "bottleneck": self.bottleneck}
 
 
 def report_step(
     program: Program, compiled: jax.stages.Compiled, *, chip_kind: str | None, compile_seconds: float
 ) -> StepReport:
-    """The report on `program`'s train step. `chip_kind` names another chip than the one that was compiled for."""
+    """Returns the report on `program`'s train step; `chip_kind` overrides the chip it was compiled for."""
     mesh, config, plan, text = program.mesh, program.config, compiled.memory_analysis(), compiled.as_text()
-    # CPU, GPU and TPU tell both.
+    # Both exist for CPU, GPU and TPU.
     assert plan is not None
     assert text is not None
     kind = chip_kind or mesh.devices.flat[0].device_kind
@@ -111,7 +111,7 @@ def report_step(
 
 
 def totals(collectives: list[Collective]) -> tuple[CollectiveTotal, ...]:
-    """The collectives summed by kind and axes, the most bytes first."""
+    """Sums the collectives by kind and axes, the largest first."""
     groups: dict[tuple[str, str], list[Collective]] = defaultdict(list)
     for one in collectives:
         axes = " × ".join(one.axes) + (" (between slices)" if one.crosses_slices else "")
@@ -153,10 +153,10 @@ def _seconds(
 
 
 def _received(one: Collective, slices: int) -> dict[str, float]:
-    """Bytes a device takes in over its links and over the network.
+    """Returns the bytes that a device receives over its links and over the network.
 
-    A group that has devices of several slices is taken to work in each slice first, so that the network carries a
-    device's share alone.
+    A group with devices of several slices is assumed to work within each slice first, so that the network carries only
+    each device's share.
     """
     if not one.crosses_slices:
         return {_LINKS: one.received_bytes}
@@ -168,46 +168,46 @@ def _received(one: Collective, slices: int) -> dict[str, float]:
 
 
 def describe(report: StepReport) -> str:
-    """The report as lines for people."""
+    """Formats the report as lines of text."""
     mesh = ", ".join(f"{axis} {size}" for axis, size in report.mesh.items())
     slices = f" in {report.slices} slices" if report.slices > 1 else ""
     lines = [
         f"{report.num_devices} × {report.device_kind}{slices}; mesh: {mesh}",
-        f"{report.batch_size:,} rows a step, {report.accumulation_steps} microbatches; remat {report.remat}; "
+        f"{report.batch_size:,} rows per step, {report.accumulation_steps} microbatches; remat {report.remat}; "
         f"compiled in {report.compile_seconds:.0f} s",
         "",
-        "memory a chip",
+        "memory per chip",
         f"  parameters           {_size(report.parameter_bytes)}",
-        f"  optimiser            {_size(report.optimizer_bytes)}",
+        f"  optimizer            {_size(report.optimizer_bytes)}",
         f"  activations, work    {_size(report.activation_bytes)}",
         f"  peak                 {_size(report.peak_bytes)} of {_size(report.memory_bytes).strip()}",
         "",
-        f"FLOPs a step           {report.flops * report.num_devices:.4g} ({report.flops:.4g} a chip)",
-        f"memory traffic a chip  {_size(report.traffic_bytes)}",
+        f"FLOPs per step         {report.flops * report.num_devices:.4g} ({report.flops:.4g} per chip)",
+        f"memory traffic         {_size(report.traffic_bytes)} per chip",
         "",
-        "collectives a step     count       of bytes  received a chip",
+        "collectives per step   count           size  received per chip",
     ]
     lines += [
-        f"  {total.kind:<18} {total.count:>7} {_size(total.bytes):>14}   {_size(total.received_bytes):>14}"
+        f"  {total.kind:<18} {total.count:>7} {_size(total.bytes):>14}   {_size(total.received_bytes):>16}"
         f"  {total.axes}"
         for total in report.collectives
     ] or ["  none"]
-    lines += ["", "least time of a step, each part alone at its peak"]
+    lines += ["", "lower bounds of the time of a step, each resource alone at its peak"]
     lines += [f"  {name:<20} {_time(seconds)}" for name, seconds in report.seconds.items()]
     lines += [f"  bottleneck           {report.bottleneck or 'not known'}"]
     return "\n".join(lines)
 
 
 ROW_HEADER = (
-    "| chips | mesh | rows | remat | parameters | optimiser | activations | peak | of | TFLOP a chip | "
-    "received a chip | compute | memory | links | network | bottleneck | compiled in |\n"
+    "| chips | mesh | rows | remat | parameters | optimizer | activations | peak | of | TFLOP per chip | "
+    "received per chip | compute | memory | links | network | bottleneck | compiled in |\n"
     + "| --- " * 17
     + "|"
 )
 
 
 def row(report: StepReport) -> str:
-    """The report as one row under ROW_HEADER."""
+    """Formats the report as one row under ROW_HEADER."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in report.mesh.items() if size > 1) or "one chip"
     received = sum(total.received_bytes for total in report.collectives)
     cells = [

@@ -1,6 +1,6 @@
-"""Devices that are not there: a TPU topology to compile for, and simulated CPU devices.
+"""Devices that are not present: TPU topologies to compile for, and simulated CPU devices.
 
-libtpu compiles for any topology on any x86 machine; no chip is needed and nothing runs.
+libtpu compiles for any topology on any x86 machine; it needs no chip and runs nothing.
 """
 
 import importlib.util
@@ -11,26 +11,26 @@ import jax
 
 from mlm_jax.errors import InputError
 
-# cloud.google.com/tpu/docs/v5e, /v6e: the slice shapes of the two tori.
+# Slice shapes of the two generations with a 2D torus: cloud.google.com/tpu/docs/v5e, /v6e.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-# cloud.google.com/tpu/docs/v5p: below a cube of 4×4×4 these; above, whole cubes up to 16×16×24.
+# cloud.google.com/tpu/docs/v5p: these, and multiples of a cube of 4×4×4 up to 16×16×24.
 _BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _LARGEST = (16, 16, 24)
 
 
 def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
-    """The devices of `num_slices` slices of the TPU topology `name`, as in "v5e:16x16"; they can be compiled for.
+    """Returns devices to compile for: `num_slices` slices of the TPU topology `name`, for example "v5e:16x16".
 
     Raises:
-        InputError: no such topology, or libtpu is not installed.
+        InputError: the topology does not exist, or libtpu is not installed.
     """
     _check_name(name)
     if num_slices < 1:
         raise InputError(f"num_slices = {num_slices}: must be at least 1")
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError("libtpu: not installed; the extra `pod` brings it: pip install 'mlm-jax[pod]'")
-    # Set before libtpu is loaded: it would ask a metadata server that only a Cloud TPU machine has, for minutes, let
-    # in one process a machine by a lock file, and write logs that its users would fight over.
+        raise InputError("libtpu: not installed; install it with pip install 'mlm-jax[pod]'")
+    # Set before libtpu is loaded. By default it waits minutes for a metadata server that only Cloud TPU machines have,
+    # locks out other processes, and writes to a log folder that users of one machine share.
     for variable, value in (
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_SKIP_MDS_QUERY", "1"),
@@ -49,15 +49,15 @@ def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
     try:
         return list(get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"topology {name!r}: libtpu refuses it: {str(error).splitlines()[0]}") from error
+        raise InputError(f"topology {name!r}: rejected by libtpu: {str(error).splitlines()[0]}") from error
 
 
 def _check_name(name: str) -> None:
-    """InputError, naming the forms there are, unless a machine of that topology can be rented."""
+    """Raises InputError, which lists the valid names, unless Cloud TPU offers this topology."""
     parsed = re.fullmatch(r"(v5e|v6e|v5p):(\d+(?:x\d+)+)", name)
     if parsed is None:
         raise InputError(
-            f"topology {name!r}: must be v5e:RxC, v6e:RxC or v5p:XxYxZ, for instance v5e:16x16 or v5p:4x4x4"
+            f"topology {name!r}: must be v5e:RxC, v6e:RxC or v5p:XxYxZ, for example v5e:16x16 or v5p:4x4x4"
         )
     generation, shape = parsed[1], parsed[2]
     if generation != "v5p":
@@ -69,16 +69,16 @@ def _check_name(name: str) -> None:
     fits = cubes and all(side <= largest for side, largest in zip(sides, _LARGEST, strict=True))
     if not (fits or shape in _BELOW_A_CUBE):
         raise InputError(
-            f"topology {name!r}: v5p comes as {', '.join(_BELOW_A_CUBE)} and in cubes of 4, ascending, "
+            f"topology {name!r}: v5p comes as {', '.join(_BELOW_A_CUBE)} and ascending multiples of 4 "
             f"from 4x4x4 to {'x'.join(map(str, _LARGEST))}"
         )
 
 
 def simulated_devices(count: int) -> list[jax.Device]:
-    """`count` CPU devices, simulated; to be called before jax has started.
+    """Returns `count` simulated CPU devices; call it before jax initializes its backends.
 
     Raises:
-        InputError: below 1.
+        InputError: `count` is below 1.
     """
     if count < 1:
         raise InputError(f"devices = {count}: must be at least 1")

@@ -1,4 +1,4 @@
-"""The report of a sweep: tables, curves and paired differences. Never imports jax.
+"""Report of a sweep: tables, curves and paired differences. Never imports jax.
 
 In: the folder of a sweep. Out: report.md, report.csv, report.html and pictures.
 Read `report.py` first.

@@ -1,8 +1,8 @@
-"""How far a trial's results are from the baseline's, and what that allows to be said.
+"""Difference between a trial's results and the baseline's, and its interpretation.
 
-A seed changes the initial weights, the order of the data, the masks and dropout. The same seed gives the baseline and
-a trial as much of these in common as they can have, so results are compared seed by seed (a paired t interval,
-Student 1908): what a seed does to both cancels.
+A seed determines the initial weights, the order of the data, the masks and dropout. With the same seed, a trial and the
+baseline share as much of these as possible, so results are compared seed by seed (paired t interval, Student 1908), and
+the effect of the seed on both cancels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,34 +18,34 @@ _FEWEST_DECIMALS, _MOST_DECIMALS = 3, 9
 
 @dataclass(frozen=True)
 class Summary:
-    """The results of several seeds."""
+    """Summary of the results of several seeds."""
 
     count: int
     mean: float | None
     """None without a result."""
     deviation: float | None
-    """The standard deviation between seeds, of the sample (n - 1); None for fewer than two."""
+    """Sample standard deviation over the seeds (n - 1); None for fewer than two."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A trial's results minus the baseline's, over the seeds that both have; in nats, so lower is better."""
+    """A trial's results minus the baseline's, over their common seeds, in nats: lower is better."""
 
     values: tuple[float, ...]
-    """One a pair, in the order of the seeds."""
+    """One value per pair, in the order of the seeds."""
     mean: float | None
     """None without a pair."""
     low: float | None
-    """The 95 % interval of the mean; None where there is none: see `paired_difference`."""
+    """95% interval of the mean; None if there is none, see `paired_difference`."""
     high: float | None
 
     @property
     def is_claim(self) -> bool:
-        """Whether there is an interval and it excludes zero."""
+        """True if there is an interval and it excludes zero."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
     def verdict(self) -> str:
-        """What may be said, in words; a difference is claimed only where the interval excludes zero."""
+        """Returns the conclusion in words; a difference is claimed only if the interval excludes zero."""
         if self.mean is None:
             return "no seed in common with the baseline"
         if self.low is None:
@@ -58,25 +58,25 @@ class Difference:
         return f"{abs(self.mean):.{self._decimals}f} nats {'lower' if self.mean < 0 else 'higher'}"
 
     def shown_mean(self) -> str:
-        """With its sign; a dash where there is none."""
+        """Returns the mean with its sign; a dash if there is none."""
         return "–" if self.mean is None else _signed(self.mean, self._decimals)
 
     def interval(self) -> str:
-        """As in `−0.010 … +0.022`; a dash where there is none."""
+        """Returns the interval, as in `−0.010 … +0.022`; a dash if there is none."""
         if self.low is None or self.high is None:
             return "–"
         return f"{_signed(self.low, self._decimals)} … {_signed(self.high, self._decimals)}"
 
     @property
     def _decimals(self) -> int:
-        """As many as the interval deserves: its half width with two digits."""
+        """Number of decimals that shows the half width of the interval with two digits."""
         if self.low is None or self.high is None:
             return _FEWEST_DECIMALS
         return min(max(_FEWEST_DECIMALS, 1 - floor(log10((self.high - self.low) / 2))), _MOST_DECIMALS)
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Their mean and the standard deviation of the sample."""
+    """Returns their mean and sample standard deviation."""
     count = len(values)
     return Summary(
         count=count,
@@ -86,10 +86,10 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def paired_difference(baseline: Mapping[int, float], trial: Mapping[int, float]) -> Difference:
-    """The trial's results minus the baseline's, seed by seed, with the paired 95 % t interval of their mean.
+    """Returns the trial's results minus the baseline's, seed by seed, with the paired 95% t interval of their mean.
 
-    There is no interval for one pair, and none where all differences are equal up to rounding: runs that the seed does
-    not change are one measurement, however often it is made, and n - 1 times nothing is no estimate of its spread.
+    There is no interval for a single pair, nor if all differences are equal up to rounding: runs that do not depend on
+    the seed are one measurement repeated, whose spread cannot be estimated.
 
     Args:
         baseline: results by seed.

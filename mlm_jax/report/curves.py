@@ -1,4 +1,4 @@
-"""Losses over steps and tokens: of each run, over the seeds of a trial, and thinned to what a picture can show."""
+"""Loss curves over steps and tokens: of each run, averaged over seeds, and thinned for plotting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ LOSS_KEYS: dict[Kind, str] = {"evaluation": "mlm_loss", "training": "loss"}
 
 @dataclass(frozen=True)
 class Curve:
-    """Three arrays of the same length; the losses are finite."""
+    """A loss curve: three arrays of the same length with finite losses."""
 
     steps: np.ndarray
     tokens: np.ndarray
@@ -25,12 +25,12 @@ class Curve:
     """In nats."""
 
     def take(self, indices: np.ndarray) -> "Curve":
-        """The points with these indices."""
+        """Returns the points with these indices."""
         return Curve(self.steps[indices], self.tokens[indices], self.losses[indices])
 
 
 def curve_of(run: RunState, kind: Kind) -> Curve:
-    """The losses that a run has logged; those that were not finite are left out."""
+    """Returns the finite losses that a run has logged."""
     records: Sequence[dict[str, Any]] = run.evaluations if kind == "evaluation" else run.training
     key = LOSS_KEYS[kind]
     points = np.array([(r["step"], r[key]) for r in records if r[key] is not None], float).reshape(-1, 2)
@@ -38,10 +38,9 @@ def curve_of(run: RunState, kind: Kind) -> Curve:
 
 
 def stack_seeds(curves: Sequence[Curve]) -> tuple[Curve, np.ndarray]:
-    """The mean of curves at the steps that all of them have, and all their losses there, float [curves, points].
+    """Returns the mean of curves at their common steps, and all their losses there, float [curves, points].
 
-    A mean over fewer runs at some of its steps would jump where one of them joins or leaves. Curves without a point
-    are left out.
+    A mean over fewer runs at some steps would jump at the ends of those runs. Curves without points are left out.
     """
     curves = [curve for curve in curves if len(curve.steps)]
     if not curves:
@@ -55,11 +54,11 @@ def stack_seeds(curves: Sequence[Curve]) -> tuple[Curve, np.ndarray]:
 
 
 def thin(curve: Curve, most: int) -> Curve:
-    """At most `most` (from 3) of its points, those that keep its look: largest triangle three buckets.
+    """Returns at most `most` (at least 3) points of the curve that preserve its shape: largest triangle three buckets.
 
-    The first and the last stay. Of each of the stretches between, the point is kept that makes the largest triangle
-    with the point kept before and the mean of the next stretch, so that spikes survive (Steinarsson 2013, Downsampling
-    time series for visual representation). Every point that is left is one of the curve's own.
+    Keeps the first and the last point and, from each bucket between them, the one that forms the largest triangle with
+    the previous kept point and the mean of the next bucket, so spikes survive (Steinarsson 2013, Downsampling Time
+    Series for Visual Representation).
     """
     count = len(curve.steps)
     if count <= most:
@@ -77,9 +76,9 @@ def thin(curve: Curve, most: int) -> Curve:
 
 
 def stretch_medians(curve: Curve, stretches: int) -> tuple[Curve, int]:
-    """The median of every so many points, so that about `stretches` are left, and how many points that is.
+    """Returns medians over about `stretches` groups of consecutive points, and the size of a group.
 
-    A running mean would follow late and be pulled by spikes. A curve of fewer than two points a stretch stays as it is.
+    A running mean would lag and follow spikes. A curve with fewer than two points per group is returned as it is.
     """
     length = len(curve.steps) // stretches
     if length < 2:

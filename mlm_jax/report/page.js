@@ -1,7 +1,7 @@
 "use strict";
 
-// Sorting: the headers of every table sort it by the values that its cells carry in data-value; those without one
-// (a run that has no result yet) come last, whichever way.
+// Sorting: a table's headers sort it by the data-value of its cells. Cells without a value (a run without a result)
+// come last in either direction.
 
 function compareValues(a, b) {
   const [x, y] = [Number(a), Number(b)];
@@ -35,7 +35,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const state = { hidden: new Set(), axis: "steps", part: 1, seeds: true };
 const HEIGHT = 340;
 const MARGIN = { left: 52, right: 30, top: 10, bottom: 44 };
-const REACH = 60; // pixels from the pointer to the point that it is taken to mean
+const REACH = 60; // largest distance from the pointer to the selected point, in pixels
 
 function svg(name, attributes, parent) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -68,7 +68,7 @@ function shownX(value) {
   return state.axis === "tokens" ? shownCount(value) : Math.round(value).toLocaleString("en");
 }
 
-// What is drawn, the mean of each trial after its seeds, so that it lies above them.
+// Visible curves. The mean of each trial comes after its seeds, so that it is drawn above them.
 function visibleCurves(kind) {
   const curves = [];
   for (const trial of data.trials) {
@@ -108,7 +108,7 @@ class Chart {
     this.output = document.createElement("output");
     parent.append(heading, this.box);
     this.svg = svg("svg", { tabindex: 0, role: "group", "data-kind": kind });
-    this.svg.setAttribute("aria-label", `${title}. The arrow keys go from point to point and from curve to curve.`);
+    this.svg.setAttribute("aria-label", `${title}. Use the arrow keys to move between points and curves.`);
     this.box.append(this.svg, this.output);
     this.svg.addEventListener("pointermove", (event) => this.pointAt(event));
     this.svg.addEventListener("pointerleave", () => this.point(null));
@@ -118,7 +118,7 @@ class Chart {
   }
 
   draw() {
-    this.width = Math.max(this.box.clientWidth, 240); // 0 in a tab that was never shown
+    this.width = Math.max(this.box.clientWidth, 240); // clientWidth is 0 in a tab that was never shown
     this.curves = visibleCurves(this.kind);
     this.bounds = bounds(this.kind, this.curves);
     this.svg.replaceChildren();
@@ -164,8 +164,8 @@ class Chart {
   drawCurve(curve, parent) {
     const points = curve.losses.map((loss, i) => `${this.x(curve[state.axis][i]).toFixed(1)} ${this.y(loss).toFixed(1)}`);
     const path = svg("path", { d: `M${points.join("L")}`, class: curve.role, "data-trial": curve.trial.name }, parent);
-    path.style.stroke = curve.trial.colour;
-    // A run with one point so far is a dot.
+    path.style.stroke = curve.trial.color;
+    // A curve with a single point is drawn as a dot.
     if (points.length === 1) {
       path.setAttribute("d", `M${points[0]}h0.01`);
       path.style.strokeWidth = "6";
@@ -193,7 +193,7 @@ class Chart {
     this.curves.forEach((curve, c) => {
       curve.losses.forEach((loss, i) => {
         if (curve[state.axis][i] < this.bounds.left) return;
-        // Of points that lie on one another the later wins: a mean, which is what one sees.
+        // If points coincide, the last one is selected: the mean, which is drawn on top.
         const distance = Math.hypot(this.x(curve[state.axis][i]) - px, this.y(loss) - py);
         if (distance <= least) [nearest, least] = [{ c, i }, distance];
       });
@@ -221,7 +221,7 @@ class Chart {
     this.point({ c, i: Math.min(Math.max(i, first), curve.steps.length - 1) });
   }
 
-  // Show the value of a point, or of none.
+  // Shows the value of a point; hides it if there is none.
   point(at) {
     this.at = at;
     this.mark.setAttribute("visibility", at ? "visible" : "hidden");
@@ -233,7 +233,7 @@ class Chart {
     const [x, y] = [this.x(curve[state.axis][at.i]), this.y(curve.losses[at.i])];
     this.mark.setAttribute("cx", x);
     this.mark.setAttribute("cy", y);
-    this.mark.style.stroke = curve.trial.colour;
+    this.mark.style.stroke = curve.trial.color;
     const where = `step ${curve.steps[at.i].toLocaleString("en")}, ${shownCount(curve.tokens[at.i])} tokens`;
     this.output.textContent = `${curve.trial.name}, ${curve.label}\n${curve.losses[at.i].toFixed(4)} nats\n${where}`;
     const { offsetWidth, offsetHeight } = this.output;
@@ -249,7 +249,7 @@ function addTrial(trial, legend) {
   Object.assign(box, { type: "checkbox", checked: true, value: trial.name });
   const swatch = svg("svg", { width: 30, height: 10, "aria-hidden": "true" });
   const line = svg("line", { x1: 0, x2: 30, y1: 5, y2: 5, "stroke-width": 3 }, swatch);
-  line.style.stroke = trial.colour;
+  line.style.stroke = trial.color;
   line.style.strokeDasharray = trial.dashes.map((length) => 2 * length).join(" ");
   const name = document.createElement("span");
   name.textContent = trial.name === data.baseline ? `${trial.name} (baseline)` : trial.name;

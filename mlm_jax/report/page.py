@@ -1,4 +1,4 @@
-"""report.html: one file that needs no other and no network; its parts stand beside this module as they are."""
+"""report.html: a single file that needs no network. Its template, style and script lie next to this module."""
 
 import html
 import json
@@ -29,14 +29,14 @@ from mlm_jax.report.wording import (
 )
 
 MOST_POINTS = 500
-"""Of a curve on the page; longer ones are thinned."""
+"""Maximum number of points of a curve on the page; longer ones are thinned."""
 STRETCHES = 100
-"""Of a trial's training losses, which scatter from batch to batch: its bold curve has the median of each."""
+"""Number of groups of a trial's noisy training losses; its bold curve shows the median of each."""
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """What a cell of a sortable table shows, as HTML, and what it is sorted by; None is nothing."""
+    """A cell of a sortable table: the HTML it shows, and the value it is sorted by; None sorts last."""
 
     shown: str
     value: str | float | None
@@ -44,22 +44,22 @@ class _Cell:
 
 
 def page(sweep: SweepState) -> str:
-    """The whole of report.html.
+    """Returns report.html.
 
-    All that comes from the sweep is escaped: as text in HTML, and in the data of the script without `<`, so that no
-    name ends the element that holds it.
+    Everything from the sweep is escaped: as text in HTML, and with `<` as a JSON escape in the script's data, so that
+    no name can end the element that holds it.
     """
     seeds = ", ".join(map(str, sweep.seeds))
-    status = f"{len(sweep.trials)} trials of {sweep.source}, each with the seeds {seeds}. "
+    status = f"{len(sweep.trials)} trials of {sweep.source}, each with seeds {seeds}. "
     parts = {
         "name": html.escape(sweep.name),
         "description": html.escape(sweep.description),
         "status": html.escape(f"{status}{count_statuses(sweep.runs)}."),
         "results": _results(results_of(sweep)),
         "notes": "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes_of(sweep)),
-        "about_curves": f"Thin: single seeds, of longer curves the {MOST_POINTS} logged points that keep their look. "
-        f"Bold: the mean over the seeds that finished, of the training loss the medians of some {STRETCHES} "
-        "stretches of it.",
+        "about_curves": f"Thin lines: single seeds; long curves are thinned to {MOST_POINTS} points that preserve "
+        "their shape. Bold lines: the mean over the finished seeds; for the training loss, its medians over about "
+        f"{STRETCHES} groups of points.",
         "settings": _settings(sweep),
         "left_out": _left_out(sweep),
         "costs": f'{_costs(sweep)}\n<p class="note">{html.escape(COSTS_NOTE)}</p>',
@@ -69,7 +69,7 @@ def page(sweep: SweepState) -> str:
         "style": _resource("page.css"),
         "script": _resource("page.js"),
     }
-    # In one pass: what is put in is never searched for a place to put something in.
+    # In one pass, so that inserted text is never searched for placeholders.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _resource("page.html"))
 
 
@@ -82,7 +82,7 @@ def _json_in_script(value: Any) -> str:
 
 
 def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[_Cell]], *, narrow: bool = False) -> str:
-    """A sortable table in a box of its own that scrolls; the first cell of a row is its header."""
+    """Returns a sortable table in a box that scrolls; the first cell of a row is its header."""
     numeric = [any(cell.kind == "number" for cell in column) for column in zip(*rows, strict=True)]
     titles = "".join(
         f'<th scope="col" aria-sort="none"{_class("number" if is_number else "")}>'
@@ -150,7 +150,7 @@ def _result(result: TrialResult, scale: tuple[float, float]) -> list[_Cell]:
 
 
 def _difference(difference: Difference, kind: str, scale: tuple[float, float]) -> str:
-    """The mean and its interval, in figures and drawn on one `scale` for all rows."""
+    """Returns the mean and its interval as text and as a drawing on one `scale` for all rows."""
     if difference.mean is None:
         return "–"
     low, high = scale
@@ -169,7 +169,7 @@ def _difference(difference: Difference, kind: str, scale: tuple[float, float]) -
 
 
 def _breakable(name: str) -> str:
-    """A name, which may go on in the next line after a dot or an underscore."""
+    """Returns a name that may break after a dot or an underscore."""
     return re.sub(r"([._])", r"\1<wbr>", html.escape(name))
 
 
@@ -214,7 +214,10 @@ def _costs(sweep: SweepState) -> str:
         for cost in costs_of(sweep)
     ]
     return _table(
-        "Time of each trial", ["trial", "finished runs", "seconds a run", "real tokens/s"], rows, narrow=True
+        "Time of each trial",
+        ["trial", "finished runs", "seconds per run", "real tokens/s"],
+        rows,
+        narrow=True,
     )
 
 
@@ -229,7 +232,7 @@ def _circumstances(sweep: SweepState) -> str:
 
 
 def _list(lines: Mapping[str, str]) -> str:
-    """Names, and what is HTML already."""
+    """Returns a definition list; the values are HTML."""
     items = "".join(f"<dt>{html.escape(name)}</dt><dd>{value}</dd>" for name, value in lines.items())
     return f"<dl>{items}</dl>" if items else ""
 
@@ -245,22 +248,22 @@ def _config(sweep: SweepState) -> Iterable[str]:
 
 
 def _data(sweep: SweepState) -> dict[str, Any]:
-    """What the script draws: for each trial its curves and its look."""
+    """Returns what the script draws: the curves and the style of each trial."""
     styles = styles_of([trial.name for trial in sweep.trials], sweep.baseline, "currentColor")
     trials = []
-    for trial, (colour, dashes) in zip(sweep.trials, styles, strict=True):
+    for trial, (color, dashes) in zip(sweep.trials, styles, strict=True):
         means = {kind: _mean(trial, kind) for kind in LOSS_KEYS}
         runs = [
             {"seed": run.seed, "status": run.status}
             | {kind: _points(curve_of(run, kind)) for kind in LOSS_KEYS}
             for run in trial.runs
         ]
-        trials.append({"name": trial.name, "colour": colour, "dashes": dashes, "runs": runs, "mean": means})
+        trials.append({"name": trial.name, "color": color, "dashes": dashes, "runs": runs, "mean": means})
     return {"baseline": sweep.baseline, "trials": trials}
 
 
 def _mean(trial: Trial, kind: Kind) -> dict[str, Any]:
-    """Over the seeds that stand for the trial; they are named, for a mean of one is that one."""
+    """Returns the mean over the runs of the trial's curve, with their seeds."""
     curves = {run.seed: curve_of(run, kind) for run in trial.curve_runs}
     mean, _ = stack_seeds(list(curves.values()))
     stretch = 1

@@ -1,4 +1,4 @@
-"""The pictures of a sweep. matplotlib takes a second to import: import this module where it is used."""
+"""Pictures of a sweep. Import this module where it is used: matplotlib takes a second to import."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -9,19 +9,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mlm_jax.report.curves import Curve, curve_of, stack_seeds
-from mlm_jax.report.palette import COLOURS, styles_of
+from mlm_jax.report.palette import COLORS, styles_of
 from mlm_jax.report.results import TrialResult
 from mlm_jax.report.state import SweepState
 
-_NO_CLAIM_COLOUR = "#6B7280"
+_NO_CLAIM_COLOR = "#6B7280"
 _LAST_PART = 0.3
-"""Of the steps: what the second panel shows closer, where trials that end near one another can be told apart."""
+"""Share of the steps that the second panel enlarges, to separate trials that end close together."""
 
 
 def losses_picture(sweep: SweepState) -> bytes | None:
-    """A PNG of the evaluation losses over steps, whole and once more the end; None where there is none.
+    """Returns a PNG of the evaluation losses over steps, of the whole run and of its end; None if there is no loss.
 
-    A line is the mean of a trial's seeds, the band around it goes from the lowest seed to the highest.
+    A line is the mean over the seeds of a trial; the band is from the lowest seed to the highest.
     """
     styles = styles_of([trial.name for trial in sweep.trials], sweep.baseline, "black")
     stacked = [
@@ -36,16 +36,16 @@ def losses_picture(sweep: SweepState) -> bytes | None:
         return None
     figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
     whole, end = figure.subplots(1, 2)
-    for name, colour, dashes, mean, losses in drawn:
+    for name, color, dashes, mean, losses in drawn:
         for axes in (whole, end):
             axes.fill_between(
-                mean.steps, losses.min(axis=0), losses.max(axis=0), color=colour, alpha=0.15, lw=0
+                mean.steps, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.15, lw=0
             )
             marker = "o" if len(mean.steps) <= 20 else None
             label = f"{name} (baseline)" if name == sweep.baseline else name
             axes.plot(
                 *(mean.steps, mean.losses),
-                **{"color": colour, "linestyle": (0, dashes) if dashes else "-", "linewidth": 1.6},
+                **{"color": color, "linestyle": (0, dashes) if dashes else "-", "linewidth": 1.6},
                 **{"marker": marker, "markersize": 3, "label": label},
             )
     last = max(mean.steps[-1] for *_, mean, _ in drawn)
@@ -54,15 +54,15 @@ def losses_picture(sweep: SweepState) -> bytes | None:
     whole.set(ylabel="evaluation loss (nats per masked token)", xlim=(0, last * 1.02))
     end.set(xlim=((1 - _LAST_PART) * last, last * 1.005))
     _fit_losses(end, [(mean, losses) for *_, mean, losses in drawn])
-    figure.suptitle(f"{sweep.name}: mean of the seeds, band from the lowest to the highest")
+    figure.suptitle(f"{sweep.name}: mean over seeds, band from the lowest seed to the highest")
     figure.legend(*whole.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return _png(figure)
 
 
 def differences_picture(sweep: SweepState, results: Sequence[TrialResult]) -> bytes | None:
-    """A PNG of each trial's difference to the baseline with its 95 % interval; None where there is no pair.
+    """Returns a PNG of each trial's difference from the baseline with its 95% interval; None if there is no pair.
 
-    Dots are the pairs of seeds. What an interval that covers zero does not allow to be claimed is grey.
+    Dots are the pairs of seeds. Differences whose interval covers zero are gray.
     """
     shown = [(result, result.difference.mean) for result in results if result.difference.mean is not None]
     if not shown:
@@ -72,11 +72,11 @@ def differences_picture(sweep: SweepState, results: Sequence[TrialResult]) -> by
     axes.axvline(0, color="black", linewidth=0.9)
     for place, (result, mean) in enumerate(shown):
         difference = result.difference
-        colour = (COLOURS[0] if mean < 0 else COLOURS[3]) if difference.is_claim else _NO_CLAIM_COLOUR
-        axes.plot(difference.values, [place] * len(difference.values), "o", color=colour, alpha=0.35, ms=4)
+        color = (COLORS[0] if mean < 0 else COLORS[3]) if difference.is_claim else _NO_CLAIM_COLOR
+        axes.plot(difference.values, [place] * len(difference.values), "o", color=color, alpha=0.35, ms=4)
         if difference.low is not None and difference.high is not None:
-            axes.plot([difference.low, difference.high], [place] * 2, color=colour, lw=2, marker="|", ms=9)
-        axes.plot([mean], [place], "D", color=colour, markersize=6)
+            axes.plot([difference.low, difference.high], [place] * 2, color=color, lw=2, marker="|", ms=9)
+        axes.plot([mean], [place], "D", color=color, markersize=6)
     axes.set_yticks(range(len(shown)), [result.trial.name for result, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     beside = axes.secondary_yaxis("right")
@@ -87,7 +87,7 @@ def differences_picture(sweep: SweepState, results: Sequence[TrialResult]) -> by
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("difference in evaluation loss (nats per masked token); left of zero is better")
     axes.set_title(
-        f"{sweep.name}: difference to {sweep.baseline}, paired by seed, 95 % intervals", fontsize=11
+        f"{sweep.name}: difference from {sweep.baseline}, paired by seed, 95% intervals", fontsize=11
     )
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.08)
@@ -104,7 +104,7 @@ def _decorate(axes: Axes, title: str) -> None:
 
 
 def _fit_losses(axes: Axes, drawn: Sequence[tuple[Curve, np.ndarray]]) -> None:
-    """The y axis over what the x axis shows."""
+    """Fits the y axis to the losses that the x axis shows."""
     left, right = axes.get_xlim()
     inside = [losses[:, (mean.steps >= left) & (mean.steps <= right)] for mean, losses in drawn]
     values = np.concatenate([losses.ravel() for losses in inside])

@@ -1,4 +1,4 @@
-"""The files of a sweep's report: report.md, report.csv, runs.csv, report.html, losses.png, differences.png."""
+"""Files of a sweep's report: report.md, report.csv, runs.csv, report.html, losses.png, differences.png."""
 
 from pathlib import Path
 
@@ -7,22 +7,22 @@ from mlm_jax.report.page import page
 from mlm_jax.report.results import results_of
 from mlm_jax.report.state import read_sweep
 from mlm_jax.report.tables import markdown, results_csv, runs_csv
-from mlm_jax.sweep.claims import locked
+from mlm_jax.store.folder_lock import lock_folder
 
 REPORT_FILE = "report.md"
 
 
 def write_report(sweep_folder: Path) -> Path:
-    """Write what a sweep has come to so far into its folder, each file whole or not at all, and return report.md.
+    """Writes the results so far into the folder of a sweep, each file whole or not at all; returns report.md.
 
-    A sweep may be under way, and have runs that failed; the report says so. A picture for which there is nothing to
-    draw is not there. matplotlib is imported here.
+    A sweep may still be running or have failed runs; the report says so. A picture with nothing to draw is left out.
+    Imports matplotlib.
 
     Raises:
-        InputError: the folder is not a sweep's, or a file of it is damaged.
+        InputError: the folder does not hold a sweep, or a file in it is damaged.
     """
-    # Of two processes that write it at once, the one that knows more has to be the last.
-    with locked(sweep_folder):
+    # If two processes write it at once, the one that knows more must be the last.
+    with lock_folder(sweep_folder, wait=True):
         return _write_report(sweep_folder)
 
 
@@ -33,7 +33,7 @@ def _write_report(sweep_folder: Path) -> Path:
     drawn = {
         "losses.png": ("Evaluation loss over steps", losses_picture(sweep)),
         "differences.png": (
-            f"Difference to {sweep.baseline} with 95 % intervals",
+            f"Difference from {sweep.baseline} with 95% intervals",
             differences_picture(sweep, results_of(sweep)),
         ),
     }

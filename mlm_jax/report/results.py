@@ -1,4 +1,4 @@
-"""A row a trial: what its runs came to, what that is beside the baseline, and what it took."""
+"""Results and costs of each trial, with its difference from the baseline."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,49 +10,48 @@ from mlm_jax.report.state import SweepState, Trial
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What is the same in every rerun of a trial: no times."""
+    """Results of a trial that a rerun reproduces, so without times."""
 
     trial: Trial = field(repr=False)
     is_baseline: bool
     changes: dict[str, Any]
-    """The settings in which it differs from the baseline."""
+    """Settings in which it differs from the baseline."""
     loss: Summary
     """Evaluation loss in nats."""
     accuracy: Summary
     perplexity: float | None
-    """exp of the mean loss, which is the geometric mean over the seeds; None without a result, infinite where exp
-    overflows."""
+    """exp of the mean loss: the geometric mean over the seeds. None without a result, infinite if exp overflows."""
     difference: Difference
-    """To the baseline; without pairs for the baseline itself."""
+    """Difference from the baseline; without pairs for the baseline itself."""
     real_tokens: float | None
-    """Mean over the runs that have a result."""
+    """Mean over the runs with a result."""
 
     @property
     def verdict(self) -> str:
-        """Of the comparison with the baseline."""
+        """Conclusion of the comparison with the baseline."""
         return "baseline" if self.is_baseline else self.difference.verdict()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCost:
-    """What may differ from one rerun to the next: means over the runs that finished."""
+    """Costs of a trial, which vary between reruns: means over the finished runs."""
 
     trial: Trial = field(repr=False)
     count: int
     seconds: float | None
-    """Wall time of the start that ended a run, with compilation, evaluations and checkpoints."""
+    """Wall time of a run's last start, with compilation, evaluations and checkpoints."""
     tokens_per_second: float | None
-    """Real tokens over the time of the steps alone."""
+    """Real tokens per second of training steps."""
 
 
 def results_of(sweep: SweepState) -> list[TrialResult]:
-    """One a trial, in the order of the sweep."""
+    """Returns the results of each trial, in the order of the sweep."""
     baseline = sweep.baseline_trial.results("mlm_loss")
     return [_result(sweep, trial, baseline) for trial in sweep.trials]
 
 
 def costs_of(sweep: SweepState) -> list[TrialCost]:
-    """One a trial, in the order of the sweep."""
+    """Returns the costs of each trial, in the order of the sweep."""
     return [_cost(trial) for trial in sweep.trials]
 
 

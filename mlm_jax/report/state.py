@@ -1,8 +1,8 @@
-"""What a sweep has left in its folder: its plan, and of each run its outcome, its config and its records.
+"""Reads the folder of a sweep: its plan, and the outcome, config and records of each run.
 
 SWEEP/sweep.json                    name, source, description, baseline, seeds and the settings of each trial
 SWEEP/TRIAL/seed_S/                 a run folder
-SWEEP/TRIAL/seed_S/outcome.json     how the run ended; absent as long as it has not
+SWEEP/TRIAL/seed_S/outcome.json     how the run ended; missing until then
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from mlm_jax.sweep.records import SWEEP_FILE, Outcome, read_object, read_outcome
 
 Status = Literal["finished", "failed", "started", "not started"]
 
-# Where a run writes to and its seed are not what a trial is about.
+# Settings of a run that are not part of its trial.
 _NOT_OF_THE_TRIAL = ("output_dir", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """One trial with one seed, as far as it has come."""
+    """State of one trial with one seed."""
 
     trial: str
     seed: int
@@ -39,25 +39,25 @@ class RunState:
 
     @property
     def name(self) -> str:
-        """Its folder within the sweep's."""
+        """Path of its folder within the sweep's."""
         return f"{self.trial}/seed_{self.seed}"
 
     @property
     def status(self) -> Status:
-        """`"started"`: it has written records and no outcome, so that it runs or was killed."""
+        """`"started"` if it has records but no outcome: it is running or was killed."""
         if self.outcome is not None:
             return self.outcome.status
         return "started" if self.training or self.evaluations else "not started"
 
     @property
     def step(self) -> int:
-        """The last step that is known of."""
+        """Last known step."""
         logged = [record["step"] for record in (*self.training[-1:], *self.evaluations[-1:])]
         return max([0 if self.outcome is None else self.outcome.step, *logged])
 
     @cached_property
     def result(self) -> Mapping[str, Any] | None:
-        """The last evaluation at the last step of a finished run, if it has one with a finite loss."""
+        """Evaluation at the last step of a finished run, if it has one with a finite loss."""
         if self.outcome is None or self.outcome.status != "finished" or not self.evaluations:
             return None
         last = self.evaluations[-1]
@@ -65,7 +65,7 @@ class RunState:
 
     @property
     def why_left_out(self) -> str | None:
-        """Why it has no result, in one line; None where it has one."""
+        """Why it has no result, in one line; None if it has one."""
         if self.result is not None:
             return None
         if self.outcome is None:
@@ -75,59 +75,59 @@ class RunState:
         last = self.evaluations[-1]["step"] if self.evaluations else None
         if last != self.outcome.step:
             return f"finished without an evaluation at its last step, {self.outcome.step:,}"
-        return "finished, with an evaluation loss that is not finite"
+        return "finished with a non-finite evaluation loss"
 
     @cached_property
     def token_counts(self) -> np.ndarray:
         """float64 [2, lines + 1]: steps, and the real tokens of all steps up to each, from (0, 0).
 
-        A line has the rates of the steps since the one before it. A run that went on in the middle of them has
-        those of its last start, which then stand for all.
+        A line has the rates of the steps since the previous line. The first line after a resume may have rates of fewer
+        steps, which then count for all steps since the previous line.
         """
         steps = np.array([0, *(record["step"] for record in self.training)], dtype=float)
         a_step = [record["real_tokens_per_second"] * record["step_seconds"] for record in self.training]
-        # Numbers of tokens, which the division by seconds and the product with them have rounded.
+        # Rounded, because the rates were divided by the seconds that multiply them here.
         tokens = np.rint(np.diff(steps) * np.array(a_step))
         return np.stack([steps, np.concatenate([[0.0], np.cumsum(tokens)])])
 
     @property
     def real_tokens(self) -> int:
-        """How many tokens it was trained on, padding not counted."""
+        """Number of tokens it was trained on, without padding."""
         return int(self.token_counts[1, -1])
 
     @property
     def training_seconds(self) -> float:
-        """Of its steps alone: no compilation, evaluation or checkpoint."""
+        """Time of its steps, without compilation, evaluations and checkpoints."""
         steps = np.diff([0, *(record["step"] for record in self.training)])
         return float(np.dot(steps, [record["step_seconds"] for record in self.training]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A configuration and its runs, one a seed."""
+    """A configuration and its runs, one per seed."""
 
     name: str
     settings: Mapping[str, Any] = field(repr=False)
-    """By their dotted names, as in `optimizer.learning_rate`."""
+    """Settings by dotted name, as in `optimizer.learning_rate`."""
     runs: tuple[RunState, ...]
 
     def results(self, metric: str) -> dict[int, float]:
-        """A figure of the last evaluation by seed, of the runs that have one."""
+        """Returns a metric of the result by seed, for runs with a result."""
         return {run.seed: run.result[metric] for run in self.runs if run.result is not None}
 
     @property
     def curve_runs(self) -> tuple[RunState, ...]:
-        """The runs that stand for the trial in a curve: those that finished, or where none did, all."""
+        """Runs in the trial's curve: those that finished, or all if none did."""
         return tuple(run for run in self.runs if run.status == "finished") or self.runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepState:
-    """Trials to compare with one of them, each with the same seeds."""
+    """A sweep: trials to compare with one of them, each with the same seeds."""
 
     name: str
     source: str
-    """The Python file that it is made by."""
+    """Path of its Python file."""
     description: str
     baseline: str
     seeds: tuple[int, ...]
@@ -135,17 +135,17 @@ class SweepState:
 
     @property
     def runs(self) -> list[RunState]:
-        """Of all trials, in order."""
+        """Runs of all trials, in order."""
         return [run for trial in self.trials for run in trial.runs]
 
     @property
     def baseline_trial(self) -> Trial:
-        """The one that the others are compared with."""
+        """The trial that the others are compared with."""
         return next(trial for trial in self.trials if trial.name == self.baseline)
 
     @cached_property
     def varied_settings(self) -> list[str]:
-        """The names of the settings that are not the same in all trials."""
+        """Names of the settings that differ between trials."""
         names = dict.fromkeys(name for trial in self.trials for name in trial.settings)
         first = self.trials[0].settings
         return [
@@ -155,7 +155,7 @@ class SweepState:
         ]
 
     def changes(self, trial: Trial) -> dict[str, Any]:
-        """The settings in which a trial differs from the baseline, with its values."""
+        """Returns the settings in which a trial differs from the baseline, with its values."""
         before = self.baseline_trial.settings
         return {
             name: trial.settings.get(name)
@@ -165,9 +165,9 @@ class SweepState:
 
 
 def read_sweep(folder: Path) -> SweepState:
-    """All that a sweep's folder holds so far.
+    """Returns the current state of a sweep's folder.
 
-    A half-written last line of metrics.jsonl or eval.jsonl, as a killed process leaves it, is left out.
+    Ignores a torn last line of metrics.jsonl or eval.jsonl, left by a killed process.
 
     Raises:
         InputError: sweep.json is missing or damaged, or an outcome.json or config.json is damaged.
@@ -199,7 +199,7 @@ def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> RunSt
         trial=trial,
         seed=seed,
         outcome=read_outcome(folder),
-        # What it would be run with, as long as it has not said so itself.
+        # The planned config, until the run has written its own.
         config=read_object(config) if config.is_file() else settings | {"seed": seed},
         training=read_records(folder / METRICS_FILE),
         evaluations=read_records(folder / EVALUATIONS_FILE),

@@ -1,4 +1,4 @@
-"""report.md, report.csv and runs.csv. What a rerun of the same sweep would give again stands apart from times."""
+"""report.md, report.csv and runs.csv. Results that a rerun reproduces are kept apart from times."""
 
 import csv
 import io
@@ -22,13 +22,13 @@ from mlm_jax.report.wording import (
 
 RESULTS_HEADING = "## Results"
 
-# What a line of metrics.jsonl says of the machine rather than of the model.
+# Keys of metrics.jsonl that depend on the machine rather than on the model.
 _TIMED = {"tokens_per_second", "real_tokens_per_second", "sequences_per_second", "step_seconds", "mfu"}
 
 
 def results_table(results: Sequence[TrialResult]) -> str:
-    """The comparison of the trials in Markdown: the same text for every rerun of the sweep, so without times."""
-    head = ["trial", "evaluation loss (nats)", "seeds", "difference (nats)", "95 % interval", "verdict"]
+    """Returns the comparison of trials in Markdown; without times, so that a rerun reproduces the text."""
+    head = ["trial", "evaluation loss (nats)", "seeds", "difference (nats)", "95% interval", "verdict"]
     head += ["pairs", "accuracy", "perplexity", "real tokens", "changes"]
     rows = [
         [
@@ -50,7 +50,7 @@ def results_table(results: Sequence[TrialResult]) -> str:
 
 
 def settings_table(sweep: SweepState) -> str:
-    """The settings that are not the same in all trials, in Markdown."""
+    """Returns the settings that differ between trials, in Markdown."""
     names = sweep.varied_settings
     rows = [
         [f"`{trial.name}`", *(shown_setting(trial.settings.get(name)) for name in names)]
@@ -60,7 +60,7 @@ def settings_table(sweep: SweepState) -> str:
 
 
 def costs_table(costs: Sequence[TrialCost]) -> str:
-    """What each trial took, in Markdown; not the same in a rerun."""
+    """Returns the costs of each trial in Markdown; they differ in a rerun."""
     rows = [
         [
             f"`{cost.trial.name}`",
@@ -70,17 +70,17 @@ def costs_table(costs: Sequence[TrialCost]) -> str:
         ]
         for cost in costs
     ]
-    return _markdown_table(["trial", "finished runs", "seconds a run", "real tokens/s"], rows)
+    return _markdown_table(["trial", "finished runs", "seconds per run", "real tokens/s"], rows)
 
 
 def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
-    """report.md. `pictures` are captions by file name."""
+    """Returns report.md. `pictures` are captions by file name."""
     left_out = [(run, run.why_left_out) for run in sweep.runs if run.why_left_out is not None]
     seeds = ", ".join(map(str, sweep.seeds))
     parts = [
         f"# {_text(sweep.name)}",
         _text(sweep.description),
-        f"{len(sweep.trials)} trials of `{sweep.source}`, each with the seeds {seeds}. {count_statuses(sweep.runs)}.",
+        f"{len(sweep.trials)} trials of `{sweep.source}`, each with seeds {seeds}. {count_statuses(sweep.runs)}.",
         RESULTS_HEADING,
         results_table(results_of(sweep)),
         *map(_text, notes_of(sweep)),
@@ -89,8 +89,7 @@ def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
         "## Runs without a result",
         "\n".join(f"- `{run.name}`: {_text(str(why))}" for run, why in left_out) or "None.",
         "## Curves",
-        "\n\n".join(f"![{caption}]({name})" for name, caption in pictures.items())
-        or "No evaluation is there yet.",
+        "\n\n".join(f"![{caption}]({name})" for name, caption in pictures.items()) or "No evaluation yet.",
         "## Time, machine and versions",
         costs_table(costs_of(sweep)),
         COSTS_NOTE,
@@ -100,7 +99,7 @@ def markdown(sweep: SweepState, pictures: Mapping[str, str]) -> str:
 
 
 def results_csv(sweep: SweepState) -> str:
-    """report.csv, a line a run: the last figures of the model, all digits; the same text for every rerun."""
+    """Returns report.csv, one line per run: its last metrics with all digits. A rerun reproduces the text."""
     rows = []
     for run, settings in _runs_with_settings(sweep):
         row: dict[str, Any] = {"trial": run.trial, "seed": run.seed, "status": run.status, "step": run.step}
@@ -113,7 +112,7 @@ def results_csv(sweep: SweepState) -> str:
 
 
 def runs_csv(sweep: SweepState) -> str:
-    """runs.csv, a line a run: what it took, where, and with which versions. Not the same in a rerun."""
+    """Returns runs.csv, one line per run: costs, machine and versions, which differ in a rerun."""
     rows = []
     for run in sweep.runs:
         row: dict[str, Any] = {"trial": run.trial, "seed": run.seed, "status": run.status}
@@ -155,5 +154,5 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """With what Markdown would take for HTML or for the end of a cell escaped."""
+    """Escapes what Markdown would take for HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""How figures, settings and circumstances are written, the same in all files of a report."""
+"""Formats figures, settings and circumstances, the same in all files of a report."""
 
 import json
 from collections import Counter
@@ -10,18 +10,18 @@ from mlm_jax.report.results import TrialResult
 from mlm_jax.report.state import RunState, SweepState
 
 COSTS_NOTE = (
-    "Seconds are wall time of the start that ended a run, with compilation and evaluations; tokens/s those of the "
-    "steps alone."
+    "Seconds are the wall time of a run's last start, including compilation and evaluations; tokens/s are over "
+    "training steps only."
 )
 
 
 def shown(figure: float | None, form: str) -> str:
-    """The figure by a format specification, as in `.2%`; a dash for None."""
+    """Returns the figure in a format such as `.2%`; a dash for None."""
     return "–" if figure is None else format(figure, form)
 
 
 def shown_count(count: float | None) -> str:
-    """Three digits with the prefix of a power of a thousand, as in `4.10 M`; a dash for None."""
+    """Returns three digits with a metric prefix, as in `4.10 M`; a dash for None."""
     if count is None:
         return "–"
     prefixes, power = ("", " k", " M", " G", " T"), 0
@@ -32,7 +32,7 @@ def shown_count(count: float | None) -> str:
 
 
 def shown_loss(result: TrialResult) -> str:
-    """Mean and standard deviation."""
+    """Returns mean and standard deviation."""
     if result.loss.mean is None:
         return "–"
     spread = "" if result.loss.deviation is None else f" ± {result.loss.deviation:.4f}"
@@ -40,43 +40,43 @@ def shown_loss(result: TrialResult) -> str:
 
 
 def shown_setting(value: Any) -> str:
-    """A setting as JSON writes it, strings without quotes."""
+    """Returns a setting as JSON, strings without quotes."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def shown_changes(result: TrialResult) -> dict[str, str]:
-    """The settings in which the trial differs from the baseline, with its values."""
+    """Returns the settings in which the trial differs from the baseline, with its values."""
     return {name: shown_setting(value) for name, value in result.changes.items()}
 
 
 def count_statuses(runs: Sequence[RunState]) -> str:
-    """As in `8 of 9 runs finished, 1 failed`."""
+    """Returns a summary such as `8 of 9 runs finished, 1 failed`."""
     counts = Counter[str](run.status for run in runs)
-    words = {"failed": "failed", "started": "under way or killed", "not started": "not started"}
+    words = {"failed": "failed", "started": "running or killed", "not started": "not started"}
     others = [f"{counts[status]} {said}" for status, said in words.items() if counts[status]]
     return ", ".join([f"{counts['finished']} of {len(runs)} runs finished", *others])
 
 
 def notes_of(sweep: SweepState) -> list[str]:
-    """How the results table is to be read, a sentence or two each, without markup."""
+    """Returns notes that explain the results table, without markup."""
     notes = [
-        "Evaluation loss: the last evaluation at the last step of each run that finished, lower is better; mean ± "
-        "standard deviation over the seeds. Perplexity is exp of the mean loss.",
-        f"Difference: to {sweep.baseline}, same seed with same seed, with the paired 95 % t interval of its mean, "
-        "which speaks of training again with other seeds and evaluating on the same text. Where it covers zero, no "
-        "difference was seen, which is not to say that there is none.",
+        "Evaluation loss: at the last step of each finished run, as mean ± standard deviation over the seeds; lower is "
+        "better. Perplexity is exp of the mean loss.",
+        f"Difference: from {sweep.baseline}, paired by seed, with the 95% t interval of the mean. The interval "
+        "describes reruns with other seeds, evaluated on the same text. If it includes zero, no difference was seen, "
+        "which does not mean that there is none.",
     ]
     if len(sweep.trials) > 2:
         notes.append(
-            f"Each interval is for one comparison alone: {len(sweep.trials) - 1} trials are compared with one "
-            "baseline, and nothing is corrected for that."
+            f"Each interval is for a single comparison: {len(sweep.trials) - 1} trials are compared with one baseline, "
+            "without a correction for multiple comparisons."
         )
     return notes
 
 
 def circumstances(runs: Sequence[RunState]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What outcomes say of command, machine and versions: each with its values, and if they are several with how many
-    runs have it, as in `2 runs`."""
+    """Returns command, machine and versions of the runs by name: each value, and the number of runs that have it, as in
+    `2 runs`, if there are several values."""
     told = [circumstances_of(run) for run in runs]
     found = []
     for name in dict.fromkeys(name for run in told for name in run):
@@ -91,7 +91,7 @@ def circumstances(runs: Sequence[RunState]) -> list[tuple[str, list[tuple[str, s
 
 
 def circumstances_of(run: RunState) -> dict[str, Any]:
-    """`command`, `machine.…` and `versions.…` of a run that has ended."""
+    """Returns `command`, `machine.…` and `versions.…` of a run that has ended."""
     if run.outcome is None:
         return {}
     told = {"command": run.outcome.command, "machine": run.outcome.machine, "versions": run.outcome.versions}

@@ -1,4 +1,4 @@
-"""The training loop and everything it reports.
+"""Training loop, and everything a run reports.
 
 In: a `TrainConfig`. Out: a run folder.
 Read `trainer.py` first.

@@ -1,25 +1,25 @@
-"""Memory that was freed stays with the process, for XLA's CPU backend to take again.
+"""Makes glibc keep freed memory for XLA's CPU backend to reuse.
 
-That backend takes the buffers of every step from malloc and frees them after it. glibc gives such large pieces back to
-the kernel at once, and every step then pays for their pages anew: a third of a step of BERT-tiny was page faults.
+That backend allocates the buffers of every step with malloc and frees them afterwards. glibc returns blocks that large
+to the kernel at once, so every step pays for its pages again: page faults were a third of a step of BERT-tiny.
 """
 
 import contextlib
 import ctypes
 
-# Of malloc.h, which Python has no names for.
+# Constants of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep what is freed, in one arena that all threads share; the process grows by up to a half for it.
+    """Asks glibc to keep freed memory, in one arena shared by all threads; the process grows by up to a half.
 
-    Call it before JAX starts its backends: a thread stays with the arena that it has. Does nothing where the C library
-    has no `mallopt`.
+    For commands, because it is a setting of the whole process. Call it before JAX starts its backends, since a thread
+    stays with its first arena. Does nothing if the C library has no `mallopt`.
     """
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        # Each thread's own arena would give back what it frees whatever the other two say.
+        # Per-thread arenas would ignore the other two options and return memory to the kernel.
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)

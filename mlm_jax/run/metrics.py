@@ -1,11 +1,7 @@
-"""What a run reports about itself: metrics that never block the device, throughput, FLOPs and MFU."""
+"""Metrics of a run: records and their files, throughput, and checks of the masks. Never blocks the device."""
 
-import errno
 import json
 import math
-import os
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +11,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
 
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.files import write_atomically
-from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
+from mlm_jax.run.event_file import EventFile
+from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, append_whole, read_records
+from mlm_jax.step.train_step import StepMetrics
 
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -30,24 +25,30 @@ _CLIPPED_ROWS_ALLOWED = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One line of metrics.jsonl; the fields are its keys, in this order."""
+    """One line of metrics.jsonl; the fields are its keys, in this order.
+
+    `loss`, `mlm_accuracy` and `masked_tokens` are over all steps since the last line, without those that were skipped
+    because their loss or gradient was not finite. The rates are over the steps that this process has taken since then,
+    which are fewer in the first line after a resume. `grad_norm` and `learning_rate` are those of the step itself.
+    """
 
     step: int
     epoch: float
     loss: float
-    """Mean cross-entropy of the masked tokens of the global batch, in nats."""
+    """Mean cross-entropy of the masked tokens, in nats; NaN if every step was skipped."""
     mlm_accuracy: float
     masked_tokens: int
+    """Number of tokens that `loss` and `mlm_accuracy` are means of: their sum over the steps."""
     grad_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float
     tokens_per_second: float
-    """Positions of all rows, padding too, over the steps since the last line."""
+    """Positions of all rows, including padding."""
     real_tokens_per_second: float
     sequences_per_second: float
     step_seconds: float
     mfu: float | None
-    """Model FLOPs utilisation in [0, 1]; None where the chip's peak is unknown."""
+    """Model FLOPs utilization in [0, 1]; None if the chip's peak is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,112 +58,111 @@ class EvaluationRecord:
     step: int
     epoch: float
     mlm_loss: float
-    """Mean cross-entropy of all masked tokens of the evaluation rows, in nats."""
+    """Mean cross-entropy over all masked tokens of the evaluation rows, in nats."""
     mlm_accuracy: float
     perplexity: float
     masked_tokens: int
 
 
+@dataclass
+class LossWindow:
+    """Sums over the steps since the last line of metrics.jsonl, skipped ones left out.
+
+    A checkpoint may fall between two lines, so it holds these sums: a resumed run logs the same means.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    """Cross-entropy of the masked tokens, in nats."""
+    correct: float = 0.0
+    """Masked tokens predicted correctly."""
+    masked_tokens: float = 0.0
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Add the metrics of one step, as numpy scalars."""
+        if metrics.nonfinite_steps:
+            return
+        weight = float(metrics.masked_tokens)
+        self.steps += 1
+        self.loss += weight * float(metrics.loss)
+        self.correct += weight * float(metrics.mlm_accuracy)
+        self.masked_tokens += weight
+
+    def mean_loss(self) -> float:
+        """Loss per masked token: 0 if no token was masked, NaN without a step."""
+        return self._mean(self.loss)
+
+    def accuracy(self) -> float:
+        """Share of the masked tokens predicted correctly, in [0, 1]: 0 if none was masked, NaN without a step."""
+        return self._mean(self.correct)
+
+    def _mean(self, total: float) -> float:
+        return total / max(self.masked_tokens, 1.0) if self.steps else math.nan
+
+
 class MetricsLog:
     """Appends records to `metrics.jsonl` and `eval.jsonl` in a run folder, and scalars to `tensorboard/`.
 
-    A line or event is written by one system call: it is there or not, whenever the process is killed, and
-    can be read at once. JSON has no NaN and no infinity: they are null there, and left out of TensorBoard.
-    TensorBoard tags are the keys of the lines, for evaluations with `eval/` before. Under `jax.distributed`,
-    process 0 alone makes a log.
+    Each line or event is written by one system call: it is whole or absent whenever the process is killed, and can be
+    read at once. NaN and infinity, which JSON lacks, are null in the lines and left out of TensorBoard. TensorBoard
+    tags are the keys of the lines, prefixed with `eval/` for evaluations. Under `jax.distributed`, only process 0 makes
+    a log.
 
     Args:
-        run_folder: made where it is missing.
-        resume_step: the step of the checkpoint that the run goes on from, 0 for a new run. Records of later
-            steps are dropped from both files, a torn last line too; TensorBoard is told to purge them.
+        run_folder: made if missing.
+        resume_step: step of the checkpoint that the run resumes from, 0 for a new run. Records of later steps and a
+            torn last line are dropped from both files; TensorBoard drops its events of later steps.
 
     Raises:
-        OSError: a line or event could not be written, for instance because the disk is full; nothing of it is
-            left.
+        OSError: a line or event could not be written, for instance because the disk is full; nothing of it is left.
     """
 
     def __init__(self, run_folder: Path, *, resume_step: int = 0) -> None:
-        """Open the files of a run; see the class."""
+        """Opens the files; see the class."""
         run_folder.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             _drop_records_after(run_folder / name, resume_step)
         self._steps = (run_folder / METRICS_FILE).open("ab", buffering=0)
         self._evaluations = (run_folder / EVALUATIONS_FILE).open("ab", buffering=0)
-        self._events = _open_events(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
+        self._events = EventFile(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
 
     def __enter__(self) -> Self:
-        """The log itself."""
+        """Returns the log itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """`close`."""
+        """Closes the files."""
         self.close()
 
     def log_step(self, record: StepRecord) -> None:
-        """Append one line to metrics.jsonl."""
+        """Appends one line to metrics.jsonl."""
         self._append(self._steps, record, prefix="")
 
     def log_evaluation(self, record: EvaluationRecord) -> None:
-        """Append one line to eval.jsonl."""
+        """Appends one line to eval.jsonl."""
         self._append(self._evaluations, record, prefix="eval/")
 
     def close(self) -> None:
-        """Close the files."""
+        """Closes the files."""
         self._steps.close()
         self._evaluations.close()
         self._events.close()
 
     def _append(self, file: FileIO, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
         values = finite_values(record)
-        _append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
-        scalars = [
-            Summary.Value(tag=prefix + key, simple_value=value)
-            for key, value in values.items()
-            if key != "step" and value is not None
-        ]
-        _append_event(self._events, Event(step=record.step, summary=Summary(value=scalars)))
+        append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
+        scalars = {
+            prefix + key: value for key, value in values.items() if key != "step" and value is not None
+        }
+        self._events.write_scalars(record.step, scalars)
 
 
 def finite_values(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass of numbers for JSON: NaN and infinity, which it does not have, are None."""
+    """Returns the fields of a dataclass of numbers for JSON, with None for NaN and infinity."""
     return {
         key: value if value is not None and math.isfinite(value) else None
         for key, value in asdict(record).items()
     }
-
-
-def _open_events(folder: Path, *, purge_step: int) -> FileIO:
-    """An event file that tells TensorBoard to forget what earlier files say of `purge_step` and later.
-
-    tensorboardX's writer is not used: it writes from a thread, and once that met a full disk, blocks for ever.
-    """
-    folder.mkdir(exist_ok=True)
-    name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-    file = (folder / name).open("ab", buffering=0)
-    _append_event(file, Event(file_version="brain.Event:2"))
-    _append_event(file, Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-    return file
-
-
-def _append_event(file: FileIO, event: Event) -> None:
-    """In the framing of TFRecord: length, its checksum, data, their checksum."""
-    event.wall_time = time.time()
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
-    _append_whole(file, length + checksums[0] + data + checksums[1])
-
-
-def _append_whole(file: FileIO, data: bytes) -> None:
-    end = os.fstat(file.fileno()).st_size
-    try:
-        written = file.write(data)
-    except OSError as error:
-        error.filename = file.name  # which a failed write lacks
-        raise
-    if written != len(data):
-        file.truncate(end)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def _drop_records_after(path: Path, step: int) -> None:
@@ -175,26 +175,26 @@ def _drop_records_after(path: Path, step: int) -> None:
 class OneBehind:
     """Reads a step's device metrics after the next step was dispatched, so that the host never waits.
 
-    JAX dispatches asynchronously: `push` returns while the device still computes what it was given, and what
-    it returns was ready as soon as the device took up the step after it. See nanodo's `train.py`.
+    JAX dispatches asynchronously: `push` returns while the device still computes the new metrics. The previous metrics,
+    which it returns, were ready before the device began that step. See nanodo's `train.py`.
     """
 
     def __init__(self) -> None:
-        """Nothing is held yet."""
+        """Holds nothing yet."""
         self._held: tuple[int, Any] | None = None
 
     def push(self, step: int, metrics: Any) -> tuple[int, Any] | None:
-        """Hold a pytree of device arrays; return what was held before as (step, numpy arrays), if anything.
+        """Holds a pytree of device arrays; returns the previous one as (step, numpy arrays), if any.
 
-        The transfer is one explicit `jax.device_get`: `jax_transfer_guard="disallow"` permits it.
+        The transfer is one explicit `jax.device_get`, which `jax_transfer_guard="disallow"` permits.
         """
         held, self._held = self._held, (step, metrics)
         return None if held is None else (held[0], jax.device_get(held[1]))
 
     def flush(self) -> tuple[int, Any] | None:
-        """What is still held, waiting for the device; nothing is held afterwards.
+        """Waits for the device and returns the metrics that are held, if any; holds nothing afterwards.
 
-        At the end, and before a checkpoint: a run that goes on from there never writes the lines before it.
+        For the end of a run and before each checkpoint, because a run resumed from it never writes earlier lines.
         """
         held, self._held = self._held, None
         return None if held is None else (held[0], jax.device_get(held[1]))
@@ -202,7 +202,7 @@ class OneBehind:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rates over a window of steps; NaN where it holds none."""
+    """Rates over a window of steps; NaN if it has none."""
 
     tokens_per_second: float
     real_tokens_per_second: float
@@ -211,15 +211,15 @@ class Throughput:
 
 
 class ThroughputMeter:
-    """Counts steps against a clock. Make it when the step is compiled, or the first window holds that too."""
+    """Counts steps against a clock. Make it after the step was compiled, or the first window includes that."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Start the first window now. `clock` gives seconds."""
+        """Starts the first window now. `clock` returns seconds."""
         self._clock = clock
         self._start_window()
 
     def add_step(self, *, sequences: int, tokens: int, real_tokens: float) -> None:
-        """Count one finished step: rows, positions of the rows, and those of them that are not padding."""
+        """Counts one finished step: its rows, their positions, and the positions that are not padding."""
         self._steps += 1
         self._sequences += sequences
         self._tokens += tokens
@@ -227,7 +227,7 @@ class ThroughputMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The clock stands still inside, for evaluations and checkpoints."""
+        """A context whose time does not count, for evaluations and checkpoints."""
         start = self._clock()
         try:
             yield
@@ -235,7 +235,7 @@ class ThroughputMeter:
             self._start += self._clock() - start
 
     def read(self) -> Throughput:
-        """The rates since the last `read`; a new window starts."""
+        """Returns the rates since the last `read` and starts a new window."""
         seconds = self._clock() - self._start if self._steps else math.nan
         throughput = Throughput(
             tokens_per_second=self._tokens / seconds,
@@ -262,33 +262,33 @@ def masking_warnings(
     masked_tokens: int,
     clipped_rows: int,
 ) -> dict[str, str]:
-    """What is wrong with the masks of some batches, one line by kind; empty where they are as configured.
+    """Returns what is wrong with the masks of some batches, one line by kind; empty if they are as configured.
 
-    The kinds are "clipped", rows were asked for more than they may mask, and "rate", too few or too many
-    tokens are masked. A kind stays the same from call to call while the figures in its line change.
+    The kinds are "clipped" (rows had more selections than `mask_selection_length`) and "rate" (too few or too many
+    tokens are masked). Only the figures in the line of a kind change from call to call.
 
-    The rate is off where so many masked tokens cannot come from the selection law: `"ceil"` adds up to one a quota,
-    `"bert"` rounds by a half and takes at least one, `"bernoulli"` strays by five standard deviations, by ten where
-    words are chosen with all their tokens. Words that do not fit may leave one token of a quota over. On top comes 1 %,
-    for the rows that may be clipped without a warning.
+    The rate is reported if the selection could not have masked that many tokens: `"ceil"` adds at most one per quota,
+    `"bert"` rounds by a half and selects at least one, and `"bernoulli"` deviates by at most five standard deviations,
+    ten if whole words or spans are selected. Words that do not fit may leave one token of a quota unused. On top comes
+    1%, for rows that are clipped without a warning.
 
     Args:
-        masking: the configuration in force.
-        rate: the mean of the rates of those batches, where it follows a schedule.
+        masking: the configuration in use.
+        rate: mean masking rate of the batches, which may follow a schedule.
         rows: number of rows.
-        real_tokens: tokens that are not padding.
-        selectable_tokens: tokens that may be chosen.
-        masked_tokens: tokens that were chosen.
-        clipped_rows: rows in which the law asked for more than `mask_selection_length`.
+        real_tokens: number of tokens that are not padding.
+        selectable_tokens: number of tokens that may be selected.
+        masked_tokens: number of tokens that were selected.
+        clipped_rows: number of rows with more selections than `mask_selection_length`.
     """
     warnings = {}
     if clipped_rows > _CLIPPED_ROWS_ALLOWED * rows:
         warnings["clipped"] = (
             f"mask_selection_length = {masking.mask_selection_length} clips {clipped_rows / rows:.1%} "
-            "of the rows; a larger one, or none, which derives it from rate and row length, clips fewer"
+            "of the rows; set a larger value, or none to derive it from the rate and the row length"
         )
     words = masking.unit != "token"
-    # Each document has tokens that cannot be selected, the one that ends it at least.
+    # Each document has tokens that cannot be selected, at least the separator at its end.
     quotas = rows if masking.quota == "row" else real_tokens - selectable_tokens
     deviation = (10 if words else 5) * math.sqrt(selectable_tokens * rate * (1 - rate))
     below, above = {
@@ -300,9 +300,9 @@ def masking_warnings(
     expected = rate * (real_tokens if masking.selection == "bert" else selectable_tokens)
     slack = _CLIPPED_ROWS_ALLOWED * expected
     if not expected - below - slack <= masked_tokens <= expected + above + slack:
-        realised = masked_tokens / max(selectable_tokens, 1)
+        realized = masked_tokens / max(selectable_tokens, 1)
         warnings["rate"] = (
-            f"{masked_tokens} of {selectable_tokens} selectable tokens are masked, a rate of {realised:.4f}; "
-            f"mask_selection_rate = {rate:.6g} asks for {expected:.0f}"
+            f"{masked_tokens} of {selectable_tokens} selectable tokens are masked, a rate of {realized:.4f}; "
+            f"mask_selection_rate = {rate:.6g} gives {expected:.0f}"
         )
     return warnings

@@ -1,4 +1,4 @@
-"""The pictures of runs and probes. matplotlib takes a second to import: import this module where it is used."""
+"""Pictures of runs and probes. Import this module where it is used: matplotlib takes a second to import."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,34 +14,34 @@ from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 
 LOSS_PICTURE = "loss.png"
 
-_TRAINING_COLOUR = "tab:blue"
-_EVALUATION_COLOUR = "tab:orange"
+_TRAINING_COLOR = "tab:blue"
+_EVALUATION_COLOR = "tab:orange"
 _FEW_POINTS = 50
 
 
 def plot_losses(run_folder: Path) -> Path | None:
-    """Draw `loss.png` from metrics.jsonl and eval.jsonl: loss in nats over steps.
+    """Draws `loss.png` from metrics.jsonl and eval.jsonl: loss in nats over steps.
 
-    The training loss is drawn pale as it was logged, and bold as the median of a hundred stretches; the
-    evaluation loss with a marker an evaluation. The y axis covers what was learned: spikes above it are cut.
-    The picture is replaced atomically. Returns its path, or None where there is no finite loss to draw.
+    The training loss is drawn pale as logged, and bold as the medians of about a hundred stretches; the evaluation loss
+    has a marker at each evaluation. Spikes above the range of the other losses are cut off. The picture is replaced
+    atomically. Returns its path, or None if there is no finite loss to draw.
     """
     training = _curve(run_folder / METRICS_FILE, "loss")
     evaluation = _curve(run_folder / EVALUATIONS_FILE, "mlm_loss")
     if not len(training) and not len(evaluation):
         return None
-    # A figure of its own, not pyplot: the caller's backend and figures stay as they are.
+    # Without pyplot, which would change the caller's backend and figures.
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    _draw(axes, training, _TRAINING_COLOUR, "training")
-    _draw(axes, evaluation, _EVALUATION_COLOUR, "evaluation")
+    _draw(axes, training, _TRAINING_COLOR, "training")
+    _draw(axes, evaluation, _EVALUATION_COLOR, "evaluation")
     axes.set(xlabel="step", ylabel="masked-LM loss (nats per token)", title=run_folder.resolve().name)
     axes.set_xlim(left=0)
     axes.set_ylim(*_loss_range(training, evaluation))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")  # where a falling loss leaves room; "best" searches among all the points
+    axes.legend(loc="upper right")  # a falling loss leaves room there; "best" would search all points
     content = BytesIO()
     figure.savefig(content, format="png")
     write_atomically(run_folder / LOSS_PICTURE, content.getvalue())
@@ -55,17 +55,17 @@ def plot_estimates(
     estimates: Sequence[tuple[str, float, float | None, float | None]],
     neutral: float,
 ) -> None:
-    """Draw (name, value, low, high) as bars from `neutral`, with their intervals; the file is written atomically.
+    """Draws (name, value, low, high) as bars from `neutral` with their intervals; writes the file atomically.
 
-    A `neutral` other than 0 is that of shares, which are drawn in per cent.
+    Values are shares, drawn as percentages, unless `neutral` is 0.
     """
     height = 1.2 + 0.32 * len(estimates)
     figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(estimates))
     values = np.array([value for _, value, _, _ in estimates])
-    colours = np.where(values >= neutral, _TRAINING_COLOUR, _EVALUATION_COLOUR)
-    axes.barh(places, values - neutral, left=neutral, color=colours, alpha=0.75, height=0.7)
+    colors = np.where(values >= neutral, _TRAINING_COLOR, _EVALUATION_COLOR)
+    axes.barh(places, values - neutral, left=neutral, color=colors, alpha=0.75, height=0.7)
     for place, (_, _, low, high) in zip(places, estimates, strict=True):
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=6)
@@ -83,29 +83,29 @@ def plot_estimates(
 
 
 def _curve(path: Path, key: str) -> np.ndarray:
-    """[points, 2] of (step, loss), without the losses that were not finite."""
+    """Returns [points, 2] of (step, loss), without non-finite losses."""
     points = [(record["step"], record[key]) for record in read_records(path) if record[key] is not None]
     return np.array(points, dtype=float).reshape(-1, 2)
 
 
-def _draw(axes: Axes, curve: np.ndarray, colour: str, label: str) -> None:
+def _draw(axes: Axes, curve: np.ndarray, color: str, label: str) -> None:
     if not len(curve):
         return
     if (stretch := len(curve) // 100) > 1:
-        axes.plot(*curve.T, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(*curve.T, color=color, alpha=0.25, linewidth=0.8)
         curve, label = _medians(curve, stretch), f"{label}, median of {stretch} points"
     marker = "o" if len(curve) <= _FEW_POINTS else None
-    axes.plot(*curve.T, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+    axes.plot(*curve.T, color=color, marker=marker, markersize=4, linewidth=1.6, label=label)
 
 
 def _medians(curve: np.ndarray, stretch: int) -> np.ndarray:
-    """[points // stretch, 2]: the median of every `stretch` points; a mean would follow late, or jump."""
+    """Returns [points // stretch, 2]: medians of `stretch` points, which spikes do not move."""
     whole = curve[len(curve) % stretch :]
     return np.median(whole.reshape(-1, stretch, 2), axis=1)
 
 
 def _loss_range(training: np.ndarray, evaluation: np.ndarray) -> tuple[float, float]:
-    """From the lowest loss to the highest that is no spike; the first loss of all is never one."""
+    """Returns the lowest loss and the highest that is not a spike, with a margin; the first loss never is one."""
     losses = np.concatenate([training[:, 1], evaluation[:, 1]])
     low, high = losses.min(), max(np.percentile(losses, 99.5), losses[0], evaluation[:, 1].max(initial=0.0))
     margin = 0.05 * (high - low) or 0.5

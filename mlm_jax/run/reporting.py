@@ -1,7 +1,9 @@
-"""What a run tells while it trains: progress, metrics lines, warnings, and when to give up."""
+"""Reports of a running training: progress, metrics, warnings, and the end of a run that diverged."""
 
 import sys
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from mlm_jax.errors import RunError
 from mlm_jax.model.bert import count_parameters
 from mlm_jax.run.metrics import (
     EvaluationRecord,
+    LossWindow,
     MetricsLog,
     OneBehind,
     StepRecord,
@@ -28,70 +31,91 @@ from mlm_jax.step.flops import mfu, train_flops_per_sequence
 from mlm_jax.step.program import Program
 from mlm_jax.step.train_step import StepMetrics
 
+_SLOW_SECONDS = 2.0
+
 
 def say(message: str) -> None:
-    """One line on stderr, above the progress bar where there is one. Of many processes, the first one speaks."""
+    """Prints one line on stderr, above the progress bar if there is one; in process 0 only."""
     if jax.process_index() == 0:
         tqdm.write(message, file=sys.stderr)
+
+
+@contextmanager
+def announced_if_slow(work: str) -> Iterator[None]:
+    """A context that prints the line `work` once it has taken two seconds."""
+    timer = threading.Timer(_SLOW_SECONDS, say, [work])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Reporter:
     """Turns device metrics, one step late, into the bar, the files and the warnings.
 
-    On a terminal a bar shows loss, tokens/s and the time left; elsewhere each logged step is a line. Of many processes
-    the first one writes; the others read the same metrics and come to the same conclusions.
+    On a terminal a bar shows loss, tokens/s and the time left; elsewhere each logged step is a line. Process 0 writes;
+    the others read the same metrics and decide the same.
     """
 
-    def __init__(self, folder: Path, program: Program, batches: TrainingBatches, start: int) -> None:
-        """Open the files of the run; records after step `start` are dropped."""
+    def __init__(
+        self, folder: Path, program: Program, batches: TrainingBatches, start: int, losses: LossWindow
+    ) -> None:
+        """Opens the files of the run; drops records after step `start`.
+
+        `losses` are the sums over the steps up to `start` that have no line yet.
+        """
         self._program, self._config, self._batches = program, program.config, batches
         self._log = MetricsLog(folder, resume_step=start) if jax.process_index() == 0 else None
         self._behind = OneBehind()
         self._meter = ThroughputMeter()
         self._warned: set[str] = set()
         self._window = _MaskCounts()
+        self.losses = losses
+        """Sums over the steps reported since the last line."""
         self._first_step = start + 1
         self._interactive = sys.stderr.isatty() and self._log is not None
         self.stop_voted = False
-        """Whether a process wanted to stop, in the metrics reported so far."""
+        """True if a process asked to stop, in the metrics reported so far."""
         self._bar = tqdm(
             initial=start,
             total=self._config.num_steps,
             unit="step",
             dynamic_ncols=True,
             disable=not self._interactive,
-            # Without tqdm's estimate, which takes all steps to be as large as the last.
+            # Without tqdm's estimate, which assumes that all steps are as large as the last.
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
 
     def __enter__(self) -> "Reporter":
-        """The reporter itself."""
+        """Returns the reporter itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the bar and the files."""
+        """Closes the bar and the files."""
         self._bar.close()
         if self._log is not None:
             self._log.close()
 
     def step(self, step: int, metrics: StepMetrics) -> None:
-        """Take the device metrics of `step` (from 1); report those of the step before.
+        """Takes the device metrics of `step` (from 1) and reports those of the step before.
 
         Raises:
-            RunError: too many steps in a row were not finite.
+            RunError: too many consecutive steps were not finite.
         """
         self._report(self._behind.push(step, metrics))
 
     def flush(self) -> None:
-        """Report what is still held, waiting for the device."""
+        """Waits for the device and reports the last step."""
         self._report(self._behind.flush())
 
     def paused(self) -> AbstractContextManager[None]:
-        """A context whose time is not counted as training."""
+        """A context whose time does not count as training."""
         return self._meter.paused()
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Log an evaluation made after `step` steps."""
+        """Logs an evaluation made after `step` steps."""
         if self._log is not None:
             self._log.log_evaluation(
                 EvaluationRecord(step=step, epoch=self._batches.epoch(step), **asdict(evaluation))
@@ -108,6 +132,7 @@ class Reporter:
         rows = sizes.size(step - 1)
         self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
         self._window.add(rows, self._config.masking.rate_at(step - 1, self._config.num_steps), metrics)
+        self.losses.add(metrics)
         self.stop_voted |= bool(metrics.stop_votes)
         self._bar.update()
         if metrics.nonfinite_steps:
@@ -121,19 +146,17 @@ class Reporter:
             self._warn_of_masking()
 
     def _log_step(self, step: int, metrics: StepMetrics) -> None:
-        rates = self._meter.read()
+        rates, losses = self._meter.read(), self.losses
+        self.losses = LossWindow()
         record = StepRecord(
             step=step,
             epoch=self._batches.epoch(step),
-            loss=float(metrics.loss),
-            mlm_accuracy=float(metrics.mlm_accuracy),
-            masked_tokens=round(float(metrics.masked_tokens)),
+            loss=losses.mean_loss(),
+            mlm_accuracy=losses.accuracy(),
+            masked_tokens=round(losses.masked_tokens),
             grad_norm=float(metrics.grad_norm),
             learning_rate=float(metrics.learning_rate),
-            tokens_per_second=rates.tokens_per_second,
-            real_tokens_per_second=rates.real_tokens_per_second,
-            sequences_per_second=rates.sequences_per_second,
-            step_seconds=rates.step_seconds,
+            **asdict(rates),
             mfu=self._mfu(rates.sequences_per_second),
         )
         if self._log is not None:
@@ -170,13 +193,13 @@ class Reporter:
         say(f"warning: step {step:,} was skipped: loss {metrics.loss}, gradient norm {metrics.grad_norm}")
         if in_a_row >= limit:
             raise RunError(
-                f"step {step:,}: {in_a_row} steps in a row had a non-finite loss or gradient "
-                "(max_nonfinite_steps); a lower optimizer.learning_rate or a longer warm-up would be the first try"
+                f"step {step:,}: {in_a_row} consecutive steps had a non-finite loss or gradient (max_nonfinite_steps); "
+                "try a lower optimizer.learning_rate or a longer warmup first"
             )
 
 
 class _MaskCounts:
-    """What the masks of the steps since the last check add up to."""
+    """Sums of the mask counts over the steps since the last check."""
 
     _NAMES = ("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows")
 
@@ -191,7 +214,7 @@ class _MaskCounts:
             self._counts[name] += round(float(getattr(metrics, name)))
 
     def take(self) -> dict[str, Any]:
-        """The counts, and the mean rate of the steps, whose tokens are about as many each."""
+        """Returns the counts and the mean rate, and starts anew. Steps have about the same number of tokens."""
         taken = {"rate": self._rates / max(self._steps, 1)} | self._counts
         self._clear()
         return taken
@@ -202,32 +225,33 @@ class _MaskCounts:
 
 
 def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
-    """What is about to be trained and what it takes, before step 0."""
+    """Prints what is about to be trained, compiles it, and prints the memory it needs."""
     count = count_parameters(config.model, pooler=config.model.pooler, mlm_head=True)
     shape = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     device = program.mesh.devices.flat[0].device_kind
     steps = rows.num_rows / config.batch_size
     say(f"model: {count:,} parameters; mesh: {shape} of {device}; compute: {config.compute.dtype}")
-    say(f"data: {rows.num_rows:,} rows of {config.data.sequence_length} tokens, {steps:,.1f} steps an epoch")
+    say(f"data: {rows.num_rows:,} rows of {config.data.sequence_length} tokens, {steps:,.1f} steps per epoch")
     if config.initial_batch_size is not None:
         stages = config.batch_sizes().stages
         say(
             f"batch size: {config.initial_batch_size:,} rows, growing to {config.batch_size:,} at step "
-            f"{stages[-1].first_step + 1:,}; {len(stages)} sizes, each a program that is compiled when it is needed"
+            f"{stages[-1].first_step + 1:,}; {len(stages)} sizes, each compiled when it is first needed"
         )
     say(
-        f"masking: {_describe_masking(config.masking)}, at most {program.setup.masking.mask_selection_length} a row"
+        f"masking: {_describe_masking(config.masking)}, at most {program.setup.masking.mask_selection_length} per row"
     )
     why = f" ({program.attention.reason})" if program.attention.reason else ""
     say(f"attention: {program.attention.implementation}{why}")
-    say(f"memory a device: {program.memory_report()}")
+    say("compiling the training step")
+    say(f"memory per device: {program.memory_report()}")
 
 
 def _describe_masking(recipe: MaskingRecipe) -> str:
     units = {
         "token": "the tokens",
-        "whole_word": "the tokens, in whole words",
-        "span": "the tokens, in spans of words",
+        "whole_word": "the tokens, by whole words",
+        "span": "the tokens, by spans of words",
     }
     rate, final = recipe.mask_selection_rate, recipe.final_mask_selection_rate
     towards = "" if final is None else f" to {final:.0%}, {recipe.rate_schedule},"

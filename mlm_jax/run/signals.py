@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop after the step that is under way."""
+"""Turns SIGTERM and Ctrl-C into a request to stop after the current step."""
 
 import signal
 import threading
@@ -9,18 +9,18 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or SIGINT sets `name`; a second one acts as it did before.
+    """A context in which the first SIGTERM or SIGINT sets `name`; a second one has its usual effect.
 
-    Outside the main thread Python delivers no signals, and the context does nothing.
+    Does nothing outside the main thread, where Python delivers no signals.
     """
 
     def __init__(self) -> None:
-        """Nothing has been requested."""
+        """Nothing is requested yet."""
         self.name: str | None = None
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        """Install the handlers."""
+        """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._request) for number in _SIGNALS}
         return self
@@ -28,7 +28,7 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the handlers back that were there."""
+        """Restores the previous handlers."""
         self._restore()
 
     def _request(self, number: int, frame: FrameType | None) -> None:

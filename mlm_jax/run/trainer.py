@@ -1,4 +1,4 @@
-"""The loop, read from top to bottom: data, program, state, steps, end."""
+"""The training loop, from top to bottom: data, program, state, steps, end."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -19,13 +19,13 @@ from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokeni
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats.model_folder import with_padded_rows
 from mlm_jax.parallel.sharding import local_rows, make_mesh
-from mlm_jax.run.host_memory import keep_freed_memory
-from mlm_jax.run.reporting import Reporter, describe_start, say
+from mlm_jax.run.metrics import LossWindow
+from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.watchdog import Watchdog
 from mlm_jax.step.evaluation import evaluate_rows
 from mlm_jax.step.program import Program, build_program
-from mlm_jax.step.train_step import TrainState
+from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.loading import load_model
 from mlm_jax.store.run_folder import (
@@ -40,12 +40,12 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a call of `train` ended."""
+    """Result of `train`."""
 
     run_folder: Path
     step: int
     finished: bool
-    """False where a signal stopped the run: its state is saved, and the same call goes on from there."""
+    """False if a signal stopped the run: its state is saved, and the same call resumes it."""
 
 
 def train(
@@ -57,24 +57,27 @@ def train(
     on_step: Callable[[int], None] | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
-    """Train, or go on training, the run of `config.output_dir`.
+    """Trains the run of `config.output_dir`, or resumes it.
 
-    The data are the prepared folders that `config.data` names or, where `documents` are given, those strings,
-    tokenised in memory with `tokenizer`. A run folder with checkpoints is resumed from the newest whole one; one
-    that has all its steps is left as it is. `on_step` is called with the number of every step that was begun. `stop` is
-    a request that the caller listens for already; by default SIGTERM and Ctrl-C are listened for as long as this lasts.
+    The data are the prepared folders that `config.data` names or, if `documents` are given, those strings, tokenized in
+    memory with `tokenizer`. A run folder with checkpoints is resumed from the newest whole one; a finished run is left
+    as it is. `on_step` is called with the number of each step after it was dispatched. `stop` is a request to stop that
+    the caller listens for; by default SIGTERM and Ctrl-C are requests while this function runs.
+
+    In a job of several processes, each calls this function. If one of them fails, the others end, too, and the one that
+    failed should end at once (`os._exit`), because JAX waits at exit for processes that are gone.
 
     Raises:
-        InputError: a setting, the data or the run folder is not usable; says which and what would be right.
-        RunError: the run cannot go on: a checkpoint or a file could not be written, or the loss is no longer
-            finite. The checkpoints written before are intact.
+        InputError: a setting, the data or the run folder is unusable; names it and says what would be right.
+        RunError: the run cannot continue: a checkpoint or a file could not be written, or the loss is no longer
+            finite. Earlier checkpoints are intact.
     """
-    keep_freed_memory()
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
     with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:
         # Data.
-        sources = _open(config, documents, eval_documents, tokenizer)
+        with announced_if_slow("opening the data"):
+            sources = _open(config, documents, eval_documents, tokenizer)
         watchdog.require_same(_facts(config, sources))
 
         # Program.
@@ -89,8 +92,8 @@ def train(
             start = batches.sizes.first_step
             if start >= config.num_steps:
                 say(
-                    f"{folder}: finished, at step {start:,} of {config.num_steps:,}; "
-                    "a larger num_steps goes on"
+                    f"{folder}: already finished, at step {start:,} of {config.num_steps:,}; "
+                    "a larger num_steps resumes it"
                 )
                 return TrainResult(folder, start, finished=True)
 
@@ -99,28 +102,25 @@ def train(
                 step = run.steps(state, batches)
             except OSError as error:
                 raise RunError(
-                    f"{error.filename or folder}: {error.strerror or error}; "
-                    "the checkpoints written before are intact"
+                    f"{error.filename or folder}: {error.strerror or error}; earlier checkpoints are intact"
                 ) from error
 
     # End.
     if step < config.num_steps:
         signal = request.name or "a signal to another process"
-        say(f"{folder}: stopped by {signal} at step {step:,}, saved; the same command goes on from here")
+        say(f"{folder}: stopped by {signal} at step {step:,}, saved; rerun the same command to resume")
         return TrainResult(folder, step, finished=False)
     say(f"{folder}: finished {step:,} steps")
     return TrainResult(folder, step, finished=True)
 
 
 def check_run(config: TrainConfig) -> RunData:
-    """Open the prepared data and trace the shapes: a look at what `train` would refuse before its first step.
-
-    Returns the data.
+    """Opens the prepared data and traces the shapes, to find what `train` would reject. Returns the data.
 
     Raises:
-        InputError: as `train`, but of the run folder, which is not looked at.
+        InputError: as `train`, except for the run folder, which is not checked.
     """
-    # JAX asks for the folder once, when it first compiles whatever it may be.
+    # JAX reads the folder of the cache once, at the first compilation.
     _use_compilation_cache(config.compilation_cache_dir)
     sources = _open(config, None, None, None)
     _program(config, sources)
@@ -131,7 +131,7 @@ def check_run(config: TrainConfig) -> RunData:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the loop needs at every step."""
+    """Everything that the loop needs at each step."""
 
     config: TrainConfig
     folder: Path
@@ -144,15 +144,17 @@ class _Run:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint of this run belongs to."""
+        """Identity of the run, with which its checkpoints are saved and restored."""
         config = self.config
         return self.sources.description(config.data) | {"model": asdict(config.model), "seed": config.seed}
 
     def start(self) -> tuple[TrainState, TrainingBatches]:
-        """The state to go on from and the batches from there; tells what is no longer as it was."""
+        """Returns the state to start from and the batches that follow; prints which settings changed."""
         config = self.config
-        restored = self.checkpointer.restore(self.program.abstract_state, self.description)
-        step, state = restored or (0, _initial_state(config, self.program, self.sources.tokenizer))
+        with announced_if_slow("restoring the newest checkpoint"):
+            restored = self.checkpointer.restore(self.program.abstract_state, self.description)
+        with announced_if_slow("initializing the parameters"):
+            step, state = restored or (0, _initial_state(config, self.program, self.sources.tokenizer))
         self.watchdog.require_same({"newest whole checkpoint": step})
         first_example = self.checkpointer.examples(step) if restored else 0
         batches = TrainingBatches(
@@ -163,26 +165,27 @@ class _Run:
         )
         if (self.folder / CONFIG_FILE).is_file() and step < config.num_steps:
             for change in config_changes(read_config(self.folder), config):
-                say(f"changed since this run last started: {change}")
+                say(f"changed since the last start: {change}")
             if first_example != config.batch_sizes().examples(step):
                 say(
-                    f"batches had another size before: step {step + 1:,} begins at example "
+                    f"the batch size was different before: step {step + 1:,} begins at example "
                     f"{first_example:,}, {batches.epoch(step):.2f} epochs"
                 )
         return state, batches
 
     def steps(self, state: TrainState, batches: TrainingBatches) -> int:
-        """Train from the batches' first step to the last, or to a signal; returns the step reached, which is saved.
+        """Trains from the first step of the batches to the last, or to a signal; returns the step reached and saved.
 
-        The host runs ahead of the device: metrics are read a step late, checkpoints are written in the
-        background, and any transfer that nobody asked for is an error.
+        The host runs ahead of the device: metrics are read one step late, checkpoints are written in the background,
+        and any implicit transfer is an error.
         """
         config, program = self.config, self.program
         step = start = batches.sizes.first_step
         self._write(write_run, self.folder, config, self.sources.tokenizer)
         describe_start(config, program, batches.rows)
+        losses = LossWindow(**self.checkpointer.log_sums(start)) if start else LossWindow()
         with (
-            Reporter(self.folder, program, batches, start) as reporter,
+            Reporter(self.folder, program, batches, start, losses) as reporter,
             jax.set_mesh(program.mesh),
             jax.transfer_guard("disallow"),
         ):
@@ -202,32 +205,33 @@ class _Run:
                         break
                 reporter.flush()
             except RunError:
-                # Of a run that diverged, the curve is what its user wants to see; of a full disk, the reason.
+                # The curve shows how a run diverged. If the disk is full, the reason matters more.
                 with contextlib.suppress(OSError):
                     self._write(_draw_losses, self.folder)
                 raise
             self.watchdog.pause()
-            self._write(_draw_losses, self.folder)
-            # While a signal is still a request: the default would end the process before its checkpoint is whole.
-            self.checkpointer.wait()
+            with announced_if_slow("writing the last checkpoint"):
+                self._write(_draw_losses, self.folder)
+                # Here, because later a signal would end the process before its checkpoint is whole.
+                self.checkpointer.wait()
         return step
 
     def _compile(self, rows: int, step: int, reporter: Reporter) -> Program:
-        """The program for steps of `rows` rows, compiled."""
+        """Returns the program for steps of `rows` rows, compiled."""
         program = self.program.with_batch_size(rows)
         self.watchdog.pause()
-        with reporter.paused():
+        with reporter.paused(), announced_if_slow(f"compiling the training step for {rows:,} rows"):
             program.compiled_train  # noqa: B018
-        say(f"step {step:,}: {rows:,} rows a step from here on")
+        say(f"step {step:,}: {rows:,} rows per step from here on")
         return program
 
     def _write(self, write: Callable[..., None], *arguments: Any) -> None:
-        """The first process writes for all."""
+        """Calls `write` in process 0 only."""
         if jax.process_index() == 0:
             write(*arguments)
 
     def _evaluate_and_save(self, step: int, state: TrainState, examples: int, reporter: Reporter) -> bool:
-        """What is due after `step`; True where the run is to stop here for a signal, with its state saved."""
+        """Evaluates and saves if due after `step`; returns True if the run stops here for a signal, saved."""
         config, rows = self.config, self.sources.evaluation
         ends = step == config.num_steps
         evaluates = rows is not None and (ends or step % config.eval_every == 0)
@@ -235,29 +239,37 @@ class _Run:
         if not (evaluates or saves or self._stops(reporter)):
             return False
         self.watchdog.pause()
-        # A run that goes on from here never writes the lines before it.
+        # A run resumed from here never writes earlier lines.
         reporter.flush()
         eval_loss = None
         with reporter.paused():
             if rows is not None and evaluates:
-                evaluation = evaluate_rows(self.program, state.params, rows, config.eval_batches)
+                with announced_if_slow(f"step {step:,}: evaluating"):
+                    evaluation = evaluate_rows(self.program, state.params, rows, config.eval_batches)
                 reporter.evaluation(step, evaluation)
                 eval_loss = evaluation.mlm_loss
-            # The best state is kept wherever it was seen.
+            # The best state is kept, also between the steps of checkpoint_every.
             is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
-            # Read once, after the evaluation: a signal that comes later than this stops the next step instead.
+            # Read once, after the evaluation: a later signal stops the run after the next step.
             stops = self._stops(reporter)
             if saves or is_best or stops:
-                self.checkpointer.save(step, state, self.description, examples=examples, eval_loss=eval_loss)
+                self.checkpointer.save(
+                    step,
+                    state,
+                    self.description,
+                    examples=examples,
+                    eval_loss=eval_loss,
+                    log_sums=asdict(reporter.losses),
+                )
         return stops
 
     def _stops(self, reporter: Reporter) -> bool:
-        """Whether to stop now: of many processes, when all know that one has a signal, which is a step later."""
+        """True if the run stops now; several processes stop one step later, when all know of the signal."""
         return reporter.stop_voted if jax.process_count() > 1 else self.stop.name is not None
 
 
 def _facts(config: TrainConfig, sources: RunData) -> dict[str, Any]:
-    """What all processes of a run must have in common; where the data lie may differ, not what they are."""
+    """Returns what must be the same in all processes; data may have different paths but not contents."""
     settings = flatten(asdict(config))
     of_one_process = ("distributed.coordinator", "distributed.process_id", "compilation_cache_dir")
     for name in (*of_one_process, "data.path", "data.eval_path"):
@@ -278,17 +290,17 @@ def _open(
 ) -> RunData:
     if documents is None:
         if eval_documents is not None or tokenizer is not None:
-            raise InputError("documents: must be given where eval_documents or a tokenizer is")
+            raise InputError("documents: must be given with eval_documents or a tokenizer")
         sources = open_run_data(config.data)
     else:
         if tokenizer is None:
             raise InputError("tokenizer: must be given with documents")
         if config.data.path or config.data.eval_path:
-            raise InputError("data.path and data.eval_path: must be empty where documents are given")
+            raise InputError("data.path and data.eval_path: must be empty if documents are given")
         sources = tokenize_run_data(documents, eval_documents, tokenizer, config.data)
     known, needed = config.model.vocabulary_size, sources.tokenizer.vocabulary_size
     if needed > known:
-        raise InputError(f"model.vocabulary_size = {known}: must be at least the tokenizer's {needed}")
+        raise InputError(f"model.vocabulary_size = {known}: must be at least that of the tokenizer, {needed}")
     return sources
 
 
@@ -314,19 +326,21 @@ def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) 
 
 
 def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Float32 parameters of the stored model `name`, as the model of a run takes them."""
+    """Returns the parameters of the stored model `name` as those of the model `wanted`, in float32."""
     model = load_model(name)
     if model.tokenizer.fingerprint != tokenizer.fingerprint:
         raise InputError(
-            f"init_from = {name!r}: made with tokenizer {model.tokenizer.fingerprint[:12]}: "
+            f"init_from = {name!r}: has the tokenizer {model.tokenizer.fingerprint[:12]}: "
             f"must be that of the data, {tokenizer.fingerprint[:12]}"
         )
-    # How much is dropped and how wide the table is padded may change; what a weight means may not.
+    # Dropout and the padding of the vocabulary may differ, but not the meaning of a weight.
     for setting, value in asdict(wanted).items():
         theirs = getattr(model.config, setting)
         without_pooler = setting == "pooler" and theirs and not value
         if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
-            raise InputError(f"init_from = {name!r}: has model.{setting} = {theirs!r}: the run has {value!r}")
+            raise InputError(
+                f"init_from = {name!r}: has model.{setting} = {theirs!r}: must be {value!r}, as in the run"
+            )
     if "head" not in model.params:
         raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")
     params = with_padded_rows(wanted, {part: model.params[part] for part in ("encoder", "head")})
@@ -336,14 +350,14 @@ def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -
 
 
 def _draw_losses(folder: Path) -> None:
-    # Late, because importing matplotlib takes a second.
+    # Imported late, because matplotlib takes a second to import.
     from mlm_jax.run.plots import plot_losses
 
     plot_losses(folder)
 
 
 def _use_compilation_cache(folder: str | None) -> None:
-    """Keep every compiled program on disk, however small: a second start then compiles nothing."""
+    """Keeps every compiled program on disk, however small, so that a second start compiles nothing."""
     if folder is None:
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))

@@ -1,7 +1,8 @@
-"""What one accelerator is: memory, bandwidths, arithmetic, as its maker publishes them. One table; no jax.
+"""Table of accelerators: memory, bandwidths and peak FLOP/s as published by their vendors. Does not import jax.
 
-Every figure is of one JAX device. Google's pages give ICI in both directions together and DCN a pod; NVIDIA gives
-NVLink in both directions together, and bfloat16 with sparsity in the same table: halved or divided here.
+Every figure is for one JAX device. Google publishes ICI bandwidth for both directions together and DCN bandwidth per
+pod; NVIDIA publishes NVLink bandwidth for both directions together and bfloat16 FLOP/s with sparsity. They are divided
+accordingly here.
 """
 
 from dataclasses import dataclass
@@ -12,17 +13,17 @@ _TPU = "cloud.google.com/tpu/docs/"
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Peak figures of one JAX device; None where its maker gives none that holds for every machine it is in."""
+    """Peak figures of one JAX device; None if the vendor publishes none that holds for every machine."""
 
     bfloat16_flops: float
-    """Dense FLOP/s of matrix products."""
+    """Dense FLOP/s of matrix products in bfloat16."""
     memory_bytes: int | None = None
     memory_bandwidth: float | None = None
-    """Bytes a second between the chip and its memory."""
+    """Bytes per second between the chip and its memory."""
     link_bandwidth: float | None = None
-    """Bytes a second that the chip takes in from its neighbours (ICI, NVLink) over all links, in one direction."""
+    """Bytes per second that the chip receives from its neighbors (ICI, NVLink) over all links."""
     network_bandwidth: float | None = None
-    """Bytes a second and chip of the network between slices or hosts (DCN), in one direction."""
+    """Bytes per second and chip of the network between slices or hosts (DCN), in one direction."""
     source: str
 
 
@@ -35,7 +36,7 @@ CHIPS: dict[str, Chip] = {
         memory_bytes=16 * GIB,
         memory_bandwidth=819e9,
         link_bandwidth=400e9 / 2,
-        # 6.4 Tbit/s a pod of 256 chips.
+        # 6.4 Tbit/s per pod of 256 chips.
         network_bandwidth=6.4e12 / 8 / 256,
         source=_TPU + "v5e",
     ),
@@ -52,7 +53,7 @@ CHIPS: dict[str, Chip] = {
         memory_bytes=32 * GIB,
         memory_bandwidth=1638e9,
         link_bandwidth=800e9 / 2,
-        # The page's figure of a pod was not at hand.
+        # The page gives no network bandwidth per pod.
         source=_TPU + "v6e",
     ),
     "NVIDIA A100": Chip(bfloat16_flops=312e12, source="A100 data sheet"),
@@ -83,20 +84,20 @@ _ALSO_CALLED = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip of a `jax.Device.device_kind`, for instance "TPU v5 lite" or "NVIDIA H100 80GB HBM3", or None."""
+    """Returns the chip of a `jax.Device.device_kind` such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3", or None."""
     device_kind = _ALSO_CALLED.get(device_kind, device_kind)
     if not device_kind.startswith("NVIDIA"):
         return CHIPS.get(device_kind)
-    # NVIDIA adds form factor and memory size: the longest name that fits, "H100 PCIe" before "H100".
+    # NVIDIA appends form factor and memory size; the longest match wins, "H100 PCIe" before "H100".
     words = device_kind.replace("-", " ").split()
     names = [" ".join(words[:count]) for count in range(len(words), 0, -1)]
     return next((CHIPS[name] for name in names if name in CHIPS), None)
 
 
 def peak_flops(device_kind: str, compute_dtype: str) -> float | None:
-    """Peak FLOP/s of one device for matrix products in `compute_dtype`, or None where it is not known.
+    """Returns the peak FLOP/s of one device for matrix products in `compute_dtype`, or None if unknown.
 
-    Only "bfloat16" is known: what float32 products cost depends on `jax_default_matmul_precision`.
+    Only "bfloat16" is known, because the cost of float32 products depends on `jax_default_matmul_precision`.
     """
     chip = chip_of(device_kind)
     return chip.bfloat16_flops if chip is not None and compute_dtype == "bfloat16" else None

@@ -1,7 +1,7 @@
-"""Loss and accuracy over all rows of a data set, with masks that are the same in every run."""
+"""Loss and accuracy over the rows of a data set, with masks that are the same in every run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,29 +16,39 @@ from mlm_jax.step.program import Program
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of masked text."""
+    """Masked-LM evaluation metrics."""
 
     mlm_loss: float
-    """Mean cross-entropy of the masked tokens, in nats; 0 where none is masked."""
+    """Mean cross-entropy of the masked tokens, in nats; 0 if no token is masked."""
     mlm_accuracy: float
     perplexity: float
-    """exp(mlm_loss), infinite where that overflows, NaN where the loss is."""
+    """exp(mlm_loss); infinity on overflow, NaN if the loss is."""
     masked_tokens: int
 
 
-def evaluate_rows(program: Program, params: Any, rows: Rows, limit: int | None = None) -> Evaluation:
-    """Evaluate `params` on the rows; on `limit` batches of them at most, spread over the data."""
+def evaluate_rows(
+    program: Program,
+    params: Any,
+    rows: Rows,
+    limit: int | None = None,
+    watch: Callable[[Iterator[LossSums]], Iterable[LossSums]] = iter,
+) -> Evaluation:
+    """Evaluates `params` on the rows, or on at most `limit` batches spread evenly over them.
+
+    `watch` passes on the sums of the batches, which may not be computed yet.
+    """
     padding_id, batch_size = program.setup.masking.padding_token_id, program.evaluation_batch_size
     batches = evaluation_batches(rows, batch_size, limit, padding_id, local_rows(program.mesh, batch_size))
     with jax.set_mesh(program.mesh):
-        return evaluation_of([program.evaluate(params, program.put(batch)) for batch in batches])
+        sums = (program.evaluate(params, program.put(batch)) for batch in batches)
+        return evaluation_of(list(watch(sums)))
 
 
 def evaluation_of(sums: Sequence[LossSums]) -> Evaluation:
-    """What the sums of all batches, still on the device, say together.
+    """Combines the sums of all batches, which are still on the device.
 
-    The device adds up a batch in float32, the host the batches in float64: with millions of masked tokens a
-    float32 total would round away the last ones.
+    A batch is summed in float32 on the device and the batches in float64 on the host, because a float32 total of
+    millions of masked tokens would lose the last ones to rounding.
     """
     loss, correct, weight = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
     mean = float(loss / max(weight, 1.0))

@@ -1,16 +1,17 @@
-"""Model FLOPs of a training step, and how much of a chip's peak they are."""
+"""Model FLOPs of a training step, and model FLOPs utilization (MFU)."""
 
 from mlm_jax.config import BertConfig
 
 
 def train_flops_per_sequence(model: BertConfig, *, length: int, masked: int) -> int:
-    """Model FLOPs of one training step on one row: matrix products only, forward once and backward twice.
+    """Number of model FLOPs of a training step on one row: matrix products only, with a backward pass of twice the
+    forward pass.
 
-    Multiply-adds, each two FLOPs, are per layer and position: 4h² for the query, key, value and output
-    projections, 2hf for the feed-forward layers or 3hf for gated ones, 2·length·h for attention's scores and weighted
-    sum; and per masked position: h² for the MLM head's dense layer, hV for the output embedding. Padding counts, and
-    so do keys outside the window of a local layer: every implementation here computes them and then leaves them out.
-    Work done again for rematerialisation does not (Chowdhery et al. 2022, PaLM, appendix B).
+    Multiply-adds, of two FLOPs each, per layer and position: 4h² for the query, key, value and output projections, 2hf
+    for the feed-forward or 3hf for a gated one, 2·length·h for attention's scores and weighted sum. Per masked
+    position: h² for the MLM head's dense layer and hV for the output embedding. Padding counts, and so do keys outside
+    the window of a local layer, because all implementations here compute and then discard them. Recomputation for
+    rematerialization does not count (Chowdhery et al. 2022, PaLM, appendix B).
     """
     h, f = model.hidden_dim, model.intermediate_dim
     feed_forward = (3 if model.gated else 2) * h * f
@@ -22,12 +23,12 @@ def train_flops_per_sequence(model: BertConfig, *, length: int, masked: int) -> 
 def mfu(
     *, flops_per_sequence: float, sequences_per_second: float, num_devices: int, peak: float | None
 ) -> float | None:
-    """Achieved over peak FLOP/s of all devices (PaLM, appendix B), in [0, 1]; None without a peak.
+    """Achieved over peak FLOP/s of all devices (PaLM, appendix B), in [0, 1]; None if the peak is unknown.
 
     Args:
-        flops_per_sequence: of `train_flops_per_sequence`.
-        sequences_per_second: over all devices.
-        num_devices: in the mesh.
-        peak: FLOP/s of one device, of `mlm_jax.step.chips.peak_flops`.
+        flops_per_sequence: see `train_flops_per_sequence`.
+        sequences_per_second: of all devices together.
+        num_devices: number of devices in the mesh.
+        peak: FLOP/s of one device, see `mlm_jax.step.chips.peak_flops`.
     """
     return None if peak is None else flops_per_sequence * sequences_per_second / (num_devices * peak)

@@ -1,4 +1,4 @@
-"""A config on a mesh, compiled: the shardings of everything a step touches, and the executables."""
+"""A config compiled on a mesh: the shardings of all arrays of a step, and the executables."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,26 +21,23 @@ from mlm_jax.parallel.sharding import (
     batch_ways,
     device_sharding,
     local_rows,
-    optimizer_shardings,
-    parameter_shardings,
     replicated,
 )
+from mlm_jax.parallel.weights import optimizer_shardings, parameter_shardings
 from mlm_jax.step.train_step import (
-    Hyperparameters,
     StepMetrics,
     StepSetup,
-    TrainState,
     eval_step,
-    hyperparameters_of,
     initial_state,
     make_setup,
     train_step,
 )
+from mlm_jax.step.update import Hyperparameters, TrainState, hyperparameters_of
 
 
 @dataclass(frozen=True)
 class Program:
-    """The steps of a run, each compiled when it is first asked for."""
+    """The steps of a run, each compiled on first use."""
 
     config: TrainConfig
     mesh: Mesh
@@ -50,7 +47,7 @@ class Program:
     attention: AttentionChoice
 
     def train(self, state: TrainState, batch: Batch, stop_votes: jax.Array) -> tuple[TrainState, StepMetrics]:
-        """A train step; takes over the buffers of the state it is given."""
+        """Takes a train step; the buffers of `state` are donated."""
         stepped: tuple[TrainState, StepMetrics] = self.compiled_train(
             self._hyperparameters, state, batch, stop_votes
         )
@@ -58,7 +55,7 @@ class Program:
 
     @cached_property
     def compiled_train(self) -> jax.stages.Compiled:
-        """(hyperparameters, state, batch, stop votes) to (state, metrics)."""
+        """Maps (hyperparameters, state, batch, stop votes) to (state, metrics)."""
         return self.lowered_train.compile()
 
     @cached_property
@@ -80,7 +77,7 @@ class Program:
 
     @cached_property
     def evaluate(self) -> jax.stages.Compiled:
-        """(params, batch of `evaluation_batch_size` rows) to LossSums."""
+        """Maps (params, batch of `evaluation_batch_size` rows) to LossSums."""
         step = jax.jit(partial(eval_step, self.setup), out_shardings=replicated(self.mesh))
         batch = self._abstract_batch(self.evaluation_batch_size)
         with jax.set_mesh(self.mesh):
@@ -88,15 +85,15 @@ class Program:
 
     @property
     def evaluation_batch_size(self) -> int:
-        """Rows of an evaluation batch: those of a microbatch, so that evaluation needs no more memory."""
+        """Rows of an evaluation batch: as many as in a microbatch, so that evaluation needs no more memory."""
         return self.config.batch_size // self.config.accumulation_steps
 
     def with_batch_size(self, rows: int) -> "Program":
-        """The same for steps of `rows` rows, in microbatches that have no more rows than those of this one.
+        """Returns the program for steps of `rows` rows, which the mesh must divide.
 
-        So the steps on fewer rows need no more memory. Microbatches are as large as that allows, in multiples of what
-        divides both sizes: so on any mesh there are as many, and the same is dropped out. `rows` is a multiple of
-        what the mesh splits a batch into.
+        Its microbatches are no larger than this program's, so its steps need no more memory, and otherwise as large as
+        possible. Their size is a multiple of the common divisor of `rows` and the microbatch, so their number and
+        with it the dropout do not depend on the mesh.
         """
         if rows == self.config.batch_size:
             return self
@@ -113,7 +110,7 @@ class Program:
         return replace(self, config=config, setup=replace(self.setup, accumulation_steps=count))
 
     def initial_state(self) -> TrainState:
-        """Freshly drawn parameters, each shard made where it stays; the same on every mesh."""
+        """Returns new random parameters, the same on every mesh; each shard is created on its device."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         with jax.set_mesh(self.mesh):
             draw = jax.jit(partial(initial_state, self.config, self.setup), out_shardings=shardings)
@@ -121,7 +118,7 @@ class Program:
 
     @cached_property
     def _hyperparameters(self) -> Hyperparameters:
-        """On every device."""
+        """The hyperparameters, on every device."""
         hyperparameters = hyperparameters_of(self.config, self.setup.masking)
         return jax.tree.map(partial(_put, replicated(self.mesh)), hyperparameters)
 
@@ -134,23 +131,23 @@ class Program:
         )
 
     def put(self, batch: Batch) -> Batch:
-        """This process's rows as arrays over the mesh, their first dimension split over the batch axes."""
+        """Returns this process's rows as arrays over the mesh, their first dimension split over the batch axes."""
         sharding = batch_sharding(self.mesh)
-        return Batch(*(_put(sharding, part, self._shares * part.shape[0]) for part in batch))
+        return Batch(*(_put(sharding, part, self._batches_per_local_rows * part.shape[0]) for part in batch))
 
     @cached_property
-    def _shares(self) -> int:
-        """How many times the rows of this process make a batch."""
+    def _batches_per_local_rows(self) -> int:
+        """Rows of a batch over rows of this process."""
         ways = batch_ways(self.mesh)
         return ways // len(local_rows(self.mesh, ways))
 
     def stop_votes(self, stop: bool) -> jax.Array:
-        """The votes of this process's devices, among those of all: bool [devices]."""
+        """Returns an array over all devices, bool [devices], with this process's vote on its own devices."""
         return self._both_votes[stop]
 
     @cached_property
     def _both_votes(self) -> tuple[jax.Array, jax.Array]:
-        """Made once: a step takes nothing from the host but its rows."""
+        """Created once, so that a step needs nothing from the host but its rows."""
         sharding = device_sharding(self.mesh)
         local, size = len(sharding.addressable_devices), self.mesh.size
         return _put(sharding, np.full(local, False), size), _put(sharding, np.full(local, True), size)
@@ -165,15 +162,15 @@ class Program:
         )
 
     def memory_report(self) -> str:
-        """Bytes a device, as XLA planned them."""
+        """Returns the memory per device that XLA planned, as text."""
         plan = self.compiled_train.memory_analysis()
         if plan is None:
-            return "not told by this backend"
+            return "not reported by this backend"
         parts = {
             "parameters": device_bytes(self.abstract_state.params),
-            "optimiser": device_bytes(self.abstract_state.opt_state),
+            "optimizer": device_bytes(self.abstract_state.opt_state),
             "temporary": plan.temp_size_in_bytes,
-            "in all": peak_bytes(plan),
+            "total": peak_bytes(plan),
         }
         return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())
 
@@ -185,14 +182,14 @@ def build_program(
     sep_token_id: int | None = None,
     eval_masking: MaskingConfig | None = None,
 ) -> Program:
-    """The steps of `config` on `mesh`; nothing is compiled and no parameter allocated yet.
+    """Returns the steps of `config` on `mesh`, without compiling anything or allocating parameters.
 
-    The devices of the mesh need not be there to be compiled for. `sep_token_id` is needed where rows attend within
-    documents. Without `eval_masking` evaluations mask as training does.
+    The devices of the mesh need not be attached. `sep_token_id` is needed if rows attend within documents.
+    `eval_masking` defaults to `masking`.
 
     Raises:
-        InputError: the mesh does not divide the rows of a microbatch, those of the smallest batch or a dimension that
-            it splits, or its devices have not the attention that the config names.
+        InputError: the mesh does not divide the rows of a microbatch or of the smallest batch or a dimension that it
+            splits, or its devices do not support the attention that the config names.
     """
     microbatch = config.batch_size // config.accumulation_steps
     ways = batch_ways(mesh)
@@ -213,7 +210,7 @@ def build_program(
 
 
 def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:
-    """Shape, dtype and sharding of every array of the state: parameters by the rules, moments beside them."""
+    """Returns shape, dtype and sharding of every array of the state; moments are sharded like their parameters."""
     shapes = jax.eval_shape(partial(initial_state, config, setup), np.uint32(config.seed))
     params = parameter_shardings(mesh, abstract_masked_lm(config.model))
     shardings = TrainState(
@@ -230,20 +227,20 @@ def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainSt
 
 
 def _put(sharding: NamedSharding, local: np.ndarray, *rows: int) -> jax.Array:
-    """An array of `rows` rows from those of this process, or without rows what every process has whole."""
-    # Asked for, but jax takes it for an implicit transfer where other processes hold a part.
+    """Makes a global array of `rows` rows from this process's; without `rows`, one that every process has in full."""
+    # The transfer is intended, but jax counts it as implicit if other processes hold a part.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.make_array_from_process_local_data(sharding, local, (*rows, *local.shape[len(rows) :]))
 
 
 def peak_bytes(plan: Any) -> int:
-    """What a device needs at most, of `jax.stages.Compiled.memory_analysis()`."""
+    """Peak bytes per device, from `jax.stages.Compiled.memory_analysis()`."""
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes + plan.generated_code_size_in_bytes
 
 
 def device_bytes(abstract: Any) -> int:
-    """Bytes that one device holds of a tree of abstract, sharded arrays."""
+    """Number of bytes that one device holds of a tree of abstract, sharded arrays."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(abstract)

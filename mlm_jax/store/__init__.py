@@ -1,5 +1,5 @@
-"""Models and checkpoints by name or folder.
+"""Loads, downloads and converts models, and stores checkpoints.
 
-In: a name, a URL or a folder. Out: parameters, config and tokenizer; or a new folder with a certificate.
-Read `loading.py` first; `conversion.py` for conversion and `checkpoint.py` for runs.
+In: a name, a URL or a folder. Out: config, parameters and tokenizer, or a new folder with a certificate.
+Read `loading.py` first; `conversion.py` for conversion and `checkpoint.py` for checkpoints of runs.
 """

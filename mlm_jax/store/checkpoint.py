@@ -1,17 +1,17 @@
-"""Checkpoints: asynchronous Orbax saves, and a restore that never hands out a wrong or foreign state.
+"""Checkpoints: asynchronous Orbax saves, and a restore that never returns a wrong state or that of another run.
 
-The restore policy, in the order in which it is applied to the newest checkpoint, then the one before it, …:
+`restore` applies these rules to the newest checkpoint, then to the one before it, and so on:
 
-1. No checkpoint in the folder: `None`, the run starts at step 0.
-2. Its manifest cannot be read, or the checksum is off: damaged. One warning line on stderr, on to the next.
-3. It describes other data, another tokenizer, model or seed, or other array names, shapes or types:
-   refused with `InputError`. The older ones in the folder belong to the same run, so none of them is tried.
-4. Its arrays cannot be read, or have not the digests they were saved with: damaged, as in 2.
-5. None is whole: `InputError`. To start anew by itself would throw the run away.
+1. There is no checkpoint in the folder: returns None, and the run starts at step 0.
+2. The manifest cannot be read, or its checksum does not match: the checkpoint is damaged. Prints one warning on stderr
+   and tries the one before it.
+3. The checkpoint has other data, another tokenizer, model or seed, or other array names, shapes or dtypes: raises
+   `InputError`. Older checkpoints in the folder belong to the same run, so none of them is tried.
+4. The arrays cannot be read, or do not have the digests they were saved with: damaged, as in 2.
+5. Every checkpoint is damaged: raises `InputError`. Starting over silently would throw the run away.
 
-A checkpoint is the folder `STEP/` with `state/` (the arrays, one entry a leaf) and `manifest/` (JSON). Orbax
-writes it under a temporary name and renames it when all is written, so that `STEP/` is whole or absent,
-whenever the process is killed.
+A checkpoint is the folder `STEP/` with `state/` (the arrays, one entry per leaf) and `manifest/` (JSON). Orbax writes
+it under a temporary name and renames it at the end, so `STEP/` is whole or absent whenever the process is killed.
 """
 
 import math
@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,39 +39,41 @@ from mlm_jax.store.checkpoint_manifest import (
     name_leaves,
     sealed,
 )
-from mlm_jax.store.orbax_errors import reason, silence_orbax
+from mlm_jax.store.orbax_errors import orbax_silenced, reason
 
-# Orbax moves here what is no longer kept: a rename is done or not, a recursive delete can be half done.
+# Orbax moves old checkpoints here first, because a recursive delete may be interrupted and a rename may not.
 _DELETED = "deleted"
 
 
 class CheckpointError(RunError):
-    """A checkpoint could not be written. One line: the step, the folder, the reason, what is left."""
+    """A checkpoint could not be written. One line: step, folder, reason, and which checkpoints are left."""
 
 
 class Checkpointer:
-    """Saves and restores a pytree of `jax.Array` under `directory`, one folder a step.
+    """Saves and restores a pytree of `jax.Array` under `directory`, one folder per step.
 
-    Use it as a context manager, or call `close`: a save that is under way when the program ends could not
-    report its failure. One writer a folder; any number of processes may `restore` from it meanwhile. Under
-    `jax.distributed`, every process makes every call.
+    Use it as a context manager, or call `close`; otherwise a save still running when the program ends cannot report a
+    failure. A folder has one writer; any number of processes may `restore` from it meanwhile. Under `jax.distributed`,
+    every process makes every call.
 
-    Nothing on disk changes before the first `save`, which removes what a killed process left half-written.
+    Nothing on disk changes before the first `save`, which removes partial checkpoints of a killed process.
 
     Args:
-        directory: made by the first `save` where it is missing.
-        keep_newest: how many of the newest checkpoints are kept, at least 1; the one with the lowest
-            evaluation loss is kept besides.
+        directory: made by the first `save` if missing.
+        keep_newest: number of newest checkpoints to keep, at least 1. The one with the lowest evaluation loss is kept
+            as well.
     """
 
     def __init__(self, directory: Path, *, keep_newest: int = 3) -> None:
-        """Open the folder, which need not exist; see the class."""
+        """Opens the folder, which need not exist; see the class."""
         if keep_newest < 1:
-            raise InputError(f"keep_newest: {keep_newest} is not a number of checkpoints, expected 1 or more")
+            raise InputError(f"keep_newest = {keep_newest}: must be at least 1")
         self.directory = Path(directory).absolute()
         self._eval_losses: dict[int, float | None] = {}
         self._damaged: set[int] = set()
         self._saving: int | None = None
+        self._silence = ExitStack()
+        self._silence.enter_context(orbax_silenced())
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -83,15 +86,15 @@ class Checkpointer:
         )
 
     def __enter__(self) -> Self:
-        """The checkpointer itself."""
+        """Returns the checkpointer itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """`close`."""
+        """Calls `close`."""
         self.close()
 
     def steps(self) -> list[int]:
-        """The steps whose checkpoints are on disk now, ascending. A save under way does not count."""
+        """Returns the steps with a checkpoint on disk, ascending; not that of a save still running."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
@@ -104,53 +107,55 @@ class Checkpointer:
         *,
         examples: int = 0,
         eval_loss: float | None = None,
+        log_sums: Mapping[str, float] | None = None,
     ) -> None:
-        """Start to write a checkpoint; return as soon as the arrays were copied off the device.
+        """Starts to write a checkpoint; returns as soon as the arrays are copied off the device.
 
-        The caller may donate the buffers of `state` to its next step at once. A save that is still under way
-        is waited for first. A step that is already there is left as it is. One that the last `restore` found
-        damaged is moved aside to `STEP.damaged` by the first save after it, whatever its step.
+        The caller may donate the buffers of `state` to its next step at once. Waits first for a save still running.
+        Keeps a checkpoint of `step` that is already there. The first save after a `restore` moves checkpoints found
+        damaged to `STEP.damaged`.
 
         Args:
-            step: the number of steps taken to reach `state`.
+            step: number of steps taken to reach `state`.
             state: pytree of `jax.Array`, on any mesh.
-            description: nested dict of JSON values, what the checkpoint belongs to; `restore` compares it.
-            examples: how many rows of data were taken to reach `state`.
-            eval_loss: the evaluation loss of `state` in nats; None and NaN are never the best.
+            description: nested dict of JSON values that identifies the run; `restore` compares it.
+            examples: number of rows of data taken to reach `state`.
+            eval_loss: evaluation loss of `state` in nats; None and NaN are never the best.
+            log_sums: sums over the steps since the last line of the log, for `log_sums` to return.
 
         Raises:
-            CheckpointError: this save could not be begun, or the one before it failed.
+            CheckpointError: this save could not start, or the one before it failed.
         """
         self.wait()
         self._saving = step
         try:
             self._clear_the_way()
             if step not in self.steps():
-                self._begin(step, state, description, examples, eval_loss)
+                own = {"examples": examples, "log_sums": dict(log_sums or {})}
+                self._begin(step, state, description, own, eval_loss)
         except Exception as error:
             raise self._failed(error) from error
 
     def restore(self, abstract_state: PyTree, description: dict[str, Any]) -> tuple[int, PyTree] | None:
-        """The newest whole checkpoint as (step, state), or None where there is none. Changes nothing on disk.
+        """Returns the newest whole checkpoint as (step, state), or None if there is none. Changes nothing on disk.
 
         Args:
-            abstract_state: the tree of `save` with a `jax.ShapeDtypeStruct` at every leaf, each with the
-                sharding that it is to have now; the mesh of the save does not matter.
-            description: what the caller would write now.
+            abstract_state: the tree of `save` with a `jax.ShapeDtypeStruct` at every leaf, whose sharding the array
+                gets; the mesh of the save does not matter.
+            description: the description of the current run.
 
         Raises:
-            InputError: the checkpoint belongs to something else (the message lists every difference), or
-                every checkpoint is damaged.
+            InputError: the checkpoint belongs to something else (the message lists every difference), or every
+                checkpoint is damaged.
         """
         return self._newest(abstract_state, description, part=None)
 
     def restore_part(
         self, part: str, abstract_part: PyTree, description: dict[str, Any]
     ) -> tuple[int, PyTree] | None:
-        """As `restore`, for one attribute or key of the state, for instance "params"; the rest is not read.
+        """As `restore`, for one attribute or key of the state, such as "params"; reads nothing else.
 
-        Of the description, only the keys of the given one are compared: whoever wants the parameters does not
-        care which data made them.
+        Compares only those keys of the description that are given: the data do not matter to a user of the parameters.
         """
         return self._newest(abstract_part, description, part=part)
 
@@ -164,28 +169,33 @@ class Checkpointer:
                 return step, self._load(step, abstract, description, part=part)
             except _DamagedError as damage:
                 self._damaged.add(step)
+                self._eval_losses.pop(step, None)
                 if jax.process_index() == 0:
                     folder = self.directory / str(step)
                     print(f"warning: checkpoint {folder} is damaged: {damage}", file=sys.stderr)
         if not steps:
             return None
         raise InputError(
-            f"{self.directory}: every checkpoint is damaged ({enumerate_some(steps)}); name another output folder, "
-            "or delete this one to start from step 0"
+            f"{self.directory}: every checkpoint is damaged ({enumerate_some(steps)}); use another output folder, or "
+            "delete this one to start from step 0"
         )
 
     def examples(self, step: int) -> int:
-        """The `examples` with which the checkpoint of `step`, one that `restore` has read, was saved."""
+        """Returns the `examples` saved with the checkpoint of `step`, which `restore` has read."""
         return int(self._manifest(step)["examples"])
 
+    def log_sums(self, step: int) -> dict[str, Any]:
+        """Returns the `log_sums` saved with the checkpoint of `step`; empty if it has none."""
+        return dict(self._manifest(step).get("log_sums", {}))
+
     def best_eval_loss(self) -> float:
-        """The lowest evaluation loss, in nats, of the checkpoints that there are; infinite where none has one."""
+        """Returns the lowest evaluation loss of the checkpoints, in nats; infinity if none has one."""
         if self._saving is None:
             self._read_eval_losses()
         return min((loss for loss in self._eval_losses.values() if loss is not None), default=math.inf)
 
     def wait(self) -> None:
-        """Return when no save is under way and what is no longer kept is gone.
+        """Waits until no save is running and old checkpoints are deleted.
 
         Raises:
             CheckpointError: the save failed. Nothing of it is left on disk; the caller may save again.
@@ -200,20 +210,26 @@ class Checkpointer:
         self._remove_leftovers()
 
     def close(self) -> None:
-        """`wait`, then stop the threads. Raises what `wait` raises."""
+        """Waits, then stops the threads. Raises what `wait` raises."""
         try:
             self.wait()
         finally:
             self._manager.close()
+            self._silence.close()
 
     def _begin(
-        self, step: int, state: PyTree, description: dict[str, Any], examples: int, eval_loss: float | None
+        self,
+        step: int,
+        state: PyTree,
+        description: dict[str, Any],
+        own: dict[str, Any],
+        eval_loss: float | None,
     ) -> None:
         leaves, _ = name_leaves(state)
         loss = eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None
         manifest = {
             "description": description,
-            "examples": examples,
+            **own,
             "eval_loss": loss,
             "arrays": describe_arrays(leaves),
             "digests": array_digests(leaves),
@@ -241,7 +257,7 @@ class Checkpointer:
             if differences := describe_differences(stored, now):
                 raise InputError(
                     f"checkpoint {self.directory / str(step)} belongs to something else: {differences}; "
-                    f"{remedy}, or name another output folder"
+                    f"{remedy}, or use another output folder"
                 )
         target = ocp.args.PyTreeRestore(
             abstract_leaves,
@@ -250,19 +266,19 @@ class Checkpointer:
         )
         damage: Exception | None = None
         try:
-            # Not by the manager, in whose barrier the others would wait for one that cannot read its part.
+            # Without the manager, because its barrier would wait for a process that cannot read its part.
             leaves = self._read(ocp.PyTreeCheckpointHandler(), step, "state", target)
         except (MemoryError, jax.errors.JaxRuntimeError):
-            raise  # the machine's trouble, not the file's
+            raise  # a fault of the machine, not of the file
         except Exception as error:
             damage = error
-        # Each process reads its own part of the arrays: damage that one has seen is damage for all.
+        # Each process reads its own part of the arrays, so damage found by one counts for all.
         if _in_any_process(damage is not None):
             why = "another process could not read its part" if damage is None else reason(damage)
             raise _DamagedError(f"arrays: {why}") from damage
         digests = array_digests(leaves)
         if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
-            raise _DamagedError(f"the values of {enumerate_some(changed)} are not those that were saved")
+            raise _DamagedError(f"the values of {enumerate_some(changed)} differ from those saved")
         return treedef.unflatten([leaves[name] for name in abstract_leaves])
 
     def _read(
@@ -284,16 +300,16 @@ class Checkpointer:
         return content["manifest"]
 
     def _read_eval_losses(self) -> None:
-        """Once for each checkpoint of an earlier run, while no save is under way: Orbax would wait for it."""
+        """Reads each loss once, while no save is running, because Orbax would wait for it."""
         for step in self.steps():
-            if step not in self._eval_losses:
+            if step not in self._eval_losses and step not in self._damaged:
                 try:
                     self._eval_losses[step] = self._manifest(step)["eval_loss"]
                 except _DamagedError:
                     self._eval_losses[step] = None
 
     def _clear_the_way(self) -> None:
-        """Before a save: make the folder, remove leftovers, move damaged checkpoints aside."""
+        """Prepares a save: makes the folder, removes leftovers, moves damaged checkpoints aside."""
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -321,7 +337,7 @@ class Checkpointer:
             shutil.rmtree(path, ignore_errors=True)
 
     def _settle(self) -> None:
-        """Remove what a failed save left, until TensorStore no longer makes it again for its other writes."""
+        """Removes what a failed save left, until TensorStore's remaining writes no longer recreate it."""
         start = last_seen = time.monotonic()
         while time.monotonic() < min(last_seen + 0.3, start + 10):
             if self._leftovers():
@@ -336,7 +352,7 @@ class Checkpointer:
         left = enumerate_some(self.steps()) or "none"
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}; "
-            f"older checkpoints left as they were: {left}"
+            f"older checkpoints are intact: {left}"
         )
 
 
@@ -345,9 +361,9 @@ def _in_any_process(here: bool) -> bool:
 
 
 class _NewestAndBest:
-    """Orbax preservation policy: the newest n and, besides, the one of the lowest evaluation loss.
+    """Orbax preservation policy: the newest n, and the one with the lowest evaluation loss.
 
-    Orbax's own `BestN` reads losses from a file that crashes its constructor when it is damaged.
+    Orbax's own `BestN` reads losses from a file, and its constructor crashes if that is damaged.
     """
 
     def __init__(self, keep_newest: int, eval_losses: Mapping[int, float | None]) -> None:
@@ -364,7 +380,4 @@ class _NewestAndBest:
 
 
 class _DamagedError(Exception):
-    """A checkpoint is not what was saved; the message says in what."""
-
-
-silence_orbax()
+    """A checkpoint is not as it was saved; the message says how."""

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: names and shapes of its arrays, what it belongs to, and a checksum over it all."""
+"""Manifest of a checkpoint: names and shapes of its arrays, the run it belongs to, and a checksum."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ _ITEMS_SHOWN = 8
 
 
 def name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
-    """Leaves by dotted path, so that what is stored does not depend on the classes of the tree's nodes.
+    """Returns the leaves by dotted path, which does not depend on the classes of the tree's nodes, and the treedef.
 
     Args:
         tree: any pytree.
-        part: the attribute or key of a larger tree that `tree` is; every name then begins with it.
+        part: attribute or key of `tree` in a larger tree, with which every name then begins.
 
     Raises:
         ValueError: two leaves have the same dotted path.
@@ -33,19 +33,19 @@ def name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], 
 
 
 def describe_arrays(leaves: dict[str, Any]) -> dict[str, str]:
-    """Type and shape of each, as `float32[2,64]`."""
+    """Returns dtype and shape of each leaf, as `float32[2,64]`."""
     return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in leaves.items()}
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest, as JSON gives it back, and its SHA-256."""
+    """Returns the manifest as JSON reads it back, and its SHA-256."""
     manifest = _as_json(manifest)
     text = json.dumps(manifest, sort_keys=True)
     return {"manifest": manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def describe_differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
-    """`field: a in the checkpoint, b now; …` of two nested dicts, empty where they are equal as JSON."""
+    """Returns `field: a in the checkpoint, b now; …` for two nested dicts; empty if they are equal as JSON."""
     absent = object()
 
     def show(value: Any) -> str:
@@ -59,7 +59,7 @@ def describe_differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def enumerate_some(items: Sequence[object], separator: str = ", ") -> str:
-    """The first few, and how many more there are."""
+    """Returns the first few items, and how many more there are."""
     shown = separator.join(map(str, items[:_ITEMS_SHOWN]))
     more = len(items) - _ITEMS_SHOWN
     return f"{shown}{separator}and {more} more" if more > 0 else shown

@@ -1,10 +1,9 @@
-"""A model from one format to another: read, compare, write, read back, compare, and only then give it its name.
+"""Converts a model: reads it, compares outputs, writes it, reads it back, compares again, and only then names it.
 
-A certificate beside the model says what was converted from what, with which versions, and how far the outputs differ.
+A certificate in the new folder records the source, the versions, the checksums, and how far outputs differ.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -14,23 +13,30 @@ from typing import Any, Literal
 import jax
 import ml_dtypes
 import numpy as np
+from tqdm import tqdm
 
 from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
-from mlm_jax.files import new_folder, write_atomically
-from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, flatten_params, random_model
-from mlm_jax.formats.table import Reading
-from mlm_jax.store.formats import FORMATS, Format, format_of
+from mlm_jax.files import new_folder
+from mlm_jax.formats.model_folder import (
+    StoredModel,
+    check_vocabulary,
+    flatten_params,
+    random_model,
+    write_json,
+)
+from mlm_jax.formats.name_table import Reading
+from mlm_jax.store.format_registry import FORMATS, Format, format_of
 from mlm_jax.store.hub import find_model
-from mlm_jax.store.reference import ask_library, fixed_batch, largest_difference, our_outputs
+from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 
 FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
 DType = Literal["float32", "bfloat16"]
 
 CERTIFICATE_FILE = "certificate.json"
 
-# Of the largest output, or of 1 where that is smaller: what float32 leaves open after twenty-four layers, and ten
-# times less than what another GELU or another epsilon does.
+# Relative to the largest output, or to 1 if that is smaller. Float32 leaves this much open after 24 layers; another
+# GELU or another epsilon moves the outputs by ten times as much.
 _TOLERANCE = 5e-5
 _DTYPES: Mapping[DType, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _PACKAGES = (
@@ -41,34 +47,50 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a conversion may do beyond carrying every number over."""
+    """Changes that a conversion may make to the model."""
 
     dtype: DType | None = None
-    """Store every tensor so; None keeps what the source has."""
+    """Data type of every tensor; None keeps the source's."""
     allow_random_head: bool = False
-    """Give a model without any head a masked-LM head of random numbers."""
+    """Adds a random masked-LM head to a model without any head."""
     allow_random_pooler: bool = False
-    """Give a model without a pooler one of random numbers where the target must have one."""
+    """Adds a random pooler to a model without one if the target needs it."""
     backbone_only: bool = False
-    """Carry the encoder alone."""
+    """Converts only the encoder."""
     change_conventions: bool = False
-    """Where the target cannot say a GELU or an epsilon, write the one that it has."""
+    """Replaces a GELU or an epsilon that the target cannot express by the target's."""
 
 
 def convert(
-    source: str | Path, target: Path, to: FormatName, request: Request | None = None
+    source: str | Path,
+    target: Path,
+    to: FormatName,
+    request: Request | None = None,
+    *,
+    progress: bool = False,
 ) -> dict[str, Any]:
-    """Convert the model that `source` names into a new folder, and return its certificate.
+    """Converts the model that `source` names into a new folder and returns its certificate.
+
+    With `progress`, the current stage is shown on stderr if it is a terminal.
 
     Raises:
-        InputError: the source is not usable, the target is there already or cannot hold the model, or the outputs
-            of the libraries differ from ours. No target folder is left behind.
+        InputError: the source is not usable, the target exists or cannot hold the model, or a library's outputs differ
+            from ours. No target folder is left behind.
     """
-    request = request or Request()
-    with new_folder(target) as partial:
-        certificate = _write(_read(source, FORMATS[to], request), FORMATS[to], partial)
-        write_atomically(partial / CERTIFICATE_FILE, (json.dumps(certificate, indent=2) + "\n").encode())
+    stages = tqdm(
+        total=6, bar_format="{n_fmt}/{total_fmt} {desc}", disable=None if progress else True, leave=False
+    )
+    with stages, new_folder(target) as partial:
+        work = _read(source, FORMATS[to], request or Request(), stages)
+        certificate = _write(work, FORMATS[to], partial, stages)
+        write_json(partial / CERTIFICATE_FILE, certificate)
     return certificate
+
+
+def _begin(stages: tqdm, name: str) -> None:
+    stages.set_description_str(name, refresh=False)
+    stages.update()
+    stages.refresh()
 
 
 @dataclass
@@ -76,20 +98,24 @@ class _Work:
     """A conversion between reading and writing."""
 
     model: StoredModel
+    """The model as the target is to hold it."""
     batch: Mapping[str, np.ndarray]
     outputs: np.ndarray
-    """Ours, of the model as the target is to hold it."""
+    """Our outputs for `model`."""
     certificate: dict[str, Any]
 
 
-def _read(source: str | Path, target: Format, request: Request) -> _Work:
+def _read(source: str | Path, target: Format, request: Request, stages: tqdm) -> _Work:
+    _begin(stages, "reading")
     folder = find_model(source)
     source_format = format_of(folder)
     reading = source_format.read(folder)
-    # A run may have left room for more entries than its tokenizer has; nobody else knows such models.
+    # A run may have more vocabulary entries than its tokenizer. Other libraries do not know such models.
     check_vocabulary(source, reading.model.config, reading.model.tokenizer)
+    _begin(stages, "computing outputs")
     batch = fixed_batch(reading.model.config)
     outputs = our_outputs(reading.model, batch)
+    _begin(stages, "comparing the source with its library")
     comparisons = {"source": _compare(source_format, folder, batch, outputs)}
     model, changes = _prepare(reading.model, target, request)
     if changes:
@@ -100,17 +126,20 @@ def _read(source: str | Path, target: Format, request: Request) -> _Work:
     return _Work(model, batch, outputs, certificate | {"comparisons": comparisons})
 
 
-def _write(work: _Work, target: Format, folder: Path) -> dict[str, Any]:
-    """Write the model, check what was written, and return the certificate; lets go of the model's arrays."""
+def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str, Any]:
+    """Writes the model, checks the files, and returns the certificate. Releases the model's arrays."""
     certificate = work.certificate
+    _begin(stages, "writing")
     certificate["target"]["tensors"] = target.write(work.model, folder)
     expected = _contents(work.model)
-    # Read back beside it, the model would be in memory twice.
+    # Otherwise the model would be in memory twice once it is read back.
     work.model.params.clear()
+    _begin(stages, "reading back")
     found = _contents(target.read(folder).model)
     differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     if differing:
-        raise RuntimeError(f"{target.NAME}: read back otherwise than written: {', '.join(differing[:3])}")
+        raise RuntimeError(f"{target.NAME}: read back differs from written: {', '.join(differing[:3])}")
+    _begin(stages, "comparing the target with its library")
     certificate["comparisons"]["target"] = _compare(target, folder, work.batch, work.outputs)
     files = (path for path in folder.rglob("*") if path.is_file())
     certificate["target"]["files"] = _checksums(folder, files)
@@ -118,8 +147,8 @@ def _write(work: _Work, target: Format, folder: Path) -> dict[str, Any]:
 
 
 def _contents(model: StoredModel) -> dict[str, Any]:
-    """What has to be read back as it was written: the tensors to the bit, the conventions, the tokenizer."""
-    # Dropout and the spread of random weights mean nothing to a trained model; not every format has them.
+    """Returns everything that must be read back as written: exact tensors, conventions and tokenizer."""
+    # Dropout and the initializer's spread do not affect a trained model, and not every format has them.
     contents: dict[str, Any] = {
         name: value for name, value in asdict(model.config).items() if name not in WEIGHT_COMPATIBLE_SETTINGS
     }
@@ -131,48 +160,24 @@ def _contents(model: StoredModel) -> dict[str, Any]:
 
 
 def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
-    """The model as the target is to hold it, and in which words it is another one than the source's."""
-    changes = []
+    """Returns the model as the target is to hold it, and a description of every change."""
     config = target.expressible(model.config)
-    params = dict(model.params)
-    if target.NEEDS_POOLER and "pooler" not in params["encoder"]:
-        if not request.allow_random_pooler:
-            raise InputError(
-                f"the model has no pooler, and {target.NAME} has one: --allow-random-pooler gives it a random one, "
-                "which masked language modelling does not read"
-            )
-        model = replace(model, config=replace(model.config, pooler=True))
-        config = replace(config, pooler=True)
-        params["encoder"] = params["encoder"] | {"pooler": _drawn(model, "encoder")["pooler"]}
-        changes.append("RANDOM: the pooler is drawn at random, it has learned nothing")
-    if request.backbone_only:
-        changes += [
-            f"left out: {part} (only the backbone was asked for)" for part in params if part != "encoder"
-        ]
-        params = {"encoder": params["encoder"]}
-    elif set(params) == {"encoder"}:
-        if not request.allow_random_head:
-            raise InputError(
-                "the source has no masked-LM head: --allow-random-head gives it a random one, "
-                "--backbone-only converts the encoder alone"
-            )
-        params["head"] = _drawn(model, "head")
-        changes.append("RANDOM: the masked-LM head is drawn at random, it has learned nothing")
-    for part, reason in target.DROPPED_PARTS.items():
-        if params.pop(part, None) is not None:
-            changes.append(f"left out: {part} ({reason})")
+    model, changes = _with_parts(model, target, request)
+    config = replace(config, pooler=model.config.pooler)
     if config != model.config:
+        ours, theirs = asdict(model.config), asdict(config)
         differing = [
-            f"{name} {value!r} becomes {asdict(config)[name]!r}"
-            for name, value in asdict(model.config).items()
-            if asdict(config)[name] != value
+            f"{name} {value!r} becomes {theirs[name]!r}"
+            for name, value in ours.items()
+            if theirs[name] != value
         ]
         if not request.change_conventions:
             raise InputError(
-                f"{target.NAME} cannot say this model's conventions: {', '.join(differing)}; "
-                "--change-conventions writes it so, and says how far its outputs move"
+                f"{target.NAME} cannot express this model's conventions: {', '.join(differing)}; "
+                "--change-conventions converts it anyway and reports how far its outputs move"
             )
         changes += differing
+    params = model.params
     if request.dtype is not None:
         wanted = np.dtype(_DTYPES[request.dtype])
         before = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)} - {str(wanted)})
@@ -182,12 +187,42 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
     return replace(model, config=config, params=params), changes
 
 
-def _drawn(model: StoredModel, part: str) -> dict[str, Any]:
-    """That part of such a model at random, in the model's own dtype."""
+def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
+    """Returns the model with the parts that the target is to hold, and a description of every change."""
+    changes = []
+    params = dict(model.params)
+    if target.NEEDS_POOLER and "pooler" not in params["encoder"]:
+        if not request.allow_random_pooler:
+            raise InputError(
+                f"the model has no pooler, which {target.NAME} needs: --allow-random-pooler adds a random one, "
+                "which masked language modeling does not use"
+            )
+        model = replace(model, config=replace(model.config, pooler=True))
+        params["encoder"] = params["encoder"] | {"pooler": _random_part(model, "encoder")["pooler"]}
+        changes.append("RANDOM: the pooler has random weights and must be trained before use")
+    if request.backbone_only:
+        changes += [f"left out: {part} (--backbone-only)" for part in params if part != "encoder"]
+        params = {"encoder": params["encoder"]}
+    elif set(params) == {"encoder"}:
+        if not request.allow_random_head:
+            raise InputError(
+                "the source has no masked-LM head: --allow-random-head adds a random one, "
+                "--backbone-only converts only the encoder"
+            )
+        params["head"] = _random_part(model, "head")
+        changes.append("RANDOM: the masked-LM head has random weights and must be trained before use")
+    for part, reason in target.DROPPED_PARTS.items():
+        if params.pop(part, None) is not None:
+            changes.append(f"left out: {part} ({reason})")
+    return replace(model, params=params), changes
+
+
+def _random_part(model: StoredModel, part: str) -> dict[str, Any]:
+    """Returns that part of a random model, in the model's own dtype."""
     dtype = model.params["encoder"]["embeddings"]["token"].dtype
     fresh = random_model(model.config, model.tokenizer, seed=0).params[part]
-    drawn: dict[str, Any] = jax.tree.map(lambda leaf: leaf.astype(dtype), fresh)
-    return drawn
+    cast: dict[str, Any] = jax.tree.map(lambda leaf: leaf.astype(dtype), fresh)
+    return cast
 
 
 def _compare(
@@ -199,7 +234,7 @@ def _compare(
     if reference.outputs is None:
         return {"library": None, "reason": f"{reference.library}: {reference.reason}"}
     found = _difference(outputs, reference.outputs, batch)
-    # So written that NaN does not pass.
+    # In this form, NaN does not pass.
     if not found["max_difference"] <= found["tolerance"]:
         raise InputError(
             f"{folder}: {reference.library} computes outputs that differ from ours by {found['max_difference']:.1e}: "

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, or a name that a folder is kept or fetched for.
+"""Finds a model's files: in a folder, or by a name under which they are kept or downloaded.
 
 ./folder              itself
 bert_base_en_uncased  $MLM_JAX_HOME/models/NAME (by default ~/.cache/mlm_jax), then Hugging Face's hub
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.config.settings import nearest_name
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
 from mlm_jax.files import home
 
 # Google's own uploads of the checkpoints that the presets are named after.
@@ -26,7 +26,7 @@ _REPOSITORIES: Mapping[str, str] = {
     "bert_large_en_uncased": "google-bert/bert-large-uncased",
     "bert_large_en": "google-bert/bert-large-cased",
 }
-# KerasHub trained this one, and Kaggle has it.
+# Trained by KerasHub and published on Kaggle.
 _KAGGLE_HANDLES: Mapping[str, str] = {
     "bert_tiny_en_uncased_sst2": "keras/bert/keras/bert_tiny_en_uncased_sst2",
 }
@@ -38,11 +38,11 @@ _WEIGHT_FILES = (
 
 
 def find_model(name: str | Path, *, weights: bool = True) -> Path:
-    """The folder that holds a model's files, fetched where it has to be; `weights=False` fetches none.
+    """Returns the folder with a model's files and downloads it if needed; with `weights=False`, without weights.
 
     Raises:
-        InputError: there is no such folder or name, or the files are not here and could not be fetched; says
-            which files to put where.
+        InputError: there is no such folder or name, or the files are not here and could not be downloaded. The message
+            says which files to put where.
     """
     text = str(name)
     if text.startswith("hf://"):
@@ -53,8 +53,8 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
         return Path(text)
     if text not in PRESETS:
         raise InputError(
-            f"{text}: no such folder, and no built-in name{nearest_name(text, list(PRESETS))}; a name of a hub "
-            "begins with hf:// or kaggle://"
+            f"{text}: no such folder, and no built-in name{nearest_name(text, list(PRESETS))}; names on a hub "
+            "begin with hf:// or kaggle://"
         )
     kept = home() / "models" / text
     if kept.is_dir():
@@ -82,10 +82,10 @@ def _from_hugging_face(repository: str, weights: bool, remedy: str) -> Path:
                 folder = fetch((*_TOKENIZER_FILES, *patterns))
                 if any(next(folder.glob(pattern), None) for pattern in patterns):
                     break
-    # Whatever kept it from coming (no network, no such repository, no permission) has the same remedy.
+    # Every cause (no network, no such repository, no permission) has the same remedy.
     except Exception as error:
         raise InputError(
-            f"hf://{repository}: not in the cache and not fetched ({_one_line(error)}){remedy}"
+            f"hf://{repository}: not in the cache and not downloaded ({_summary(error)}){remedy}"
         ) from error
     return folder
 
@@ -95,17 +95,17 @@ def _from_kaggle(handle: str, remedy: str) -> Path:
         import kagglehub
     except ImportError as error:
         raise InputError(
-            f"kaggle://{handle}: fetching it needs kagglehub: pip install kagglehub{remedy}"
+            f"kaggle://{handle}: downloading it needs kagglehub: pip install kagglehub{remedy}"
         ) from error
     try:
         return Path(kagglehub.model_download(handle))
     except Exception as error:
         raise InputError(
-            f"kaggle://{handle}: not in the cache and not fetched ({_one_line(error)}){remedy}"
+            f"kaggle://{handle}: not in the cache and not downloaded ({_summary(error)}){remedy}"
         ) from error
 
 
-def _one_line(error: Exception) -> str:
-    """The kind of an error and the beginning of what it says, which the hubs' libraries make long."""
-    text = " ".join(str(error).split())
+def _summary(error: Exception) -> str:
+    """Returns the type of an error and the beginning of its message, which is long in the hubs' libraries."""
+    text = one_line(error, 101)
     return f"{type(error).__name__}: {text[:100]}{'…' * (len(text) > 100)}"

@@ -1,4 +1,4 @@
-"""A model by its name or folder, whatever library wrote it."""
+"""Loads a model by name or folder, whatever library wrote it."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from mlm_jax.config import BertConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model
-from mlm_jax.store.formats import format_of
+from mlm_jax.store.format_registry import format_of
 from mlm_jax.store.hub import find_model
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -14,10 +14,10 @@ from mlm_jax.text.tokenizer import Tokenizer
 def load_model(
     name: str | Path, *, load_weights: bool = True, tokenizer: Tokenizer | None = None, seed: int = 0
 ) -> StoredModel:
-    """The model that `name` stands for: a built-in name, hf://user/model, kaggle://handle, or a folder of any format.
+    """Loads a model by its built-in name, as hf://user/model or kaggle://handle, or from a folder of any format.
 
-    With `load_weights=False` it is a masked LM of that architecture, drawn at random from `seed`. A `tokenizer`
-    replaces the model's own; a built-in architecture at random then needs no file at all.
+    With `load_weights=False`, returns a masked LM of that architecture with random parameters drawn from `seed`.
+    A `tokenizer` replaces the model's own; a random model of a built-in name then needs no files at all.
 
     Raises:
         InputError: there is no such model, its files are not usable, or the tokenizer has another vocabulary size.
@@ -34,6 +34,21 @@ def load_model(
     return StoredModel(model.config, model.params, tokenizer, model.labels)
 
 
+def load_masked_lm(
+    name: str | Path, *, load_weights: bool = True, tokenizer: Tokenizer | None = None, seed: int = 0
+) -> StoredModel:
+    """`load_model`, with the encoder and the masked-LM head as the only parts.
+
+    Raises:
+        InputError: as `load_model`, or the model has no masked-LM head.
+    """
+    model = load_model(name, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
+    if "head" not in model.params:
+        raise InputError(f"{name}: has no masked-LM head: converting it with --allow-random-head adds one")
+    params = {part: model.params[part] for part in ("encoder", "head")}
+    return StoredModel(model.config, params, model.tokenizer)
+
+
 def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:
     built_in = PRESETS.get(str(name)) if not Path(name).is_dir() else None
     if built_in is not None and tokenizer is not None:
@@ -46,7 +61,7 @@ def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertCo
 
 
 def _tokenizer_in(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder that may hold nothing else."""
+    """Loads the tokenizer of a folder that may hold nothing else."""
     try:
         return Tokenizer.load(folder)
     except InputError:

@@ -1,13 +1,17 @@
-"""What Orbax and TensorStore say when they fail: one line of it, in the thread that asked."""
+"""Turns errors of Orbax and TensorStore into one line, in the caller's thread."""
 
+import gc
 import logging
 import os
 import re
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def reason(error: BaseException) -> str:
-    """The root of an error in one line: TensorStore packs the system's own words into a page."""
+    """Returns the root cause of an error in one line; TensorStore wraps the system's message in a page of text."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -17,25 +21,47 @@ def reason(error: BaseException) -> str:
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
-def silence_orbax() -> None:
-    """Keep Orbax's tracebacks off stderr: what fails here surfaces as one exception, in the caller's thread.
+@contextmanager
+def orbax_silenced() -> Iterator[None]:
+    """A context that keeps Orbax's tracebacks off stderr: a failure surfaces as one exception, in the caller's thread.
 
-    Orbax logs failures from its background threads, through absl. Where one of many reads or writes fails, it
-    drops the others: asyncio then logs exceptions that nobody fetched, and a coroutine that fails when it is
-    collected, or finishes after its event loop was closed, complains to `sys.unraisablehook`.
+    Orbax logs failures of its background threads through absl. If one of many reads or writes fails, it drops the
+    others: asyncio then logs exceptions that were never retrieved, and coroutines that fail when they are collected, or
+    finish after their event loop was closed, report to `sys.unraisablehook`. Contexts may overlap in any order.
     """
+    global _open_contexts, _hook_before  # noqa: PLW0603
+    with _lock:
+        _open_contexts += 1
+        if _open_contexts == 1:
+            _hook_before, sys.unraisablehook = sys.unraisablehook, _report_others
+            for name in _LOGGERS:
+                logging.getLogger(name).addFilter(_is_not_of_orbax)
+    try:
+        yield
+    finally:
+        # Dropped coroutines complain when they are collected.
+        gc.collect()
+        with _lock:
+            _open_contexts -= 1
+            if not _open_contexts:
+                if sys.unraisablehook is _report_others:
+                    sys.unraisablehook = _hook_before
+                for name in _LOGGERS:
+                    logging.getLogger(name).removeFilter(_is_not_of_orbax)
 
-    def is_other(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname + record.getMessage()
 
-    report = sys.unraisablehook
+_LOGGERS = ("absl", "asyncio")
+_lock = threading.Lock()
+_open_contexts = 0
+_hook_before = sys.unraisablehook
 
-    def report_other(unraisable: "sys.UnraisableHookArgs") -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        is_orbax = code is not None and "orbax" in code.co_filename
-        if not is_orbax and str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
 
-    logging.getLogger("absl").addFilter(is_other)
-    logging.getLogger("asyncio").addFilter(is_other)
-    sys.unraisablehook = report_other
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname + record.getMessage()
+
+
+def _report_others(unraisable: "sys.UnraisableHookArgs") -> None:
+    code = getattr(unraisable.object, "cr_code", None)
+    is_orbax = code is not None and "orbax" in code.co_filename
+    if not is_orbax and str(unraisable.exc_value) != "Event loop is closed":
+        _hook_before(unraisable)

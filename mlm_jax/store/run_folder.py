@@ -1,4 +1,4 @@
-"""What lies where in a run folder, and how a run is read back from it.
+"""Layout of a run folder, and reading a run back from it.
 
 RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
 """
@@ -22,14 +22,14 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 
 def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
-    """Write config.json and tokenizer/, each file whole or not at all."""
+    """Writes config.json and tokenizer/, each file whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / TOKENIZER_FOLDER)
     write_atomically(folder / CONFIG_FILE, to_json(_of_any_process(config)).encode())
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether its config.json is that of a run, with a checkpoint or without."""
+    """True if the folder has the config.json of a run, with or without a checkpoint."""
     try:
         settings = json.loads((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValueError):
@@ -38,7 +38,7 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The config of a run. InputError where the folder is none or its config does not parse."""
+    """Returns the config of a run; raises InputError if the folder is not a run or its config does not parse."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; scripts/train.py makes one")
@@ -46,19 +46,19 @@ def read_config(folder: Path) -> TrainConfig:
 
 
 def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
-    """`optimizer.learning_rate: 0.001 → 0.0005` for every setting that differs."""
+    """Returns `optimizer.learning_rate: 0.001 → 0.0005` for every setting that differs."""
     changes = changed_settings(_of_any_process(before), _of_any_process(now))
     return [f"{name}: {old} → {new}" for name, (old, new) in changes.items()]
 
 
 def _of_any_process(config: TrainConfig) -> TrainConfig:
-    """Without what is of one process and one start: the run's own config.json starts it anywhere."""
+    """Returns the config without settings of one process, so that a run's own config.json starts it anywhere."""
     elsewhere = replace(config.distributed, coordinator=None, num_processes=None, process_id=None)
     return replace(config, distributed=elsewhere)
 
 
 def load_params(folder: Path, abstract_params: Any) -> Any:
-    """The parameters of the newest whole checkpoint of a run, as the shapes and shardings of `abstract_params` ask.
+    """Returns the parameters of the newest whole checkpoint of a run, with the shardings of `abstract_params`.
 
     Raises:
         InputError: the run has no checkpoint, or its parameters have other names or shapes.

@@ -1,7 +1,7 @@
-"""What may be done in a sweep's folder: a new one is begun, and one of the same sweep goes on.
+"""Begins a sweep in a folder, or checks that the folder holds the same sweep.
 
-SWEEP/sweep.json  TRIAL/seed_S/ a run folder, with outcome.json and, while it is trained, a lock on claim
-A lock on SWEEP/claim is held by whoever writes what is the whole sweep's.
+SWEEP/sweep.json  TRIAL/seed_S/ a run folder with outcome.json
+A process holds the lock of a run folder while it trains the run, and that of SWEEP while it writes files of the sweep.
 """
 
 import json
@@ -13,26 +13,26 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import from_json
 from mlm_jax.errors import InputError
 from mlm_jax.files import PARTIAL_SUFFIX
-from mlm_jax.sweep.claims import CLAIM_FILE, locked
+from mlm_jax.store.folder_lock import LOCK_FILE, lock_folder
 from mlm_jax.sweep.plan import Sweep, changed_results, require_comparable
 from mlm_jax.sweep.records import SWEEP_FILE, SweepRecord, read_sweep_record, write_sweep_record
 
 Fingerprints = Mapping[str, Mapping[str, str]]
-"""Of the training and of the evaluation data of each trial, under the keys `training` and `evaluation`."""
+"""Fingerprints of each trial's data, under the keys `training` and `evaluation`."""
 
 
 def begin(folder: Path, sweep: Sweep, num_seeds: int, data: Fingerprints) -> None:
-    """Write sweep.json, or see that what is there is the same sweep; trials and seeds may have come since.
+    """Writes sweep.json, or adds new trials and seeds to that of the same sweep.
 
-    Trials that the file of the sweep has no more stay in it after those that it has, if a run of theirs was begun.
+    Trials that were removed from the file of the sweep are kept, after the others, if any of their runs started.
 
     Raises:
-        InputError: the folder holds something else, another sweep, a trial that was begun with another config or on
-            other data, or one that was evaluated otherwise.
+        InputError: the folder holds something else or another sweep, or a trial that started with another config, on
+            other data, or with another evaluation.
     """
-    # Without the lock first, which would leave a folder behind, or a file in one that is not the sweep's.
+    # First without the lock, which would leave a file behind in a folder that is not the sweep's.
     check(folder, sweep, data)
-    with locked(folder):
+    with lock_folder(folder, wait=True):
         begun = check(folder, sweep, data)
         record = SweepRecord(
             name=sweep.name,
@@ -54,22 +54,22 @@ def begin(folder: Path, sweep: Sweep, num_seeds: int, data: Fingerprints) -> Non
 
 
 def check(folder: Path, sweep: Sweep, data: Fingerprints) -> SweepRecord | None:
-    """What the folder has of that sweep, with the trials of which a run was begun; None where it is new.
+    """Returns the sweep's record with the trials of which a run started, or None if the folder is new.
 
-    Raises what `begin` raises; writes nothing.
+    Writes nothing. Raises what `begin` raises.
     """
-    # Before the record is read: another process that begins the sweep writes that first.
+    # Before the record is read, because another process that begins the sweep writes the record first.
     is_foreign = folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir())))
     before = read_sweep_record(folder)
     if before is None:
         if is_foreign:
             raise InputError(
-                f"{folder}: holds no sweep: must be a new folder, or one of the sweep {sweep.name!r}"
+                f"{folder}: holds no sweep: must be a new folder or that of the sweep {sweep.name!r}"
             )
         return None
     if before.name != sweep.name:
         raise InputError(
-            f"{folder}: holds the sweep {before.name!r}: must be a folder of its own for {sweep.name!r}"
+            f"{folder}: holds the sweep {before.name!r}: the sweep {sweep.name!r} must have a folder of its own"
         )
     begun = [name for name in before.trials if (folder / name).is_dir()]
     configs = {name: _config(folder, before, name) for name in begun}
@@ -99,24 +99,24 @@ def _config(folder: Path, record: SweepRecord, trial: str) -> TrainConfig:
 def _require_unchanged(folder: Path, sweep: Sweep, trial: str, before: TrainConfig) -> None:
     for setting, (old, new) in changed_results(before, sweep.trials[trial]).items():
         raise InputError(
-            f"{sweep.source}: trial {trial!r} was begun in {folder} with {setting} = {old!r}, and has {new!r} now: "
-            "must be a trial of another name, or go to another folder"
+            f"{sweep.source}: trial {trial!r} started in {folder} with {setting} = {old!r} and now has {new!r}: "
+            "must have another name, or be run in another folder"
         )
 
 
 def _require_same_data(
     folder: Path, before: Mapping[str, str], now: Mapping[str, str], trial: str, sweep: Sweep
 ) -> None:
-    # What a trial that the sweep no longer has was trained on is not there to be compared.
+    # The training data of a trial that was removed are unknown.
     kinds = ("training", "evaluation") if trial in sweep.trials else ("evaluation",)
     for kind in kinds:
         if before.get(kind) != now[kind]:
             raise InputError(
-                f"{sweep.source}: trial {trial!r} was begun in {folder} on other {kind} data (fingerprint "
-                f"{before.get(kind)}, and now {now[kind]}): must be the same data, or go to another folder"
+                f"{sweep.source}: trial {trial!r} started in {folder} on other {kind} data (fingerprint "
+                f"{before.get(kind)}, now {now[kind]}): must have the same data or another folder"
             )
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether it is nothing that processes which begin the same sweep at this moment have there."""
-    return path.name != CLAIM_FILE and not path.name.endswith(PARTIAL_SUFFIX)
+    """True unless another process that begins the same sweep may have made it."""
+    return path.name != LOCK_FILE and not path.name.endswith(PARTIAL_SUFFIX)

@@ -1,4 +1,4 @@
-"""What a sweep is: named configs that differ in what is studied, and the checks that make them comparable. No jax."""
+"""A sweep: named configs that differ in what is studied, and the checks that make them comparable. No jax."""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from mlm_jax.config.files import call_in_file
 from mlm_jax.config.settings import changed_settings
 from mlm_jax.errors import InputError
 
-# It is a folder's name, on any file system.
+# A valid folder name on any file system.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")
-# What the folder of a sweep holds beside its trials: claim, sweep.json, report.md, losses.png, ….
-_TAKEN = re.compile(r"claim|.*\.(json|md|csv|html|png)", re.IGNORECASE)
+# Other files in the folder of a sweep: lock, sweep.json, report.md, losses.png, ….
+_TAKEN = re.compile(r"lock|.*\.(json|md|csv|html|png)", re.IGNORECASE)
 
 OF_NO_RESULT = (
     "log_every",
@@ -27,25 +27,25 @@ OF_NO_RESULT = (
     "data.prefetch_batches",
     "distributed.timeout_seconds",
 )
-"""Settings on which what a trial learns does not depend."""
+"""Settings that do not affect what a trial learns."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Trials to be compared with the first of them, the baseline."""
+    """Trials to compare with the first of them, the baseline."""
 
     name: str
-    """That of its file."""
+    """Name of its file."""
     source: str
-    """The file, as it was given."""
+    """Path of the file, as given."""
     description: str
-    """The first paragraph of the file's docstring, in one line."""
+    """First paragraph of the file's docstring, in one line."""
     trials: Mapping[str, TrainConfig]
-    """In the order of the file; each with its name."""
+    """Config of each trial by name, in the order of the file."""
 
     @property
     def baseline(self) -> str:
-        """The trial that the others are compared with."""
+        """Name of the trial that the others are compared with."""
         return next(iter(self.trials))
 
 
@@ -59,42 +59,44 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As a user reads it, and below the sweep's folder its own."""
+        """Name shown to users, and path of the run within the sweep's folder."""
         return f"{self.trial}/seed_{self.seed}"
 
 
 def load_sweep(path: str | Path) -> Sweep:
-    """The sweep of a Python file, from its `trials() -> dict[str, TrainConfig]`.
+    """Returns the sweep that a Python file defines by `trials() -> dict[str, TrainConfig]`.
 
-    `output_dir` and `seed` of the trials are left to whoever runs them.
+    `output_dir` and `seed` of the trials are set when they are run.
 
     Raises:
-        InputError: the file cannot be read, a trial sets what no trial may, two are the same, or they would not be
-            evaluated alike. Says which, where, and what would be right.
+        InputError: the file cannot be read, a trial sets what it may not, two trials are the same, or they would be
+            evaluated differently. Names the trial and what would be right.
     """
     path = Path(path)
     trials, docstring = call_in_file(path, "trials", "dict[str, TrainConfig]")
-    # Of the rest a report has its own: the command, and what came out this time.
+    # The rest is about the command and about earlier results, which a report has from the runs themselves.
     description = " ".join(docstring.partition("\n\n")[0].split())
     if not isinstance(trials, dict) or not trials:
         raise InputError(
-            f"{path}: trials() gave {type(trials).__name__}: must give a dict with a trial in it"
+            f"{path}: trials() returned {type(trials).__name__}: must return a dict with at least one trial"
         )
     for name, config in trials.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or _TAKEN.fullmatch(name):
             raise InputError(
-                f"{path}: trial {name!r}: must be named by letters, digits and any of _ . = + -, and as no file of a "
-                "sweep's folder, since it names one beside them"
+                f"{path}: trial {name!r}: the name must consist of letters, digits and _ . = + -, and must not be that "
+                "of a file in the sweep's folder"
             )
         if not isinstance(config, TrainConfig):
             raise InputError(f"{path}: trial {name!r} is {type(config).__name__}: must be a TrainConfig")
         if config.distributed.coordinator is not None:
             raise InputError(
                 f"{path}: trial {name!r} has distributed.coordinator = {config.distributed.coordinator!r}: must be "
-                "None, because each run of a sweep is trained by one process"
+                "None, because one process trains each run of a sweep"
             )
         if config.seed:
-            raise InputError(f"{path}: trial {name!r} has seed = {config.seed}: must be left to --seeds")
+            raise InputError(
+                f"{path}: trial {name!r} has seed = {config.seed}: must be unset, because --seeds sets it"
+            )
     sweep = Sweep(
         path.stem, str(path), description, {name: _unplaced(config) for name, config in trials.items()}
     )
@@ -108,10 +110,10 @@ def _unplaced(config: TrainConfig) -> TrainConfig:
 
 
 def runs_of(sweep: Sweep, folder: Path, num_seeds: int) -> list[Run]:
-    """All runs, seed by seed, so that after a while every trial has as many as another.
+    """Returns all runs, seed by seed, so that trials progress evenly.
 
     Raises:
-        InputError: there are no seeds.
+        InputError: `num_seeds` is less than 1.
     """
     if num_seeds < 1:
         raise InputError(f"--seeds {num_seeds}: must be at least 1")
@@ -123,26 +125,27 @@ def runs_of(sweep: Sweep, folder: Path, num_seeds: int) -> list[Run]:
 
 
 def share_of(runs: list[Run], index: int, count: int) -> list[Run]:
-    """Those of process `index` of `count`: no run is in two shares, and together they are all.
+    """Returns the runs of share `index` of `count`; the shares are disjoint and cover all runs.
 
     Raises:
         InputError: there is no such share.
     """
     if count < 1 or not 0 <= index < count:
         raise InputError(f"--index {index} --count {count}: must be 0 <= index < count")
-    # As one deals cards, and from there one further: else, of four trials and four shares, each share would be a trial.
+    # Dealt like cards, shifted by one in each round: otherwise, with four trials and four shares, each share would be
+    # a trial.
     turn = lcm(count, len({run.trial for run in runs}))
     return [run for number, run in enumerate(runs) if (number + number // turn) % count == index]
 
 
 def changed_results(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Name to both values, of every setting that is not the same and may change what is learnt."""
+    """Returns both values of every setting that differs and may affect what is learned."""
     changes = changed_settings(config, other)
     return {name: values for name, values in changes.items() if name not in OF_NO_RESULT}
 
 
 def describe_trial(sweep: Sweep, trial: str) -> str:
-    """What a trial has that the baseline has not, in one line."""
+    """Returns how a trial differs from the baseline, in one line."""
     changes = changed_settings(sweep.trials[sweep.baseline], sweep.trials[trial])
     return ", ".join(f"{name} = {value!r}" for name, (_, value) in changes.items()) or "the baseline"
 
@@ -156,16 +159,16 @@ def _require_different(sweep: Sweep) -> None:
         if not changed_results(config, other):
             raise InputError(
                 f"{sweep.source}: trials {name!r} and {other_name!r} have the same config: must differ in a setting "
-                "that changes what is learnt"
+                "that affects what is learned"
             )
 
 
 def require_comparable(sweep: Sweep) -> None:
-    """InputError where the trials would not all be evaluated on the same rows with the same masks."""
+    """Raises InputError unless all trials are evaluated on the same rows with the same masks."""
     wanted = _evaluated(sweep.trials[sweep.baseline])
     if not wanted["data.eval_path"]:
         raise InputError(
-            f"{sweep.source}: trial {sweep.baseline!r} has no data.eval_path: must name what all are evaluated on"
+            f"{sweep.source}: trial {sweep.baseline!r} has no data.eval_path: must name the data for all trials"
         )
     for name, config in sweep.trials.items():
         for setting, value in _evaluated(config).items():
@@ -177,7 +180,7 @@ def require_comparable(sweep: Sweep) -> None:
 
 
 def _evaluated(config: TrainConfig) -> dict[str, Any]:
-    """All that the evaluation of a run depends on beside its parameters."""
+    """Returns everything that the evaluation of a run depends on except its parameters."""
     data, rows = config.data, None
     if config.eval_batches is not None:
         rows = config.eval_batches * (config.batch_size // config.accumulation_steps)

@@ -1,4 +1,4 @@
-"""How far a sweep has come, whoever trains its runs."""
+"""Progress of a sweep over all processes that train its runs."""
 
 import sys
 import time
@@ -15,24 +15,24 @@ from mlm_jax.sweep.records import read_outcome
 
 
 def last_step(run_folder: Path) -> int:
-    """The last that is recorded; 0 where none is."""
+    """Returns the last logged step of a run, 0 if there is none."""
     records = read_records(run_folder / METRICS_FILE)
     return records[-1]["step"] if records else 0
 
 
 class Progress:
-    """A bar over the steps of all runs on a terminal, and a line a run everywhere.
+    """A bar over the steps of all runs, on a terminal, and one line per run.
 
-    What other processes have done is looked up in the folders whenever a run begins or is left to them. The time left
-    is that of the steps still to be taken, at the rate of all processes together since this one began.
+    The progress of other processes is read from the run folders whenever a run begins or is left to another process.
+    The time left is that of the remaining steps at the rate of all processes together since this one began.
     """
 
     def __init__(self, runs: Sequence[Run], share_size: int) -> None:
-        """Of all `runs` of a sweep, of which this process is to see to `share_size`."""
+        """`runs` are all runs of the sweep, `share_size` the number of those in this process's share."""
         self._runs, self._share_size, self._place = runs, share_size, 0
         self._total = sum(run.config.num_steps for run in runs)
         self._steps = {run.name: _steps_done(run) for run in runs}
-        # What was there before, and took none of the time since.
+        # Steps taken before this process began.
         self._found, self._start = self._done, time.monotonic()
         self._current, self._took_steps = "", False
         self._bar = tqdm(
@@ -46,11 +46,11 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the bar."""
+        """Closes the bar."""
         self._bar.close()
 
     @property
@@ -58,28 +58,28 @@ class Progress:
         return sum(self._steps.values())
 
     def leave(self, run: Run, why: str) -> None:
-        """A run that takes nothing of this process."""
+        """Reports a run that this process does not train."""
         self._place += 1
         self._look()
         say(f"[{self._place}/{self._share_size}] {run.name} {why}")
 
     def begin(self, run: Run) -> None:
-        """A run that is trained from here on, until `end`."""
+        """Reports a run that this process trains until `end`."""
         self._place += 1
         self._current, self._took_steps = run.name, False
-        # Before the others are looked at: one that had failed was counted as done.
+        # Before `_look`, because a run that had failed was counted as done.
         self._set_found(last_step(Path(run.config.output_dir)))
         self._look()
         taken = self._done - self._found
-        left = "the time left is not known yet"
+        left = "time left unknown"
         if taken > 0:
             seconds = (self._total - self._done) * (time.monotonic() - self._start) / taken
             left = f"about {tqdm.format_interval(seconds)} left"
         done = self._done / self._total
-        say(f"[{self._place}/{self._share_size}] {run.name}: {done:.0%} of the sweep is done, {left}")
+        say(f"[{self._place}/{self._share_size}] {run.name}: sweep {done:.0%} done, {left}")
 
     def step(self, step: int) -> None:
-        """The run under way is at `step`."""
+        """Updates the bar: the current run is at `step`."""
         if not self._took_steps:
             self._set_found(step - 1)
         self._took_steps = True
@@ -88,11 +88,11 @@ class Progress:
 
     @property
     def took_steps(self) -> bool:
-        """Whether the run under way had any left to take."""
+        """True if the current run had steps left to take."""
         return self._took_steps
 
     def end(self, run: Run) -> None:
-        """The run under way has ended, maybe early."""
+        """Counts the current run as done, even if it ended early."""
         self._found += run.config.num_steps - self._steps[run.name]
         self._steps[run.name] = run.config.num_steps
         self._current = ""
@@ -104,7 +104,7 @@ class Progress:
         self._show()
 
     def _set_found(self, steps: int) -> None:
-        """The run under way begins after `steps`, whatever was counted of it."""
+        """Sets the step from which the current run starts."""
         self._found += steps - self._steps[self._current]
         self._steps[self._current] = steps
 
@@ -114,6 +114,6 @@ class Progress:
 
 
 def _steps_done(run: Run) -> int:
-    """A run that failed has no more to take."""
+    """Returns the steps taken; all of them if the run has ended, even by a failure."""
     folder = Path(run.config.output_dir)
     return last_step(folder) if read_outcome(folder) is None else run.config.num_steps

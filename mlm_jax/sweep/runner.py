@@ -1,4 +1,4 @@
-"""Running a sweep: each run once, by one of any number of processes, whatever became of the others."""
+"""Runs a sweep: any number of processes share the runs, and one process trains each run once."""
 
 import time
 import traceback
@@ -14,60 +14,51 @@ from mlm_jax.run.machine import this_machine
 from mlm_jax.run.reporting import say
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.trainer import check_run, train
-from mlm_jax.sweep.claims import claimed
+from mlm_jax.store.folder_lock import lock_folder
 from mlm_jax.sweep.folder import Fingerprints, begin, check
 from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
 from mlm_jax.sweep.progress import Progress, last_step
-from mlm_jax.sweep.records import (
-    Outcome,
-    count_deaths,
-    forget_outcome,
-    forget_starts,
-    note_start,
-    read_outcome,
-    write_outcome,
-)
+from mlm_jax.sweep.records import Outcome, forget_outcome, read_outcome, write_outcome
 
-# Of one run, with no step recorded between them, before it is given up and the others go on.
-_MOST_DEATHS = 2
+# Number of processes that may die at a run, without a step logged between them, before it is given up.
+_MAX_DEATHS = 2
 _VERSIONS = ("mlm_jax", "jax", "jaxlib", "flax", "optax")
 
 Ending = Literal["finished", "failed", "elsewhere", "stopped"]
-"""Of a run: `elsewhere` is that another process has it."""
+"""How a run ended here; `elsewhere` if another process trains it."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a call of `run_sweep` ended: the runs of its share by how they did, in the order of the sweep."""
+    """Result of `run_sweep`: how each run of the share ended, in the order of the sweep."""
 
     runs: dict[str, Ending]
     signal: str | None
-    """What ended it early, if anything did."""
+    """Name of the signal that stopped it, if any."""
 
     def of(self, ending: Ending) -> list[str]:
-        """The names of the runs that ended so."""
+        """Returns the names of the runs that ended that way."""
         return [name for name, ended in self.runs.items() if ended == ending]
 
 
 def run_sweep(
     sweep: Sweep, folder: Path, *, num_seeds: int = 1, index: int = 0, count: int = 1, command: str = ""
 ) -> SweepResult:
-    """Train every run of the share `index` of `count` that is not finished, each in a run folder below `folder`.
+    """Trains every unfinished run of share `index` of `count`, each in a run folder below `folder`.
 
-    A run that another process trains at the moment is left to it, so that any number of processes may be given the same
-    share. One that had failed when this began is tried again, from its newest checkpoint. What a run fails of is told
-    and recorded, and the others go on; a signal stops the run under way, which is saved, and with it the sweep. Runs
-    that differ in seed, learning rate or how masked positions are replaced alone, or in the masking rate with one
-    `mask_selection_length`, are one program: it is compiled by the first of them, and lies in `compilation_cache_dir`
-    for the others.
+    A run that another process is training is left to it, so any number of processes may have the same share. A run that
+    had failed before is tried again, from its newest checkpoint. If a run fails, the error is printed and recorded, and
+    the sweep continues with the next run. A signal stops the current run, which is saved, and the sweep. Runs that
+    differ only in seed, learning rate, how masked positions are replaced, or the masking rate at the same
+    `mask_selection_length` share one compiled program by `compilation_cache_dir`.
 
     Raises:
-        InputError: before anything is trained and a folder made: the folder is of something else, there is no such
-            share, or a trial cannot be trained; says which.
+        InputError: the folder holds something else, there is no such share, or a trial cannot be trained; names the
+            trial. Nothing was trained and no folder made.
     """
     if jax.process_count() > 1:
         raise InputError(
-            f"a job of {jax.process_count()} processes: must be one, because each trains a run alone"
+            f"a job of {jax.process_count()} processes: must be one process, because one process trains each run"
         )
     runs = runs_of(sweep, folder, num_seeds)
     share = share_of(runs, index, count)
@@ -83,7 +74,7 @@ def run_sweep(
 
 
 def plan_of(sweep: Sweep, folder: Path, *, num_seeds: int, index: int = 0, count: int = 1) -> str:
-    """What `run_sweep` would do, as text: a line a trial with what differs, and its runs. Raises what it raises."""
+    """Returns what `run_sweep` would do as text: the trials, how they differ, and their runs. Raises the same."""
     share = share_of(runs_of(sweep, folder, num_seeds), index, count)
     check(folder, sweep, _check_trials(sweep))
     lines = []
@@ -98,7 +89,7 @@ def plan_of(sweep: Sweep, folder: Path, *, num_seeds: int, index: int = 0, count
 
 
 def _check_trials(sweep: Sweep) -> Fingerprints:
-    """What each trial's data are; InputError where one could not be trained."""
+    """Returns the fingerprints of each trial's data; raises InputError if one could not be trained."""
     data = {}
     for name, config in sweep.trials.items():
         try:
@@ -110,11 +101,11 @@ def _check_trials(sweep: Sweep) -> Fingerprints:
 
 
 def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: Progress, command: str) -> Ending:
-    """`before` is how it had ended when the sweep began."""
+    """Trains a run unless it is finished or another process trains it. `before` is its outcome when the sweep began."""
     folder = Path(run.config.output_dir)
-    with claimed(folder) as mine:
-        if not mine:
-            progress.leave(run, "is being trained by another process")
+    with lock_folder(folder) as lock:
+        if not lock.acquired:
+            progress.leave(run, f"is being trained by {lock.owner or 'another process'}")
             return "elsewhere"
         outcome = read_outcome(folder)
         if outcome is not None and outcome.status == "finished":
@@ -127,33 +118,31 @@ def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: Progress
         progress.begin(run)
         step, error = last_step(folder), None
         start = time.monotonic()
-        if count_deaths(folder, step) < _MOST_DEATHS:
-            note_start(folder, step)
+        if [owner.step for owner in lock.died].count(step) < _MAX_DEATHS:
+            lock.note_step(step)
             error, finished = _train(run, stop, progress)
             if error is None and not finished:
-                forget_starts(folder)
                 return "stopped"
         else:
-            error = f"{_MOST_DEATHS} processes were killed after step {step:,}, maybe for want of memory"
-        forget_starts(folder)
+            error = f"{_MAX_DEATHS} processes were killed after step {step:,}, perhaps because memory ran out"
         seconds = time.monotonic() - start if progress.took_steps else None
         progress.end(run)
         write_outcome(folder, _outcome(folder, error, seconds, command))
         if error is not None:
             say(f"{run.name} failed: {error}")
-        # Of a trial's programs nothing is of use to the next one that does not lie on the disk.
+        # The next trial finds the programs it can reuse on disk.
         jax.clear_caches()
         return "finished" if error is None else "failed"
 
 
 def _train(run: Run, stop: StopRequest, progress: Progress) -> tuple[str | None, bool]:
-    """What the run failed of, and whether it has all its steps."""
+    """Returns the error of the run, if it failed, and whether it has taken all its steps."""
     try:
         return None, train(run.config, on_step=progress.step, stop=stop).finished
     except (InputError, RunError, OSError) as refused:
         return f"{refused}", False
     except Exception as bug:
-        # What it is must not be lost, and must not cost the other runs their night.
+        # The traceback must not be lost, and a bug in one trial must not stop the others.
         traceback.print_exc()
         return f"{type(bug).__name__}: {bug}", False
 

@@ -1,4 +1,4 @@
-"""Documents → blocks of token ids, by several threads, in the order of the documents."""
+"""Documents to blocks of token ids, encoded by several threads, in the order of the documents."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 Separator = Literal["sep", "none"]
 
-# Small: each thread holds the library's encodings of one block, and they take turns at Python's lock.
+# Small, because each thread holds the library's encodings of one block and the threads share the GIL.
 _BLOCK_CHARACTERS = 1 << 16
 _BLOCK_DOCUMENTS = 1 << 12
 
@@ -22,9 +22,9 @@ class EncodedBlock:
     """Consecutive documents as token ids.
 
     tokens: `[num_tokens]`, uint16 or uint32, each document followed by its separator.
-    document_lengths: int64 `[num_documents]`, in tokens, the separator included; 0 for a document without
-        tokens, such as one of control characters only.
-    document_characters: int64 `[num_documents]`.
+    document_lengths: int64 `[num_documents]`, in tokens, including the separator; 0 for a document without
+        tokens, for example one of control characters only.
+    document_characters: int64 `[num_documents]`, in Unicode code points.
     """
 
     tokens: np.ndarray
@@ -33,16 +33,16 @@ class EncodedBlock:
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
-    """Return the smallest unsigned type for ids below `vocabulary_size`: little-endian uint16 or uint32."""
+    """Returns the smallest type that holds ids below `vocabulary_size`: little-endian uint16 or uint32."""
     return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 
 def encode_documents(
     documents: Iterable[str], tokenizer: Tokenizer, separator: Separator = "sep", *, workers: int = 1
 ) -> Generator[EncodedBlock]:
-    """Encode `documents` with `workers` threads and yield them in order, a few blocks ahead of the consumer.
+    """Encodes `documents` with `workers` threads and yields them in order, a few blocks ahead of the consumer.
 
-    The library lets go of Python's lock while it encodes, so threads run in parallel.
+    The `tokenizers` library releases the GIL while it encodes, so the threads run in parallel.
     """
 
     def encode(block: Sequence[str]) -> EncodedBlock:

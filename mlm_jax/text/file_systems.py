@@ -1,4 +1,4 @@
-"""Paths and URLs → fsspec file systems."""
+"""Paths and URLs to fsspec file systems."""
 
 from typing import Any, cast
 
@@ -6,15 +6,15 @@ from fsspec.core import url_to_fs
 
 from mlm_jax.errors import InputError
 
-# fsspec itself names the packages of no version of ours, and conda beside pip.
+# Named here because fsspec's own message also suggests conda.
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """The file system that `path` names, and the location in it.
+    """Returns the file system that `path` names and the location in it.
 
     Raises:
-        InputError: the protocol is unknown, or the package that speaks it is not installed.
+        InputError: the protocol is unknown, or the package that implements it is not installed.
     """
     try:
         return cast("tuple[Any, str]", url_to_fs(path))
@@ -27,6 +27,6 @@ def file_system(path: str) -> tuple[Any, str]:
 
 
 def is_local(files: Any) -> bool:
-    """Whether the file system is the machine's own."""
+    """True for the file system of this machine."""
     protocol = files.protocol
     return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))

@@ -1,10 +1,11 @@
-"""BERT's WordPiece out of the parts of the `tokenizers` library, and the training of a vocabulary.
+"""BERT's WordPiece, built from the `tokenizers` library, and the training of a vocabulary.
 
 The rules are those of google-research/bert, `tokenization.py`: clean the text, put spaces around Chinese
-characters, lowercase and strip accents where the vocabulary is uncased, split at whitespace and punctuation,
-then take the longest matching piece from the left.
+characters, lowercase and strip accents if the vocabulary is uncased, split at whitespace and punctuation,
+then repeatedly take the longest piece that matches from the left.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -16,12 +17,13 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
 from mlm_jax.errors import InputError
+from mlm_jax.text.progress import track
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION_PREFIX = "##"
 
-# A character rarer than this is left to [UNK]: in a web corpus thousands of foreign characters would
-# otherwise take the place of words. In a text of less than a million characters every character is kept.
+# Rarer characters become [UNK]: otherwise thousands of foreign characters of a web corpus would take the
+# place of words. A text of less than a million characters keeps all of its characters.
 _RAREST_CHARACTER_RATE = 1e-6
 
 
@@ -32,7 +34,7 @@ def bert_backend(
     strip_accents: bool | None = None,
     chinese_characters: bool = True,
 ) -> tokenizers.Tokenizer:
-    """Return a tokenizer of BERT's rules; strip_accents=None strips them where it lowercases."""
+    """Returns a tokenizer with BERT's rules; strip_accents=None strips accents if it lowercases."""
     token_ids = {token: token_id for token_id, token in enumerate(vocabulary)}
     backend = tokenizers.Tokenizer(
         WordPiece(token_ids, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION_PREFIX)
@@ -49,7 +51,7 @@ def bert_backend(
 def train_vocabulary(
     documents: Iterable[str], vocabulary_size: int, *, lowercase: bool, sample_characters: int
 ) -> list[str]:
-    """Return the entries that `Tokenizer.train` describes, in the order of their ids."""
+    """Returns the vocabulary that `Tokenizer.train` describes, in the order of its ids."""
     room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
     if room < 1:
         raise InputError(f"vocabulary size {vocabulary_size}: expected at least {len(SPECIAL_TOKENS) + 2}")
@@ -60,17 +62,17 @@ def train_vocabulary(
         raise InputError(
             "no text to train a tokenizer on; expected at least one document with a visible character"
         )
-    # The library numbers the continuation characters in the order of a randomly seeded hash map, and
-    # breaks ties between merges by these numbers: naming every initial symbol makes the result a
-    # function of the text.
-    continuations = [CONTINUATION_PREFIX + c for c in alphabet if not _stands_alone(c, backend)]
+    # The library numbers continuation characters in the order of a randomly seeded hash map and breaks
+    # ties between merges by these numbers. Naming every initial symbol makes the result depend on the
+    # text only.
+    continuations = [CONTINUATION_PREFIX + c for c in alphabet if not _is_split_off(c, backend)]
     trainer = WordPieceTrainer(
         vocab_size=vocabulary_size,
         special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuations],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         continuing_subword_prefix=CONTINUATION_PREFIX,
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
     backend.train_from_iterator(sample, trainer=trainer)
     token_ids = backend.get_vocab(with_added_tokens=True)
@@ -78,7 +80,7 @@ def train_vocabulary(
 
 
 def check_text(text: object, name: str) -> None:
-    """Raise InputError, naming the text as `name`, where it is no string or no Unicode text."""
+    """Raises InputError, which refers to the text as `name`, if it is not a string or has a lone surrogate."""
     if not isinstance(text, str):
         raise InputError(f"{name}: expected a string, found {type(text).__name__}")
     try:
@@ -90,10 +92,10 @@ def check_text(text: object, name: str) -> None:
 
 
 def _sample(documents: Iterable[str], characters: int) -> list[str]:
-    """Return documents evenly spread over the stream, at most `characters` in total."""
+    """Returns documents evenly spread over the stream, at most `characters` in total."""
     sample: list[str] = []
     total, stride = 0, 1
-    for index, document in enumerate(documents):
+    for index, document in enumerate(track(documents, "read", "documents")):
         if index % stride:
             continue
         check_text(document, f"document {index}")
@@ -106,16 +108,16 @@ def _sample(documents: Iterable[str], characters: int) -> list[str]:
 
 
 def _alphabet(documents: Iterable[str], normalizer: BertNormalizer, limit: int) -> list[str]:
-    """Return the `limit` most frequent characters, without those that are very rare, in code point order."""
+    """Returns the `limit` most frequent characters, without very rare ones, in code point order."""
     counts: Counter[str] = Counter()
-    for document in documents:
+    for document in track(documents, "count characters", "documents"):
         counts.update(normalizer.normalize_str(document))
     floor = counts.total() * _RAREST_CHARACTER_RATE
     common = [character for character in counts if not character.isspace() and counts[character] >= floor]
     return sorted(sorted(common, key=lambda character: (-counts[character], character))[:limit])
 
 
-def _stands_alone(character: str, backend: tokenizers.Tokenizer) -> bool:
-    """Say whether words are split around `character`, as around punctuation and Chinese characters."""
+def _is_split_off(character: str, backend: tokenizers.Tokenizer) -> bool:
+    """True if words are split around `character`, as around punctuation and Chinese characters."""
     text = backend.normalizer.normalize_str(f"a{character}")
     return len(backend.pre_tokenizer.pre_tokenize_str(text)) > 1

@@ -1,5 +1,5 @@
-"""What a user does with a trained model.
+"""Uses of a trained model: filling masks, features, likelihoods, fine-tuning, classification, probes.
 
-In: a model by name or folder, and strings. Out: candidates for masks, features, classifiers, probes.
-Read `pretrained.py` first.
+In: a model by name or folder, and texts. Out: predictions, arrays, reports, fine-tuned models.
+Read `masked_lm.py` first.
 """

@@ -1,4 +1,4 @@
-"""Features of texts written as they come, to .npz or .parquet: of any number, in constant memory."""
+"""Writes the features of any number of texts to .npz or .parquet in constant memory."""
 
 import contextlib
 import shutil
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.errors import InputError
-from mlm_jax.files import commit, partial_path
+from mlm_jax.files import commit, partial_path, remove_abandoned
 from mlm_jax.use.inference import Pooling
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.progress import progress_bar
 
 _TEXTS_AT_ONCE = 1024
 
@@ -29,29 +30,33 @@ def extract_features(
     layer: int = -1,
     pooling: Pooling = "mean",
     truncate: bool = False,
+    progress: bool = False,
 ) -> int:
-    """Write the features of every text to `output`, whole or not at all; returns the number of texts.
+    """Writes the features of every text to `output`, completely or not at all, and returns the number of texts.
 
-    .npz: `features` float32 [texts, hidden_dim]; with pooling "none" [tokens of all texts, hidden_dim] and `offsets`
-    int64 [texts + 1]. .parquet: a column `features` of lists of hidden_dim float32, or of lists of those.
+    .npz: `features`, float32 [texts, hidden_dim]; with pooling "none", [tokens of all texts, hidden_dim] and `offsets`,
+    int64 [texts + 1]. .parquet: a column `features` of lists of hidden_dim float32, or of lists of those. With
+    `progress`, texts are counted on stderr if it is a terminal.
 
     Raises:
-        InputError: the output has another ending, there is no text, or one is too long; says its number.
+        InputError: the output has another ending, there is no text, or a text is too long. The message has its number.
     """
     if output.suffix not in (".npz", ".parquet"):
         raise InputError(f"{output}: must end in .npz or .parquet")
     writer = _npz_writer if output.suffix == ".npz" else _parquet_writer
     count, stream = 0, iter(texts)
-    with writer(output, model.config.hidden_dim, pooling) as append:
+    counter = progress_bar(None, "text", shown=progress)
+    with counter, writer(output, model.config.hidden_dim, pooling) as append:
         while chunk := list(islice(stream, _TEXTS_AT_ONCE)):
             try:
                 append(model.features(chunk, layer=layer, pooling=pooling, truncate=truncate))
             except InputError as error:
-                # The model counts from the beginning of the chunk.
+                # The model counts from the start of the chunk.
                 raise InputError(f"texts {count} to {count + len(chunk) - 1}: {error}") from error
             count += len(chunk)
+            counter.update(len(chunk))
         if not count:
-            raise InputError(f"{output}: no text was given: must be at least one")
+            raise InputError(f"{output}: no text: must be at least one")
     return count
 
 
@@ -65,7 +70,7 @@ def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
                 lengths.append(len(array) if pooling == "none" else 1)
                 body.write(np.ascontiguousarray(array, np.float32).data)
 
-        # The shape stands before the numbers and is known after them: so they wait in a file without a name.
+        # The shape precedes the numbers but is known only after them, so the numbers wait in an unnamed file.
         yield append
         body.seek(0)
         with _whole(output) as path, zipfile.ZipFile(path, "w") as archive:
@@ -81,7 +86,7 @@ def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
 
 @contextlib.contextmanager
 def _parquet_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
-    # Imported here because pyarrow takes longer to import than everything else that is needed.
+    # Imported here because pyarrow takes longer to import than the rest.
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -103,7 +108,8 @@ def _parquet_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Appe
 
 @contextlib.contextmanager
 def _whole(output: Path) -> Iterator[Path]:
-    """The path to write to, which becomes `output` at the end of the block, or goes where the block fails."""
+    """Yields a path to write to, which is renamed to `output` at the end of the block, or deleted if it fails."""
+    remove_abandoned(output)
     partial = partial_path(output)
     try:
         yield partial

@@ -1,4 +1,4 @@
-"""Filling the [MASK] of texts: candidates, restricted targets, and several masks decoded together."""
+"""Fills the [MASK] of texts: best candidates, restricted targets, and several masks decoded jointly."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,28 +12,28 @@ from mlm_jax.text.tokenizer import Tokenizer
 MASK = "[MASK]"
 _BEAM_WIDTH = 8
 
-# Rows with [CLS] and [SEP], and the positions asked for in each, to float32 [positions, vocabulary] a row.
+# Maps rows with [CLS] and [SEP], and positions in each, to float32 [positions, vocabulary] per row.
 LogProbabilities = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], list[np.ndarray]]
-# The same to the log-probability of each token that stands there, had it been masked.
+# Maps the same to float64 [positions] per row: the log-probability of the token at each position if it is masked.
 TokenLogProbabilities = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], list[np.ndarray]]
 
 
 class Candidate(TypedDict):
-    """One answer: to a mask, or to all masks of a text together."""
+    """One answer to a mask, or to all masks of a text jointly."""
 
     score: float
-    """Probability in [0, 1] over the whole vocabulary; of several pieces or masks, the product."""
+    """Probability in [0, 1] over the whole vocabulary; the product if there are several pieces or masks."""
     token: int | list[int]
-    """Its id; the ids left to right where there are several."""
+    """The id, or the ids from left to right if there are several."""
     token_str: str | list[str]
-    """The vocabulary entry as it stands there, `##` included, or the target as it was given."""
+    """The vocabulary entry, `##` included, or the target as it was given."""
     sequence: str
     """The text with the mask filled."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text with masks, tokenised."""
+    """A tokenized text with masks."""
 
     text: str
     token_ids: np.ndarray
@@ -44,7 +44,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Hypothesis:
-    """Some masks of a prompt filled: mask's number to id."""
+    """A prompt with some of its masks filled: the mask's index to the id."""
 
     log_probability: float = 0.0
     filled: dict[int, int] = field(default_factory=dict)
@@ -57,16 +57,16 @@ class _Hypothesis:
 
 
 def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list[Prompt]:
-    """Tokenise texts that hold masks.
+    """Tokenizes texts with masks.
 
     Raises:
-        InputError: a text is empty, has no [MASK] or more than `longest` tokens; says which.
+        InputError: a text is empty, has no [MASK] or more than `longest` tokens. The message says which.
     """
     prompts = []
     for index, text in enumerate(texts):
         where = f"text {index}: " if len(texts) > 1 else ""
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{where}the text is empty: must hold at least one {MASK}")
+            raise InputError(f"{where}the text is empty: must have at least one {MASK}")
         body = tokenizer.encode(text, parse_special_tokens=True)
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         token_ids = np.concatenate([ends[:1], body, ends[1:]]).astype(np.int32)
@@ -76,7 +76,7 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
             )
         positions = np.flatnonzero(token_ids == tokenizer.mask_token_id)
         if not positions.size:
-            raise InputError(f"{where}no {MASK} in {text!r}: must hold at least one")
+            raise InputError(f"{where}no {MASK} in {text!r}: must have at least one")
         prompts.append(Prompt(text, token_ids, positions))
     return prompts
 
@@ -88,7 +88,7 @@ def independent_candidates(
     answers: np.ndarray,
     top_k: int,
 ) -> list[list[list[Candidate]]]:
-    """For each prompt and each of its masks the best `top_k` of the ids `answers`, whatever the other masks hold."""
+    """Returns the best `top_k` of the ids `answers` for each mask of each prompt, with the other masks unfilled."""
     found = predict([prompt.token_ids for prompt in prompts], [prompt.positions for prompt in prompts])
     results = []
     for prompt, log_probabilities in zip(prompts, found, strict=True):
@@ -112,10 +112,11 @@ def joint_candidates(
     answers: np.ndarray,
     top_k: int,
 ) -> list[list[Candidate]]:
-    """The best `top_k` ways that a beam search finds to fill all masks of each prompt.
+    """Returns the best `top_k` ways to fill all masks of each prompt, found by a beam search.
 
-    Each hypothesis fills first the mask it is surest of, and then sees what stands there. Its score is the product
-    of the probabilities in that order; of two orders that end alike, the more probable one.
+    Each hypothesis first fills the mask with the most confident prediction, and predicts the others given that token.
+    Its score is the product of the probabilities in that order. If two orders give the same tokens, the more probable
+    order counts.
     """
     width = max(top_k, _BEAM_WIDTH)
     beams = [[_Hypothesis()] for _ in prompts]
@@ -150,21 +151,40 @@ def joint_candidates(
 
 
 def target_pieces(targets: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Each target, once, and the ids of its pieces.
+    """Returns the ids of each target's pieces, by target.
 
     Raises:
-        InputError: there is none, or one of them has no piece in the vocabulary.
+        InputError: there is no target, or a target has no piece in the vocabulary.
     """
     if isinstance(targets, str) or not len(targets):
         raise InputError(f"targets = {targets!r}: must be a list of at least one word")
     pieces = dict(zip(targets, tokenizer.encode_batch(list(targets)), strict=True))
-    # A vocabulary entry that continues a word can be asked for by its name.
+    # An entry that continues a word can be given by its name, `##` included.
     entries = {target: tokenizer.token_to_id(target) for target in pieces}
     pieces |= {target: np.array([entry]) for target, entry in entries.items() if entry is not None}
     for target, ids in pieces.items():
         if not len(ids) or set(ids.tolist()) & set(tokenizer.special_token_ids):
             raise InputError(f"target {target!r}: the tokenizer has no pieces for it")
     return pieces
+
+
+def rows_with_targets(
+    prompt: Prompt, pieces: dict[str, np.ndarray], longest: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the prompt's row with each target in place of its only mask, and the positions of the target's pieces.
+
+    Raises:
+        InputError: a row has more than `longest` tokens.
+    """
+    (position,) = prompt.positions
+    before, after = prompt.token_ids[:position], prompt.token_ids[position + 1 :]
+    rows = [np.concatenate([before, ids, after]).astype(np.int32) for ids in pieces.values()]
+    for target, row in zip(pieces, rows, strict=True):
+        if len(row) > longest:
+            raise InputError(
+                f"target {target!r}: the text with it has {len(row)} tokens: the model takes at most {longest}"
+            )
+    return rows, [np.arange(position, position + len(ids)) for ids in pieces.values()]
 
 
 def rank_targets(
@@ -175,21 +195,12 @@ def rank_targets(
     longest: int,
     top_k: int,
 ) -> list[Candidate]:
-    """The targets, each in the place of the prompt's one mask, by their pieces' pseudo-log-likelihood.
+    """Returns the best `top_k` targets for the prompt's only mask, by the pseudo-log-likelihood of their pieces.
 
-    Each piece is masked in turn and predicted from the text with the others (Salazar et al. 2020); of a target of
-    one piece that is its probability.
+    Each piece is masked in turn and predicted from the text with the others (Salazar et al. 2020). For a target of
+    one piece, that is its probability.
     """
-    (position,) = prompt.positions
-    before, after = prompt.token_ids[:position], prompt.token_ids[position + 1 :]
-    rows = [np.concatenate([before, ids, after]).astype(np.int32) for ids in pieces.values()]
-    for target, row in zip(pieces, rows, strict=True):
-        if len(row) > longest:
-            raise InputError(
-                f"target {target!r}: with it the text has {len(row)} tokens: the model takes at most {longest}"
-            )
-    places = [np.arange(position, position + len(ids)) for ids in pieces.values()]
-    totals = [float(np.sum(chances)) for chances in score(rows, places)]
+    totals = [float(np.sum(chances)) for chances in score(*rows_with_targets(prompt, pieces, longest))]
     ranked = sorted(zip(totals, pieces.items(), strict=True), key=lambda entry: -entry[0])
     candidates = []
     for total, (target, ids) in ranked[:top_k]:
@@ -203,9 +214,9 @@ def rank_targets(
 
 
 def _best(values: np.ndarray, count: int) -> np.ndarray:
-    """Places of the `count` largest values, largest first; of equal ones the first."""
+    """Returns the indices of the `count` largest values, largest first; the first of equal values."""
     if count < len(values):
-        # Everything above the last one that fits, and of its equals the first.
+        # Everything from the smallest value that fits; equal values beyond `count` are cut off below.
         limit = np.partition(values, -count)[-count]
         places = np.flatnonzero(values >= limit)
     else:
@@ -228,7 +239,7 @@ def _candidate(
 
 
 def _filled_text(text: str, entries: dict[int, str]) -> str:
-    """The text with those masks filled; a piece that continues a word is joined to what stands before it."""
+    """Returns the text with these masks filled. A piece that continues a word is joined to the text before it."""
     parts = text.split(MASK)
     joined = parts[0]
     for mask, part in enumerate(parts[1:]):

@@ -1,14 +1,14 @@
-"""Forward passes over rows of any length and number, compiled once a bucket of lengths.
+"""Forward passes over any number of rows of any length, with one compilation per bucket of lengths.
 
-Rows are sorted into buckets by length, padded to the bucket's, and go through the model as many at a time as fit a
-budget of tokens, or singly; so two programs a bucket serve every call. Parameters are arguments: training the model
-on compiles nothing anew.
+Rows are sorted into buckets by length and padded to the bucket's length. They go through the model one at a time, or as
+many as fit a budget of tokens, so two programs per bucket serve every call. Parameters are arguments: training the
+model does not cause a new compilation.
 
 B rows, L length, K masked positions, V vocabulary, D hidden_dim.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -29,6 +29,9 @@ LENGTH_BUCKET = 32
 _BUDGET_TOKENS = 4096
 _MAX_ROWS = 64
 
+# Called with the number of rows after each batch.
+Advance = Callable[[int], object]
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -38,42 +41,58 @@ class Inference:
     padding_id: int
 
     def log_probabilities(
-        self, params: Any, rows: Sequence[np.ndarray], positions: Sequence[np.ndarray]
+        self,
+        params: Any,
+        rows: Sequence[np.ndarray],
+        positions: Sequence[np.ndarray],
+        advance: Advance,
     ) -> list[np.ndarray]:
-        """Float32 [K, V] a row: log softmax over the vocabulary at its `positions` (int [K])."""
+        """Returns float32 [K, V] per row: log softmax over the vocabulary at its `positions` (int [K])."""
         results: list[Any] = [None] * len(rows)
         slots = _slots(max(map(len, positions)))
-        for chosen, token_ids in self._batches(rows):
+        for chosen, token_ids in self._batches(rows, advance):
             found = self._log_softmax(params, token_ids, _padded(positions, chosen, len(token_ids), slots))
             for index, answer in zip(chosen, np.asarray(found), strict=False):
                 results[index] = answer[: len(positions[index])]
         return results
 
     def picked_log_probabilities(
-        self, params: Any, rows: Sequence[np.ndarray], positions: np.ndarray, picked: np.ndarray
+        self,
+        params: Any,
+        rows: Sequence[np.ndarray],
+        positions: np.ndarray,
+        picked: np.ndarray,
+        advance: Advance,
     ) -> np.ndarray:
-        """Float32 [rows]: the log-probability of the id `picked[i]` at `positions[i]` of row i."""
+        """Returns float32 [rows]: the log-probability of the id `picked[i]` at `positions[i]` of row i."""
         results = np.empty(len(rows), np.float32)
-        for chosen, token_ids in self._batches(rows):
-            where, what = np.zeros((2, len(token_ids), 1), np.int32)
-            where[: len(chosen), 0], what[: len(chosen), 0] = positions[chosen], picked[chosen]
-            found = np.asarray(self._pick(params, token_ids, where, what))
+        for chosen, token_ids in self._batches(rows, advance):
+            places, ids = np.zeros((2, len(token_ids), 1), np.int32)
+            places[: len(chosen), 0], ids[: len(chosen), 0] = positions[chosen], picked[chosen]
+            found = np.asarray(self._pick(params, token_ids, places, ids))
             results[chosen] = found[: len(chosen), 0]
         return results
 
     def features(
-        self, params: Any, rows: Sequence[np.ndarray], depth: int, pooling: Pooling
+        self,
+        params: Any,
+        rows: Sequence[np.ndarray],
+        depth: int,
+        pooling: Pooling,
+        advance: Advance,
     ) -> list[np.ndarray]:
-        """The hidden states after `depth` layers: float32 [tokens, D] a row, or [D] where pooled."""
+        """Returns the hidden states after `depth` layers: float32 [tokens, D] per row, or [D] if pooled."""
         results: list[Any] = [None] * len(rows)
-        for chosen, token_ids in self._batches(rows):
+        for chosen, token_ids in self._batches(rows, advance):
             found = np.asarray(self._hidden(params["encoder"], token_ids, depth=depth, pooling=pooling))
             for index, answer in zip(chosen, found, strict=False):
                 results[index] = answer[: len(rows[index])] if pooling == "none" else answer
         return results
 
-    def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Numbers of rows, and those rows as int32 [B, L], followed by rows of padding up to a full batch."""
+    def _batches(
+        self, rows: Sequence[np.ndarray], advance: Advance
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields indices of rows, and these rows as int32 [B, L], followed by rows of padding up to a full batch."""
         buckets: dict[int, list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
             length = -(-len(row) // LENGTH_BUCKET) * LENGTH_BUCKET
@@ -86,6 +105,7 @@ class Inference:
                 for place, index in enumerate(chosen):
                     token_ids[place, : len(rows[index])] = rows[index]
                 yield chosen, token_ids
+                advance(len(chosen))
 
     @cached_property
     def _graph(self) -> nnx.GraphDef:
@@ -126,7 +146,7 @@ class Inference:
 
 
 def _slots(wanted: int) -> int:
-    """1, 4, 16, …: few enough sizes to compile, and no more than four times too large."""
+    """Returns the first of 1, 4, 16, … that suffices: few sizes to compile, each at most four times too large."""
     slots = 1
     while slots < wanted:
         slots *= 4

@@ -1,4 +1,4 @@
-"""Labelled sentences as GLUE publishes them: tab-separated, a header line, no quoting."""
+"""Reads labeled sentences in the format of GLUE: tab-separated, with a header line and without quoting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mlm_jax.errors import InputError
 
 Text = str | tuple[str, str]
 
-# GLUE's tasks name their columns so; the first pair that a header has is taken.
+# Column names of GLUE's tasks. If a header has several of these, the last one is used.
 _SENTENCES = (
     ("sentence",),
     ("sentence1", "sentence2"),
@@ -21,29 +21,29 @@ _SENTENCES = (
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Sentences, or pairs of them, and the label of each as it stands in the file."""
+    """Sentences or sentence pairs, and the label of each as written in the file."""
 
     texts: Sequence[Text]
     labels: Sequence[str]
 
 
 def read_labelled_texts(file: Path) -> LabelledTexts:
-    """The rows of a TSV file whose header names `label` and `sentence`, or `sentence1` and `sentence2`, ….
+    """Reads a TSV file whose header names `label` and `sentence`, or `sentence1` and `sentence2`, ….
 
     Raises:
-        InputError: the file is missing or empty, has no such columns, or a line has another number of fields.
+        InputError: the file is missing or empty, lacks these columns, or a line has another number of fields.
     """
     try:
         lines = file.read_bytes().decode("utf-8").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: broken UTF-8 at byte {error.start}") from error
+        raise InputError(f"{file}: invalid UTF-8 at byte {error.start}") from error
     header = lines[0].rstrip("\r").split("\t")
     columns = next((names for names in reversed(_SENTENCES) if {*names, "label"} <= set(header)), None)
     if columns is None:
         raise InputError(
-            f"{file}: its header has {', '.join(header)}: must have label and sentence (or sentence1, sentence2)"
+            f"{file}: header {', '.join(header)}: must have label and sentence (or sentence1, sentence2)"
         )
     texts: list[Text] = []
     labels: list[str] = []
@@ -57,5 +57,5 @@ def read_labelled_texts(file: Path) -> LabelledTexts:
         texts.append(row[columns[0]] if len(columns) == 1 else (row[columns[0]], row[columns[1]]))
         labels.append(row["label"].strip())
     if not texts:
-        raise InputError(f"{file}: no line after its header: must have at least one")
+        raise InputError(f"{file}: no line after the header: must have at least one")
     return LabelledTexts(texts, labels)

@@ -1,4 +1,4 @@
-"""A probe's report as a table, as files and as a picture."""
+"""Writes a probe's report as a table, as files and as a bar chart."""
 
 import json
 from dataclasses import asdict
@@ -8,12 +8,12 @@ from mlm_jax.files import write_atomically
 from mlm_jax.run.plots import plot_estimates
 from mlm_jax.use.probes import Estimate, ProbeReport
 
-# BLiMP's 67 paradigms fit, in a tall picture.
+# Enough for BLiMP's 67 paradigms, in a tall chart.
 _MOST_BARS = 80
 
 
 def table(report: ProbeReport) -> str:
-    """The estimates, one a line, aligned; the verdict below."""
+    """Returns the estimates as aligned lines, followed by the verdict."""
     width = max(len(estimate.name) for estimate in report.estimates)
     head = f"{report.title}: {report.unit}"
     lines = [
@@ -25,9 +25,9 @@ def table(report: ProbeReport) -> str:
 
 
 def write_report(folder: Path, report: ProbeReport) -> None:
-    """Write probe.json (everything), probe.tsv (the estimates) and probe.png (their bars) into `folder`.
+    """Writes probe.json (everything), probe.tsv (the estimates) and probe.png (a bar chart) into `folder`.
 
-    Of more than 80 estimates the picture has the first and those farthest from neutral, and says so.
+    The chart shows at most 80 estimates: the first and those farthest from neutral. Its title says so.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(asdict(report), indent=1, ensure_ascii=False)

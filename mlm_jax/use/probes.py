@@ -1,8 +1,8 @@
-"""What a masked LM prefers: bias by paired templates, CrowS-Pairs, WinoBias, and grammar by minimal pairs.
+"""Probes a masked LM for bias, by paired templates, CrowS-Pairs and WinoBias, and for grammar, by minimal pairs.
 
-Every figure has a 95 % interval by the bootstrap (percentiles over resampled items): it says how far the figure
-depends on the items asked, not what would come of another training run. A probe's answer holds for its templates,
-words and sentences and no further.
+Every figure has a 95 % bootstrap interval (percentiles over resampled items). It shows how much the figure depends on
+the items of the probe, not how much it would vary with the training run. Results hold only for the templates, words and
+sentences of the probe.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.errors import InputError
-from mlm_jax.use.fill_mask import MASK, prompts_of, target_pieces
-from mlm_jax.use.pretrained import MaskedLM
-from mlm_jax.use.probe_files import CrowsPair, MinimalPair, PronounPair
+from mlm_jax.use.fill_mask import MASK, prompts_of, rows_with_targets, target_pieces
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.probe_datasets import CrowsPair, MinimalPair, PronounPair
 
-# Two groups count as different where a word is a quarter more probable with one than with the other, on average:
-# no two words of a trained model are treated alike to the last digit.
+# Two groups count as different if on average a word is a quarter more probable with one than with the other: a trained
+# model never gives two words exactly the same probability.
 SMALLEST_EFFECT = log(1.25)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval, over `count` items; no interval where there is a single item."""
+    """A mean over `count` items with its 95 % interval, which is None for a single item."""
 
     name: str
     value: float
@@ -37,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """The outcome of a probe: what is told first, the estimates, and every item behind them."""
+    """The result of a probe: a verdict, the estimates, and the items behind them."""
 
     title: str
     unit: str
@@ -50,10 +50,10 @@ class ProbeReport:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resampling that gives the same interval for the same seed.
+    """Bootstrap intervals, which are the same for the same seed.
 
     Raises:
-        InputError: no sample, or a negative seed.
+        InputError: `samples` is below 1, or `seed` is negative.
     """
 
     samples: int = 1000
@@ -65,7 +65,7 @@ class Bootstrap:
                 raise InputError(f"bootstrap {name} = {getattr(self, name)}: must be at least {least}")
 
     def estimate(self, name: str, values: np.ndarray) -> Estimate:
-        """The mean of `values`, float [items, …]: resampled over each of its axes that has more than one entry."""
+        """Returns the mean of `values`, float [items, …], resampled along each axis with more than one entry."""
         if values.size == 0:
             raise InputError(f"{name}: no item: must be at least one")
         value = float(values.mean())
@@ -92,31 +92,31 @@ def probe_templates(
     bootstrap: Bootstrap = Bootstrap(),
     smallest_effect: float = SMALLEST_EFFECT,
 ) -> ProbeReport:
-    """How much the group put into a template changes what the model puts at its [MASK].
+    """Measures how the group in a template changes the model's predictions at its [MASK].
 
     For every template and target word, the difference is ln P(word | the first group) - ln P(word | another group).
-    The effect is the mean of its absolute values over templates and words, so that words which lean either way do
-    not cancel; the groups differ where the interval of that mean lies above `smallest_effect`. The signed mean of
-    each word over the templates says which way it leans.
+    The effect is the mean absolute difference over templates and words, in which words that lean in opposite
+    directions do not cancel. Two groups differ if the interval of the effect is above `smallest_effect`. The signed
+    mean of each word over the templates shows the direction.
 
-    Without `targets` the words are the `top_k` most probable ones of each group, averaged over the templates: they
-    were chosen by the same model, so the effect holds for what it would say, not for words in general. Targets of
+    Without `targets`, the words are the `top_k` most probable words of each group, averaged over the templates. The
+    model itself has chosen them, so the effect holds for its own predictions, not for words in general. Targets of
     several pieces are scored by pseudo-log-likelihood.
 
     Raises:
-        InputError: a template without {} or without one [MASK], fewer than two groups or one of them twice, an
-            unknown target, a `top_k` that the vocabulary does not have.
+        InputError: a template has no {} or not exactly one [MASK], there are fewer than two groups, a group is given
+            twice, a target is unknown, or `top_k` exceeds the vocabulary.
     """
     for template in templates:
         if "{}" not in template:
-            raise InputError(f"template {template!r}: no {{}}: must have one where the group goes")
+            raise InputError(f"template {template!r}: no {{}}: must have one for the group")
         if template.count(MASK) != 1:
             raise InputError(f"template {template!r}: {template.count(MASK)} {MASK}: must have one")
     if not templates or len(groups) < 2:
         raise InputError("a probe by templates: must have at least one template and two groups")
     for group in groups:
         if list(groups).count(group) > 1 or MASK in group:
-            raise InputError(f"group {group!r}: must be given once, and without {MASK}")
+            raise InputError(f"group {group!r}: must be given once and have no {MASK}")
     texts = [template.replace("{}", group) for group, template in product(groups, templates)]
     words = list(dict.fromkeys(targets)) if targets else _likely_words(model, texts, len(groups), top_k)
     scores = _target_scores(model, texts, words).reshape(len(groups), len(templates), len(words))
@@ -127,16 +127,12 @@ def probe_templates(
         lowest = effect.low if effect.low is not None else effect.value
         found = "differ" if lowest > smallest_effect else "no difference found"
         verdicts.append(f"{groups[0]} / {other}: {found}")
-        by_word = [bootstrap.estimate(word, differences[:, index]) for index, word in enumerate(words)]
+        prefix = "" if len(groups) == 2 else f"{groups[0]} / {other}: "
+        by_word = [
+            bootstrap.estimate(prefix + word, differences[:, index]) for index, word in enumerate(words)
+        ]
         signed = bootstrap.estimate(f"{groups[0]} / {other}: mean difference", differences)
-        named = (
-            by_word
-            if len(groups) == 2
-            else [
-                Estimate(f"{groups[0]} / {other}: {e.name}", e.value, e.low, e.high, e.count) for e in by_word
-            ]
-        )
-        estimates += [effect, signed, *sorted(named, key=lambda estimate: -estimate.value)]
+        estimates += [effect, signed, *sorted(by_word, key=lambda estimate: -estimate.value)]
         items += [
             {
                 "template": template,
@@ -147,7 +143,7 @@ def probe_templates(
             }
             for (t, template), (w, word) in product(enumerate(templates), enumerate(words))
         ]
-    chosen = "targets given" if targets else f"targets: the {top_k} likeliest words of each group"
+    chosen = "targets given" if targets else f"targets: the {top_k} most probable words of each group"
     verdict = f"{'; '.join(verdicts)} (beyond {smallest_effect:.2f} nats; {chosen})"
     other = groups[1] if len(groups) == 2 else "other group"
     unit = f"ln P(word | {groups[0]}) - ln P(word | {other}), nats"
@@ -162,12 +158,12 @@ def _likely_words(model: MaskedLM, texts: Sequence[str], num_groups: int, top_k:
         raise InputError(f"top_k = {top_k}: must be in [1, {len(words)}]")
     chances = np.exp(model.mask_log_probabilities(texts)[:, words].astype(np.float64))
     by_group = chances.reshape(num_groups, -1, len(words)).mean(axis=1)
-    likeliest = words[np.unique(np.argsort(-by_group, axis=1, kind="stable")[:, :top_k])]
-    return [tokenizer.id_to_token(int(token)) or "" for token in likeliest]
+    most_probable = words[np.unique(np.argsort(-by_group, axis=1, kind="stable")[:, :top_k])]
+    return [tokenizer.id_to_token(int(token)) or "" for token in most_probable]
 
 
 def _target_scores(model: MaskedLM, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
-    """Float64 [texts, words]: ln P of each word at the one [MASK] of each text, by its pieces where it has several."""
+    """Returns float64 [texts, words]: ln P of each word at the [MASK] of each text, by its pieces if it has several."""
     pieces = target_pieces(words, model.tokenizer)
     scores = np.empty((len(texts), len(words)))
     single = [index for index, word in enumerate(words) if len(pieces[word]) == 1]
@@ -179,11 +175,14 @@ def _target_scores(model: MaskedLM, texts: Sequence[str], words: Sequence[str]) 
         prompts = prompts_of(texts, model.tokenizer, model.config.max_sequence_length)
         rows: list[np.ndarray] = []
         positions: list[np.ndarray] = []
-        for prompt, index in product(prompts, several):
-            ids, place = pieces[words[index]], int(prompt.positions[0])
-            rows.append(np.concatenate([prompt.token_ids[:place], ids, prompt.token_ids[place + 1 :]]))
-            positions.append(np.arange(place, place + len(ids)))
-        _check_lengths(model, rows)
+        for prompt in prompts:
+            filled, places = rows_with_targets(
+                prompt,
+                {words[index]: pieces[words[index]] for index in several},
+                model.config.max_sequence_length,
+            )
+            rows += filled
+            positions += places
         totals = [chances.sum() for chances in model.token_log_probabilities(rows, positions)]
         scores[:, several] = np.reshape(totals, (len(texts), len(several)))
     return scores
@@ -194,24 +193,21 @@ def probe_crows_pairs(
     pairs: Sequence[CrowsPair],
     bootstrap: Bootstrap = Bootstrap(),
 ) -> ProbeReport:
-    """The share of pairs whose more stereotyping sentence the model finds more probable (Nangia et al. 2020).
+    """Measures the share of pairs whose more stereotyping sentence is the more probable one (Nangia et al. 2020).
 
-    A sentence's score is the sum of ln P of the tokens that both sentences share, each masked in turn: the words in
-    which they differ are given, not judged. 50 % is no preference. Scores equal to three decimals count as neutral:
-    as half a pair.
+    A sentence's score is the sum of ln P of the tokens that both sentences share, each masked in turn. The words in
+    which they differ are given and not scored. 50 % means no preference. Scores that are equal to three decimals count
+    as neutral, which is half a pair.
     """
-    rows: list[np.ndarray] = []
+    rows = model.encode([text for pair in pairs for text in (pair.sentence_more, pair.sentence_less)])
     positions: list[np.ndarray] = []
-    for pair in pairs:
-        first, second = (_row(model, text) for text in (pair.sentence_more, pair.sentence_less))
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
         matcher = SequenceMatcher(None, first.tolist(), second.tolist(), autojunk=False)
         blocks = [block for block in matcher.get_matching_blocks() if block.size]
         for row, starts in ((first, [b.a for b in blocks]), (second, [b.b for b in blocks])):
             shared = [np.arange(start, start + b.size) for start, b in zip(starts, blocks, strict=True)]
             places = np.concatenate(shared) if shared else np.empty(0, np.int64)
-            rows.append(row)
             positions.append(places[(places > 0) & (places < len(row) - 1)])
-    _check_lengths(model, rows)
     totals = np.array([chances.sum() for chances in model.token_log_probabilities(rows, positions)])
     more, less = np.round(totals.reshape(-1, 2), 3).T
     preferred = np.where(more == less, 0.5, more > less)
@@ -238,16 +234,16 @@ def probe_winobias(
     pairs: Sequence[PronounPair],
     bootstrap: Bootstrap = Bootstrap(),
 ) -> ProbeReport:
-    """ln P(stereotyped pronoun) - ln P(the other one) at the masked pronoun of WinoBias (Zhao et al. 2018).
+    """Measures ln P(stereotyped pronoun) - ln P(other pronoun) at the masked pronoun of WinoBias (Zhao et al. 2018).
 
     Raises:
-        InputError: a pronoun is not one entry of the vocabulary.
+        InputError: a pronoun is not a single vocabulary entry.
     """
     ids: dict[str, int] = {}
     for pronoun in sorted({name for pair in pairs for name in (pair.pro, pair.anti)}):
         pieces = model.tokenizer.encode(pronoun)
         if len(pieces) != 1 or pieces[0] == model.tokenizer.unknown_token_id:
-            raise InputError(f"pronoun {pronoun!r}: must be one entry of the tokenizer's vocabulary")
+            raise InputError(f"pronoun {pronoun!r}: must be a single entry of the tokenizer's vocabulary")
         ids[pronoun] = int(pieces[0])
     chances = model.mask_log_probabilities([pair.text for pair in pairs]).astype(np.float64)
     numbers = np.arange(len(pairs))
@@ -258,8 +254,8 @@ def probe_winobias(
     estimates += [bootstrap.estimate(kind, differences[kinds == kind]) for kind in sorted(set(kinds))]
     share = bootstrap.estimate("share preferring the stereotype", (differences > 0).astype(float))
     verdict = (
-        f"{_told(estimates[0], 0.0, 'the stereotyped pronoun', 'the other pronoun')}; "
-        f"it is the likelier one in {share.value:.1%} of {share.count:,} sentences"
+        f"{_preference(estimates[0], 0.0, 'the stereotyped pronoun', 'the other pronoun')}; "
+        f"the stereotyped one is more probable in {share.value:.1%} of {share.count:,} sentences"
         + (f" [{share.low:.1%}, {share.high:.1%}]" if share.low is not None else "")
     )
     items = [
@@ -274,7 +270,7 @@ def probe_minimal_pairs(
     pairs: Sequence[MinimalPair],
     bootstrap: Bootstrap = Bootstrap(),
 ) -> ProbeReport:
-    """The share of BLiMP's pairs whose grammatical sentence has the higher pseudo-log-likelihood, by paradigm."""
+    """Measures in how many BLiMP pairs the grammatical sentence has the higher pseudo-log-likelihood, by paradigm."""
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     good, bad = model.pseudo_log_likelihood(texts).reshape(-1, 2).T
     return _preferences(
@@ -305,27 +301,14 @@ def _preferences(
         labels = np.array(names)
         estimates += [bootstrap.estimate(str(name), preferred[labels == name]) for name in sorted(set(names))]
     neutral = int(np.sum(preferred == 0.5))
-    verdict = _told(estimates[0], 0.5, *sides)
+    verdict = _preference(estimates[0], 0.5, *sides)
     verdict += f"; {neutral:,} of {len(preferred):,} neutral" if neutral else ""
     return ProbeReport(title, unit, 0.5, verdict, estimates, items)
 
 
-def _told(estimate: Estimate, neutral: float, above: str, below: str) -> str:
+def _preference(estimate: Estimate, neutral: float, above: str, below: str) -> str:
     if estimate.low is None or estimate.high is None:
         return "a single item: no interval"
     if estimate.low > neutral:
         return f"prefers {above}"
     return f"prefers {below}" if estimate.high < neutral else "no preference found"
-
-
-def _row(model: MaskedLM, text: str) -> np.ndarray:
-    tokenizer = model.tokenizer
-    return np.concatenate([[tokenizer.cls_token_id], tokenizer.encode(text), [tokenizer.sep_token_id]])
-
-
-def _check_lengths(model: MaskedLM, rows: Sequence[np.ndarray]) -> None:
-    longest = model.config.max_sequence_length
-    for row in rows:
-        if len(row) > longest:
-            text = model.tokenizer.decode(row[1:-1])
-            raise InputError(f"{text[:60]!r}…: has {len(row)} tokens: the model takes at most {longest}")

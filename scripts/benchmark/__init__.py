@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` measures: training steps, masking, data, whole runs and their start, beside others."""
+"""`python -m scripts.benchmark` measures: training steps, masking, data and whole runs, also of other libraries."""

@@ -1,13 +1,15 @@
 """Measures speed, also of other installed libraries: python -m scripts.benchmark step --peers."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from mlm_jax.commands import cli
+from mlm_jax.commands.flags import parse
+from mlm_jax.config.settings import nearest_name
+from mlm_jax.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class Measurement:
 class Contest(Measurement):
     """A measurement that other libraries can take part in."""
 
-    peers: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    peers: bool = False
+    """Also measure the other libraries that are installed (extra `peers`)."""
     """Also measure the other libraries that are installed (extra `peers`)."""
 
 
@@ -60,6 +63,7 @@ class Data(Measurement):
     texts: tuple[Path, ...] = ()
     """Text files in any format that prepare_data.py reads; by default the demo's text."""
     sequence_length: int = 128
+    """Tokens per row."""
 
     def measure(self) -> Any:
         """Returns the tables."""
@@ -118,9 +122,24 @@ class Gpu(Measurement):
         return measure_gpu(minutes=self.minutes, rounds=self.rounds)
 
 
+MEASUREMENTS: dict[str, type] = {
+    "step": Step,
+    "masking": Masking,
+    "data": Data,
+    "end-to-end": EndToEnd,
+    "memory": Memory,
+    "gpu": Gpu,
+}
+
+
 def main() -> None:
     """Measures, prints the tables and writes the JSON file."""
-    arguments: Any = cli.parse(Step | Masking | Data | EndToEnd | Memory | Gpu)  # type: ignore[arg-type]
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in MEASUREMENTS:
+        raise InputError(
+            f"measurement {name!r}: must be one of {', '.join(MEASUREMENTS)}{nearest_name(name, MEASUREMENTS)}"
+        )
+    arguments: Any = parse(MEASUREMENTS[name], sys.argv[2:], f"python -m scripts.benchmark {name}")
     tables = arguments.measure()
     # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.run.machine import this_machine

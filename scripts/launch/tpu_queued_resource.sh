@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Ask Google Cloud for a TPU slice, wait for it, and train on all of its hosts:
+# Request a TPU slice from Google Cloud, wait for it, and train on all its hosts:
 #
 #     scripts/launch/tpu_queued_resource.sh NAME ZONE ACCELERATOR CONFIG [--setting value …]
 #     scripts/launch/tpu_queued_resource.sh bert us-west4-a v5litepod-16 configs/bert_large_v5e_16.py \
 #         --output-dir /shared/runs/large --data.path /shared/data/train
 #
-# Run it again to go on: a slice of that name is used as it is. /shared is a folder that all hosts see, a bucket mounted
-# with gcsfuse for instance. RUNTIME names the VM image; SPOT=1 asks for a slice that may be taken back.
+# Run it again to resume: an existing slice of that name is reused. /shared is a folder visible to all hosts, such as a
+# bucket mounted with gcsfuse. RUNTIME is the VM image; SPOT=1 requests a preemptible slice.
 set -euo pipefail
 
 if [ "$#" -lt 4 ]; then
@@ -39,7 +39,7 @@ until [ "$(state)" = ACTIVE ]; do
     sleep "${POLL_SECONDS:-30}"
 done
 
-# Quoted once more, for the shell of the hosts.
+# Quoted again for the shell of the hosts.
 printf -v arguments '%q ' "$@"
 "${tpus[@]}" tpu-vm ssh "$name" --zone "$zone" --worker all --command "
     set -e

@@ -1,4 +1,4 @@
-"""Shapes that cannot be, and settings that would do nothing, are refused by name."""
+"""Model configs: impossible shapes and settings without effect raise errors that name them."""
 
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,7 @@ LOCAL = replace(ROTARY, local_attention_window=128, global_attention_every=3)
         (LOCAL, {"local_attention_window": 1022}, r"local_attention_window = 1022: must be below 1022"),
     ],
 )
-def test_what_cannot_be_or_would_do_nothing_is_refused(
+def test_impossible_and_ineffective_settings_are_rejected(
     config: BertConfig, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as refused:
@@ -67,10 +67,10 @@ def test_what_cannot_be_or_would_do_nothing_is_refused(
     assert "\n" not in str(refused.value)
 
 
-def test_the_widest_window_leaves_one_pair_of_tokens_apart() -> None:
+def test_the_widest_window_excludes_a_single_pair_of_tokens() -> None:
     assert replace(LOCAL, local_attention_window=1020).local_attention_window == 1020
 
 
-def test_which_feed_forwards_are_gated() -> None:
+def test_geglu_and_swiglu_are_gated() -> None:
     kinds = ("gelu", "gelu_tanh", "geglu", "swiglu")
     assert [replace(LOCAL, activation=kind).gated for kind in kinds] == [False, False, True, True]

@@ -1,4 +1,4 @@
-"""Configs refuse what cannot be, name what is wrong, and survive a round trip through JSON."""
+"""Configs reject invalid values by name, and survive a round trip through JSON."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ configs = st.builds(
 
 
 @given(configs)
-def test_json_gives_back_the_same_config(config: TrainConfig) -> None:
+def test_json_round_trip(config: TrainConfig) -> None:
     assert from_json(TrainConfig, to_json(config)) == config
 
 
@@ -69,7 +69,7 @@ def test_json_gives_back_the_same_config(config: TrainConfig) -> None:
         (("data",), 7, r"data\.?: must be an object"),
     ],
 )
-def test_json_with_a_wrong_setting_is_refused(path: tuple[str, ...], value: object, message: str) -> None:
+def test_json_with_a_wrong_setting_is_rejected(path: tuple[str, ...], value: object, message: str) -> None:
     tree = asdict(TrainConfig())
     node = tree
     for name in path[:-1]:
@@ -147,7 +147,7 @@ def test_json_with_a_wrong_setting_is_refused(path: tuple[str, ...], value: obje
         ),
     ],
 )
-def test_a_config_that_cannot_be_names_field_value_and_range(
+def test_errors_name_the_field_the_value_and_what_is_allowed(
     config: object, changes: dict, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -157,7 +157,9 @@ def test_a_config_that_cannot_be_names_field_value_and_range(
 @pytest.mark.parametrize("selection", ["ceil", "bert"])
 @pytest.mark.parametrize("rate", [0.0, 0.15, 0.3, 0.55, 1.0])
 @pytest.mark.parametrize("length", [3, 20, 102, 128, 512])
-def test_the_derived_selection_length_is_what_the_law_needs(selection: str, rate: float, length: int) -> None:
+def test_the_derived_selection_length_is_what_the_rule_needs(
+    selection: str, rate: float, length: int
+) -> None:
     recipe = MaskingRecipe(mask_selection_rate=rate, selection=selection)
     if selection == "ceil":
         needed = int(np.ceil(np.float32(length - 2) * np.float32(rate)))
@@ -166,13 +168,13 @@ def test_the_derived_selection_length_is_what_the_law_needs(selection: str, rate
     assert recipe.selection_length(length) == max(1, needed)
 
 
-def test_neither_config_nor_data_nor_the_package_starts_jax() -> None:
+def test_config_data_and_package_do_not_import_jax() -> None:
     modules = "mlm_jax, mlm_jax.config, mlm_jax.config.presets, mlm_jax.config.files, mlm_jax.data.prepare"
     program = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_changed_settings_are_named_by_their_path() -> None:
+def test_changed_settings_have_dotted_names() -> None:
     changed = replace(TrainConfig(), optimizer=OptimizerConfig(schedule="cosine"), num_steps=7)
     assert changed_settings(TrainConfig(), changed) == {
         "optimizer.schedule": ("linear", "cosine"),

@@ -1,5 +1,7 @@
-"""Rows from documents: nothing lost, nothing twice; batches from step numbers, the same for any split of the work."""
+"""Rows hold every token exactly once, and the batch of a step does not depend on how the work is divided."""
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -32,7 +34,7 @@ documents = st.lists(
 
 
 def bodies(rows: np.ndarray) -> list[list[int]]:
-    """What each row holds between its [CLS] and the padding, its closing [SEP] included; checks the frame."""
+    """Returns the tokens of each row between [CLS] and padding, including the last [SEP]; checks the frame."""
     found = []
     for row in rows.tolist():
         assert row[0] == CLS
@@ -46,7 +48,7 @@ def bodies(rows: np.ndarray) -> list[list[int]]:
 
 @settings(max_examples=40, deadline=None)
 @given(documents, st.integers(3, 40), st.sampled_from([5, 60, 10_000]), st.sampled_from(["sep", "none"]))
-def test_packed_rows_hold_the_stream_and_nothing_else(
+def test_packed_rows_hold_exactly_the_stream(
     tokenizer: Tokenizer, texts: list[str], length: int, shard_tokens: int, separator: str
 ) -> None:
     store = TokenStore.from_documents(texts, tokenizer, separator=separator, shard_tokens=shard_tokens)
@@ -68,7 +70,7 @@ def test_packed_rows_hold_the_stream_and_nothing_else(
 
 @settings(max_examples=40, deadline=None)
 @given(documents, st.integers(3, 40), st.sampled_from([5, 60, 10_000]), st.sampled_from(["sep", "none"]))
-def test_a_document_a_row_splits_the_long_ones(
+def test_document_rows_split_long_documents(
     tokenizer: Tokenizer, texts: list[str], length: int, shard_tokens: int, separator: str
 ) -> None:
     store = TokenStore.from_documents(texts, tokenizer, separator=separator, shard_tokens=shard_tokens)
@@ -82,7 +84,7 @@ def test_a_document_a_row_splits_the_long_ones(
 
 
 @pytest.mark.parametrize("packing", ["packed", "document"])
-def test_any_rows_may_be_read_together(tokenizer: Tokenizer, packing: str) -> None:
+def test_rows_are_read_in_any_combination(tokenizer: Tokenizer, packing: str) -> None:
     texts = [" ".join(WORDS[: 3 + i % 20]) for i in range(50)]
     store = TokenStore.from_documents(texts, tokenizer, shard_tokens=100)
     rows = Rows(store, tokenizer, DataConfig(sequence_length=16, packing=packing))
@@ -102,7 +104,7 @@ def batches_of(tokenizer: Tokenizer, **changes: Any) -> TrainingBatches:
     return replace(TrainingBatches(rows, BatchSizes(8), seed=0), **changes)
 
 
-def test_an_epoch_holds_every_row_once_also_across_batches(tokenizer: Tokenizer) -> None:
+def test_an_epoch_holds_every_row_once_even_if_it_ends_inside_a_batch(tokenizer: Tokenizer) -> None:
     batches = batches_of(tokenizer)
     assert batches.rows.num_rows == 37
     stream = [batches.batch(step) for step in range(37)]
@@ -117,14 +119,14 @@ def test_an_epoch_holds_every_row_once_also_across_batches(tokenizer: Tokenizer)
     assert batches.epoch(37) == 8.0
 
 
-def test_a_row_is_the_row_of_its_example_id(tokenizer: Tokenizer) -> None:
+def test_example_ids_identify_rows(tokenizer: Tokenizer) -> None:
     batches = batches_of(tokenizer)
     batch = batches.batch(3)
     np.testing.assert_array_equal(batch.token_ids, batches.rows.read(batch.example_ids.astype(np.int64)))
     assert batch.example_ids.dtype == batch.epochs.dtype == np.uint32
 
 
-def test_a_batch_size_may_change_between_two_steps(tokenizer: Tokenizer) -> None:
+def test_the_batch_size_may_change_between_steps(tokenizer: Tokenizer) -> None:
     before, after = (
         batches_of(tokenizer),
         batches_of(tokenizer, sizes=BatchSizes(16, first_step=5, first_example=40)),
@@ -136,7 +138,7 @@ def test_a_batch_size_may_change_between_two_steps(tokenizer: Tokenizer) -> None
         np.testing.assert_array_equal(np.concatenate(halves), after.batch(6)[field])
 
 
-def test_processes_share_a_batch_without_overlap(tokenizer: Tokenizer) -> None:
+def test_processes_divide_a_batch_without_overlap(tokenizer: Tokenizer) -> None:
     sizes = BatchSizes(16, 4, 60)
     whole = batches_of(tokenizer, sizes=sizes)
     parts = [
@@ -150,7 +152,7 @@ def test_processes_share_a_batch_without_overlap(tokenizer: Tokenizer) -> None:
             np.testing.assert_array_equal(np.concatenate(shares), whole.batch(step)[field])
 
 
-def test_batches_that_grow_read_the_same_rows_in_the_same_order(tokenizer: Tokenizer) -> None:
+def test_growing_batches_read_the_same_rows_in_the_same_order(tokenizer: Tokenizer) -> None:
     growing = batches_of(tokenizer, sizes=BatchSizes(16, 4, 60))
     read = np.concatenate([growing.batch(step).example_ids for step in range(12)])
     one_at_a_time = batches_of(tokenizer, sizes=BatchSizes(1))
@@ -159,7 +161,7 @@ def test_batches_that_grow_read_the_same_rows_in_the_same_order(tokenizer: Token
     assert growing.epoch(12) == len(read) / 37
 
 
-def test_reading_ahead_from_any_step_gives_the_batches_of_the_steps(tokenizer: Tokenizer) -> None:
+def test_reading_ahead_gives_the_same_batches(tokenizer: Tokenizer) -> None:
     batches = batches_of(tokenizer)
     for step, batch in zip(range(5, 11), batches.from_step(5, 11, prefetch=3), strict=True):
         for ahead, direct in zip(batch, batches.batch(step), strict=True):
@@ -191,7 +193,7 @@ def test_evaluation_reads_every_row_once_and_pads_the_last_batch(
         assert (stream[-1].token_ids[~real[-1]] == PAD).all()
 
 
-def test_another_tokenizer_is_refused(tokenizer: Tokenizer) -> None:
+def test_another_tokenizer_is_rejected(tokenizer: Tokenizer) -> None:
     store = TokenStore.from_documents(["w1 w2"], tokenizer)
     other = Tokenizer.train(["some other words"], 100)
     with pytest.raises(InputError, match=f"prepared with {store.tokenizer_fingerprint[:12]}"):
@@ -199,7 +201,7 @@ def test_another_tokenizer_is_refused(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.release
-def test_rows_come_at_300_000_a_second(tokenizer: Tokenizer) -> None:
+def test_reading_300_000_rows_per_second(tokenizer: Tokenizer) -> None:
     texts = [" ".join(np.random.default_rng(i).choice(WORDS, 400)) for i in range(8000)]
     rows = Rows(TokenStore.from_documents(texts, tokenizer), tokenizer, DataConfig())
     batches = TrainingBatches(rows, BatchSizes(1024), seed=0)
@@ -211,3 +213,8 @@ def test_rows_come_at_300_000_a_second(tokenizer: Tokenizer) -> None:
         best = max(best, 40 * 1024 / (time.process_time() - start))
     print(f"{best:,.0f} rows of 128 tokens a second of one core")
     assert best > 300_000
+
+
+def test_opening_data_does_not_import_jax() -> None:
+    script = "import sys, mlm_jax.data.merge, mlm_jax.data.sources; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,4 +1,4 @@
-"""Streams follow from the files alone, and parts share them out: nothing twice, nothing missing, evenly."""
+"""Streams depend on the files only, and parts divide them evenly, each stream to exactly one part."""
 
 import pytest
 from hypothesis import given
@@ -48,12 +48,12 @@ def test_part_folders_sort_in_the_order_of_the_parts() -> None:
     ("index", "num_parts", "said"),
     [(4, 4, "part 4: expected 0 to 3"), (-1, 4, "part -1: expected 0 to 3"), (0, 0, "num_parts 0")],
 )
-def test_parts_that_there_are_not(index: int, num_parts: int, said: str) -> None:
+def test_invalid_parts_are_rejected(index: int, num_parts: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
         Part(index, num_parts)
 
 
-def test_a_corpus_is_told_by_names_sizes_and_order() -> None:
+def test_corpus_identity_depends_on_names_sizes_and_order() -> None:
     files = [{"name": "a", "bytes": 3}, {"name": "b", "bytes": None}]
     others = [
         files[::-1],

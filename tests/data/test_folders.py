@@ -1,7 +1,8 @@
-"""Data behind URLs: the same rows, each file fetched once and checked, nothing half-fetched ever used."""
+"""Remote data give the same rows, and each file is downloaded once and verified before it is used."""
 
 import hashlib
 import shutil
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ def kept(home: Path) -> list[str]:
 
 @pytest.mark.parametrize("packing", ["packed", "document"])
 @pytest.mark.parametrize("max_mapped", [1, 128])
-def test_rows_behind_a_url_are_those_of_the_folder(local, remote, home, monkeypatch, packing, max_mapped):
+def test_remote_rows_equal_local_rows(local, remote, home, monkeypatch, packing, max_mapped):
     monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", max_mapped)
     fetched = []
     get_file = MemoryFileSystem.get_file
@@ -94,12 +95,12 @@ def test_rows_behind_a_url_are_those_of_the_folder(local, remote, home, monkeypa
     assert kept(home) == sorted(hashlib.sha256(content).hexdigest() for content in contents)
 
 
-def test_verification_fetches_and_checks_everything(local, remote, home):
+def test_verification_downloads_and_checks_everything(local, remote, home):
     assert verify_shards(URL).fingerprint == open_shards(local).fingerprint
     assert len(kept(home)) == len(list(local.rglob("*.bin")))
 
 
-def test_other_bytes_behind_the_url_are_never_used(remote, home):
+def test_damaged_remote_files_are_rejected(remote, home):
     name = "/bucket/data/part-00000-of-00002/tokens-00000.bin"
     content = bytearray(remote.cat_file(name))
     content[10] ^= 1
@@ -110,7 +111,7 @@ def test_other_bytes_behind_the_url_are_never_used(remote, home):
     assert not [file for file in kept(home) if not file.endswith(".lock")]
 
 
-def test_what_is_not_all_there_is_named_when_it_is_opened(remote):
+def test_incomplete_remote_folders_are_rejected_when_opened(remote):
     name = "/bucket/data/part-00001-of-00002/documents-00000.bin"
     content = remote.cat_file(name)
     remote.pipe_file(name, content[:-1])
@@ -126,28 +127,30 @@ def test_what_is_not_all_there_is_named_when_it_is_opened(remote):
         open_shards(URL)
 
 
-def test_a_shard_that_goes_while_a_run_reads_is_named(remote):
+def test_a_shard_removed_during_a_run_is_reported(remote):
     store = open_shards(URL)
     remote.rm_file("/bucket/data/part-00000-of-00002/tokens-00000.bin")
-    with pytest.raises(InputError, match=r"tokens-00000\.bin: missing; copy the whole"):
+    with pytest.raises(InputError, match=r"tokens-00000\.bin: missing; copy the complete"):
         store.shards[0].token_windows(np.array([0]), 3)
 
 
-def test_a_file_system_that_does_not_answer_ends_the_run_in_one_line(remote, home, monkeypatch):
+def test_a_failing_file_system_is_reported_in_one_line(remote, home, monkeypatch):
     store = open_shards(URL)
 
     def refuse(*_: object, **__: object) -> None:
         raise TimeoutError("no answer\nin 30 s")
 
     monkeypatch.setattr(MemoryFileSystem, "get_file", refuse)
-    with pytest.raises(RunError, match=r"tokens-00000\.bin: not fetched \(TimeoutError: no answer in 30 s\)"):
+    with pytest.raises(
+        RunError, match=r"tokens-00000\.bin: download failed \(TimeoutError: no answer in 30 s\)"
+    ):
         store.shards[0].token_windows(np.array([0]), 3)
     monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
-    with pytest.raises(RunError, match=r"manifest\.json: not fetched"):
+    with pytest.raises(RunError, match=r"manifest\.json: download failed"):
         open_shards(URL)
 
 
-def test_a_full_or_forbidden_home_is_named(remote, home, monkeypatch):
+def test_a_full_or_unwritable_cache_is_reported(remote, home, monkeypatch):
     shard = open_shards(URL).shards[0]
     usage = shutil.disk_usage("/")._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -155,12 +158,12 @@ def test_a_full_or_forbidden_home_is_named(remote, home, monkeypatch):
         shard.token_windows(np.array([0]), 3)
     shutil.rmtree(home)
     home.touch()
-    with pytest.raises(RunError, match=r"cannot be kept: .* set MLM_JAX_HOME"):
+    with pytest.raises(RunError, match=r"cannot be stored: .* set MLM_JAX_HOME"):
         shard.token_windows(np.array([0]), 3)
 
 
 @pytest.mark.parametrize(("url", "package"), [("gs://bucket/data", "gcsfs"), ("s3://bucket/data", "s3fs")])
-def test_a_package_that_is_not_installed_is_named(monkeypatch, url, package):
+def test_a_missing_package_is_named(monkeypatch, url, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=f"^{url}: needs {package}: pip install {package}$"):
         open_shards(url)
@@ -177,13 +180,38 @@ def test_a_file_url_is_a_folder(local):
     )
 
 
-def test_preparing_into_a_url_is_refused(local, home):
+def test_preparing_into_a_url_is_rejected(local, home):
     tokenizer = Tokenizer.load(local / "tokenizer")
-    with pytest.raises(InputError, match=f"{URL}: must be a folder of this machine"):
+    with pytest.raises(InputError, match=f"{URL}: expected a local folder"):
         prepare([str(local.parent / "*.txt")], tokenizer, URL)
 
 
-# A remote file system over a folder, slow enough for everyone to come at once, that notes what was fetched.
+def test_two_hosts_without_file_locks_download_one_file_into_one_cache(local, remote, home, monkeypatch):
+    """The second host downloads between the first one's download and its check."""
+    name = "part-00000-of-00002/tokens-00000.bin"
+    content = remote.cat_file(f"/bucket/data/{name}")
+    file = RemoteFile(f"{URL}/{name}", len(content), hashlib.sha256(content).hexdigest())
+    get_file = MemoryFileSystem.get_file
+    fetched = []
+
+    def second_starts_within_the_first(self, name, target, **options):
+        fetched.append(target)
+        get_file(self, name, target, **options)
+        if len(fetched) == 1:
+            file.fetch()
+            assert Path(target).read_bytes() == file.kept_path.read_bytes()
+
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", second_starts_within_the_first)
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    assert file.fetch().read_bytes() == content
+    assert len(set(fetched)) == 2
+    assert kept(home) == [file.sha256]
+
+
+# A remote file system over a local folder that logs its downloads and is slow, so that all processes overlap.
 FETCH_ALL = """
 import sys, time
 import fsspec
@@ -207,7 +235,7 @@ assert sum(lengths) == 2 * store.num_tokens
 """
 
 
-def test_processes_and_threads_fetch_each_file_once(local, home, tmp_path):
+def test_processes_and_threads_download_each_file_once(local, home, tmp_path):
     log = tmp_path / "log"
     command = [sys.executable, "-c", FETCH_ALL, str(local), str(log)]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
@@ -216,12 +244,15 @@ def test_processes_and_threads_fetch_each_file_once(local, home, tmp_path):
     assert len(fetched) == len(set(fetched)) == len(list(local.rglob("tokens-*.bin"))) == len(kept(home))
 
 
-def test_what_a_killed_process_left_is_fetched_again(local, remote, home):
+def test_leftovers_of_a_killed_process_are_replaced(local, remote, home):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
     content = next(local.rglob("tokens-00000.bin")).read_bytes()
     name = f"{URL}/{next(local.rglob('tokens-00000.bin')).relative_to(local)}"
     file = RemoteFile(name, len(content), hashlib.sha256(content).hexdigest())
     file.kept_path.parent.mkdir(parents=True)
-    file.kept_path.with_name(f"{file.sha256}.partial").write_bytes(content[:50])
+    writer = f"{socket.gethostname()}-{killed.pid}-0123abcd"
+    file.kept_path.with_name(f"{file.sha256}.{writer}.partial").write_bytes(content[:50])
     file.kept_path.with_name(f"{file.sha256}.lock").touch()
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(lambda _: file.fetch(), range(8)))

@@ -1,4 +1,4 @@
-"""Parts and a merge give what one preparation gives, whatever their number and whatever happens on the way."""
+"""Any number of merged parts equals one preparation, even after interruptions."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from mlm_jax.text.tokenizer import Tokenizer
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "."]
-# Uneven, two of them without a token; the first seven are small enough to share streams.
+# Documents per file: uneven, two files without tokens; the first seven are small enough to share streams.
 DOCUMENTS = [3, 1, 0, 2, 5, 1, 4, 300, 30, 80, 0, 10, 120, 2]
 
 
@@ -111,12 +111,12 @@ def test_any_number_of_parts_gives_the_same_data(corpus, whole, tokenizer, tmp_p
     assert manifests[0] == manifests[1]
     assert Tokenizer.load(output / "tokenizer").fingerprint == tokenizer.fingerprint
     assert totals == prepare_corpus(corpus, whole).totals
-    # The merged folder is the complete preparation also for whoever knows nothing of its parts.
+    # Without `part`, the merged folder counts as a complete preparation.
     assert "already complete" in prepare_corpus(corpus, output).summary()
     assert "already complete" in prepare_corpus(corpus, output, Part(0, num_parts)).summary()
 
 
-def test_parts_share_the_work(corpus, whole, parts):
+def test_every_part_has_work(corpus, whole, parts):
     tokens = [open_shards(parts / Part(index, 3).folder).num_tokens for index in range(3)]
     assert sum(tokens) == open_shards(whole).num_tokens
     assert min(tokens) > 0
@@ -128,7 +128,7 @@ def test_merging_again_changes_nothing(parts):
     assert merge_parts(parts) == first
     assert stamps(parts) == before
     (parts / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match=r"manifest\.json: is there, and not of these parts"):
+    with pytest.raises(InputError, match=r"manifest\.json: exists and does not belong to these parts"):
         merge_parts(parts)
 
 
@@ -137,7 +137,7 @@ def test_missing_parts_are_named(corpus, tmp_path):
     for index in (1, 5, 6, 7, 11):
         shutil.rmtree(tmp_path / Part(index, 12).folder)
     (tmp_path / Part(3, 12).folder / "manifest.json").rename(tmp_path / Part(3, 12).folder / "progress.json")
-    with pytest.raises(InputError, match=r"of 12 parts 1,3,5-7,11 are missing \(3 not finished\)"):
+    with pytest.raises(InputError, match=r"parts 1,3,5-7,11 of 12 are missing \(3 not finished\)"):
         merge_parts(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
     with pytest.raises(InputError, match=r"no prepared data here .* merge_data\.py"):
@@ -146,7 +146,7 @@ def test_missing_parts_are_named(corpus, tmp_path):
         merge_parts(tmp_path / Part(0, 12).folder)
 
 
-def test_parts_that_do_not_belong_together_are_named(corpus, parts, tmp_path):
+def test_parts_with_different_settings_are_rejected(corpus, parts, tmp_path):
     odd = Part(1, 3)
     lowercase = Tokenizer.load(corpus / "vocab.txt", lowercase=False)
     more = shutil.copytree(corpus, tmp_path / "more")
@@ -161,30 +161,30 @@ def test_parts_that_do_not_belong_together_are_named(corpus, parts, tmp_path):
     }.items():
         shutil.rmtree(parts / odd.folder)
         remake()
-        with pytest.raises(InputError, match=f"{odd.folder}: {name} is .*, of the first part "):
+        with pytest.raises(InputError, match=f"{odd.folder}: {name} is .*, but .* in the first part"):
             merge_parts(parts)
         assert not (parts / "manifest.json").exists()
 
 
-def test_parts_that_do_not_make_up_the_corpus_are_refused(parts):
-    """As where they were shared out by two releases that divide differently."""
+def test_parts_that_do_not_cover_the_corpus_are_rejected(parts):
+    """For example parts made by two releases that divide differently."""
     file = parts / Part(1, 3).folder / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["settings"]["inputs"].pop()
     file.write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="the parts' files are not all of the 14"):
+    with pytest.raises(InputError, match="the parts do not cover the 14 input files"):
         merge_parts(parts)
 
 
-def test_a_damaged_part_is_named(parts):
+def test_a_damaged_part_is_rejected(parts):
     file = parts / Part(1, 3).folder / "tokens-00000.bin"
     file.write_bytes(file.read_bytes()[:-2])
     with pytest.raises(InputError, match=rf"{Part(1, 3).folder}/tokens-00000\.bin: \d+ bytes, expected"):
         merge_parts(parts)
 
 
-def test_folders_that_hold_something_else(corpus, whole, parts):
-    with pytest.raises(InputError, match=r"holds part-0000.-of-00003, not of 4 parts"):
+def test_folders_that_hold_other_data_are_rejected(corpus, whole, parts):
+    with pytest.raises(InputError, match=r"holds part-0000.-of-00003, not one of 4 parts"):
         prepare_corpus(corpus, parts, Part(0, 4))
     with pytest.raises(InputError, match="holds a preparation without parts"):
         prepare_corpus(corpus, whole, Part(0, 4))
@@ -195,7 +195,7 @@ def test_folders_that_hold_something_else(corpus, whole, parts):
         merge_parts(parts)
 
 
-def test_a_corpus_without_a_token_makes_parts_and_no_merge(corpus, tmp_path):
+def test_merging_parts_without_tokens_is_rejected(corpus, tmp_path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("\u200b")
     for index in range(2):
@@ -205,12 +205,12 @@ def test_a_corpus_without_a_token_makes_parts_and_no_merge(corpus, tmp_path):
             tmp_path / "data",
             part=Part(index, 2),
         )
-    with pytest.raises(InputError, match="none of the 2 documents holds a token"):
+    with pytest.raises(InputError, match="none of the 2 documents has a token"):
         merge_parts(tmp_path / "data")
 
 
 @pytest.mark.parametrize("at", range(1, 9))
-def test_a_merge_that_is_killed_leaves_nothing_that_looks_finished(parts, monkeypatch, at):
+def test_an_interrupted_merge_does_not_look_finished(parts, monkeypatch, at):
     expected = files_of(parts)
     calls = 0
 
@@ -235,7 +235,7 @@ def test_a_merge_that_is_killed_leaves_nothing_that_looks_finished(parts, monkey
     assert {name: files_of(parts)[name] for name in expected} == expected
 
 
-# Kills the process before the given one of the calls that make something lasting.
+# Kills the process before its n-th call that changes the disk.
 KILL_AT = """
 import os, signal
 calls = 0
@@ -265,20 +265,20 @@ def part_job(corpus: Path, output: Path, before: str, **options) -> subprocess.P
 
 
 @pytest.mark.parametrize("at", [2, 7, 14, 20, 70])
-def test_a_part_that_is_killed_and_run_again(corpus, parts, at):
+def test_a_killed_part_resumes(corpus, parts, at):
     part = Part(0, 3)
     expected = files_of(parts)
     shutil.rmtree(parts / part.folder)
     assert part_job(corpus, parts, KILL_AT.format(at=at)).wait() == -signal.SIGKILL
-    with pytest.raises(InputError, match="of 3 parts 0 are missing"):
+    with pytest.raises(InputError, match="parts 0 of 3 are missing"):
         merge_parts(parts)
     prepare_corpus(corpus, parts, part)
     assert files_of(parts) == expected
 
 
 @pytest.mark.parametrize("shard", [0, 1])
-def test_two_jobs_of_one_part_do_no_harm(corpus, parts, shard):
-    """A scheduler may start a job again before its first run is dead; the first one then ends, whenever it goes on."""
+def test_two_concurrent_jobs_of_one_part_do_no_harm(corpus, parts, shard):
+    """A scheduler may restart a job before its first process is dead; the first process then fails when it resumes."""
     expected = files_of(parts)
     shutil.rmtree(parts / Part(0, 3).folder)
     slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.1), fsync(fd))\n"

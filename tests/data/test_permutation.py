@@ -1,4 +1,4 @@
-"""A keyed permutation: a bijection for every size, another one for every seed and epoch, even, and pinned."""
+"""The keyed permutation is a bijection, differs for each seed and epoch, is uniform, and is pinned."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from mlm_jax.data.permutation import permute
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.integers(0, 100))
-def test_every_value_comes_once(size: int, seed: int, epoch: int) -> None:
+def test_every_value_occurs_once(size: int, seed: int, epoch: int) -> None:
     values = permute(np.arange(size), size, seed, epoch)
     assert values.dtype == np.int64
     np.testing.assert_array_equal(np.sort(values), np.arange(size))
 
 
-def test_a_position_is_evaluated_on_its_own() -> None:
+def test_positions_are_evaluated_independently() -> None:
     whole = permute(np.arange(1000), 1000, 3, 4)
     chosen = np.array([[7, 999], [0, 7]])
     np.testing.assert_array_equal(permute(chosen, 1000, 3, 4), whole[chosen])
@@ -29,7 +29,7 @@ def test_seed_and_epoch_each_change_the_order() -> None:
         assert (base != other).mean() > 0.98
 
 
-def test_orders_are_even_and_neighbours_part() -> None:
+def test_orders_are_uniform_and_separate_neighbors() -> None:
     size, epochs = 24, 6000
     orders = np.stack([permute(np.arange(size), size, 0, epoch) for epoch in range(epochs)])
     for place in (0, 11, 23):
@@ -38,7 +38,7 @@ def test_orders_are_even_and_neighbours_part() -> None:
     assert stats.chisquare(np.bincount(steps, minlength=size)[1:]).pvalue > 1e-4
 
 
-def test_a_far_position_of_a_vast_corpus_costs_nothing() -> None:
+def test_any_position_of_a_huge_corpus_is_cheap() -> None:
     size = 10**13
     values = permute(np.array([0, size // 2, size - 1]), size, 0, 0)
     assert ((values >= 0) & (values < size)).all()
@@ -51,7 +51,7 @@ def test_the_smallest_sizes(size: int) -> None:
 
 
 def test_the_order_is_pinned() -> None:
-    """May change only with a release that says that earlier runs cannot be continued."""
+    """May change only in a release whose notes say that earlier runs cannot be resumed."""
     assert permute(np.arange(10), 10, 0, 0).tolist() == PINNED
 
 

@@ -1,4 +1,4 @@
-"""Preparation: the same bytes whatever happens on the way, and nothing that looks complete and is not."""
+"""Preparation gives the same bytes after any interruption, and never looks complete when it is not."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "."]
 NUM_DOCUMENTS = 400
-# Small shards and blocks, so that a small corpus meets every boundary.
+# Small shards and blocks, so that a small corpus crosses every boundary.
 SMALL = "import mlm_jax.text.encode as encode; encode._BLOCK_CHARACTERS = 200\n"
 
 
@@ -98,12 +98,12 @@ def test_totals_and_manifest(corpus, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.usefixtures("small_blocks")
-def test_same_bytes_whatever_the_workers_and_blocks(corpus, uninterrupted, tmp_path, workers):
+def test_output_does_not_depend_on_workers_and_blocks(corpus, uninterrupted, tmp_path, workers):
     prepare_corpus(corpus, tmp_path / "data", workers=workers)
     assert files_of(tmp_path / "data") == uninterrupted
 
 
-# Counts the calls that make something lasting, and kills the process before the given one.
+# Kills the process before its n-th call that changes the disk.
 KILL_AT = """
 import os, signal
 import mlm_jax.files, mlm_jax.data.prepare
@@ -122,7 +122,7 @@ for name in ("fsync", "replace", "unlink", "mkdir"):
 
 
 @pytest.fixture(scope="module")
-def lasting_steps(corpus, tmp_path_factory) -> int:
+def disk_operations(corpus, tmp_path_factory) -> int:
     count = KILL_AT.format(at=-1) + "\nimport atexit; atexit.register(lambda: print(calls))\n"
     return int(run_prepare(corpus, tmp_path_factory.mktemp("counted") / "data", count).stdout)
 
@@ -131,9 +131,9 @@ KILLS = [0, 1, 2, 4, 5, 7, *range(10, 19), 39, 60, -9, -6, -4, -3, -2, -1]
 
 
 @pytest.mark.parametrize("at", KILLS)
-def test_killed_before_any_lasting_step_and_run_again(corpus, uninterrupted, lasting_steps, tmp_path, at):
+def test_resumes_after_a_kill_before_any_disk_operation(corpus, uninterrupted, disk_operations, tmp_path, at):
     output = tmp_path / "data"
-    killed = run_prepare(corpus, output, KILL_AT.format(at=range(lasting_steps)[at] + 1))
+    killed = run_prepare(corpus, output, KILL_AT.format(at=range(disk_operations)[at] + 1))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     if not (output / "manifest.json").exists():
         with pytest.raises(InputError, match=r"incomplete|no prepared data"):
@@ -144,7 +144,7 @@ def test_killed_before_any_lasting_step_and_run_again(corpus, uninterrupted, las
     assert files_of(output) == uninterrupted
 
 
-def test_killed_from_outside_at_random(corpus, uninterrupted, tmp_path):
+def test_resumes_after_kills_at_random_times(corpus, uninterrupted, tmp_path):
     output = tmp_path / "data"
     slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.02), fsync(fd))\n"
     script = (
@@ -171,7 +171,7 @@ def test_killed_from_outside_at_random(corpus, uninterrupted, tmp_path):
     assert files_of(output) == uninterrupted
 
 
-def test_continuing_does_not_encode_what_is_done(corpus, tmp_path, monkeypatch):
+def test_resuming_does_not_encode_finished_documents(corpus, tmp_path, monkeypatch):
     output = tmp_path / "data"
     killed = run_prepare(corpus, output, KILL_AT.format(at=61))
     assert killed.returncode == -signal.SIGKILL
@@ -186,7 +186,7 @@ def test_continuing_does_not_encode_what_is_done(corpus, tmp_path, monkeypatch):
     assert len(encoded) == NUM_DOCUMENTS - 1 - done
 
 
-def test_complete_folder_is_left_alone(corpus, tmp_path):
+def test_a_complete_folder_is_not_touched(corpus, tmp_path):
     first = prepare_corpus(corpus, tmp_path / "data")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
     again = prepare_corpus(corpus, tmp_path / "data", workers=3)
@@ -206,7 +206,7 @@ def test_complete_folder_is_left_alone(corpus, tmp_path):
         ({"text_field": "title"}, "text_field was 'text', is 'title'"),
     ],
 )
-def test_other_settings_are_refused_with_what_differs(corpus, tmp_path, complete, settings, named):
+def test_other_settings_are_rejected_with_the_difference(corpus, tmp_path, complete, settings, named):
     output = tmp_path / "data"
     if complete:
         prepare_corpus(corpus, output)
@@ -219,7 +219,7 @@ def test_other_settings_are_refused_with_what_differs(corpus, tmp_path, complete
     assert {name: before[name] for name in before if not name.endswith(".partial")} == files_of(output)
 
 
-def test_other_input_and_tokenizer_are_refused(corpus, tmp_path):
+def test_other_inputs_and_tokenizers_are_rejected(corpus, tmp_path):
     output = tmp_path / "data"
     prepare_corpus(corpus, output)
     tokenizer = Tokenizer.load(corpus / "vocab.txt")
@@ -240,10 +240,10 @@ def test_bad_input_leaves_nothing_behind(corpus, tmp_path, existing, shard_token
     bad = {
         "line.jsonl": (text + b'\n{"text": ', "line.jsonl:201: not valid JSON"),
         "field.jsonl": (text + b'\n{"txt": "a"}', "line 201|field.jsonl:201: no field 'text'"),
-        "utf8.jsonl": (text + b'\n{"text": "\xff"}', f"broken UTF-8 at byte {len(text) + 11}"),
-        "cut.jsonl.zst": (whole[:-3], "cut off"),
+        "utf8.jsonl": (text + b'\n{"text": "\xff"}', f"invalid UTF-8 at byte {len(text) + 11}"),
+        "cut.jsonl.zst": (whole[:-3], "truncated"),
         "blank.txt": (b" \n \n", "no readable document"),
-        "invisible.txt": ("\u200b\n\u200b\n".encode(), "none of the 2 documents holds a token"),
+        "invisible.txt": ("\u200b\n\u200b\n".encode(), "none of the 2 documents has a token"),
     }
     tokenizer = Tokenizer.load(corpus / "vocab.txt")
     output = tmp_path / "data"
@@ -262,19 +262,20 @@ def test_replaced_text_is_counted(corpus, tmp_path):
     tokenizer = Tokenizer.load(corpus / "vocab.txt")
     preparation = prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / "data", errors="replace")
     assert (preparation.totals.replaced, preparation.totals.skipped) == (1, 1)
-    assert "1 documents skipped, 1 with broken text replaced" in preparation.summary()
+    assert "1 documents skipped, 1 with invalid text replaced" in preparation.summary()
 
 
-def test_folder_with_other_things_is_refused_and_untouched(corpus, tmp_path):
+def test_a_folder_with_other_files_is_rejected_and_not_touched(corpus, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
+    (tmp_path / "film.partial").write_text("half of it")
     with pytest.raises(InputError, match="not empty"):
         prepare_corpus(corpus, tmp_path)
-    assert files_of(tmp_path) == {"thesis.tex": b"precious"}
+    assert files_of(tmp_path) == {"thesis.tex": b"precious", "film.partial": b"half of it"}
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
-    # A limit on file sizes makes the system refuse writes as a full disk does.
+    # With a limit on file sizes, writes fail as on a full disk.
     limit = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import mlm_jax.data.prepare as p\n"
@@ -286,14 +287,14 @@ def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
     )
     run = run_prepare(corpus, tmp_path / "data", limit)
     assert "InputError" in run.stderr
-    assert "File too large; run it again to continue" in re.sub(r"\[Errno 27\] ", "", run.stderr)
+    assert "File too large; rerun it to resume" in re.sub(r"\[Errno 27\] ", "", run.stderr)
     assert not list((tmp_path / "data").glob("*.partial"))
     assert len(json.loads((tmp_path / "data" / "progress.json").read_text())["shards"]) == 3
     prepare_corpus(corpus, tmp_path / "data")
     assert files_of(tmp_path / "data") == uninterrupted
 
 
-def test_full_disk_before_the_first_shard_leaves_nothing(corpus, tmp_path):
+def test_full_disk_before_the_first_shard_leaves_nothing_behind(corpus, tmp_path):
     limit = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import mlm_jax.data.prepare as p\n"
@@ -308,7 +309,7 @@ def test_full_disk_before_the_first_shard_leaves_nothing(corpus, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_damaged_partial_preparation_is_named(corpus, tmp_path):
+def test_a_damaged_unfinished_preparation_is_rejected(corpus, tmp_path):
     output = tmp_path / "data"
     run_prepare(corpus, output, KILL_AT.format(at=40))
     (output / "tokens-00000.bin").write_bytes(b"")
@@ -320,13 +321,13 @@ def test_damaged_partial_preparation_is_named(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["workers", "shard_tokens"])
-def test_settings_below_one_are_refused(corpus, tmp_path, setting):
+def test_settings_below_one_are_rejected(corpus, tmp_path, setting):
     with pytest.raises(InputError, match=f"{setting} 0: expected at least 1"):
         prepare_corpus(corpus, tmp_path / "data", **{setting: 0})
 
 
 def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
-    # One document of 20 MB and half a million short ones: what one might be tempted to hold whole.
+    # One document of 20 MB and half a million short ones.
     with zstandard.ZstdCompressor().stream_writer((tmp_path / "a.txt.zst").open("wb")) as writer:
         writer.write(b"the tower stands in a city of rivers and bridges. " * 400_000 + b"\n")
         writer.write(b"the city\n" * 500_000)
@@ -339,7 +340,7 @@ def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
         "done = prepare(paths, tokenizer, output, workers=2)\n"
         "assert done.totals.documents == 500_001\n"
         "assert done.totals.tokens == 11 * 400_000 + 1 + 3 * 500_000\n"
-        # Not ru_maxrss, which starts from that of the process that started this one.
+        # Not ru_maxrss, which a child process inherits from its parent.
         "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) // 1024)\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
-"""Rows are the same however the index is kept, and opening and seeking cost the same at any scale."""
+"""All forms of the row index give the same rows, and opening and seeking take constant time at any scale."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def prepared(tokenizer, tmp_path_factory) -> Path:
 
 def rows_of(prepared: Path, tokenizer: Tokenizer, packing: str) -> np.ndarray:
     rows = Rows(open_shards(prepared), tokenizer, DataConfig(sequence_length=16, packing=packing))
-    # In no order, and some of them twice: rows are read in their own order, not in the one asked for.
+    # Unordered and with duplicates, because rows are read in ascending order internally.
     asked = np.random.default_rng(1).integers(0, rows.num_rows, 2 * rows.num_rows)
     every = np.arange(rows.num_rows)
     np.testing.assert_array_equal(rows.read(every)[asked], rows.read(asked))
@@ -80,7 +81,7 @@ def test_rows_are_the_same_with_a_count_for_every_kth_document(
     assert np.load(file).size <= max_counts + len(store.shards) + 1
 
 
-def test_counts_are_made_once_and_belong_to_data_and_length(prepared, tokenizer, monkeypatch, tmp_path):
+def test_counts_are_cached_by_data_and_length(prepared, tokenizer, monkeypatch, tmp_path):
     monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("mlm_jax.data.row_index._MAX_COUNTS", 50)
     expected = rows_of(prepared, tokenizer, "document")
@@ -99,22 +100,33 @@ def test_counts_are_made_once_and_belong_to_data_and_length(prepared, tokenizer,
         file.write_bytes(file.read_bytes()[:-3])
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
     assert len(counted) == 3
-    # Where nothing can be kept it is counted each time.
+    # Without a writable cache they are counted each time.
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path / "file"))
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
 
 
-def test_a_shard_cut_off_while_it_is_read_is_named(prepared, tokenizer, monkeypatch, tmp_path):
+def test_short_reads_are_continued(prepared, tokenizer, monkeypatch):
+    """Network file systems return them, and any file system after a signal."""
+    expected = rows_of(prepared, tokenizer, "document")
+    preadv = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda descriptor, buffers, offset: preadv(descriptor, [buffers[0][:7]], offset)
+    )
+    monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
+    np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
+
+
+def test_a_shard_truncated_during_a_run_is_reported(prepared, tokenizer, monkeypatch, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "data")
     monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
     rows = Rows(open_shards(folder), tokenizer, DataConfig(sequence_length=16))
     (folder / "tokens-00002.bin").write_bytes(b"")
-    with pytest.raises(RunError, match=r"tokens-00002\.bin: cut off since it was opened"):
+    with pytest.raises(RunError, match=r"tokens-00002\.bin: truncated since it was opened"):
         rows.read(np.arange(rows.num_rows))
 
 
-def test_windows_beyond_the_end_repeat_the_last_value_with_and_without_maps(prepared):
+def test_windows_beyond_the_end_repeat_the_last_value(prepared):
     shard = open_shards(prepared).shards[-1]
     for mapped in (True, False):
         windows = replace(shard, mapped=mapped)
@@ -124,7 +136,7 @@ def test_windows_beyond_the_end_repeat_the_last_value_with_and_without_maps(prep
         assert windows.offset_windows(np.array([shard.num_documents]), 3).tolist() == [[end] * 3]
 
 
-def test_runs_are_stretches_of_equal_values():
+def test_runs_of_equal_values():
     assert runs(np.array([3, 3, 4, 7, 7, 7])) == [(3, slice(0, 2)), (4, slice(2, 3)), (7, slice(3, 6))]
     assert runs(np.array([], np.int64)) == []
 
@@ -135,9 +147,9 @@ def huge_store(tokenizer: Tokenizer, tokens: int) -> TokenStore:
     return TokenStore((shard,) * 10, *identity, "fingerprint")
 
 
-def test_more_rows_than_example_ids_are_refused_with_what_would_do(tokenizer):
+def test_too_many_rows_are_rejected_with_a_sufficient_length(tokenizer):
     store = huge_store(tokenizer, 10**11)
-    with pytest.raises(InputError, match=r"7,936,507,940 rows of 128 .* data.sequence_length = 235 would do"):
+    with pytest.raises(InputError, match=r"7,936,507,940 rows of 128 .* use data.sequence_length = 235"):
         Rows(store, tokenizer, DataConfig(sequence_length=128))
     with pytest.raises(InputError, match=r"at most 2\*\*32"):
         Rows(store, tokenizer, DataConfig(sequence_length=234))
@@ -149,7 +161,7 @@ SCALE = """
 import os, re, resource, sys, time
 from statistics import median
 import numpy as np
-# Far below what systems give: opening and reading hold next to none.
+# Far below the usual limit: opening and reading hold almost no files.
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config import DataConfig
@@ -171,7 +183,7 @@ assert len(set(batch.example_ids // -(-10**8 // 510))) > 200
 assert (batch.token_ids[:, 0] == 2).all() and (batch.token_ids[:, 1:-1] == 0).all()
 reading = median(seconds(batches.batch, 10**9 + step) for step in range(20))
 files = len(os.listdir("/proc/self/fd"))
-# What a step costs beyond reading its rows.
+# The cost of a step without reading its rows.
 rows.read = len
 seeking = median(seconds(batches.batch, 10**9 + step) for step in range(20))
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000
@@ -181,7 +193,7 @@ assert opening < 2 and peak < 500 and seeking < 1e-3 and files < 20
 
 
 def test_a_trillion_tokens_in_ten_thousand_shards(tokenizer, tmp_path):
-    """All zeros and no block on the disk: 10**8 tokens and 100,000 documents a shard."""
+    """Sparse files of zeros: 10**8 tokens and 100,000 documents per shard."""
     folder = tmp_path / "data"
     tokenizer.save(folder / "tokenizer")
     record = ShardRecord(100_000, 10**8, "", "")

@@ -1,4 +1,4 @@
-"""The shard format: what is written is what is read, and damage of any kind is named."""
+"""The shard format round-trips, and every kind of damage is reported."""
 
 import itertools
 import json
@@ -60,7 +60,7 @@ def documents_of(store: TokenStore) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("separator", ["sep", "none"])
-def test_a_store_holds_the_ids_of_each_document(tmp_path, tokenizer, separator):
+def test_a_store_holds_the_ids_of_all_documents(tmp_path, tokenizer, separator):
     ending = [SEP] if separator == "sep" else []
     expected = [[*tokenizer.encode(document).tolist(), *ending] for document in DOCUMENTS]
     (tmp_path / "corpus.txt").write_text("\n".join(DOCUMENTS))
@@ -88,7 +88,7 @@ def test_a_store_holds_the_ids_of_each_document(tmp_path, tokenizer, separator):
             assert shard.document_offsets.shape == (shard.num_documents + 1,)
 
 
-def test_fingerprint_in_memory_is_that_on_disk(prepared, tokenizer):
+def test_fingerprints_in_memory_and_on_disk_are_equal(prepared, tokenizer):
     on_disk = open_shards(prepared)
     assert (
         TokenStore.from_documents(DOCUMENTS, tokenizer, shard_tokens=1000).fingerprint == on_disk.fingerprint
@@ -114,15 +114,15 @@ def test_opening_maps_nothing_and_pickling_copies_nothing(prepared):
     assert again.fingerprint == store.fingerprint
 
 
-def test_the_tokenizer_travels_along(prepared, tokenizer):
+def test_the_tokenizer_is_saved_with_the_shards(prepared, tokenizer):
     assert Tokenizer.load(prepared / "tokenizer").fingerprint == tokenizer.fingerprint
 
 
-def test_token_type_follows_the_vocabulary():
+def test_token_type_depends_on_the_vocabulary_size():
     assert [token_dtype(size).str for size in (2, 65_536, 65_537)] == ["<u2", "<u2", "<u4"]
 
 
-def test_large_vocabulary_takes_four_bytes(tmp_path):
+def test_a_large_vocabulary_takes_four_bytes_per_token(tmp_path):
     vocabulary = [*VOCABULARY, *(f"w{i}" for i in range(70_000))]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = Tokenizer.load(tmp_path)
@@ -137,23 +137,23 @@ def test_large_vocabulary_takes_four_bytes(tmp_path):
 def test_documents_without_tokens_are_left_out(tokenizer):
     store = TokenStore.from_documents(["\u200b", "the city", "", "\x00", "a"], tokenizer)
     assert documents_of(store) == [[5, 10, SEP], [9, SEP]]
-    with pytest.raises(InputError, match="none holds a token"):
+    with pytest.raises(InputError, match="none has a token"):
         TokenStore.from_documents(["", " "], tokenizer)
 
 
-def test_from_documents_refuses_what_is_no_list_of_strings(tokenizer):
+def test_from_documents_rejects_other_types(tokenizer):
     with pytest.raises(InputError, match="expected a list of strings, found one string"):
         TokenStore.from_documents("the city", tokenizer)
     with pytest.raises(InputError, match="document 1: expected a string, found int"):
         TokenStore.from_documents(["the", 3], tokenizer)
 
 
-def test_verification_passes_what_was_prepared(prepared):
+def test_verification_accepts_a_prepared_folder(prepared):
     assert verify_shards(prepared).fingerprint == open_shards(prepared).fingerprint
 
 
 @pytest.mark.parametrize("name", ["tokens-00001.bin", "documents-00000.bin"])
-def test_one_flipped_bit_is_found_by_verification(prepared, name):
+def test_verification_finds_a_flipped_bit(prepared, name):
     data = bytearray((prepared / name).read_bytes())
     data[len(data) // 2] ^= 1
     (prepared / name).write_bytes(data)
@@ -163,7 +163,7 @@ def test_one_flipped_bit_is_found_by_verification(prepared, name):
 
 
 @pytest.mark.parametrize("name", ["tokens-00001.bin", "documents-00000.bin"])
-def test_missing_or_cut_shards_are_named(prepared, name):
+def test_missing_or_truncated_shards_are_rejected(prepared, name):
     data = (prepared / name).read_bytes()
     for content, expected in [
         (data[:-1], "bytes, expected"),
@@ -178,7 +178,7 @@ def test_missing_or_cut_shards_are_named(prepared, name):
         open_shards(prepared)
 
 
-def test_manifests_that_cannot_be_used(prepared):
+def test_invalid_manifests_are_rejected(prepared):
     manifest = json.loads((prepared / "manifest.json").read_text())
 
     def refusal(content: object) -> str:
@@ -198,11 +198,11 @@ def test_manifests_that_cannot_be_used(prepared):
     assert "damaged" in refusal({**manifest, "separator": "none"})
 
 
-def test_folders_that_are_no_preparation(tmp_path, prepared):
+def test_folders_without_a_preparation_are_rejected(tmp_path, prepared):
     with pytest.raises(InputError, match="no prepared data here"):
         open_shards(tmp_path / "missing")
     (prepared / "manifest.json").rename(prepared / "progress.json")
-    with pytest.raises(InputError, match="incomplete; run the same"):
+    with pytest.raises(InputError, match="incomplete; rerun the same"):
         open_shards(prepared)
     shutil.rmtree(prepared)
     prepared.mkdir()

@@ -1,4 +1,4 @@
-"""What the two data sets of a run must have in common with its settings."""
+"""Requirements of a run's settings on its training and evaluation data."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from tests.run_small import documents, prepared, tokenizer
 
 
 @pytest.mark.parametrize("name", ["path", "eval_path"])
-def test_attending_within_documents_needs_their_ends(tmp_path, name: str) -> None:
+def test_attending_within_documents_needs_separators(tmp_path, name: str) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(documents()[:200]))
     prepare([str(text)], tokenizer(), str(tmp_path / "data"), separator="none")
@@ -28,7 +28,7 @@ def test_attending_within_documents_needs_their_ends(tmp_path, name: str) -> Non
     assert open_run_data(replace(within, **{name: str(prepared())})).train.num_rows > 0
 
 
-def test_evaluation_may_have_rows_of_another_packing() -> None:
+def test_evaluation_may_use_another_packing() -> None:
     def rows_of(**changes: Any) -> tuple[int, int]:
         config = DataConfig(path=str(prepared()), eval_path=str(prepared()), sequence_length=20, **changes)
         sources = open_run_data(config)

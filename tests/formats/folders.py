@@ -1,4 +1,4 @@
-"""Folders as Hugging Face writes them, made from the golden weights without its library."""
+"""Makes folders in Hugging Face's format from the golden weights, without its library."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ GOLDEN_CONFIG = CONFIGS["A"]
 
 
 def state_dict(architecture: str = "BertForMaskedLM") -> dict[str, np.ndarray]:
-    """Every tensor of that class, with numbers of realistic spread."""
+    """Returns every tensor of that class, with a realistic spread."""
     state = hugging_face_state_dict(GOLDEN_CONFIG)
     hidden, random = GOLDEN_CONFIG["hidden_size"], np.random.RandomState(3)
     heads = {
@@ -40,7 +40,7 @@ def hugging_face_folder(
     tensors: dict[str, np.ndarray] | None = None,
     **settings: Any,
 ) -> Path:
-    """A folder with config.json, model.safetensors and vocab.txt; `settings` change the config."""
+    """Makes a folder with config.json, model.safetensors and vocab.txt; `settings` change the config."""
     folder.mkdir()
     config = {name: value for name, value in GOLDEN_CONFIG.items() if name != "seed"}
     config |= {"model_type": "bert", "architectures": [architecture]}
@@ -53,7 +53,7 @@ def hugging_face_folder(
 
 
 def write_vocabulary(folder: Path, size: int = GOLDEN_CONFIG["vocab_size"]) -> None:
-    """A BERT vocab.txt of that many entries."""
+    """Writes a BERT vocab.txt with that many entries."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [f"w{index}" for index in range(size - len(special))]
     (folder / "vocab.txt").write_text("".join(f"{entry}\n" for entry in special + words))

@@ -1,4 +1,4 @@
-"""Google's config by itself. tests/peers has TensorFlow and Google's own code."""
+"""Google's config. tests/peers compares with TensorFlow and Google's own code."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ SETTINGS = {"vocab_size": 211, "hidden_size": 64, "num_attention_heads": 2, "hid
 @pytest.mark.parametrize(
     ("extra", "activation"), [({}, "gelu_tanh"), ({"gelu": "tanh"}, "gelu_tanh"), ({"gelu": "erf"}, "gelu")]
 )
-def test_gelu_is_what_googles_code_computes_unless_our_key_says_otherwise(
+def test_gelu_is_tanh_unless_our_key_says_otherwise(
     extra: dict[str, str], activation: str, tmp_path: Path
 ) -> None:
     (tmp_path / "bert_config.json").write_text(json.dumps(SETTINGS | extra))
@@ -33,7 +33,7 @@ def test_gelu_is_what_googles_code_computes_unless_our_key_says_otherwise(
         ({"gelu": "quick"}, "gelu 'quick'.*: must be erf or tanh"),
     ],
 )
-def test_other_activations_are_refused(wrong: dict[str, str], named: str, tmp_path: Path) -> None:
+def test_other_activations_are_rejected(wrong: dict[str, str], named: str, tmp_path: Path) -> None:
     (tmp_path / "bert_config.json").write_text(json.dumps(SETTINGS | wrong))
     with pytest.raises(InputError, match=named):
         google_tf.read_architecture(tmp_path)

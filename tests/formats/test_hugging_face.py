@@ -1,4 +1,4 @@
-"""Hugging Face's folders: every tensor in and out again to the bit, and what is refused."""
+"""Hugging Face's folders: exact round trips, and errors."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def assert_same_tensors(found: dict[str, np.ndarray], wanted: dict[str, np.ndarr
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
-def test_in_and_out_again_is_the_same_to_the_bit(architecture: str, dtype: Any, tmp_path: Path) -> None:
+def test_round_trip_is_exact(architecture: str, dtype: Any, tmp_path: Path) -> None:
     tensors = {name: array.astype(dtype) for name, array in state_dict(architecture).items()}
     folder = hugging_face_folder(tmp_path / "in", architecture, tensors=tensors)
     reading = hugging_face.read(folder)
@@ -49,8 +49,8 @@ def test_in_and_out_again_is_the_same_to_the_bit(architecture: str, dtype: Any, 
     assert (again.config, again.labels) == (reading.model.config, reading.model.labels)
 
 
-def test_every_weight_lands_where_it_belongs(tmp_path: Path) -> None:
-    """By hand for one layer: logits cannot show the key's bias, and a swap of two layers might hide."""
+def test_every_weight_is_in_its_place(tmp_path: Path) -> None:
+    """Checks one layer by hand: logits do not depend on the key's bias, and swapped layers might go unnoticed."""
     state = state_dict("BertForPreTraining")
     model = hugging_face.read(hugging_face_folder(tmp_path / "in", "BertForPreTraining")).model
     flat = flatten_params(model.params)
@@ -65,7 +65,7 @@ def test_every_weight_lands_where_it_belongs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(flat["next_sentence/kernel"], state["cls.seq_relationship.weight"].T)
 
 
-def test_the_names_of_old_and_of_bare_models(tmp_path: Path) -> None:
+def test_old_names_are_read(tmp_path: Path) -> None:
     plain = state_dict()
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
@@ -76,7 +76,7 @@ def test_the_names_of_old_and_of_bare_models(tmp_path: Path) -> None:
     assert_same_tensors(written(reading, tmp_path / "out"), plain)
 
 
-def test_what_repeats_another_tensor_is_dropped_with_a_reason(tmp_path: Path) -> None:
+def test_repeated_tensors_are_dropped_with_a_reason(tmp_path: Path) -> None:
     tensors = state_dict()
     extra = {
         "bert.embeddings.position_ids": np.arange(40)[None],
@@ -97,7 +97,7 @@ def test_what_repeats_another_tensor_is_dropped_with_a_reason(tmp_path: Path) ->
         {"cls.predictions.decoder.bias": np.ones(211, np.float32)},
     ],
 )
-def test_what_should_repeat_another_tensor_and_does_not_is_refused(
+def test_tensors_that_should_be_equal_and_are_not_are_rejected(
     extra: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     folder = hugging_face_folder(tmp_path / "in", tensors=state_dict() | extra)
@@ -105,7 +105,7 @@ def test_what_should_repeat_another_tensor_and_does_not_is_refused(
         hugging_face.read(folder)
 
 
-def test_an_untied_decoder_keeps_its_own_table_and_the_bias_that_is_added(tmp_path: Path) -> None:
+def test_an_untied_decoder_keeps_its_own_table_and_bias(tmp_path: Path) -> None:
     random = np.random.RandomState(5)
     decoder = {
         "cls.predictions.decoder.weight": random.standard_normal((211, 64)).astype(np.float32),
@@ -141,14 +141,14 @@ def test_weights_in_shards(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"index\.json: tensor of\.none is not in {re.escape(file)}"):
         hugging_face.read(folder)
     index.write_text(json.dumps({"weight_map": weight_map | {"of.none": "../in/config.json"}}))
-    with pytest.raises(InputError, match="must be a file beside it"):
+    with pytest.raises(InputError, match="must be a file in the same folder"):
         hugging_face.read(folder)
     index.write_text(json.dumps({"weight_map": weight_map}))
     (folder / "model-00002-of-00002.safetensors").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors: no such file"):
         hugging_face.read(folder)
     index.write_text(json.dumps({"weight_map": {"a": "../elsewhere"}}))
-    with pytest.raises(InputError, match="must be a file beside it"):
+    with pytest.raises(InputError, match="must be a file in the same folder"):
         hugging_face.read(folder)
 
 
@@ -180,13 +180,13 @@ NORM = "bert.encoder.layer.1.output.LayerNorm.bias"
         ({"hidden_size": "64"}, r"config\.json: BertConfig.hidden_dim = '64'"),
     ],
 )
-def test_what_is_refused_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_errors_name_what_is_not_supported(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     folder = hugging_face_folder(tmp_path / "in", **changes)
     with pytest.raises(InputError, match=message):
         hugging_face.read(folder)
 
 
-def test_files_that_are_damaged_or_not_there(tmp_path: Path) -> None:
+def test_damaged_and_missing_files_are_rejected(tmp_path: Path) -> None:
     folder = hugging_face_folder(tmp_path / "in")
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
@@ -206,10 +206,10 @@ def test_files_that_are_damaged_or_not_there(tmp_path: Path) -> None:
         hugging_face.read(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: not valid JSON"):
-        hugging_face.recognises(folder)
+        hugging_face.recognizes(folder)
 
 
-def test_conventions_are_carried(tmp_path: Path) -> None:
+def test_conventions_are_read(tmp_path: Path) -> None:
     folder = hugging_face_folder(tmp_path / "in", hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-5)
     config = hugging_face.read(folder).model.config
     assert (config.activation, config.head_activation) == ("gelu_tanh", "gelu_tanh")
@@ -218,7 +218,7 @@ def test_conventions_are_carried(tmp_path: Path) -> None:
     assert hugging_face.expressible(config) == config
 
 
-def test_the_architecture_without_a_weight(tmp_path: Path) -> None:
+def test_the_architecture_is_read_without_weights(tmp_path: Path) -> None:
     folder = hugging_face_folder(tmp_path / "in", "BertForPreTraining")
     expected = hugging_face.read(folder).model
     (folder / "model.safetensors").unlink()
@@ -227,7 +227,7 @@ def test_the_architecture_without_a_weight(tmp_path: Path) -> None:
     assert tokenizer.fingerprint == expected.tokenizer.fingerprint
 
 
-def test_nothing_is_shared_between_leaves(tmp_path: Path) -> None:
+def test_every_number_is_in_one_parameter(tmp_path: Path) -> None:
     params = hugging_face.read(hugging_face_folder(tmp_path / "in")).model.params
     leaves = jax.tree.leaves(params)
     assert sum(leaf.size for leaf in leaves) == sum(array.size for array in state_dict().values())

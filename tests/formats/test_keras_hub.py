@@ -1,4 +1,4 @@
-"""KerasHub's presets by h5py alone: to the bit, and what is refused. tests/peers has KerasHub itself."""
+"""KerasHub's presets, with h5py: exact round trips, and errors. tests/peers compares with KerasHub itself."""
 
 import json
 from dataclasses import replace
@@ -16,13 +16,13 @@ from mlm_jax.formats import keras_hub
 from mlm_jax.formats.model_folder import StoredModel, read_model_folder, write_model_folder
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.reference import Reference
+from mlm_jax.store.reference_outputs import Reference
 from tests.formats.folders import hugging_face_folder
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredModel:
-    """With KerasHub's conventions."""
+    """A model with KerasHub's conventions."""
     monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
     convert(hugging_face_folder(tmp_path / "hf", "BertForPreTraining"), tmp_path / "start", "mlm_jax")
     found = read_model_folder(tmp_path / "start")
@@ -53,9 +53,7 @@ def tensors(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("parts", [("encoder", "head"), ("encoder",)])
-def test_in_and_out_again_is_the_same_to_the_bit(
-    model: StoredModel, dtype: Any, parts: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_round_trip_is_exact(model: StoredModel, dtype: Any, parts: tuple[str, ...], tmp_path: Path) -> None:
     params = {part: jax.tree.map(lambda leaf: leaf.astype(dtype), model.params[part]) for part in parts}
     first = written(replace(model, params=params), tmp_path / "first")
     reading = keras_hub.read(first)
@@ -69,12 +67,12 @@ def test_in_and_out_again_is_the_same_to_the_bit(
     assert tensors(written(reading.model, tmp_path / "second")) == tensors(first)
 
 
-def test_the_conventions_of_kerashub(model: StoredModel) -> None:
-    """KerasHub takes them from nowhere: they are constants of its code, read there in tests/peers."""
+def test_conventions_of_keras_hub(model: StoredModel) -> None:
+    """The conventions are constants in KerasHub's code; tests/peers checks them there."""
     config = model.config
     assert (config.activation, config.layer_norm_epsilon) == ("gelu_tanh", 1e-12)
     assert (config.head_activation, config.head_layer_norm_epsilon) == ("gelu", 1e-5)
-    # It has one rate for all dropout.
+    # KerasHub has one dropout rate for everything.
     rates = replace(config, dropout_rate=0.2, attention_dropout_rate=0.0)
     assert keras_hub.expressible(rates).attention_dropout_rate == 0.2
 
@@ -95,7 +93,7 @@ def test_state_of_the_optimizer_is_dropped_with_a_reason(model: StoredModel, tmp
     assert keras_hub.read(folder).dropped == {"optimizer/vars/0": "state of Keras's optimizer"}
 
 
-def test_what_keras_hub_has_no_place_for(model: StoredModel, tmp_path: Path) -> None:
+def test_parts_that_keras_hub_lacks_or_needs(model: StoredModel, tmp_path: Path) -> None:
     folder = tmp_path / "with_nsp"
     folder.mkdir()
     nsp = {"kernel": np.ones((64, 2), np.float32), "bias": np.ones(2, np.float32)}
@@ -108,15 +106,15 @@ def test_what_keras_hub_has_no_place_for(model: StoredModel, tmp_path: Path) -> 
     )
     (tmp_path / "bare").mkdir()
     write_model_folder(tmp_path / "bare", bare)
-    with pytest.raises(InputError, match="no pooler, and keras_hub has one: --allow-random-pooler"):
+    with pytest.raises(InputError, match="no pooler, which keras_hub needs: --allow-random-pooler"):
         convert(tmp_path / "bare", tmp_path / "out2", "keras_hub")
     certificate = convert(
         tmp_path / "bare", tmp_path / "out3", "keras_hub", Request(allow_random_pooler=True)
     )
-    assert certificate["changes"] == ["RANDOM: the pooler is drawn at random, it has learned nothing"]
+    assert certificate["changes"] == ["RANDOM: the pooler has random weights and must be trained before use"]
     assert certificate["comparisons"]["change"]["max_difference"] == 0.0
     params = keras_hub.read(tmp_path / "out3").model.params
-    # A normal distribution that is cut off at two standard deviations has 0.88 of its spread.
+    # A normal distribution truncated at two standard deviations has 0.88 of the standard deviation.
     assert np.std(params["encoder"].pop("pooler")["kernel"]) == pytest.approx(0.88 * 0.02, rel=0.1)
     jax.tree.map(np.testing.assert_array_equal, params, bare.params)
     with pytest.raises(InputError, match=r"activation 'gelu' becomes 'gelu_tanh'.*--change-conventions"):
@@ -132,7 +130,7 @@ def change(folder: Path, file: str, **settings: Any) -> None:
     (folder / file).write_text(json.dumps(content))
 
 
-def test_what_is_refused_is_named(model: StoredModel, tmp_path: Path) -> None:
+def test_errors_name_what_is_not_supported(model: StoredModel, tmp_path: Path) -> None:
     folder = written(model, tmp_path / "out")
     with h5py.File(folder / "model.weights.h5", "a") as opened:
         opened["layers/adapter/vars/0"] = np.ones(2)
@@ -154,7 +152,7 @@ def test_what_is_refused_is_named(model: StoredModel, tmp_path: Path) -> None:
         keras_hub.read(folder)
 
 
-def test_a_file_that_is_cut_off(model: StoredModel, tmp_path: Path) -> None:
+def test_a_truncated_file_is_rejected(model: StoredModel, tmp_path: Path) -> None:
     folder = written(model, tmp_path / "out")
     weights = folder / "model.weights.h5"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])

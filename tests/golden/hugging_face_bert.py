@@ -1,4 +1,4 @@
-"""Makes hugging_face_bert.npz: what Hugging Face's BERT answers for the weights of weights.py.
+"""Makes hugging_face_bert.npz: the outputs of Hugging Face's BERT for the weights of weights.py.
 
     pip install torch transformers numpy
     python -m tests.golden.hugging_face_bert
@@ -24,7 +24,7 @@ FLOAT64_TOLERANCE = 5e-6
 
 
 def make_inputs(config: dict) -> dict[str, np.ndarray]:
-    """Token ids, padding mask, segment ids, all `[3, 24]`, and 8 ascending real positions a row, `[3, 8]`."""
+    """Token ids, padding mask, segment ids, all `[3, 24]`, and 8 ascending real positions per row, `[3, 8]`."""
     random = np.random.RandomState(config["seed"])
     padding_mask = np.arange(LENGTH) < np.array(REAL_LENGTHS)[:, None]
     token_ids = random.randint(1, config["vocab_size"], size=(BATCH, LENGTH)) * padding_mask
@@ -83,7 +83,7 @@ def run(config: dict, inputs: dict[str, np.ndarray], dtype: torch.dtype) -> dict
 
 
 def main() -> None:
-    """Write the golden file beside this script, after comparing float32 with float64."""
+    """Compares float32 with float64 and writes the golden file next to this script."""
     golden = {
         "transformers_version": np.array(transformers.__version__),
         "torch_version": np.array(torch.__version__),

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
-# Vocabularies are prime and no two tables are of one size, so that none can stand in for another unseen.
+# Vocabularies are prime and no two tables have the same size, so that mixing up two of them is noticed.
 CONFIGS: dict[str, dict] = {
     "A": {
         "hidden_size": 64,

@@ -1,4 +1,4 @@
-"""Counting finds what sorting finds."""
+"""Selection by counting agrees with sorting."""
 
 from functools import partial
 
@@ -7,33 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.masking.counting import WORD_BITS, count_true, positions_of_smallest
+from mlm_jax.masking.counting import NUMBER_BITS, count_true, positions_of_smallest
 
 LENGTHS = [1, 2, 31, 32, 33, 77, 128, 500, 512, 1000]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("values", [1, 5, 2**WORD_BITS], ids=["all equal", "ties", "distinct"])
-def test_the_smallest_are_those_of_a_stable_sort(length: int, values: int) -> None:
+@pytest.mark.parametrize("values", [1, 5, 2**NUMBER_BITS], ids=["all equal", "ties", "distinct"])
+def test_the_smallest_match_a_stable_sort(length: int, values: int) -> None:
     random = np.random.default_rng(length)
-    words = random.integers(0, values, (7, length), dtype=np.uint32)
-    # The ends of what a word can be.
-    words[0], words[1, : length // 2] = 2**WORD_BITS - 1, 0
+    numbers = random.integers(0, values, (7, length), dtype=np.uint32)
+    # The smallest and the largest number.
+    numbers[0], numbers[1, : length // 2] = 2**NUMBER_BITS - 1, 0
     counts = np.array([0, 1, length // 3, length - 1, length, length // 2, min(32, length)], np.int32)
     find = jax.jit(jax.vmap(partial(positions_of_smallest, slots=length + 3)))
-    for row, count, found in zip(words, counts, np.asarray(find(words, counts)), strict=True):
+    for row, count, found in zip(numbers, counts, np.asarray(find(numbers, counts)), strict=True):
         expected = sorted(np.argsort(row, kind="stable")[:count].tolist())
         assert found.tolist() == expected + [length] * (length + 3 - count)
 
 
-def test_of_many_the_first_slots_are_found() -> None:
-    words = jnp.array([5, 1, 4, 2, 3], jnp.uint32)
-    assert positions_of_smallest(words, jnp.int32(4), 2).tolist() == [1, 2]
+def test_only_as_many_positions_as_slots_are_returned() -> None:
+    numbers = jnp.array([5, 1, 4, 2, 3], jnp.uint32)
+    assert positions_of_smallest(numbers, jnp.int32(4), 2).tolist() == [1, 2]
 
 
-def test_what_is_larger_than_a_word_is_never_among_the_smallest() -> None:
-    words = jnp.array([2**32 - 1, 7, 2**32 - 1, 2**31 - 1], jnp.uint32)
-    assert positions_of_smallest(words, jnp.int32(2), 3).tolist() == [1, 3, 4]
+def test_larger_numbers_are_never_among_the_smallest() -> None:
+    numbers = jnp.array([2**32 - 1, 7, 2**32 - 1, 2**31 - 1], jnp.uint32)
+    assert positions_of_smallest(numbers, jnp.int32(2), 3).tolist() == [1, 3, 4]
 
 
 @pytest.mark.parametrize("length", LENGTHS)

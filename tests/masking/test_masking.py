@@ -1,4 +1,4 @@
-"""The laws of section "masking": who is selected, how many, what replaces them, and on what it may depend."""
+"""Masks: which positions are selected, how many, what replaces their tokens, and what the result may depend on."""
 
 from dataclasses import replace
 from math import ceil
@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
 from mlm_jax.config.masking import MaskingConfig
-from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens, wanted_selections
+from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_and_count, mask_tokens
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 CONFIG = MaskingConfig(
@@ -49,7 +49,7 @@ def assert_same(left: MaskedTokens, right: MaskedTokens) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(configs, st.integers(0, 2**32 - 1), st.integers(0, 10))
-def test_every_mask_obeys_the_structure(config: MaskingConfig, seed: int, padding: int) -> None:
+def test_every_mask_is_well_formed(config: MaskingConfig, seed: int, padding: int) -> None:
     ids = rows_of(seed, 4, 24, padding=padding)
     out = masked(jax.random.key(seed), ids, config)
     assert out.mask_positions.shape == (4, config.mask_selection_length)
@@ -66,19 +66,19 @@ def test_every_mask_obeys_the_structure(config: MaskingConfig, seed: int, paddin
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.15, 1 / 3, 0.7, 1.0])
-def test_ceil_law_rounds_the_product_in_float32(rate: float) -> None:
+def test_ceil_rounds_the_product_in_float32(rate: float) -> None:
     config = replace(CONFIG, mask_selection_rate=rate, mask_selection_length=30)
     for n in (0, 1, 7, 10, 20, 29, 40, 100):
         ids = np.full(120, PAD, np.int32)
         ids[:n] = 9
         expected = min(int(np.ceil(np.float32(n) * np.float32(rate))), 30)
         assert masked(jax.random.key(n), ids, config).mask_weights.sum() == expected
-    # 20 · 0.15 is 3 in float32 and a little less than 3 or more in other roundings; 0.7 · 10 likewise.
+    # 20 · 0.15 is exactly 3 only when the product is rounded to float32.
     assert np.ceil(np.float32(20) * np.float32(0.15)) != ceil(20 * np.float64(np.float32(0.15)))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.15, 0.25, 0.5])
-def test_bert_law_counts_specials_and_rounds_half_to_even(rate: float) -> None:
+def test_bert_counts_special_tokens_and_rounds_half_to_even(rate: float) -> None:
     config = replace(CONFIG, selection="bert", mask_selection_rate=rate, mask_selection_length=9)
     for real in (3, 4, 10, 12, 30, 100):
         ids = rows_of(real, 120, padding=120 - real)
@@ -86,7 +86,7 @@ def test_bert_law_counts_specials_and_rounds_half_to_even(rate: float) -> None:
         assert masked(jax.random.key(real), ids, config).mask_weights.sum() == expected
 
 
-def test_bernoulli_law_is_binomial_until_the_limit_cuts_it() -> None:
+def test_bernoulli_counts_are_binomial_up_to_the_limit() -> None:
     ids = np.tile(rows_of(0, 42), (4000, 1))
     config = replace(CONFIG, selection="bernoulli", mask_selection_rate=0.2, mask_selection_length=40)
     counts = np.asarray(masked(jax.random.key(1), ids, config).mask_weights.sum(1)).astype(int)
@@ -99,20 +99,20 @@ def test_bernoulli_law_is_binomial_until_the_limit_cuts_it() -> None:
 
 
 @pytest.mark.parametrize("selection", ["ceil", "bernoulli", "bert"])
-def test_positions_are_uniform_also_when_the_limit_cuts(selection: str) -> None:
+def test_positions_are_uniform_even_when_the_limit_applies(selection: str) -> None:
     ids = np.tile(rows_of(0, 32), (6000, 1))
     config = replace(CONFIG, selection=selection, mask_selection_rate=0.3, mask_selection_length=4)
     out = masked(jax.random.key(2), ids, config)
     positions = np.asarray(out.mask_positions)[np.asarray(out.mask_weights).sum(1) == 4]
     assert stats.chisquare(np.bincount(positions.ravel(), minlength=32)[1:31]).pvalue > 1e-4
-    # Jointly too: how many of the four fall into the first half is hypergeometric.
+    # Jointly, too: the number of the four in the first half is hypergeometric.
     in_first_half = np.bincount((positions <= 15).sum(1), minlength=5)
     expected = stats.hypergeom.pmf(np.arange(5), 30, 15, 4) * len(positions)
     assert stats.chisquare(in_first_half, expected).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("pool", ["no_special", "full"])
-def test_replacements_follow_the_one_uniform_rule(pool: str) -> None:
+def test_replacements_have_the_configured_rates(pool: str) -> None:
     ids = np.full((4000, 40), 7, np.int32)
     config = replace(CONFIG, random_pool=pool, mask_selection_rate=0.5, mask_selection_length=20)
     out = masked(jax.random.key(3), ids, config)
@@ -127,7 +127,7 @@ def test_replacements_follow_the_one_uniform_rule(pool: str) -> None:
     assert stats.chisquare(counts[expected > 0], (expected * new.size)[expected > 0]).pvalue > 1e-4
 
 
-def test_a_mask_depends_on_its_example_alone() -> None:
+def test_a_mask_depends_only_on_its_example() -> None:
     ids = rows_of(4, 64, 48)
     whole = masked(example_keys(5, 2, np.arange(64)), ids, CONFIG)
     order = np.random.default_rng(0).permutation(64)[:17]
@@ -163,7 +163,7 @@ def test_padding_at_the_end_changes_nothing() -> None:
 
 
 def test_masks_are_pinned() -> None:
-    """May change only with a release that says that earlier runs cannot be continued."""
+    """May change only in a release that states that earlier runs cannot be resumed."""
     out = masked(example_keys(0, 0, np.arange(2)), np.tile(np.arange(10, 42, dtype=np.int32), (2, 1)), CONFIG)
     assert out.mask_positions.tolist() == PINNED_POSITIONS
     assert (
@@ -191,14 +191,13 @@ def test_a_key_without_rows_is_folded_by_row_index() -> None:
     assert_same(mask_tokens(key, ids, CONFIG), mask_tokens(keys, ids, CONFIG))
 
 
-def test_wanted_selections_is_the_count_before_the_limit() -> None:
+def test_the_count_is_the_one_before_the_limit() -> None:
     ids = rows_of(9, 64, 42)
     keys = example_keys(0, 0, np.arange(64))
     for selection in ("ceil", "bernoulli", "bert"):
         config = replace(CONFIG, selection=selection, mask_selection_rate=0.2, mask_selection_length=8)
-        wanted = wanted_selections(keys, ids, config)
-        selected = masked(keys, ids, config).mask_weights.sum(1)
-        np.testing.assert_array_equal(selected, np.minimum(wanted, 8))
+        out, wanted = mask_and_count(keys, ids, config)
+        np.testing.assert_array_equal(out.mask_weights.sum(1), np.minimum(wanted, 8))
         assert (wanted > 8).any() == (selection == "bernoulli")
 
 
@@ -220,13 +219,13 @@ def test_wanted_selections_is_the_count_before_the_limit() -> None:
         ("unit", "sentence"),
     ],
 )
-def test_a_bad_setting_is_named_with_its_value_and_range(field: str, value: object) -> None:
+def test_an_invalid_setting_is_named_with_its_value_and_range(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"MaskingConfig\.{field} = .*must be") as error:
         replace(CONFIG, **{field: value})
     assert repr(value) in str(error.value)
 
 
-def test_wrong_inputs_are_refused() -> None:
+def test_invalid_inputs_are_rejected() -> None:
     ids = rows_of(0, 3, 16)
     with pytest.raises(ValueError, match=r"key \(2,\) and token_ids \(3, 16\)"):
         mask_tokens(example_keys(0, 0, np.arange(2)), ids, CONFIG)

@@ -1,4 +1,4 @@
-"""Rates that follow a schedule, and one compiled function for all of them."""
+"""Masking rates that follow a schedule, and one compiled function for all rates."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlm_jax.config.masking import STAGES, MaskingConfig, MaskingRecipe
-from mlm_jax.masking.masking import example_keys, mask_tokens, wanted_selections
+from mlm_jax.masking.masking import example_keys, mask_and_count, mask_tokens
 from mlm_jax.masking.rates import selection_table, stage_at
 from mlm_jax.step.program import build_program
 from tests.masking.test_masking import CONFIG, assert_same, rows_of
@@ -21,7 +21,7 @@ from tests.small import MASKING, SEP, batch_of, program_of
 SCHEDULED = {"rate_schedule": "linear", "mask_selection_rate": 0.4, "final_mask_selection_rate": 0.1}
 
 
-def test_a_schedule_goes_from_the_first_rate_to_the_last() -> None:
+def test_a_schedule_runs_from_the_first_rate_to_the_last() -> None:
     linear = MaskingRecipe(**SCHEDULED)
     rates = linear.stage_rates()
     assert (len(rates), rates[0], rates[-1]) == (STAGES, 0.4, 0.1)
@@ -41,10 +41,10 @@ def test_stages_are_equally_long_in_runs_of_any_length(num_steps: int, share: fl
         if schedule != "constant"
         else MaskingRecipe()
     )
-    law = selection_table(config_of(recipe), 4)
+    table = selection_table(config_of(recipe), 4)
     step = min(int(share * num_steps), 2**31 - 1)
-    stage = int(stage_at(jnp.int32(step), num_steps, law))
-    assert stage == min(step * len(law.selections) // num_steps, len(law.selections) - 1)
+    stage = int(stage_at(jnp.int32(step), num_steps, table))
+    assert stage == min(step * len(table.selections) // num_steps, len(table.selections) - 1)
     assert recipe.rate_at(step, num_steps) == recipe.stage_rates()[stage]
 
 
@@ -60,10 +60,10 @@ def test_one_compiled_function_serves_all_rates_and_stages(selection: Any) -> No
     compiled = 0
     base = config_of(MaskingRecipe(selection=selection, **SCHEDULED))
 
-    def mask(keys: Any, ids: Any, law: Any, stage: Any) -> Any:
+    def mask(keys: Any, ids: Any, table: Any, stage: Any) -> Any:
         nonlocal compiled
         compiled += 1
-        return mask_tokens(keys, ids, base, law, stage), wanted_selections(keys, ids, base, law, stage)
+        return mask_and_count(keys, ids, base, table, stage)
 
     mask = jax.jit(mask)
     ids, keys = rows_of(3, 6, 40), example_keys(0, 0, np.arange(6))
@@ -73,8 +73,9 @@ def test_one_compiled_function_serves_all_rates_and_stages(selection: Any) -> No
             MaskingRecipe(selection=selection, mask_selection_rate=base.stage_rates()[stage])
         )
         ours = mask(keys, ids, scheduled, jnp.int32(stage))
-        assert_same(ours[0], mask_tokens(keys, ids, constant))
-        np.testing.assert_array_equal(ours[1], wanted_selections(keys, ids, constant))
+        expected, wanted = mask_and_count(keys, ids, constant)
+        assert_same(ours[0], expected)
+        np.testing.assert_array_equal(ours[1], wanted)
         for rates in ({"mask_token_rate": 1.0, "random_token_rate": 0.0}, {"mask_token_rate": 0.0}):
             changed = replace(base, **rates)
             assert_same(
@@ -89,17 +90,17 @@ def test_one_compiled_function_serves_all_rates_and_stages(selection: Any) -> No
     assert compiled == 2
 
 
-def test_a_law_of_other_rows_is_refused() -> None:
+def test_a_table_for_other_rows_is_rejected() -> None:
     ids, keys = rows_of(3, 6, 40), example_keys(0, 0, np.arange(6))
     with pytest.raises(
-        ValueError, match=r"law.selections \(1, 40\): must be of selection 'ceil' and 40 tokens"
+        ValueError, match=r"table.selections has shape \(1, 40\): must be .* 'ceil', for rows of 40 tokens"
     ):
         mask_tokens(keys, ids, CONFIG, selection_table(CONFIG, 39))
-    with pytest.raises(ValueError, match=r"law.selections"):
+    with pytest.raises(ValueError, match=r"table.selections"):
         mask_tokens(keys, ids, CONFIG, selection_table(replace(CONFIG, selection="bernoulli"), 40))
 
 
-def test_a_run_masks_by_its_schedule_and_is_evaluated_as_all_runs_are() -> None:
+def test_a_run_follows_its_schedule_and_is_evaluated_at_the_usual_rate() -> None:
     recipe = replace(
         RUN.masking, **SCHEDULED | {"mask_selection_rate": 1.0, "final_mask_selection_rate": 0.0}
     )
@@ -108,7 +109,7 @@ def test_a_run_masks_by_its_schedule_and_is_evaluated_as_all_runs_are() -> None:
     program = build_program(replace(RUN, masking=recipe), masking, usual.mesh, SEP, MASKING)
     state, masked = program.initial_state(), []
     for step in (0, 20, 39):
-        # 40 steps: of 256 stages the first, the 128th and the 249th.
+        # Of 40 steps and 256 stages: stages 0, 128 and 249.
         state = replace(state, step=jax.device_put(jnp.int32(step), state.step.sharding))
         state, metrics = program.train(state, program.put(batch_of(0)), program.stop_votes(False))
         masked.append(int(metrics.masked_tokens))
@@ -153,7 +154,7 @@ def test_a_run_masks_by_its_schedule_and_is_evaluated_as_all_runs_are() -> None:
         ),
     ],
 )
-def test_settings_that_do_not_belong_together_are_named(changes: dict, message: str) -> None:
+def test_settings_that_conflict_are_named(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
 

@@ -1,4 +1,4 @@
-"""Whole words, spans and quotas of documents beside loops over Python lists that draw the same numbers."""
+"""Whole words, spans and document quotas, compared with loops over Python lists that draw the same numbers."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from scipy import stats
 
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.sources import resolve_masking
-from mlm_jax.masking.masking import example_keys, mask_tokens, wanted_selections
+from mlm_jax.masking.masking import example_keys, mask_and_count, mask_tokens
 from mlm_jax.masking.rates import selection_table
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.threefry import random_pair
@@ -24,7 +24,7 @@ from tests.masking.test_masking import assert_same
 from tests.run_small import run_python
 
 PAD, UNK, CLS, SEP, MASK = range(5)
-# From 35 on, ids continue a word.
+# Ids from 35 continue a word.
 CONFIG = MaskingConfig(
     vocabulary_size=50,
     mask_token_id=MASK,
@@ -34,7 +34,7 @@ CONFIG = MaskingConfig(
     document_end_id=SEP,
 )
 masked = jax.jit(mask_tokens, static_argnums=2)
-asked_for = jax.jit(wanted_selections, static_argnums=2)
+masked_and_counted = jax.jit(mask_and_count, static_argnums=2)
 
 UNITS = [
     ("whole_word", "row", "ceil"),
@@ -75,7 +75,7 @@ def words_in(row: np.ndarray, config: MaskingConfig) -> list[Word]:
 
 
 class Drawn:
-    """The numbers of a row's key, in the order in which turns draw them."""
+    """The random numbers of a row's key, in the order in which turns draw them."""
 
     def __init__(self, key: jax.Array) -> None:
         self._pairs = iter(np.asarray(many_pairs(key)).tolist())
@@ -87,16 +87,18 @@ class Drawn:
 many_pairs = jax.jit(lambda key: jax.vmap(partial(random_pair, key))(jnp.arange(160)))
 
 
-def span_length(word: int) -> int:
-    """Of a random word: geometric, cut at 10 and divided by what is left."""
+def span_length(number: int) -> int:
+    """Length for a random uint32: geometric, truncated at 10 and renormalized."""
     probabilities = np.array([0.2 * 0.8**n for n in range(10)])
-    return int(np.searchsorted(np.cumsum(probabilities / probabilities.sum())[:9], word / 2**32, "right")) + 1
+    return (
+        int(np.searchsorted(np.cumsum(probabilities / probabilities.sum())[:9], number / 2**32, "right")) + 1
+    )
 
 
 def turns(drawn: Drawn, words: list[Word], chosen: set[int], left: int, unit: str, at_least: int = 0) -> None:
-    """Masks words, or spans, in `chosen` until `left` more are masked or all words are masked or skipped."""
+    """Adds words or spans to `chosen` until `left` more positions are chosen or no free word remains."""
     free, turn = [word for word in words if word.start not in chosen], 0
-    # Where one token is left, words of several are skipped at once; a document that begins takes a turn all the same.
+    # When one token is left, words of several tokens are skipped at once; a new document still takes a turn.
     if left == 1 and not at_least:
         free = [word for word in free if len(word) == 1]
     while (left and free) or turn < at_least:
@@ -115,21 +117,21 @@ def turns(drawn: Drawn, words: list[Word], chosen: set[int], left: int, unit: st
         turn += 1
 
 
-def law_of(config: MaskingConfig, selectable: int, real: int) -> int:
+def quota_of(config: MaskingConfig, selectable: int, real: int) -> int:
     if config.selection == "ceil":
         return int(np.ceil(np.float32(selectable) * np.float32(config.mask_selection_rate)))
     return min(selectable, max(1, round(real * config.mask_selection_rate)))
 
 
 def reference(key: jax.Array, row: np.ndarray, config: MaskingConfig) -> tuple[list[int], int]:
-    """The positions, ascending, and how many the law asks for."""
+    """Returns the positions, ascending, and the number that the rule asks for."""
     select_key, limit, chosen = jax.random.split(key, 3)[0], config.mask_selection_length, set()
     words, real = words_in(row, config), row != PAD
     if config.quota == "document":
         drawn, wanted, start = Drawn(select_key), 0, 0
         for end in [*np.flatnonzero(row[:-1] == SEP).tolist(), len(row) - 1]:
             own = [word for word in words if start <= word.start <= end]
-            quota = law_of(config, sum(map(len, own)), int(real[start : end + 1].sum()))
+            quota = quota_of(config, sum(map(len, own)), int(real[start : end + 1].sum()))
             if own:
                 turns(drawn, own, chosen, min(quota, max(0, limit - wanted)), config.unit, at_least=1)
             wanted, start = wanted + quota, end + 1
@@ -139,7 +141,7 @@ def reference(key: jax.Array, row: np.ndarray, config: MaskingConfig) -> tuple[l
         words.sort(key=lambda word: numbers[word.start])
         if config.selection == "bernoulli":
             words = [w for w in words if numbers[w.start] < round(config.mask_selection_rate * 2**31)]
-    wanted = law_of(config, sum(map(len, words)), int(real.sum()))
+    wanted = quota_of(config, sum(map(len, words)), int(real.sum()))
     if config.selection == "bernoulli":
         wanted = sum(map(len, words))
     left = min(wanted, limit)
@@ -155,24 +157,23 @@ def reference(key: jax.Array, row: np.ndarray, config: MaskingConfig) -> tuple[l
 
 @pytest.mark.parametrize(("unit", "quota", "selection"), UNITS)
 @pytest.mark.parametrize(("length", "slots"), [(77, 11), (64, 40)])
-def test_masks_are_those_of_the_loop(unit: str, quota: str, selection: str, length: int, slots: int) -> None:
+def test_masks_match_the_loop(unit: str, quota: str, selection: str, length: int, slots: int) -> None:
     config = replace(CONFIG, unit=unit, quota=quota, selection=selection, mask_selection_length=slots)
 
-    # Compiled once: all rates go through as numbers.
+    # Compiled once, because rates are inputs.
     @settings(max_examples=12, deadline=None)
     @given(st.sampled_from([0.0, 0.02, 0.15, 0.5, 1.0]), st.integers(0, 2**32 - 1))
     def check(rate: float, seed: int) -> None:
         changed = replace(config, mask_selection_rate=rate)
         ids, keys = rows_of(seed, ROWS, length), jax.random.split(jax.random.key(seed), ROWS)
-        law = selection_table(changed, length)
-        out, wanted = masked(keys, ids, config, law), asked_for(keys, ids, config, law)
+        out, wanted = masked_and_counted(keys, ids, config, selection_table(changed, length))
         for row in range(ROWS):
             positions, asked = reference(keys[row], ids[row], changed)
             found = np.asarray(out.mask_positions[row])[np.asarray(out.mask_weights[row]) > 0]
             assert found.tolist() == positions
             assert wanted[row] == asked
             assert len(positions) <= min(asked, slots)
-            # Never a special token, never a part of a word.
+            # Only whole words, and no special token.
             words = words_in(ids[row], changed)
             assert set(positions) == {p for word in words if word.start in positions for p in word}
             unmasked = np.delete(np.arange(length), positions)
@@ -190,7 +191,7 @@ def sets_of(config: MaskingConfig, row: list[int], count: int) -> dict[tuple[int
     return found
 
 
-def test_whole_words_are_a_random_order_of_which_those_that_fit_are_taken() -> None:
+def test_whole_words_are_taken_in_random_order_while_they_fit() -> None:
     row, count = [CLS, 5, 6, 40, 7, 40, 41, 8, 42, SEP], 6000
     config = replace(CONFIG, unit="whole_word", mask_selection_rate=0.5)
     words, budget = words_in(np.array(row), config), 4
@@ -207,8 +208,8 @@ def test_whole_words_are_a_random_order_of_which_those_that_fit_are_taken() -> N
     assert stats.chisquare([found[name] for name in expected], list(expected.values())).pvalue > 1e-4
 
 
-def test_spans_start_anywhere_and_have_geometric_lengths() -> None:
-    # Budgets of 12 tokens among 2,000: spans hardly ever touch, and only the last of a row is cut.
+def test_spans_start_uniformly_and_have_geometric_lengths() -> None:
+    # With 12 of 2,000 tokens, spans hardly ever touch, and only the last span of a row is cut.
     ids = np.tile(np.arange(2000, dtype=np.int32) % 30 + 5, (1000, 1))
     config = replace(CONFIG, unit="span", mask_selection_rate=0.006, mask_selection_length=12)
     out = masked(jax.random.key(5), ids, config)
@@ -216,7 +217,7 @@ def test_spans_start_anywhere_and_have_geometric_lengths() -> None:
     assert np.asarray(out.mask_weights).all()
     chances = np.array([0.2 * 0.8**n for n in range(10)]) / (1 - 0.8**10)
     assert (chances * np.arange(1, 11)).sum() == pytest.approx(3.8, abs=0.01)
-    # How many spans 12 tokens take: of[n][left], the chance of n spans.
+    # of[n][left] is the probability that n spans use up `left` tokens.
     of = np.zeros((13, 13))
     of[0, 0] = 1
     for spans in range(1, 13):
@@ -227,7 +228,7 @@ def test_spans_start_anywhere_and_have_geometric_lengths() -> None:
     groups = [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6), slice(6, 13)]
     chi = stats.chisquare([found[g].sum() for g in groups], [expected[g].sum() for g in groups])
     assert chi.pvalue > 1e-4
-    # A token in the middle is masked as often as any other.
+    # Every tenth of the row is masked equally often.
     in_tenths = np.bincount(positions.ravel() // 200, minlength=10)
     assert abs(in_tenths - 1200).max() < 6 * np.sqrt(1200 * 5)
 
@@ -238,12 +239,13 @@ def test_each_document_gets_its_quota(selection: str) -> None:
     config = replace(CONFIG, quota="document", selection=selection, mask_selection_length=9)
     for seed in range(10):
         keys = example_keys(seed, 0, np.arange(1))
-        positions = masked(keys, ids, config).mask_positions[0]
+        out, wanted = masked_and_counted(keys, ids, config)
+        positions = out.mask_positions[0]
         chosen = np.asarray(positions)[np.asarray(positions) > 0]
         counts = [((chosen > low) & (chosen < high)).sum() for low, high in ((0, 4), (4, 25), (25, 27))]
         assert counts == [1, 3, 1]
-        assert asked_for(keys, ids, config)[0] == 5
-        # Those of the last documents are cut.
+        assert wanted[0] == 5
+        # The quotas of the last documents are cut.
         cut = np.asarray(masked(keys, ids, replace(config, mask_selection_length=3)).mask_positions[0])
         assert [((cut > low) & (cut < high)).sum() for low, high in ((0, 4), (4, 25), (25, 27))] == [1, 2, 0]
 
@@ -256,7 +258,7 @@ def test_each_document_gets_its_quota(selection: str) -> None:
         ("span", "document"),
     ],
 )
-def test_a_mask_depends_on_its_example_alone(unit: str, quota: str) -> None:
+def test_a_mask_depends_only_on_its_example(unit: str, quota: str) -> None:
     config = replace(CONFIG, unit=unit, quota=quota, mask_selection_length=12)
     ids = rows_of(4, 64, 48)
     whole = masked(example_keys(5, 2, np.arange(64)), ids, config)
@@ -272,7 +274,7 @@ def test_a_mask_depends_on_its_example_alone(unit: str, quota: str) -> None:
         assert_same(masked(example_keys(5, 2, np.arange(64)), sharded, config), whole)
 
 
-def test_words_of_another_generator_are_masked_whole_too() -> None:
+def test_words_are_masked_whole_with_another_generator() -> None:
     ids = rows_of(6, 4, 40)
     config = replace(CONFIG, unit="whole_word")
     out = mask_tokens(jax.random.split(jax.random.key(1, impl="rbg"), 4), ids, config)
@@ -290,7 +292,7 @@ def test_a_vocabulary_without_continuations_has_words_of_one_token() -> None:
 
 
 def test_unit_masks_are_pinned() -> None:
-    """May change only with a release that says that earlier runs cannot be continued."""
+    """May change only in a release that states that earlier runs cannot be resumed."""
     ids = np.tile(np.arange(10, 42, dtype=np.int32), (2, 1))
     ids[:, 12] = SEP
     found = {}
@@ -349,8 +351,8 @@ print(best["whole_word"] / best["token"])
 
 @pytest.mark.release
 @pytest.mark.parametrize("length", [128, 512])
-def test_whole_words_take_less_than_twice_the_time_of_tokens(length: int) -> None:
-    """By the shortest of twenty turns each: what else the machine does only makes turns longer."""
+def test_whole_words_take_less_than_twice_as_long_as_tokens(length: int) -> None:
+    """Compares the shortest of twenty rounds each, because other work on the machine only makes rounds longer."""
     timed = run_python(TIMED, length, optimised=True)
     assert timed.returncode == 0, timed.stderr
     assert 0.5 < float(timed.stdout) < 2

@@ -1,4 +1,4 @@
-"""Queries, keys and values, and how implementations of attention are compared on them."""
+"""Queries, keys and values, and comparisons of attention implementations on them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +15,13 @@ splash = partial(splash_attention, interpret=True)
 
 
 def inputs_of(length: int = 128, heads: int = 2, dtype: str = "float32") -> list[Array]:
-    """Queries, keys, values and what weighs the outputs, of four rows."""
+    """Queries, keys, values and weights of the outputs, for four rows."""
     shape = (4, length, heads, 64)
     return [jax.random.normal(jax.random.key(number), shape, dtype) for number in range(4)]
 
 
 def rows_of(length: int = 128) -> tuple[Array, Array]:
-    """Padding and documents of four rows; one is all padding, one has none."""
+    """Padding masks and document ids of four rows; one row is all padding, one has none."""
     padding_mask = jnp.arange(length)[None] < jnp.array([length, length // 3, 0, length - 1])[:, None]
     ends = jax.random.bernoulli(jax.random.key(9), 8 / length, (4, length)).astype(jnp.int32)
     return padding_mask, jnp.cumsum(ends, axis=1) - ends
@@ -30,7 +30,7 @@ def rows_of(length: int = 128) -> tuple[Array, Array]:
 def outputs_and_gradients(
     function: Callable[..., Array], inputs: list[Array], padding_mask: Array, document_ids: Array | None
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Of the queries that have a key: nobody reads the others, whose gradients no kernel promises."""
+    """Only for queries that have a key: other outputs are never used, and kernels differ in their gradients."""
     *heads, weights = inputs
     keys = padding_mask[:, None, :]
     if document_ids is not None:
@@ -46,15 +46,15 @@ def outputs_and_gradients(
 
 
 def assert_equal(found: Any, expected: Any) -> None:
-    """In float32."""
+    """Compares float32 values."""
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=3e-6, rtol=1e-5)
 
 
 def assert_equal_to_rounding(found: Any, rounded: Any, exact: Any) -> None:
-    """In bfloat16, no further from the values of float32 than the reference itself is, give or take a half.
+    """Asserts that bfloat16 values are at most 1.5 times as far from the float32 values as the reference is.
 
-    Two implementations round at other places, so beside one another they may differ by both their errors.
+    Two implementations round at different places, so their difference may be as large as the sum of their errors.
     """
     for leaves in zip(*map(jax.tree.leaves, (found, rounded, exact)), strict=True):
         a, b, c = (np.asarray(leaf, np.float32) for leaf in leaves)

@@ -8,7 +8,7 @@ from scipy.special import erf
 
 from mlm_jax.config.model import BertConfig
 
-# Each a choice, each choice what it changes; rotary in local layers is added where both are there.
+# The settings, and the changes of each of their choices; local rotary bases are added if both are chosen.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "norm": [{}, {"norm": "rms_norm"}],
     "norm_placement": [{}, {"norm_placement": "pre"}],
@@ -25,7 +25,7 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (2, 2, 2)]
 
 
 def covering_set() -> list[tuple[dict[str, Any], tuple[int, int, int]]]:
-    """Changes of a BertConfig with a mesh each: any two choices, of settings or mesh, are together in one of them."""
+    """Changes of a BertConfig, each with a mesh, so that any two choices of settings or mesh occur together."""
     factors = [list(range(len(choices))) for choices in VARIANTS.values()] + [list(range(len(MESHES)))]
     missing = {
         (a, x, b, y) for a, b in combinations(range(len(factors)), 2) for x in factors[a] for y in factors[b]
@@ -61,7 +61,7 @@ def name_of(changes: dict[str, Any]) -> str:
 
 
 def count_by_hand(c: BertConfig, *, pooler: bool, mlm_head: bool) -> int:
-    """Parameters of an encoder of that shape, formula by formula."""
+    """Number of parameters of an encoder, by explicit formulas."""
     width, bias = c.hidden_dim, int(c.biases)
     norm = width * (1 + (bias if c.norm == "layer_norm" else 0))
     attention = 4 * (width * width + bias * width)
@@ -84,7 +84,7 @@ def encode(
     segment_ids: np.ndarray | None = None,
     document_ids: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The last hidden states, float64 [B, L, D]; `params` are those of the encoder."""
+    """Returns the last hidden states, float64 [B, L, D]; `params` are those of the encoder."""
     embeddings, layers = params["embeddings"], params["layers"]
     x = embeddings["token"][ids]
     if "segment" in embeddings:
@@ -148,7 +148,7 @@ def _attention(c: BertConfig, x: np.ndarray, params: Any, mask: np.ndarray, base
 
 
 def _rotated(x: np.ndarray, base: float) -> np.ndarray:
-    """As products of complex numbers, which is what the paper has."""
+    """Rotates by products of complex numbers, as in the paper."""
     half = x.shape[-1] // 2
     turns = np.exp(1j * np.outer(np.arange(x.shape[-2]), base ** (-np.arange(half) / half)))
     turned = (x[..., :half] + 1j * x[..., half:]) * turns

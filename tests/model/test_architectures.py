@@ -1,4 +1,4 @@
-"""Every architecture beside the reference in NumPy and float64, and what holds of each."""
+"""Every architecture compared with a reference in NumPy and float64, and properties of single settings."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from mlm_jax.config import ComputeConfig
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.model.bert import BertEncoder, count_parameters
-from mlm_jax.step.train_step import split_model
+from mlm_jax.model.layers import split_model
 from tests.model.reference import EVERYTHING, count_by_hand, covering_set, encode, name_of
 
 SMALL = BertConfig(
@@ -33,7 +33,7 @@ DOCUMENTS = np.repeat([[0, 1, 2]], [8, 6, 3], axis=1).repeat(2, axis=0)
 
 
 def float64(compute: ComputeConfig | None = None) -> ComputeConfig:
-    """A dtype that runs do not have."""
+    """Returns settings with dtype float64, which configs do not allow."""
     wide = replace(compute or ComputeConfig())
     object.__setattr__(wide, "dtype", "float64")
     return wide
@@ -45,7 +45,7 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sharp_params(config: BertConfig) -> tuple[Any, dict[str, Any]]:
-    """Weights of which none is at its initial value, spread so that attention is far from uniform."""
+    """Returns a graph and random weights, none at its initial value, for which attention is far from uniform."""
     graph, params = split_model(nnx.eval_shape(lambda: BertEncoder(config, key=jax.random.key(0))))
     random = np.random.RandomState(0)
 
@@ -59,7 +59,7 @@ def sharp_params(config: BertConfig) -> tuple[Any, dict[str, Any]]:
 def outputs(
     config: BertConfig, compute: ComputeConfig | None = None, *, depth: int | None = None, **given: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ours in float64, the reference, and where a token is real."""
+    """Returns our outputs in float64, those of the reference, and the padding mask."""
     graph, params = sharp_params(config)
     ids, real = inputs()
     with jax.enable_x64(True):
@@ -77,20 +77,20 @@ def outputs(
 
 
 @pytest.mark.parametrize("config", COVERING, ids=NAMES)
-def test_hidden_states_are_those_of_the_reference(config: BertConfig) -> None:
+def test_hidden_states_match_the_reference(config: BertConfig) -> None:
     found, expected, real = outputs(config, document_ids=DOCUMENTS)
     np.testing.assert_allclose(found[real], expected[real], atol=1e-10)
 
 
-# The others change parameters, or training, alone.
+# The other settings change only parameters or training.
 OF_HIDDEN_STATES = set(EVERYTHING) - {
     *("embedding_dropout", "tie_embeddings", "head_activation", "biases", "num_segments")
 }
 
 
 @pytest.mark.parametrize("wrong", sorted(OF_HIDDEN_STATES))
-def test_the_reference_tells_every_setting_from_its_default(wrong: str) -> None:
-    """What would not change a hidden state could not be seen to be right."""
+def test_every_setting_changes_the_reference(wrong: str) -> None:
+    """A setting that changed no hidden state would not be tested."""
     config = replace(SMALL, **EVERYTHING)
     other = {wrong: getattr(SMALL, wrong)}
     if wrong == "positions":
@@ -110,21 +110,21 @@ def test_the_reference_tells_every_setting_from_its_default(wrong: str) -> None:
 @pytest.mark.parametrize(
     "compute", [ComputeConfig(remat="full", scan_unroll=3), ComputeConfig(remat="dots", attention="xla")]
 )
-def test_how_layers_are_looped_over_does_not_matter(compute: ComputeConfig) -> None:
+def test_the_loop_over_layers_does_not_affect_the_result(compute: ComputeConfig) -> None:
     found, expected, real = outputs(replace(SMALL, **EVERYTHING), compute, document_ids=DOCUMENTS)
     np.testing.assert_allclose(found[real], expected[real], atol=1e-10)
 
 
 @pytest.mark.parametrize("placement", ["post", "pre"])
-def test_hidden_states_of_a_depth_are_those_of_so_many_layers(placement: str) -> None:
-    """Which layers are local does not change with the depth, and only the last is followed by the final norm."""
+def test_hidden_states_at_a_depth_match_a_model_with_that_many_layers(placement: str) -> None:
+    """The depth does not affect which layers are local, and only the last layer is followed by the final norm."""
     config = replace(SMALL, **EVERYTHING | {"norm_placement": placement})
     stream, _, real = outputs(config, depth=2)
     shallow = replace(config, num_layers=2)
     _, params = sharp_params(config)
     two = params | {"layers": jax.tree.map(lambda w: w[:2], params["layers"])}
     if placement == "pre":
-        # A norm undone: with a scale of 1, the stream over its root mean square.
+        # With a scale of 1, the norm divides the residual stream by its root mean square.
         two |= {"final_norm": {"scale": np.ones(16)}}
         stream = stream / np.sqrt((stream**2).mean(-1, keepdims=True) + config.layer_norm_epsilon)
     ids, _ = inputs()
@@ -139,14 +139,14 @@ def test_parameters_are_counted_by_hand(config: BertConfig) -> None:
             assert count_parameters(config, pooler=pooler, mlm_head=head) == expected
 
 
-def test_segments_for_a_model_without_are_refused() -> None:
-    with pytest.raises(InputError, match=r"segment_ids: must be left out, .* model\.num_segments = 0"):
+def test_segment_ids_are_rejected_by_a_model_without_segments() -> None:
+    with pytest.raises(InputError, match=r"segment_ids: must be None, .* model\.num_segments = 0"):
         outputs(replace(SMALL, num_segments=0), segment_ids=np.zeros((2, LENGTH), int))
     found, expected, real = outputs(SMALL, segment_ids=np.arange(2 * LENGTH).reshape(2, -1) % 2)
     np.testing.assert_allclose(found[real], expected[real], atol=1e-10)
 
 
-def test_a_model_without_positions_knows_no_order() -> None:
+def test_a_model_without_positions_ignores_order() -> None:
     encoder = jax.jit(BertEncoder(replace(SMALL, positions="none"), key=jax.random.key(0)))
     ids, _ = inputs()
     order = np.random.RandomState(0).permutation(LENGTH)
@@ -156,7 +156,7 @@ def test_a_model_without_positions_knows_no_order() -> None:
     np.testing.assert_allclose(shuffled, straight[:, order], atol=1e-5)
 
 
-def test_embedding_dropout_is_of_the_embeddings_alone() -> None:
+def test_embedding_dropout_applies_only_to_the_embeddings() -> None:
     ids, key = jnp.asarray(inputs()[0]), jax.random.key(0)
     for drops in (True, False):
         encoder = BertEncoder(replace(SMALL, embedding_dropout=drops, dropout_rate=0.5), key=key)

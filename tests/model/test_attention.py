@@ -1,4 +1,4 @@
-"""What documents separate, which implementation is chosen, and what the chosen one is given."""
+"""Attention within documents and windows, its precision, and the choice of its implementation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,12 +23,26 @@ from mlm_jax.parallel.sharding import make_mesh
 from tests.model.heads import assert_equal, inputs_of, outputs_and_gradients, rows_of, splash
 
 
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_bfloat16_scores_are_not_rounded_before_the_softmax(scale: int) -> None:
+    """bfloat16 has a unit roundoff of 0.0039; rounded scores would give errors up to 0.015, and 0.04 in gradients."""
+    *heads, weights = inputs_of(dtype="bfloat16")
+    inputs = [scale * heads[0], scale * heads[1], heads[2], weights]
+    everyone = jnp.ones((4, 128), bool)
+    found = outputs_and_gradients(xla_attention, inputs, everyone, None)
+    with jax.enable_x64(True):
+        exact = [x.astype(jnp.float64) for x in inputs]
+        expected = outputs_and_gradients(xla_attention, exact, everyone, None)
+    for a, b in zip(jax.tree.leaves(found), map(np.asarray, jax.tree.leaves(expected)), strict=True):
+        assert np.linalg.norm(np.asarray(a, np.float64) - b) < 0.0035 * np.linalg.norm(b)
+
+
 @pytest.mark.parametrize(("within", "reach"), [(False, None), (True, None), (False, 64)])
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
 def test_cudnn_is_in_the_program_for_a_gpu(
     monkeypatch: pytest.MonkeyPatch, mesh: tuple[int, int, int] | None, within: bool, reach: int | None
 ) -> None:
-    """Lowered without a GPU, where JAX asks nothing but for the version of cuDNN."""
+    """Lowered without a GPU: JAX only asks for the version of cuDNN."""
     version = SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.cuda_versions", version)
     *heads, _ = inputs_of(512, dtype="bfloat16")
@@ -43,7 +57,7 @@ def test_cudnn_is_in_the_program_for_a_gpu(
     with jax.set_mesh(mesh_of(mesh or (1, 1, 1))):
         traced = jax.jit(jax.grad(total)).trace(heads[0])
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    # By its length where a row is one document; by a mask that its heads share where it is several or reach is less.
+    # Rows that are one document need only their lengths; documents and windows need a mask, which the heads share.
     masked = within or reach is not None
     name = "__cudnn$fmhaScaleBiasSoftmax" if masked else "__cudnn$fmhaSoftmax"
     assert f"@{name}(" in text
@@ -51,7 +65,7 @@ def test_cudnn_is_in_the_program_for_a_gpu(
     rows, here = (1, 1) if mesh else (4, 2)
     assert ("PADDING" in text) == (not masked)
     assert (f"tensor<{rows}x1x512x512xbf16>" in text) == masked
-    assert f"tensor<{rows}x512x{here}x64xbf16>" in text, "each device has its own rows and heads"
+    assert f"tensor<{rows}x512x{here}x64xbf16>" in text, "each device computes its own rows and heads"
 
 
 def mesh_of(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
@@ -59,7 +73,7 @@ def mesh_of(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
     return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
 
 
-def test_on_a_mesh_each_device_computes_its_rows_and_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_device_of_a_mesh_computes_its_own_rows_and_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
 
     def watched(query: Array, *others: Any) -> Array:
@@ -87,7 +101,7 @@ SMALL = BertConfig(
 
 @pytest.fixture(scope="module")
 def encode() -> Callable[..., np.ndarray]:
-    """Hidden states of token ids [1, 24], with documents, positions from `first` on."""
+    """Maps token ids [1, 24], a padding mask and document ids to hidden states."""
     model = BertMaskedLM(SMALL, key=jax.random.key(0))
 
     @jax.jit
@@ -99,7 +113,7 @@ def encode() -> Callable[..., np.ndarray]:
 
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_documents_of_a_row_know_nothing_of_one_another(
+def test_documents_of_a_row_do_not_affect_one_another(
     encode: Callable[..., np.ndarray], data: st.DataObject
 ) -> None:
     length = 24
@@ -120,12 +134,12 @@ def test_documents_of_a_row_know_nothing_of_one_another(
         assert (before[0, changed] != after[0, changed]).any()
 
 
-def test_a_document_in_a_row_is_that_document_alone(encode: Callable[..., np.ndarray]) -> None:
+def test_a_document_in_a_row_is_encoded_as_if_it_were_alone(encode: Callable[..., np.ndarray]) -> None:
     ids = np.asarray(jax.random.randint(jax.random.key(1), (1, 24), 1, 61))
     documents = np.repeat([0, 1, 2], [5, 11, 8])[None].astype(np.int32)
     together = encode(ids, np.ones((1, 24), bool), documents)
     for document in range(3):
-        # Its tokens where they stand, so at their positions, and nothing else in the row.
+        # The document's tokens keep their positions; the rest of the row is padding.
         own = documents == document
         alone = encode(np.where(own, ids, 0), own, None)
         np.testing.assert_allclose(together[own], alone[own], atol=2e-6)
@@ -157,7 +171,7 @@ BF16 = ComputeConfig(dtype="bfloat16")
         (device("cpu"), BF16, 512, "xla"),
     ],
 )
-def test_the_platform_and_the_length_choose(
+def test_the_choice_follows_platform_and_length(
     at: Any, compute: ComputeConfig, length: int, chosen: str
 ) -> None:
     assert choose_attention(compute, BASE, length, at) == (chosen, "")
@@ -183,7 +197,7 @@ def test_the_platform_and_the_length_choose(
         (device("gpu", "gfx90a"), BF16, BASE, 512, "cudnn needs an NVIDIA GPU of compute capability 8.0"),
     ],
 )
-def test_what_no_kernel_can_do_is_done_by_xla_and_refused_of_a_kernel_that_is_named(
+def test_auto_uses_xla_where_the_kernel_cannot_run_and_naming_the_kernel_is_an_error(
     at: Any, compute: ComputeConfig, model: BertConfig, length: int, said: str
 ) -> None:
     choice = choose_attention(compute, model, length, at)
@@ -194,12 +208,12 @@ def test_what_no_kernel_can_do_is_done_by_xla_and_refused_of_a_kernel_that_is_na
         choose_attention(replace(compute, attention=named), model, length, at)
 
 
-def test_cudnn_takes_local_layers() -> None:
+def test_cudnn_supports_local_layers() -> None:
     assert choose_attention(BF16, LOCAL, 512, device("gpu", "9.0")) == ("cudnn", "")
 
 
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
-def test_reach_hides_what_is_further_away(mesh: tuple[int, int, int] | None) -> None:
+def test_reach_hides_keys_further_away(mesh: tuple[int, int, int] | None) -> None:
     *heads, _ = inputs_of(32)
     everyone = jnp.ones((4, 32), bool)
     near = jnp.abs(jnp.arange(32)[:, None] - jnp.arange(32)[None]) <= 5
@@ -209,14 +223,16 @@ def test_reach_hides_what_is_further_away(mesh: tuple[int, int, int] | None) -> 
     np.testing.assert_allclose(found, expected, atol=3e-6)
 
 
-def test_a_kernel_of_another_platform_is_refused() -> None:
-    with pytest.raises(InputError, match=r"compute.attention = 'splash': needs a TPU, not cpu; 'auto' takes"):
+def test_a_kernel_for_another_platform_is_rejected() -> None:
+    with pytest.raises(
+        InputError, match=r"compute.attention = 'splash': needs a TPU, not cpu; 'auto' chooses"
+    ):
         choose_attention(ComputeConfig(attention="splash"), BASE, 512, device("cpu"))
     with pytest.raises(InputError, match=r"'cudnn': needs an NVIDIA GPU .* not TPU v5 lite"):
         choose_attention(replace(BF16, attention="cudnn"), BASE, 512, device("tpu"))
 
 
-def test_a_kernel_drops_nothing_silently() -> None:
+def test_dropout_with_a_kernel_is_an_error() -> None:
     *heads, _ = inputs_of()
     drops = {"dropout_rate": 0.1, "dropout_key": jax.random.key(0)}
     with pytest.raises(InputError, match=r"'splash': needs model.attention_dropout_rate = 0, .* not 0.1"):

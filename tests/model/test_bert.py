@@ -1,4 +1,4 @@
-"""The encoder and its head: against Hugging Face's numbers, and in what padding, depth and options may change."""
+"""The encoder and its head, compared with Hugging Face's values; effects of padding, dropout and compute settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from flax import nnx
 from mlm_jax.config import BertConfig, ComputeConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.formats.hugging_face import ROWS
-from mlm_jax.formats.model_folder import parameter_shapes
-from mlm_jax.formats.table import Tensor, read_params
+from mlm_jax.formats.model_folder import declared_parameters
+from mlm_jax.formats.name_table import Tensor, read_params
 from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
-from mlm_jax.step.train_step import split_model
+from mlm_jax.model.layers import split_model
 from tests.golden.weights import CONFIGS, hugging_face_state_dict
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "hugging_face_bert.npz")
@@ -43,13 +43,13 @@ def bert_config(hf: dict[str, Any]) -> BertConfig:
 
 
 def parameters_of(state: dict[str, np.ndarray], config: BertConfig) -> dict[str, Any]:
-    """Hugging Face's arrays as ours, by the conversion's table."""
+    """Converts Hugging Face's arrays by the conversion table."""
     tensors = {name: Tensor(array.shape, lambda array=array: array) for name, array in state.items()}
-    return read_params(Path("golden"), ROWS, parameter_shapes(config, ["encoder", "head"]), tensors)
+    return read_params(Path("golden"), ROWS, declared_parameters(config, ["encoder", "head"]), tensors)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_outputs_are_those_of_hugging_face(name: str) -> None:
+def test_outputs_match_hugging_face(name: str) -> None:
     hf = CONFIGS[name]
     config = bert_config(hf)
     graph, fresh = split_model(BertMaskedLM(config, key=jax.random.key(0)))
@@ -101,7 +101,7 @@ def inputs_of(length: int = 12) -> tuple[jax.Array, jax.Array, jax.Array]:
     return ids, jnp.ones((2, length), bool), jnp.array([[1, 4, 7], [0, 2, length - 1]])
 
 
-def test_padding_content_and_amount_change_nothing() -> None:
+def test_content_and_amount_of_padding_have_no_effect() -> None:
     model = BertMaskedLM(SMALL, key=jax.random.key(0))
     ids, mask, positions = inputs_of()
     alone = model(ids, mask, positions)
@@ -112,7 +112,7 @@ def test_padding_content_and_amount_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_row_of_nothing_but_padding_stays_finite(dtype: str) -> None:
+def test_a_row_of_only_padding_stays_finite(dtype: str) -> None:
     model = BertMaskedLM(SMALL, key=jax.random.key(0))
     ids, mask, positions = inputs_of()
 
@@ -122,7 +122,7 @@ def test_a_row_of_nothing_but_padding_stays_finite(dtype: str) -> None:
     assert jnp.isfinite(total(ids))
 
 
-def test_the_head_at_a_position_is_the_head_of_that_position() -> None:
+def test_the_head_runs_at_the_given_positions() -> None:
     model = BertMaskedLM(SMALL, key=jax.random.key(0))
     ids, mask, positions = inputs_of()
     everywhere = model(ids, mask, jnp.tile(jnp.arange(12), (2, 1)))
@@ -131,7 +131,7 @@ def test_the_head_at_a_position_is_the_head_of_that_position() -> None:
 
 
 @pytest.mark.parametrize("compute", [ComputeConfig(remat="dots"), ComputeConfig(remat="full", scan_unroll=3)])
-def test_how_it_is_computed_changes_neither_value_nor_gradient(compute: ComputeConfig) -> None:
+def test_compute_settings_change_neither_values_nor_gradients(compute: ComputeConfig) -> None:
     graph, params = split_model(BertMaskedLM(SMALL, key=jax.random.key(0)))
 
     def loss(params: Any, compute: ComputeConfig) -> jax.Array:
@@ -145,8 +145,8 @@ def test_how_it_is_computed_changes_neither_value_nor_gradient(compute: ComputeC
 
 
 @pytest.mark.parametrize(("remat", "share"), [("dots", 0.9), ("full", 0.6)])
-def test_rematerialisation_keeps_less(remat: str, share: float) -> None:
-    """Without any, GELU and LayerNorm are computed again all the same, and "dots" has not much left to spare."""
+def test_rematerialization_needs_less_memory(remat: str, share: float) -> None:
+    """GELU and LayerNorm are recomputed even without rematerialization, so "dots" saves little."""
     config = replace(SMALL, num_layers=8, hidden_dim=64, intermediate_dim=256)
     graph, params = split_model(nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0))))
 
@@ -159,7 +159,7 @@ def test_rematerialisation_keeps_less(remat: str, share: float) -> None:
     assert temporary_bytes(ComputeConfig(remat=remat)) < share * temporary_bytes(ComputeConfig())
 
 
-def test_bfloat16_stays_near_float32() -> None:
+def test_bfloat16_is_close_to_float32() -> None:
     model = BertMaskedLM(SMALL, key=jax.random.key(0))
     exact = model(*inputs_of())
     rounded = model(*inputs_of(), compute=ComputeConfig(dtype="bfloat16"))
@@ -168,7 +168,7 @@ def test_bfloat16_stays_near_float32() -> None:
     assert (rounded != exact).any()
 
 
-def test_every_layer_drops_other_units() -> None:
+def test_every_layer_has_its_own_dropout() -> None:
     ids, mask, _ = inputs_of()
     encoder = BertEncoder(SMALL, key=jax.random.key(0))
     graph, stacked = nnx.split(encoder.layers)

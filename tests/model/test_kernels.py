@@ -1,4 +1,4 @@
-"""Each kernel against the reference: splash interpreted here, on a GPU and for a TPU where they are to be had."""
+"""Kernels compared with the reference: splash interpreted on the CPU, cuDNN on a GPU, and a step compiled for a TPU."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ from tests.run_small import ROOT, environment
 
 
 @pytest.mark.parametrize("within", [False, True])
-def test_splash_is_the_reference_forward_and_backward(within: bool) -> None:
+def test_splash_matches_the_reference_forward_and_backward(within: bool) -> None:
     padding_mask, document_ids = rows_of(256)
     rows = padding_mask, document_ids if within else None
     found = outputs_and_gradients(splash, inputs_of(256), *rows)
@@ -36,7 +36,7 @@ def test_splash_is_the_reference_forward_and_backward(within: bool) -> None:
 
 
 @pytest.mark.parametrize("within", [False, True])
-def test_in_bfloat16_splash_is_the_reference_to_rounding(within: bool) -> None:
+def test_splash_in_bfloat16_matches_the_reference_up_to_rounding(within: bool) -> None:
     padding_mask, document_ids = rows_of()
     rows = padding_mask, document_ids if within else None
     inputs = inputs_of(dtype="bfloat16")
@@ -46,7 +46,7 @@ def test_in_bfloat16_splash_is_the_reference_to_rounding(within: bool) -> None:
     assert_equal_to_rounding(found, rounded, outputs_and_gradients(xla_attention, wide, *rows))
 
 
-def test_splash_goes_over_several_tiles_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splash_with_several_tiles_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlm_jax.model.kernels._SPLASH_TILES", (128,))
     inputs, rows = inputs_of(384, heads=1), rows_of(384)
     assert_equal(
@@ -55,17 +55,17 @@ def test_splash_goes_over_several_tiles_of_a_row(monkeypatch: pytest.MonkeyPatch
     )
 
 
-def test_splash_refuses_a_reach() -> None:
+def test_splash_rejects_a_reach() -> None:
     with pytest.raises(InputError, match=r"'splash': needs model\.local_attention_window = None"):
         splash(*inputs_of()[:3], *rows_of(), jnp.asarray(3))
 
 
 @pytest.mark.parametrize("within", [False, True])
 @pytest.mark.parametrize("reach", [None, 5])
-def test_cudnn_is_told_of_documents_and_reach_by_a_mask(
+def test_cudnn_gets_documents_and_reach_as_a_mask(
     monkeypatch: pytest.MonkeyPatch, within: bool, reach: int | None
 ) -> None:
-    """The call that it makes, answered by JAX's own reference: cuDNN itself needs a GPU."""
+    """JAX's own implementation answers the call, because cuDNN needs a GPU."""
     real = jax.nn.dot_product_attention
 
     def answered(*heads: Array, implementation: str, **told: Array) -> Array:
@@ -75,7 +75,7 @@ def test_cudnn_is_told_of_documents_and_reach_by_a_mask(
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", answered)
     padding_mask, document_ids = rows_of()
-    # Of a row that is all padding, cuDNN and the reference make something else.
+    # cuDNN and the reference differ for a row that is all padding.
     padding_mask = padding_mask.at[2].set(padding_mask[3])
     rows = padding_mask, document_ids if within else None
     reaching = partial(jnp.asarray, reach) if reach is not None else lambda: None
@@ -89,7 +89,7 @@ def test_cudnn_is_told_of_documents_and_reach_by_a_mask(
 
 @pytest.mark.parametrize("function", [xla_attention, splash], ids=["xla", "splash"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_of_nothing_but_padding_stay_finite(function: Callable[..., Array], dtype: str) -> None:
+def test_rows_of_only_padding_stay_finite(function: Callable[..., Array], dtype: str) -> None:
     *heads, weights = inputs_of(dtype=dtype)
     padding_mask, document_ids = jnp.zeros((4, 128), bool), jnp.zeros((4, 128), jnp.int32)
 
@@ -101,7 +101,7 @@ def test_rows_of_nothing_but_padding_stay_finite(function: Callable[..., Array],
 
 
 def child(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: this one has no devices but the simulated ones, and compiles without optimising."""
+    """Runs code in a new process, because this one has only simulated devices and compiles without optimization."""
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -113,7 +113,7 @@ def child(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-CUDNN_BESIDE_THE_REFERENCE = """
+CUDNN_AND_THE_REFERENCE = """
 import jax, jax.numpy as jnp
 from mlm_jax.model.attention import xla_attention
 from mlm_jax.model.kernels import cudnn_attention, cudnn_obstacle
@@ -123,10 +123,10 @@ assert cudnn_obstacle(jax.devices()[0], length=512, head_dim=64, dtype="bfloat16
 inputs = inputs_of(512, dtype="bfloat16")
 wide = [x.astype(jnp.float32) for x in inputs]
 padding_mask, document_ids = rows_of(512)
-# Of a row that is all padding, cuDNN and the reference make something else.
+# cuDNN and the reference differ for a row that is all padding.
 some = padding_mask.at[2].set(padding_mask[3])
 for documents in (None, document_ids):
-    # As exact as float32 can be: on a GPU products of it are rounded to fewer bits by default.
+    # Full float32 precision, because on a GPU products of float32 are rounded to fewer bits by default.
     with jax.default_matmul_precision("highest"):
         exact = outputs_and_gradients(xla_attention, wide, some, documents)
     found, rounded = (
@@ -144,8 +144,8 @@ for documents in (None, document_ids):
     or not any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
     reason="no NVIDIA GPU with jax[cuda], and cuDNN runs nowhere else",
 )
-def test_on_a_gpu_cudnn_is_the_reference_forward_and_backward() -> None:
-    ended = child(CUDNN_BESIDE_THE_REFERENCE, JAX_PLATFORMS="cuda")
+def test_cudnn_on_a_gpu_matches_the_reference_forward_and_backward() -> None:
+    ended = child(CUDNN_AND_THE_REFERENCE, JAX_PLATFORMS="cuda")
     assert ended.returncode == 0, ended.stderr
 
 
@@ -183,8 +183,8 @@ for name in ("auto", "xla"):
 @pytest.mark.skipif(
     find_spec("libtpu") is None, reason="no libtpu, which compiles for TPUs that are not there"
 )
-def test_for_a_tpu_the_step_has_splash_in_it_and_needs_less_memory() -> None:
-    # The first two: no TPU is asked for, and another process may be compiling too.
+def test_a_step_compiled_for_a_tpu_uses_splash_and_needs_less_memory() -> None:
+    # The first two: no TPU is needed, and another process may be compiling at the same time.
     ended = child(STEP_OF_BERT_BASE, TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     assert ended.returncode == 0, ended.stderr
     splash_step, xla_step = map(json.loads, ended.stdout.splitlines())

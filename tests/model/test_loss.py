@@ -1,4 +1,4 @@
-"""Loss and accuracy as sums: against a plain computation, in any number of chunks, and without the big buffer."""
+"""Loss sums and gradients, compared with a plain computation, for any number of chunks; no buffer of all logits."""
 
 import math
 import re
@@ -38,7 +38,7 @@ def inputs() -> tuple[jax.Array, ...]:
 def plain(
     x: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> jax.Array:
-    """All logits at once, and autodiff."""
+    """Computes all logits at once; differentiated by JAX."""
     logits = x @ table.T + bias[None, None]
     return (optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights).sum()
 
@@ -48,15 +48,13 @@ def ours(chunks: int | None) -> Callable[..., jax.Array]:
 
 
 def gradients(loss: Callable[..., jax.Array], inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The loss, and what it gives to predictions, table and bias."""
+    """Returns the loss and its gradients with respect to predictions, table and bias."""
     value, of_arrays = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*inputs)
     return value, *of_arrays
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3, 7])
-def test_sums_and_gradients_are_those_of_the_plain_formula(
-    inputs: tuple[jax.Array, ...], chunks: int
-) -> None:
+def test_sums_and_gradients_match_the_plain_formula(inputs: tuple[jax.Array, ...], chunks: int) -> None:
     *arrays, labels, weights = inputs
     for a, b in zip(gradients(ours(chunks), inputs), gradients(plain, inputs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5)
@@ -73,7 +71,7 @@ MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (1, 1, 8), (2, 2, 2)]
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("chunks", [1, 3])
 def test_gradients_are_exact_in_float64_on_any_mesh(mesh: tuple[int, int, int], chunks: int) -> None:
-    """To a few roundings of float64, the vocabulary and the rows split or not."""
+    """To a few roundings of float64, whether or not the vocabulary and the rows are split."""
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(1), 5)
         inputs = (
@@ -102,7 +100,7 @@ BERT_LARGE = replace(PRESETS["bert_large_en_uncased"], pooler=False, vocabulary_
 
 
 def arrays_of_the_vocabulary(model: BertConfig, rows: int, mesh: MeshConfig, **compute: int) -> set[int]:
-    """Elements of every float32 array of a compiled step that the vocabulary is a dimension of; 77 of 512 masked."""
+    """Sizes of the float32 arrays of a compiled step that have a vocabulary dimension; 77 of 512 tokens masked."""
     config = TrainConfig(
         model=model,
         data=DataConfig(sequence_length=512),
@@ -126,7 +124,7 @@ def arrays_of_the_vocabulary(model: BertConfig, rows: int, mesh: MeshConfig, **c
 @pytest.mark.slow
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_no_step_of_bert_large_holds_all_logits(tensor: int) -> None:
-    """Of 16 rows a device, and twice as many where two devices share the vocabulary; nothing was set for that."""
+    """16 rows per device, and twice as many if two devices share the vocabulary, with default settings."""
     rows, vocabulary = 16 * tensor, BERT_LARGE.padded_vocabulary_size // tensor
     arrays = arrays_of_the_vocabulary(BERT_LARGE, rows, MeshConfig(data=1, tensor=tensor))
     assert rows * 39 * vocabulary in arrays, "a chunk is 39 of 77 positions"
@@ -135,7 +133,7 @@ def test_no_step_of_bert_large_holds_all_logits(tensor: int) -> None:
 
 @pytest.mark.slow
 def test_in_one_chunk_a_step_holds_all_logits() -> None:
-    """Two layers of BERT-large: what the test above would find."""
+    """Shows that the test above would find such an array, with two layers of BERT-large."""
     shallow = replace(BERT_LARGE, num_layers=2)
     arrays = arrays_of_the_vocabulary(shallow, 16, MeshConfig(data=1), loss_chunks=1)
     assert 16 * 77 * BERT_LARGE.padded_vocabulary_size in arrays
@@ -146,9 +144,7 @@ def test_in_one_chunk_a_step_holds_all_logits() -> None:
     [(16, 77), (64, 77), (128, 77), (512, 20), (700, 20), (1000, 20), (5000, 3), (0, 4)],
 )
 @pytest.mark.parametrize("vocabulary", [30_592, 119_547])
-def test_pieces_are_as_small_as_they_should_be_and_none_is_empty(
-    rows: int, positions: int, vocabulary: int
-) -> None:
+def test_chunks_have_the_intended_size_and_none_is_empty(rows: int, positions: int, vocabulary: int) -> None:
     def loss(*arrays: jax.Array) -> jax.Array:
         return masked_lm_sums(*arrays, vocabulary_size=vocabulary).loss
 
@@ -163,9 +159,9 @@ def test_pieces_are_as_small_as_they_should_be_and_none_is_empty(
     assert 0 <= piece * count - positions < max(piece, 1)
 
 
-def test_rows_that_the_mesh_does_not_divide_are_refused(inputs: tuple[jax.Array, ...]) -> None:
+def test_rows_that_the_mesh_does_not_divide_are_rejected(inputs: tuple[jax.Array, ...]) -> None:
     mesh = make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match="3 rows must be a multiple of the mesh's 4"):
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="3 rows: must be a multiple of 4"):
         masked_lm_sums(*inputs, vocabulary_size=VOCABULARY)
 
 
@@ -176,7 +172,7 @@ def test_label_zero_is_a_label(inputs: tuple[jax.Array, ...]) -> None:
     assert sums.loss > 0
 
 
-def test_padding_rows_of_the_table_take_no_probability(inputs: tuple[jax.Array, ...]) -> None:
+def test_padding_rows_of_the_table_get_no_probability(inputs: tuple[jax.Array, ...]) -> None:
     x, table, bias, labels, weights = inputs
     expected = masked_lm_sums(*inputs, vocabulary_size=VOCABULARY)
     padded = masked_lm_sums(

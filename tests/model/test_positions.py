@@ -1,4 +1,4 @@
-"""Rotary embeddings know distances alone; which layers are local, and how far they see."""
+"""Rotary embeddings depend only on distances; which layers are local, and how far their windows reach."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ LOCAL = BertConfig(
 )
 
 
-def test_scores_of_rotated_vectors_depend_on_their_distance_alone() -> None:
+def test_scores_of_rotated_vectors_depend_only_on_their_distance() -> None:
     with jax.enable_x64(True):
         query, key = (jax.random.normal(jax.random.key(n), (1, 1, 2, 8), jnp.float64) for n in (0, 1))
         table = rotary_table(50, 8, 100.0, "float64")
@@ -33,13 +33,13 @@ def test_scores_of_rotated_vectors_depend_on_their_distance_alone() -> None:
     for distance in (-30, -1, 0, 7):
         along = np.diagonal(scores, distance, 1, 2)
         np.testing.assert_allclose(along, along[:, :1].repeat(along.shape[1], 1), atol=1e-12)
-    # And they do depend on it.
+    # They do depend on the distance.
     assert np.abs(scores[:, 0, 0] - scores[:, 0, 7]).min() > 0.1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_angles_are_float32_whatever_the_model_computes_in(dtype: str) -> None:
-    """In bfloat16 neighbours beyond position 256 would have the same angle."""
+def test_angles_are_at_least_float32(dtype: str) -> None:
+    """In bfloat16, neighbors beyond position 256 would have the same angle."""
     table = rotary_table(1024, 8, 10_000.0, dtype)
     assert table.dtype == jnp.float32
     angles = np.outer(np.arange(1024), 10_000.0 ** -(np.arange(4) / 4))
@@ -49,8 +49,8 @@ def test_angles_are_float32_whatever_the_model_computes_in(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(("every", "layers"), [(3, {0, 3, 6}), (2, {0, 2, 4, 6})])
-def test_every_nth_layer_sees_all_of_the_row(every: int, layers: set[int]) -> None:
-    """Of ModernBERT-base: layers 0, 3, 6, … are global, of rotary base 160,000; the others see 64 to each side."""
+def test_every_nth_layer_is_global(every: int, layers: set[int]) -> None:
+    """As in ModernBERT-base: layers 0, 3, 6, … are global with rotary base 160,000; the others reach 64 each way."""
     of_layer = positions_of_layers(replace(LOCAL, global_attention_every=every), 256, "float32")
     wide, narrow = (np.asarray(rotary_table(256, 8, base, "float32")) for base in (160_000.0, 10_000.0))
     for index in range(7):
@@ -64,5 +64,5 @@ def test_every_nth_layer_sees_all_of_the_row(every: int, layers: set[int]) -> No
         np.testing.assert_array_equal(rotation, wide if index in layers else narrow)
 
 
-def test_bert_has_nothing_to_add_to_its_table() -> None:
+def test_bert_has_neither_rotation_nor_reach() -> None:
     assert positions_of_layers(BertConfig(), 256, "float32")(jnp.asarray(1)) == (None, None)

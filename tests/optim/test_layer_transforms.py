@@ -1,6 +1,5 @@
-"""Stacked layers are optimised as optax optimises a model with an array for every layer's weight; deeper is slower."""
+"""Stacked layers are optimized as optax optimizes a model with one array per layer; layer-wise learning-rate decay."""
 
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,12 +9,13 @@ import optax
 import pytest
 
 from mlm_jax.config import BertConfig, OptimizerConfig
-from mlm_jax.model.bert import BertMaskedLM
-from mlm_jax.optim.layer_transforms import map_paths, scale_by_factored_rms, scale_by_muon
+from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
+from mlm_jax.model.layers import split_model
+from mlm_jax.optim.layer_transforms import map_paths, scale_by_factored_rms
 from mlm_jax.optim.optimizer import decay_mask, make_optimizer
-from mlm_jax.step.train_step import split_model
+from mlm_jax.parallel.weights import declared_weights
 
-# Wide enough that its matrices are factored; neither square nor of one head.
+# Wide enough for factored matrices, none of which is square; several heads.
 MODEL = BertConfig(
     vocabulary_size=150,
     num_layers=3,
@@ -26,25 +26,17 @@ MODEL = BertConfig(
     max_sequence_length=8,
     pooler=False,
 )
-# Schedules are float32, which has both of them.
+WEIGHTS = declared_weights(abstract_masked_lm(MODEL))
 RATE, DECAY = 2.0**-5, 2.0**-3
 NAMES = ["adamw", "lamb", "adafactor", "muon"]
 
 
 def config_of(name: Any, **changes: Any) -> OptimizerConfig:
-    """With a constant learning rate."""
-    constant = OptimizerConfig(
-        name=name,
-        learning_rate=RATE,
-        final_learning_rate_fraction=1.0,
-        weight_decay=DECAY,
-        max_grad_norm=None,
-    )
-    return replace(constant, **changes)
+    return OptimizerConfig(name=name, weight_decay=DECAY, max_grad_norm=None, **changes)
 
 
 def random_params(seed: int = 0) -> Any:
-    """Every weight of a scale of its own, layer by layer, so that one that is mixed up with another shows."""
+    """Every weight of every layer has its own scale, so that mixing up two of them is noticed."""
     params = split_model(BertMaskedLM(MODEL, key=jax.random.key(0)))[1]
     leaves, treedef = jax.tree.flatten(params)
     generator = np.random.default_rng(seed)
@@ -54,7 +46,7 @@ def random_params(seed: int = 0) -> Any:
 
 
 def unstacked(params: Any) -> dict[str, Any]:
-    """An array for every layer's weight, by path: kernels as matrices [inputs, outputs], all else of layers flat."""
+    """One array per layer and weight, by path: kernels as matrices [inputs, outputs], other weights of layers flat."""
     weights: dict[str, Any] = {}
 
     def add(path: str, weight: Any) -> None:
@@ -76,7 +68,7 @@ def decayed(weights: dict[str, Any]) -> dict[str, bool]:
 
 
 def reference_of(config: OptimizerConfig) -> optax.GradientTransformation:
-    """What optax has under that name, for the unstacked model."""
+    """optax's optimizer of that name, for the unstacked model."""
     adamw = optax.adamw(RATE, eps=1e-6, weight_decay=DECAY, mask=decayed)
     if config.name == "adamw":
         return adamw
@@ -109,16 +101,16 @@ def reference_of(config: OptimizerConfig) -> optax.GradientTransformation:
     [*map(config_of, NAMES), config_of("adafactor", beta1=0.8)],
     ids=lambda config: f"{config.name}-{config.beta1}",
 )
-def test_every_layer_is_optimised_as_optax_does_it_alone(config: OptimizerConfig) -> None:
+def test_every_layer_is_optimized_as_optax_does_by_itself(config: OptimizerConfig) -> None:
     with jax.enable_x64(True):
         params = random_params()
         assert decayed(unstacked(params)) == {
             path: bool(np.all(mask))
             for path, mask in unstacked(
-                jax.tree.map(lambda w, d: jnp.full(w.shape, d), params, decay_mask(params))
+                jax.tree.map(lambda w, d: jnp.full(w.shape, d), params, decay_mask(WEIGHTS))
             ).items()
         }
-        ours, theirs = make_optimizer(config, 50, params), reference_of(config)
+        ours, theirs = make_optimizer(config, WEIGHTS, RATE), reference_of(config)
         alone = unstacked(params)
         states = ours.init(params), theirs.init(alone)
         for seed in (1, 2, 3):
@@ -135,19 +127,20 @@ def test_every_layer_is_optimised_as_optax_does_it_alone(config: OptimizerConfig
 
 @pytest.mark.parametrize("name", NAMES)
 def test_deeper_layers_learn_more_slowly(name: Any) -> None:
-    """As BEiT counts: the embeddings are one below the first layer, the head one above the last."""
+    """Counted as in BEiT: the embeddings are one below the first layer, the head one above the last."""
     with jax.enable_x64(True):
         params, grads = random_params(), random_params(1)
         frozen = ("head/norm/*",)
         updates = {}
         for rate in (1.0, 0.5):
-            optimizer = make_optimizer(config_of(name, layer_rate_decay=rate, freeze=frozen), 50, params)
+            config = config_of(name, layer_rate_decay=rate, freeze=frozen)
+            optimizer = make_optimizer(config, WEIGHTS, RATE)
             updates[rate] = optimizer.update(grads, optimizer.init(params), params)[0]
         ratios: dict[str, Any] = {}
         map_paths(lambda path, a, b: ratios.update({path: np.asarray(a / b)}), updates[0.5], updates[1.0])
         for path, ratio in ratios.items():
             if path.startswith("head/norm"):
-                assert np.isnan(ratio).all(), "what is frozen stays so"
+                assert np.isnan(ratio).all(), "frozen weights have no update"
             elif path.startswith("encoder/layers"):
                 for layer in range(3):
                     np.testing.assert_allclose(ratio[layer], 0.5 ** (3 - layer), rtol=1e-12, err_msg=path)
@@ -158,7 +151,7 @@ def test_deeper_layers_learn_more_slowly(name: Any) -> None:
 
 def test_factored_moments_take_rows_and_columns() -> None:
     params = random_params()
-    state = scale_by_factored_rms(1e-30).init(params)
+    state = scale_by_factored_rms(1e-30, WEIGHTS).init(params)
     query = ("encoder", "layers", "attention", "query")
 
     def at(tree: Any, *path: str) -> tuple[int, ...]:
@@ -176,12 +169,3 @@ def test_factored_moments_take_rows_and_columns() -> None:
     assert at(state.v, "encoder", "embeddings", "segment") == (2, 128)
     whole, kept = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (params, state))
     assert kept < 0.04 * whole
-
-
-def test_a_kernel_that_is_not_known_as_a_matrix_is_an_error() -> None:
-    params = {"encoder": {"layers": {"mixer": {"kernel": jnp.zeros((2, 3, 4, 5))}}}}
-    with pytest.raises(ValueError, match="encoder/layers/mixer/kernel: not known as a matrix: add 'mixer'"):
-        scale_by_factored_rms(1e-30).init(params)
-    optimizer = scale_by_muon(0.9)
-    with pytest.raises(ValueError, match="mixer/kernel: not known as a matrix"):
-        optimizer.update(params, optimizer.init(params), params)

@@ -1,4 +1,4 @@
-"""Schedules, decay, freezing, LAMB's per-layer trust ratio, and every optimiser on a mesh and in a checkpoint."""
+"""Schedules, decay, freezing, LAMB's per-layer trust ratio, and every optimizer on a mesh and in a checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from mlm_jax.config import BertConfig, OptimizerConfig
 from mlm_jax.errors import InputError
-from mlm_jax.model.bert import BertMaskedLM
+from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
+from mlm_jax.model.layers import split_model
 from mlm_jax.optim.layer_transforms import map_paths
 from mlm_jax.optim.optimizer import decay_mask, frozen_mask, learning_rate_schedule, make_optimizer
+from mlm_jax.parallel.weights import Weight, declared_weights
 from mlm_jax.step.program import Program
-from mlm_jax.step.train_step import TrainState, split_model
+from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
 from tests import small
 
 MODEL = BertConfig(
     vocabulary_size=30, num_layers=3, hidden_dim=8, num_heads=2, intermediate_dim=16, max_sequence_length=8
 )
+WEIGHTS = declared_weights(abstract_masked_lm(MODEL))
 BASE = OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_learning_rate_fraction=0.1)
 
 
@@ -48,24 +50,25 @@ def test_schedules_pass_through_their_corners(changes: dict[str, Any], expected:
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, err_msg=str(step))
 
 
-def test_decay_spares_biases_and_layer_norm_alone(params: Any) -> None:
-    spared: list[str] = []
-    map_paths(lambda path, decays: decays or spared.append(path), decay_mask(params))
-    assert all(path.endswith(("/bias", "/scale")) for path in spared)
-    every: list[str] = []
-    map_paths(lambda path, _: every.append(path), params)
-    assert not [path for path in every if path.endswith(("bias", "scale")) and path not in spared]
+@pytest.mark.parametrize("tied", [True, False])
+def test_decay_spares_only_biases_and_norms(tied: bool) -> None:
+    weights = declared_weights(abstract_masked_lm(replace(MODEL, tie_embeddings=tied)))
+    decayed: dict[str, bool] = {}
+    map_paths(lambda path, decays: decayed.update({path: decays}), decay_mask(weights))
+    assert decayed == {path: not path.endswith(("bias", "scale")) for path in weights}
+    assert ("head/output" in decayed) == (not tied)
 
 
-def test_a_parameter_without_a_decay_rule_is_an_error(params: Any) -> None:
-    with pytest.raises(ValueError, match="head/gate: no weight-decay rule"):
-        decay_mask({"head": {"gate": jnp.zeros(3)}})
+def test_a_parameter_that_is_not_declared_is_an_error(params: Any) -> None:
+    declared = {path: weight for path, weight in WEIGHTS.items() if path != "head/bias"}
+    with pytest.raises(ValueError, match="bias"):
+        make_optimizer(BASE, declared, 1.0).init(params)
 
 
-def test_freezing_by_pattern(params: Any) -> None:
+def test_freezing_by_pattern() -> None:
     def frozen(*patterns: str) -> set[str]:
         paths: set[str] = set()
-        mask = frozen_mask(replace(BASE, freeze=patterns), params)
+        mask = frozen_mask(replace(BASE, freeze=patterns), WEIGHTS)
         map_paths(lambda path, held: held and paths.add(path), mask)
         return paths
 
@@ -84,18 +87,22 @@ def random_like(params: Any, seed: int) -> Any:
     return treedef.unflatten([jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
 
 
+def weights_under(prefix: str) -> dict[str, Weight]:
+    return {path: weight for path, weight in WEIGHTS.items() if path.startswith(prefix)}
+
+
 def test_adamw_is_optax_adamw(params: Any) -> None:
     config = replace(BASE, name="adamw", weight_decay=0.1, warmup_steps=0, max_grad_norm=0.5)
     trained = {"head": params["head"]}
+    weights = weights_under("head/")
+    schedule, decayed = learning_rate_schedule(config, 50), decay_mask(weights)
     reference = optax.chain(
-        optax.clip_by_global_norm(0.5),
-        optax.adamw(learning_rate_schedule(config, 50), eps=1e-6, weight_decay=0.1, mask=decay_mask(trained)),
+        optax.clip_by_global_norm(0.5), optax.adamw(schedule, eps=1e-6, weight_decay=0.1, mask=decayed)
     )
-    ours = make_optimizer(config, 50, trained)
-    states = ours.init(trained), reference.init(trained)
+    states = make_optimizer(config, weights, 0.0).init(trained), reference.init(trained)
     for seed in range(3):
         grads = random_like(trained, seed)
-        mine, first = ours.update(grads, states[0], trained)
+        mine, first = make_optimizer(config, weights, schedule(seed)).update(grads, states[0], trained)
         theirs, second = reference.update(grads, states[1], trained)
         states = first, second
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), mine, theirs)
@@ -107,7 +114,9 @@ def test_lamb_adapts_each_layer_of_a_stack_by_itself(params: Any) -> None:
         lambda w: w * jnp.array([1.0, 5.0, 0.1]).reshape(-1, *[1] * (w.ndim - 1)), params["encoder"]["layers"]
     )
     stacked = {"encoder": {"layers": layers}}
-    optimizer = make_optimizer(config, 50, stacked)
+    weights = weights_under("encoder/layers/")
+    decayed = decay_mask(weights)["encoder"]["layers"]
+    optimizer = make_optimizer(config, weights, 1.0)
     grads = random_like(stacked, 0)
     updates, _ = optimizer.update(grads, optimizer.init(stacked), stacked)
 
@@ -118,8 +127,8 @@ def test_lamb_adapts_each_layer_of_a_stack_by_itself(params: Any) -> None:
         alone = slice_of(layers, index)
         reference = optax.chain(
             optax.scale_by_adam(eps=1e-6),
-            optax.add_decayed_weights(0.1, decay_mask(alone)),
-            optax.masked(optax.scale_by_trust_ratio(), decay_mask(alone)),
+            optax.add_decayed_weights(0.1, decayed),
+            optax.masked(optax.scale_by_trust_ratio(), decayed),
             optax.scale_by_learning_rate(1.0),
         )
         expected, _ = reference.update(
@@ -130,12 +139,6 @@ def test_lamb_adapts_each_layer_of_a_stack_by_itself(params: Any) -> None:
             slice_of(updates["encoder"]["layers"], index),
             expected,
         )
-
-
-def test_parameters_of_every_option_have_a_rule() -> None:
-    config = replace(MODEL, tie_embeddings=False, pooler=True)
-    abstract = nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0)))
-    assert decay_mask(split_model(abstract)[1])["head"]["output"]
 
 
 # Wide enough for Adafactor to factor its matrices.
@@ -157,7 +160,7 @@ def train_on(program: Program, state: TrainState, steps: range) -> tuple[TrainSt
     return state, losses
 
 
-def bytes_a_device(tree: Any) -> int:
+def bytes_per_device(tree: Any) -> int:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
@@ -167,14 +170,15 @@ def bytes_a_device(tree: Any) -> int:
     [(2, 2, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (2, 4, 1), (1, 1, 8)))],
 )
 def test_updates_are_exact_in_float64_on_any_mesh(name: Any, mesh: tuple[int, int, int]) -> None:
-    """To a few roundings of float64, with parameters and moments where a run has them."""
+    """To a few roundings of float64, with parameters and moments sharded as in a run."""
     with jax.enable_x64(True):
         shardings = jax.tree.map(lambda leaf: leaf.sharding, program_of(name, mesh).abstract_state)
         model = split_model(BertMaskedLM(WIDE, key=jax.random.key(0)))[1]
         params, *grads = (
             jax.tree.map(lambda w: w.astype(jnp.float64), random_like(model, seed)) for seed in range(3)
         )
-        optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=2.0**-7), 10, params)
+        weights = declared_weights(abstract_masked_lm(WIDE))
+        optimizer = make_optimizer(OptimizerConfig(name=name), weights, 2.0**-7)
 
         def updates_of(placed: bool) -> Any:
             def put(tree: Any, where: Any) -> Any:
@@ -196,18 +200,18 @@ def test_updates_are_exact_in_float64_on_any_mesh(name: Any, mesh: tuple[int, in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adafactor", "muon"])
-def test_moments_are_shared_out_and_go_on_on_another_mesh(name: Any, tmp_path: Path) -> None:
+def test_moments_are_sharded_and_training_resumes_on_another_mesh(name: Any, tmp_path: Path) -> None:
     eight, one = program_of(name, (2, 2, 2)), program_of(name)
     state, losses = train_on(eight, eight.initial_state(), range(4))
-    share = bytes_a_device(state.params)
+    share = bytes_per_device(state.params)
     if name == "adafactor":
-        assert bytes_a_device(state.opt_state) < 0.2 * share, "rows, columns, biases and the segment table"
+        assert bytes_per_device(state.opt_state) < 0.2 * share, "rows, columns, biases and the segment table"
     else:
         layers = state.params["encoder"]["layers"]
         matrices: list[Any] = []
         map_paths(lambda path, leaf: path.endswith("kernel") and matrices.append(leaf), layers)
         moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.size > 8]
-        assert bytes_a_device(moments) == 2 * share - bytes_a_device(matrices)
+        assert bytes_per_device(moments) == 2 * share - bytes_per_device(matrices)
     alone, losses_alone = train_on(one, one.initial_state(), range(4))
     np.testing.assert_allclose(losses, losses_alone, atol=1e-5)
 
@@ -217,8 +221,8 @@ def test_moments_are_shared_out_and_go_on_on_another_mesh(name: Any, tmp_path: P
     with Checkpointer(tmp_path / "one") as checkpointer:
         checkpointer.save(4, alone, {})
         _, again = checkpointer.restore(one.abstract_state, {})
-    _, goes_on = train_on(eight, state, range(4, 6))
-    np.testing.assert_allclose(train_on(one, moved, range(4, 6))[1], goes_on, atol=1e-5)
+    _, continued = train_on(eight, state, range(4, 6))
+    np.testing.assert_allclose(train_on(one, moved, range(4, 6))[1], continued, atol=1e-5)
     resumed, uninterrupted = (train_on(one, start, range(4, 6)) for start in (again, alone))
     assert resumed[1] == uninterrupted[1]
     jax.tree.map(np.testing.assert_array_equal, resumed[0], uninterrupted[0])

@@ -1,7 +1,7 @@
-"""The shapes of the shipped configs, made small, beside transformers' own ModernBERT, RoBERTa and Llama: same numbers.
+"""Small versions of the shipped configs have the outputs of ModernBERT, RoBERTa and Llama in transformers.
 
-Our layers are stacked, so the first has an attention norm like the others, where ModernBERT's has none: its Identity is
-replaced by a LayerNorm here.
+Our layers are stacked, so the first one has an attention norm like the others. ModernBERT has an Identity in its place,
+which the tests replace by a LayerNorm.
 """
 
 import os
@@ -54,7 +54,7 @@ ROBERTA = replace(
 
 
 def random_weights(module: Any) -> Any:
-    """Weights of realistic spread, none at its initial value."""
+    """Sets weights of realistic spread, none at its initial value."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, weight in module.named_parameters():
@@ -112,7 +112,7 @@ def parameters_of_modernbert(model: Any, config: BertConfig) -> dict[str, Any]:
         for index, name in enumerate(("query", "key", "value"))
     }
     output = stacked([layer.attn.Wo.weight.T for layer in layers]).reshape(-1, *heads, width)
-    # What goes through the GELU comes first.
+    # The gate comes first.
     gate, up = np.split(stacked([layer.mlp.Wi.weight.T for layer in layers]), 2, axis=-1)
     return nest_params(
         flat
@@ -166,7 +166,7 @@ def parameters_of_roberta(model: Any, config: BertConfig) -> dict[str, Any]:
         flat
         | {
             "encoder/embeddings/token": embeddings.word_embeddings.weight.detach().numpy(),
-            # Its positions begin at 2, after that of padding.
+            # Its positions start at 2, after the position of padding.
             "encoder/embeddings/position": embeddings.position_embeddings.weight.detach().numpy()[2:],
             "encoder/embeddings/segment": embeddings.token_type_embeddings.weight.detach().numpy(),
             "head/dense/kernel": head.dense.weight.detach().numpy().T,
@@ -191,13 +191,13 @@ def assert_same_outputs(theirs: Any, body: Any, params: dict[str, Any], config: 
     positions = jnp.broadcast_to(jnp.arange(LENGTH), ids.shape)
     found = np.asarray(model.encoder(*arrays)), np.asarray(model(*arrays, positions))
     for ours, others in zip(found, (hidden, logits), strict=True):
-        # Of outputs that are of the size of 1 to 10, in float32.
+        # For float32 outputs between 1 and 10.
         scale = max(1.0, np.abs(others[real]).max())
         assert scale > 1.5
         np.testing.assert_allclose(ours[real], others[real], atol=1e-5 * scale, rtol=0)
 
 
-def test_hidden_states_and_logits_are_those_of_modernbert() -> None:
+def test_outputs_equal_modernberts() -> None:
     """Pre-LN, GeGLU, rotary with two bases, windows, no biases, the norm of the embeddings, all at once."""
     theirs = modernbert(MODERN)
     assert_same_outputs(theirs, theirs.model, parameters_of_modernbert(theirs, MODERN), MODERN)
@@ -216,19 +216,19 @@ def test_hidden_states_and_logits_are_those_of_modernbert() -> None:
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_no_setting_of_modernbert_may_be_another(wrong: dict[str, Any]) -> None:
+def test_every_setting_of_modernbert_matters(wrong: dict[str, Any]) -> None:
     theirs = modernbert(MODERN)
     params = parameters_of_modernbert(theirs, MODERN)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_same_outputs(theirs, theirs.model, params, replace(MODERN, **wrong))
 
 
-def test_hidden_states_and_logits_are_those_of_roberta() -> None:
+def test_outputs_equal_robertas() -> None:
     theirs = roberta(ROBERTA)
     assert_same_outputs(theirs, theirs.roberta, parameters_of_roberta(theirs, ROBERTA), ROBERTA)
 
 
-def test_swiglu_and_rms_norm_are_those_of_llama() -> None:
+def test_swiglu_and_rms_norm_equal_llamas() -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
     config = replace(MODERN, activation="swiglu", norm="rms_norm")
@@ -259,7 +259,7 @@ def count(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def test_parameter_counts_are_those_of_transformers() -> None:
+def test_parameter_counts_equal_transformers() -> None:
     with torch.device("meta"):
         their_roberta = transformers.RobertaForMaskedLM(
             transformers.RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1)
@@ -267,6 +267,6 @@ def test_parameter_counts_are_those_of_transformers() -> None:
         their_modernbert = transformers.ModernBertForMaskedLM(transformers.ModernBertConfig())
     shapes = (load_config(CONFIGS / f"{name}_base.py").model for name in ("roberta", "modernbert"))
     ours = (count_parameters(shape, pooler=False, mlm_head=True) for shape in shapes)
-    # Two rows of positions that no token has; and the attention norm of ModernBERT's first layer, which it leaves out.
+    # RoBERTa has two rows of positions that no token has. ModernBERT lacks the attention norm of its first layer.
     assert next(ours) == count(their_roberta) - 2 * 768
     assert next(ours) == count(their_modernbert) + 768

@@ -1,4 +1,4 @@
-"""Conversions beside TensorFlow and Google's own modelling code."""
+"""Conversions compared with TensorFlow and Google's own modeling code."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ pytest.importorskip("bert")
 from mlm_jax.errors import InputError
 from mlm_jax.formats import google_tf
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.reference import fixed_batch, largest_difference, our_outputs
+from mlm_jax.store.reference_outputs import fixed_batch, largest_difference, our_outputs
 from tests.formats.folders import hugging_face_folder, state_dict
 from tests.run_small import run_python
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.peers
 
 
 def variables(folder: Path) -> dict[str, np.ndarray]:
-    """What TensorFlow reads back."""
+    """Returns what TensorFlow reads from the checkpoint."""
     reader = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
@@ -36,7 +36,7 @@ def published(folder: Path, architecture: str, tmp_path: Path, **settings: objec
     "architecture", ["BertForMaskedLM", "BertForPreTraining", "BertModel", "BertForSequenceClassification"]
 )
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
-def test_googles_code_computes_what_we_do(architecture: str, activation: str, tmp_path: Path) -> None:
+def test_googles_code_has_the_same_outputs(architecture: str, activation: str, tmp_path: Path) -> None:
     source = published(tmp_path / "source", architecture, tmp_path, hidden_act=activation)
     request = Request(backbone_only=architecture == "BertModel")
     there = convert(source, tmp_path / "ours", "mlm_jax", request)
@@ -54,12 +54,12 @@ def test_googles_code_computes_what_we_do(architecture: str, activation: str, tm
     )
 
 
-# As a process of its own: Google's code turns off what TensorFlow writes checkpoints with.
+# Runs in a child process, because Google's code turns off eager execution, which writing checkpoints needs.
 RUN_GOOGLES_CODE = """
 import sys
 from pathlib import Path
 import numpy
-from mlm_jax.formats.google_bert import run_google_bert
+from mlm_jax.formats.run_google_bert import run_google_bert
 folder, batch, outputs = map(Path, sys.argv[1:])
 files = folder / "bert_config.json", folder / "bert_model.ckpt"
 numpy.save(outputs, run_google_bert(*files, dict(numpy.load(batch)), gelu_by_erf=False))
@@ -67,7 +67,7 @@ numpy.save(outputs, run_google_bert(*files, dict(numpy.load(batch)), gelu_by_erf
 
 
 def test_googles_gelu_is_tanh(tmp_path: Path) -> None:
-    """As the package has it, with nothing put in its place."""
+    """Runs the package's own GELU."""
     source = published(tmp_path / "source", "BertForMaskedLM", tmp_path, hidden_act="gelu_new")
     assert json.loads((source / "bert_config.json").read_text())["gelu"] == "tanh"
     model = google_tf.read(source).model
@@ -98,7 +98,7 @@ def test_every_variable_has_googles_name_and_shape(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_a_checkpoint_of_a_training_run_drops_the_optimizer_alone(tmp_path: Path) -> None:
+def test_only_the_optimizer_state_of_a_checkpoint_is_dropped(tmp_path: Path) -> None:
     source = published(tmp_path / "source", "BertForPreTraining", tmp_path)
     found = variables(source)
     extra = {f"{name}/adam_{kind}": np.zeros_like(array) for name, array in found.items() for kind in "mv"}
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_a_training_run_drops_the_optimizer_alone(tmp_path: Path
         google_tf.read(source)
 
 
-def test_what_is_refused_is_named(tmp_path: Path) -> None:
+def test_errors_name_what_is_not_supported(tmp_path: Path) -> None:
     source = published(tmp_path / "source", "BertForMaskedLM", tmp_path)
     config = json.loads((source / "bert_config.json").read_text())
     for change, message in (
@@ -153,7 +153,7 @@ def test_what_is_refused_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_lowercasing_is_carried_beside_the_vocabulary(tmp_path: Path) -> None:
+def test_lowercasing_is_read_from_the_tokenizer_config(tmp_path: Path) -> None:
     source = published(tmp_path / "source", "BertForMaskedLM", tmp_path)
     settings = json.loads((source / "tokenizer_config.json").read_text())
     (source / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))

@@ -1,4 +1,4 @@
-"""Conversions beside transformers itself: what it writes we read, what we write it reads, with the same outputs."""
+"""Conversions compared with transformers: each side reads the other's files and has the same outputs."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import write_model_folder
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.reference import ask_library, fixed_batch, largest_difference, our_outputs
+from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 from tests.formats.folders import GOLDEN_CONFIG, write_vocabulary
 from tests.formats.test_hugging_face import ARCHITECTURES, assert_same_tensors
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.peers
 
 
 def published(folder: Path, architecture: str, **settings: Any) -> Path:
-    """A folder that `save_pretrained` wrote, with random weights of realistic spread."""
+    """Makes a folder with `save_pretrained`, with random weights of realistic spread."""
     torch.manual_seed(0)
     shape = {name: value for name, value in GOLDEN_CONFIG.items() if name != "seed"} | settings
     model = getattr(transformers, architecture)(transformers.BertConfig(**shape))
@@ -62,7 +62,7 @@ def test_both_directions(architecture: str, settings: dict[str, Any], tmp_path: 
         assert_same_tensors(after, before)
 
 
-def test_the_tokenizer_is_read_back_as_the_same(tmp_path: Path) -> None:
+def test_transformers_reads_the_same_tokenizer(tmp_path: Path) -> None:
     convert(published(tmp_path / "source", "BertForMaskedLM"), tmp_path / "back", "hugging_face")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
     ours = hugging_face.read(tmp_path / "back").model.tokenizer
@@ -71,27 +71,27 @@ def test_the_tokenizer_is_read_back_as_the_same(tmp_path: Path) -> None:
     assert tokenizer.mask_token_id == ours.mask_token_id
 
 
-def test_nothing_is_initialised_or_left_over_on_loading(tmp_path: Path) -> None:
+def test_transformers_finds_exactly_the_tensors_it_needs(tmp_path: Path) -> None:
     for architecture in ARCHITECTURES:
         source = published(tmp_path / f"source{architecture}", architecture)
         target = tmp_path / f"target{architecture}"
         convert(source, target, "hugging_face", Request(backbone_only=architecture == "BertModel"))
-        _, told = getattr(transformers, architecture).from_pretrained(target, output_loading_info=True)
-        assert not told["missing_keys"]
-        assert not told["unexpected_keys"]
-        assert not told["mismatched_keys"]
+        _, info = getattr(transformers, architecture).from_pretrained(target, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert not info["unexpected_keys"]
+        assert not info["mismatched_keys"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_pickled_weights_are_those_of_safetensors(dtype: str, zipped: bool, tmp_path: Path) -> None:
+def test_pickled_weights_equal_safetensors(dtype: str, zipped: bool, tmp_path: Path) -> None:
     source = published(tmp_path / "source", "BertForMaskedLM")
     weights = transformers.BertForMaskedLM.from_pretrained(source).to(getattr(torch, dtype)).state_dict()
     torch.save(weights, source / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     (source / "model.safetensors").unlink()
     reading = hugging_face.read(source)
     assert {str(leaf.dtype) for leaf in reading.model.params["head"]["norm"].values()} == {dtype}
-    # A state dict names the tied decoder as well.
+    # A state dict also has the tied decoder.
     assert set(reading.dropped) == {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
     batch = fixed_batch(reading.model.config)
     reference = ask_library("hugging_face", source, batch)
@@ -105,7 +105,7 @@ class _Trap:
 
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
-def test_a_pickle_of_anything_else_is_refused_and_never_run(
+def test_other_pickles_are_rejected_and_never_run(
     writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
@@ -138,7 +138,7 @@ def test_a_wrong_convention_is_found_by_the_comparison(
         convert(source, tmp_path / "out", "mlm_jax")
 
 
-def test_a_folder_that_the_library_refuses_is_no_target(
+def test_a_folder_that_the_library_rejects_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = published(tmp_path / "source", "BertForMaskedLM")

@@ -1,4 +1,4 @@
-"""Conversions beside KerasHub itself."""
+"""Conversions compared with KerasHub."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.formats.test_keras_hub import tensors
 
 pytestmark = pytest.mark.peers
 
-# As a process of its own: Keras chooses its backend when it is imported.
+# Runs in a child process, because Keras chooses its backend when it is imported.
 PUBLISH = """
 import sys
 import keras_hub, numpy
@@ -73,7 +73,7 @@ def test_both_directions(layers: int, head: str, tmp_path: Path) -> None:
     assert tensors(tmp_path / "back") == given
 
 
-def test_a_model_of_another_library_is_loaded_whole(tmp_path: Path) -> None:
+def test_keras_hub_loads_a_model_converted_from_another_library(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source", "BertForPreTraining")
     certificate = convert(source, tmp_path / "out", "keras_hub", Request(change_conventions=True))
     assert certificate["comparisons"]["target"]["max_difference"] <= 1e-5

@@ -1,4 +1,4 @@
-"""Filling masks, features and classification beside transformers."""
+"""Filled masks, features and classification compared with transformers."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from mlm_jax.store.conversion import convert
-from mlm_jax.use.classifier import TextClassifier
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.text_classifier import TextClassifier
 from tests.peers.test_hugging_face import published
 
 pytestmark = pytest.mark.peers
@@ -23,16 +23,16 @@ TEXTS = ["w1 [MASK] w3", "w20 w21 w22 w23 [MASK]", "[MASK] w5"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     published(tmp_path / "raw", "BertForMaskedLM")
-    # transformers wants a tokenizer_config.json beside the vocabulary.
+    # transformers needs a tokenizer_config.json.
     convert(tmp_path / "raw", tmp_path / "model", "hugging_face")
     return tmp_path / "model"
 
 
-def test_fill_mask_is_that_of_the_pipeline(folder: Path) -> None:
+def test_fill_mask_equals_the_pipeline(folder: Path) -> None:
     pipeline = transformers.pipeline("fill-mask", model=str(folder), top_k=5)
     ours = MaskedLM.from_preset(folder).fill_mask(TEXTS)
     for given, found in zip(pipeline(TEXTS), ours, strict=True):
-        # Special tokens are answers there.
+        # The pipeline also returns special tokens.
         theirs = [answer for answer in given if not answer["token_str"].startswith("[")]
         for answer, candidate in zip(theirs, found, strict=False):
             assert candidate["token"] == answer["token"]
@@ -52,7 +52,7 @@ def test_features_are_the_hidden_states(folder: Path, layer: int) -> None:
         np.testing.assert_allclose(features, states[layer][0], atol=1e-5)
 
 
-def test_a_classifier_predicts_what_transformers_does(tmp_path: Path) -> None:
+def test_classifier_probabilities_equal_transformers(tmp_path: Path) -> None:
     source = published(tmp_path / "raw", "BertForSequenceClassification", num_labels=3)
     convert(source, tmp_path / "ours", "mlm_jax")
     convert(tmp_path / "ours", tmp_path / "model", "hugging_face")

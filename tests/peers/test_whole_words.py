@@ -1,4 +1,4 @@
-"""Whole words beside the data collator of transformers."""
+"""Whole-word masking compared with the data collator of transformers."""
 
 from pathlib import Path
 
@@ -36,13 +36,13 @@ ROWS = 4000
 
 
 def masked_words(is_masked: np.ndarray, word_of: np.ndarray) -> np.ndarray:
-    """Which words are masked, bool [rows, words]; all of a word's tokens or none of them."""
+    """Returns which words are masked, bool [rows, words]; checks that all or none of a word's tokens are."""
     first = np.unique(word_of, return_index=True)[1]
     np.testing.assert_array_equal(is_masked, is_masked[:, first][:, word_of])
     return is_masked[:, first]
 
 
-def test_words_are_masked_as_often_and_as_independently_as_by_transformers(tmp_path: Path) -> None:
+def test_words_are_masked_as_often_and_as_independently_as_in_transformers(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     theirs = transformers.BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"))
     ours = Tokenizer.load(tmp_path)
@@ -60,7 +60,7 @@ def test_words_are_masked_as_often_and_as_independently_as_by_transformers(tmp_p
         random_replace_prob=0.0,
         seed=0,
     )
-    of_theirs = np.asarray(collator([dict(encoded)] * ROWS)["labels"]) != -100
+    theirs = np.asarray(collator([dict(encoded)] * ROWS)["labels"]) != -100
     recipe = MaskingRecipe(
         unit="whole_word", selection="bernoulli", mask_selection_rate=0.2, mask_selection_length=len(row)
     )
@@ -68,12 +68,12 @@ def test_words_are_masked_as_often_and_as_independently_as_by_transformers(tmp_p
     out = jax.jit(mask_tokens, static_argnums=2)(
         example_keys(0, 0, np.arange(ROWS)), np.tile(row, (ROWS, 1)), config
     )
-    of_ours = np.zeros((ROWS, len(row)), bool)
+    ours_masked = np.zeros((ROWS, len(row)), bool)
     rows, slots = np.nonzero(np.asarray(out.mask_weights))
-    of_ours[rows, np.asarray(out.mask_positions)[rows, slots]] = True
+    ours_masked[rows, np.asarray(out.mask_positions)[rows, slots]] = True
 
     samples = []
-    for is_masked in (of_theirs, of_ours):
+    for is_masked in (theirs, ours_masked):
         assert not is_masked[:, [0, -1]].any()
         samples.append(masked_words(is_masked[:, 1:-1], word_of))
     often = [sample.sum(0) for sample in samples]

@@ -13,8 +13,8 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.pods import compile_check
 from mlm_jax.pods.compile_check import DoesNotFit, compile_step, smallest_fix, stand_in_masking
 from mlm_jax.pods.report import StepReport, describe, row
-from mlm_jax.run import metrics
 from mlm_jax.step.chips import CHIPS, GIB, Chip
+from mlm_jax.step.flops import train_flops_per_sequence
 from tests.run_small import config_of, run_script, run_script_alone, write_config
 from tests.scripts.test_scripts import assert_refused
 from tests.small import CONFIG, MODEL, without_dropout
@@ -37,7 +37,7 @@ def report() -> StepReport:
 def flops_of(model: BertConfig) -> int:
     """Of one row: two sums are products with ones, the gradient of the head's bias, and a mask's 32 counts."""
     sums = 2 * 4 * 256 + 32 * 2 * 24
-    return metrics.train_flops_per_sequence(model, length=24, masked=4) + sums
+    return train_flops_per_sequence(model, length=24, masked=4) + sums
 
 
 def test_gates_and_windows_take_the_flops_that_metrics_counts() -> None:
@@ -69,7 +69,15 @@ def test_a_report_says_what_the_step_is_known_to_take(report: StepReport) -> Non
 def test_a_report_is_told_in_lines_in_a_row_and_in_json(report: StepReport) -> None:
     lines = describe(report)
     assert "8 × NVIDIA H100; mesh: data 2, fsdp 4, tensor 1" in lines
-    for part in ("parameters", "optimiser", "peak", "FLOPs a step", "all-gather", "all-reduce", "bottleneck"):
+    for part in (
+        "parameters",
+        "optimizer",
+        "peak",
+        "FLOPs per step",
+        "all-gather",
+        "all-reduce",
+        "bottleneck",
+    ):
         assert part in lines
     assert row(report).startswith("| 8 NVIDIA H100 | data 2 × fsdp 4 | 16 | none |")
     as_json = json.loads(json.dumps(report.as_json()))
@@ -115,16 +123,14 @@ def test_stand_in_masking_has_the_recipe_of_the_config() -> None:
 def test_a_chip_too_small_is_an_exit_code_and_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import runpy
+    from mlm_jax.commands.compile_check import Arguments, report_misfit
 
     small = Chip(bfloat16_flops=1e12, memory_bytes=1000, source="a test")
     monkeypatch.setitem(CHIPS, "NVIDIA L4", small)
     found = compile_step(TINY, jax.devices(), "NVIDIA L4")
     assert isinstance(found, StepReport)
     assert not found.fits
-    script = runpy.run_path("scripts/compile_check.py")
-    arguments = script["Arguments"](devices=8, chip="NVIDIA L4")
-    assert script["_does_not_fit"](arguments, found, None) == 1
+    assert report_misfit(Arguments(devices=8, chip="NVIDIA L4"), found, None) == 1
     assert "more chips, or a smaller model" in capsys.readouterr().err
 
 
@@ -137,7 +143,7 @@ def test_a_chip_too_small_is_an_exit_code_and_a_remedy(
         (("--devices", 8, "--num-slices", 2), ("--num-slices: must be given with --topology",)),
         (("--devices", 8, "--chip", "H1000"), ("--chip 'H1000': must be one of", "NVIDIA H100")),
         (("--topology", "v5e:3x3"), ("topology 'v5e:3x3': v5e comes as",)),
-        (("--devices", 4, "--mesh.dta", 1), ("--mesh.dta: no such setting; did you mean '--mesh.data'?",)),
+        (("--devices", 4, "--mesh.dta", 1), ("--mesh.dta: no such flag; did you mean '--mesh.data'?",)),
     ],
 )
 def test_compile_check_refuses(tmp_path: Path, flags: tuple[object, ...], said: tuple[str, ...]) -> None:

@@ -99,4 +99,4 @@ def test_what_does_not_fit_exits_with_what_would(tmp_path: Path) -> None:
     ended = check(config, *small)
     assert ended.returncode == 1
     assert ended.stderr.startswith("does not fit: ")
-    assert "the smallest change found that fits: --" in ended.stderr
+    assert "smallest change found that fits: --" in ended.stderr

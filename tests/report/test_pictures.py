@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mlm_jax.report.palette import COLOURS, styles_of
+from mlm_jax.report.palette import COLORS, styles_of
 from mlm_jax.report.pictures import differences_picture, losses_picture
 from mlm_jax.report.results import results_of
 from mlm_jax.report.state import SweepState, read_sweep
 from tests.report.sweeps import LOSSES, write_plan, write_sweep
 
-BLUE, ORANGE, VERMILLION, GREY = COLOURS[0], COLOURS[1], COLOURS[3], "#6B7280"
+BLUE, ORANGE, VERMILLION, GREY = COLORS[0], COLORS[1], COLORS[3], "#6B7280"
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +20,18 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepState:
     return read_sweep(write_sweep(tmp_path_factory.mktemp("sweep"), losses))
 
 
-def pixels(picture: bytes | None, colour: str) -> np.ndarray:
-    """[pixels, 2] of (row, column) drawn in exactly this colour."""
+def pixels(picture: bytes | None, color: str) -> np.ndarray:
+    """[pixels, 2] of (row, column) drawn in exactly this color."""
     assert picture is not None
     image = np.rint(imread(BytesIO(picture))[..., :3] * 255).astype(int)
-    wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+    wanted = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
     return np.argwhere((image == wanted).all(axis=-1))
 
 
 def test_each_trial_has_a_falling_line_in_both_panels(sweep: SweepState) -> None:
     picture = losses_picture(sweep)
-    for colour in (BLUE, ORANGE, COLOURS[2]):
-        line = pixels(picture, colour)
+    for color in (BLUE, ORANGE, COLORS[2]):
+        line = pixels(picture, color)
         # 11 inches at 120 dots: the left panel ends before column 560, the right one before the legend.
         left, right = line[line[:, 1] < 560], line[(line[:, 1] > 600) & (line[:, 1] < 1000)]
         assert len(left) > 300
@@ -39,9 +39,9 @@ def test_each_trial_has_a_falling_line_in_both_panels(sweep: SweepState) -> None
         assert left[left[:, 1].argmin()][0] < left[left[:, 1].argmax()][0] - 200
 
 
-def test_differences_are_coloured_by_what_may_be_claimed(sweep: SweepState) -> None:
+def test_differences_are_colored_by_what_may_be_claimed(sweep: SweepState) -> None:
     picture = differences_picture(sweep, results_of(sweep))
-    lower, unclear, higher = (pixels(picture, colour) for colour in (BLUE, GREY, VERMILLION))
+    lower, unclear, higher = (pixels(picture, color) for color in (BLUE, GREY, VERMILLION))
     # From top to bottom in the order of the trials, lower losses to the left.
     assert lower[:, 0].max() < unclear[:, 0].min()
     assert unclear[:, 0].max() < higher[:, 0].min()

@@ -11,7 +11,7 @@ FILES = {"report.md", "report.csv", "runs.csv", "report.html", "losses.png", "di
 
 
 def written(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.is_file()} - {"sweep.json", "claim"}
+    return {path.name for path in folder.iterdir() if path.is_file()} - {"sweep.json", "lock"}
 
 
 def test_a_report_has_all_its_files(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_result_is_the_last_evaluation_at_the_last_step(tmp_path: Path) -> N
     write_lines(run / "eval.jsonl", [evaluation_record(500, 1.0), evaluation_record(1000, None)])
     (read,) = read_sweep(tmp_path).runs
     assert read.result is None
-    assert read.why_left_out == "finished, with an evaluation loss that is not finite"
+    assert read.why_left_out == "finished with a non-finite evaluation loss"
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"baseline": "rate_16"}, r"baseline = 'rate_16': must be one of rate_15, rate_30"),
-        ({"seeds": []}, r"seeds = \[\]: must be whole numbers, at least one"),
-        ({"seeds": [0, "1"]}, r"seeds = \[0, '1'\]: must be whole numbers"),
+        ({"seeds": []}, r"seeds = \[\]: must be integers, at least one"),
+        ({"seeds": [0, "1"]}, r"seeds = \[0, '1'\]: must be integers"),
         ({"trials": [1], "data": {}}, r"trials = \[1\]: must be a JSON object"),
-        ({"data": {"rate_15": {}}}, r"data: must be there for every trial"),
-        ({"trials": {"rate_15": 3}}, r"trials: each must be a JSON object of settings"),
+        ({"data": {"rate_15": {}}}, r"data: must have an entry for every trial"),
+        ({"trials": {"rate_15": 3}}, r"trials: each trial must be a JSON object of settings"),
         ({"description": None}, r"description = None: must be a JSON string"),
     ],
 )

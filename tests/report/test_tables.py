@@ -116,7 +116,7 @@ def test_a_sweep_of_which_nothing_ran_has_a_report(tmp_path: Path) -> None:
     text = markdown(read_sweep(tmp_path), {})
     assert "0 of 4 runs finished, 4 not started" in text
     assert "| `rate_30` | – | 0 | – | – | no seed in common with the baseline | 0 | – | – | – |" in text
-    assert "No evaluation is there yet." in text
+    assert "No evaluation yet." in text
 
 
 def test_no_name_breaks_the_table(tmp_path: Path) -> None:

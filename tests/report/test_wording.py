@@ -46,9 +46,9 @@ def test_settings_are_shown_as_json(value: object, text: str) -> None:
 
 def test_several_comparisons_are_told_to_be_uncorrected(tmp_path: Path) -> None:
     write_plan(tmp_path, ["rate_15", "rate_30"], [0])
-    assert "corrected" not in " ".join(notes_of(read_sweep(tmp_path)))
+    assert "correction" not in " ".join(notes_of(read_sweep(tmp_path)))
     write_plan(tmp_path, ["rate_15", "rate_30", "rate_50"], [0])
-    assert "2 trials are compared with one baseline, and nothing is corrected" in " ".join(
+    assert "2 trials are compared with one baseline, without a correction" in " ".join(
         notes_of(read_sweep(tmp_path))
     )
 

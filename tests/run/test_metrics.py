@@ -23,9 +23,11 @@ from tensorboardX.record_writer import RecordWriter
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.config.model import BertConfig
 from mlm_jax.config.presets import PRESETS
-from mlm_jax.masking.masking import example_keys, mask_tokens, selectable_positions, wanted_selections
+from mlm_jax.masking.masking import example_keys, mask_and_count
+from mlm_jax.masking.selection import selectable_positions
 from mlm_jax.run.metrics import (
     EvaluationRecord,
+    LossWindow,
     MetricsLog,
     OneBehind,
     StepRecord,
@@ -34,6 +36,7 @@ from mlm_jax.run.metrics import (
 )
 from mlm_jax.run.records import read_records
 from mlm_jax.step.flops import mfu, train_flops_per_sequence
+from mlm_jax.step.train_step import StepMetrics
 
 STEP_KEYS = [
     *("step", "epoch", "loss", "mlm_accuracy", "masked_tokens", "grad_norm", "learning_rate"),
@@ -265,6 +268,30 @@ def test_one_behind_never_waits_for_the_step_just_dispatched() -> None:
     assert behind.flush() is None
 
 
+def step_metrics(loss: float, weight: float, nonfinite_steps: int = 0) -> StepMetrics:
+    others = dict.fromkeys(StepMetrics._fields, np.float32(0))
+    return StepMetrics(
+        **others
+        | {"loss": np.float32(loss), "mlm_accuracy": np.float32(loss / 10)}
+        | {"masked_tokens": np.float32(weight), "nonfinite_steps": np.float32(nonfinite_steps)}
+    )
+
+
+def test_a_window_of_losses_weights_steps_by_their_tokens_and_leaves_out_skipped_ones() -> None:
+    window = LossWindow()
+    assert math.isnan(window.mean_loss())
+    window.add(step_metrics(math.nan, 5, nonfinite_steps=1))
+    # Finite, but its gradient was not.
+    window.add(step_metrics(3.0, 5, nonfinite_steps=2))
+    assert math.isnan(window.mean_loss())
+    window.add(step_metrics(0.0, 0))
+    assert (window.mean_loss(), window.accuracy()) == (0.0, 0.0)
+    for loss, weight in ((2.0, 30), (4.0, 10)):
+        window.add(step_metrics(loss, weight))
+    assert (window.mean_loss(), window.masked_tokens) == (2.5, 40)
+    assert window.accuracy() == pytest.approx(0.25)
+
+
 def test_throughput_counts_steps_against_time_that_is_not_paused() -> None:
     now = 100.0
     meter = ThroughputMeter(clock=lambda: now)
@@ -345,8 +372,7 @@ def counts(config: MaskingConfig, token_ids: jax.Array, seed: int) -> dict[str, 
 def _sums(config: MaskingConfig, token_ids: jax.Array, seed: jax.Array) -> dict[str, jax.Array]:
     rows = len(token_ids)
     keys = example_keys(seed, jnp.zeros(rows, jnp.uint32), jnp.arange(rows, dtype=jnp.uint32))
-    masked = mask_tokens(keys, token_ids, config)
-    wanted = wanted_selections(keys, token_ids, config)
+    masked, wanted = mask_and_count(keys, token_ids, config)
     return {
         "real_tokens": (token_ids != 0).sum(),
         "selectable_tokens": selectable_positions(token_ids, config).sum(),
@@ -383,11 +409,11 @@ def test_real_masks_of_words_raise_no_warning_and_those_of_another_rate_do(unit:
     words = {"continuation_token_ids": tuple(range(70, 100)), "document_end_id": 3}
     config = replace(masking_config("ceil", 0.15, 40), unit=unit, quota=quota, **words)
     token_ids = make_rows(64, 64, 62, 0).at[:, 17].set(3).at[:, 29].set(3)
-    realised = counts(config, token_ids, 0)
-    assert warnings_of(config, realised) == {}
+    realized = counts(config, token_ids, 0)
+    assert warnings_of(config, realized) == {}
     # Of a schedule it is the mean rate that counts.
-    assert list(masking_warnings(config, rate=0.6, **realised)) == ["rate"]
-    assert list(warnings_of(config, realised | {"masked_tokens": 0})) == ["rate"]
+    assert list(masking_warnings(config, rate=0.6, **realized)) == ["rate"]
+    assert list(warnings_of(config, realized | {"masked_tokens": 0})) == ["rate"]
 
 
 def test_the_law_of_bert_counts_special_tokens() -> None:
@@ -398,9 +424,9 @@ def test_the_law_of_bert_counts_special_tokens() -> None:
 
 @pytest.mark.parametrize("selection", ["ceil", "bernoulli", "bert"])
 def test_masks_of_another_rate_raise_a_warning(selection: str) -> None:
-    realised = counts(masking_config(selection, 0.15, 40), make_rows(64, 64, 62, 0), 0)
+    realized = counts(masking_config(selection, 0.15, 40), make_rows(64, 64, 62, 0), 0)
     for rate in (0.10, 0.20):
-        warnings = warnings_of(masking_config(selection, rate, 40), realised)
+        warnings = warnings_of(masking_config(selection, rate, 40), realized)
         assert list(warnings) == ["rate"]
         assert f"mask_selection_rate = {rate}" in warnings["rate"]
         assert "\n" not in warnings["rate"]

@@ -20,10 +20,10 @@ def write_run(folder: Path, losses: list[float | None], evaluations: dict[int, f
     (folder / "eval.jsonl").write_text("\n".join(lines))
 
 
-def pixels(picture: Path, colour: tuple[int, int, int]) -> np.ndarray:
-    """[pixels, 2] of (row, column) drawn in exactly this colour, outside the legend."""
+def pixels(picture: Path, color: tuple[int, int, int]) -> np.ndarray:
+    """[pixels, 2] of (row, column) drawn in exactly this color, outside the legend."""
     image = np.rint(imread(picture)[..., :3] * 255).astype(int)
-    rows, columns = np.nonzero((image == colour).all(axis=-1))
+    rows, columns = np.nonzero((image == color).all(axis=-1))
     return np.stack([rows, columns], axis=1)[(columns < 640) | (rows > 100)]
 
 

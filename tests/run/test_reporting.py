@@ -21,9 +21,9 @@ from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.model.attention import AttentionChoice
 from mlm_jax.parallel.sharding import make_mesh
-from mlm_jax.run import trainer
+from mlm_jax.run import reporting, trainer
 from mlm_jax.run.records import read_records
-from mlm_jax.run.reporting import describe_start
+from mlm_jax.run.reporting import announced_if_slow, describe_start
 from mlm_jax.run.trainer import train
 from mlm_jax.step.program import build_program
 from tests.run_small import (
@@ -42,6 +42,12 @@ STEP_KEYS = [
     *("step", "epoch", "loss", "mlm_accuracy", "masked_tokens", "grad_norm", "learning_rate"),
     *("tokens_per_second", "real_tokens_per_second", "sequences_per_second", "step_seconds", "mfu"),
 ]
+
+
+# On a busy machine.
+SLOW_WORK = re.compile(
+    r"opening the data|initializing the parameters|step \d+: evaluating|writing the last checkpoint"
+)
 
 
 def train_here(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +69,25 @@ def test_one_line_a_logged_step_with_the_stated_keys_in_order() -> None:
     assert 0 < last["loss"] < records[0]["loss"] < np.log(300) + 0.1
 
 
+def test_a_line_has_the_means_over_all_steps_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path / "each", num_steps=6, log_every=1)
+    train_here(config, monkeypatch)
+    train_here(replace(config, output_dir=str(tmp_path / "some"), log_every=4), monkeypatch)
+    each, some = (read_records(tmp_path / name / "metrics.jsonl") for name in ("each", "some"))
+    assert [record["step"] for record in some] == [4, 6]
+    for line, steps in zip(some, (each[:4], each[4:]), strict=True):
+        weights = [record["masked_tokens"] for record in steps]
+        assert line["masked_tokens"] == sum(weights)
+        for key in ("loss", "mlm_accuracy"):
+            assert line[key] == pytest.approx(np.average([r[key] for r in steps], weights=weights), rel=1e-12)
+        assert (line["grad_norm"], line["learning_rate"]) == (
+            steps[-1]["grad_norm"],
+            steps[-1]["learning_rate"],
+        )
+
+
 def test_evaluations_are_logged_with_theirs() -> None:
     records = read_records(uninterrupted() / "eval.jsonl")
     assert [record["step"] for record in records] == [10, 20, 30, 40]
@@ -75,17 +100,16 @@ def test_evaluations_are_logged_with_theirs() -> None:
 
 def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line() -> None:
     told = told_by_uninterrupted()
-    lines = told.splitlines()
-    assert lines[:4] == [
+    lines = [line for line in told.splitlines() if not SLOW_WORK.fullmatch(line)]
+    assert lines[:5] == [
         "model: 8,076 parameters; mesh: data 1, fsdp 1, tensor 1 of cpu; compute: float32",
-        "data: 197 rows of 20 tokens, 24.6 steps an epoch",
-        "masking: 15% of the tokens, at most 3 a row",
+        "data: 197 rows of 20 tokens, 24.6 steps per epoch",
+        "masking: 15% of the tokens, at most 3 per row",
         "attention: xla",
+        "compiling the training step",
     ]
-    assert re.fullmatch(
-        r"memory a device: parameters .* MiB, optimiser .*, temporary .*, in all .* MiB", lines[4]
-    )
-    assert re.fullmatch(r"step 1: loss 5\.\d{4}, 1\d\.\d\d% of the selectable tokens masked", lines[5])
+    assert re.fullmatch(r"memory per device: parameters .* MiB, .* MiB", lines[5])
+    assert re.fullmatch(r"step 1: loss 5\.\d{4}, 1\d\.\d\d% of the selectable tokens masked", lines[6])
     logged = [line for line in lines if re.match(r"step \d+/40: ", line)]
     pattern = r"step (\d+)/40: loss \d\.\d{4}, [\d,]+ tokens/s, \d\d:\d\d left"
     assert [int(re.fullmatch(pattern, line)[1]) for line in logged] == list(range(2, 41, 2))
@@ -134,7 +158,7 @@ def test_masks_that_are_not_as_configured_are_told_once(
     train_here(config, monkeypatch)
     told = capsys.readouterr().err
     assert told.count("warning: mask_selection_length = 1 clips 100.0% of the rows") == 1
-    assert told.count("mask_selection_rate = 0.15 asks for") == 1
+    assert told.count("mask_selection_rate = 0.15 gives") == 1
 
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run_in_the_end(tmp_path: Path) -> None:
@@ -145,7 +169,9 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_in_the_end(tmp_path: Path
     skipped = [int(step) for step in re.findall(r"warning: step (\d+) was skipped: loss", ended.stderr)]
     assert skipped == list(range(skipped[0], skipped[0] + 5))
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"error: step {skipped[-1]}: 5 steps in a row had a non-finite loss or gradient")
+    assert last.startswith(
+        f"error: step {skipped[-1]}: 5 consecutive steps had a non-finite loss or gradient"
+    )
     assert "optimizer.learning_rate" in last
     assert "Traceback" not in ended.stderr
     steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -153,6 +179,20 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_in_the_end(tmp_path: Path
     for step in steps:
         for name, (dtype, bits) in arrays_of(tmp_path / "run", step).items():
             assert np.isfinite(np.frombuffer(bits, dtype)).all(), f"{name} of step {step}"
+
+
+def test_only_slow_work_is_announced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reporting, "_SLOW_SECONDS", 3600.0)
+    with announced_if_slow("evaluating"):
+        pass
+    monkeypatch.setattr(reporting, "_SLOW_SECONDS", 0.0)
+    said = ""
+    with announced_if_slow("compiling"):
+        while not said:
+            said = capsys.readouterr().err
+    assert said == "compiling\n"
 
 
 def test_why_a_kernel_is_not_used_is_told(capsys: pytest.CaptureFixture[str]) -> None:

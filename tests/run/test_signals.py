@@ -73,7 +73,9 @@ def test_stopped_by_a_signal_saves_and_goes_on_to_the_same_bits(
     child.send_signal(number)
     _, told = child.communicate(timeout=60)
     assert child.returncode == 75, told
-    stopped = re.search(rf"stopped by {number.name} at step (\d+), saved; the same command goes on", told)
+    stopped = re.search(
+        rf"stopped by {number.name} at step (\d+), saved; rerun the same command to resume", told
+    )
     assert stopped, told
     assert 1 <= int(stopped[1]) < 40
     assert (run / "checkpoints" / stopped[1]).is_dir()

@@ -66,11 +66,11 @@ def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
     assert ended.code == 1, ended.stderr
     assert ended.seconds < 45
     error = ended.stderr.splitlines()[-1]
-    named = rf"error: process {victim} \(host .+, pid {endless.processes[victim].pid}; in step [\d,]+\)"
+    named = rf"error: process {victim} \(host .+, pid {endless.processes[victim].pid}, step [\d,]+\)"
     assert re.match(named, error), ended.stderr
     if number == signal.SIGSTOP:
-        assert "gave no sign of life for " in error
-    end = rf"; the same command goes on from the last checkpoint \(process {survivor}, in step [\d,]+\)$"
+        assert "sent no heartbeat for " in error
+    end = rf"; rerun the same command to resume from the last checkpoint \(process {survivor}, step [\d,]+\)$"
     assert re.search(end, error), error
     endless.kill()
     # None where the first save was still under way.
@@ -106,9 +106,9 @@ def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
     try:
         for ended in job.ended(1, 2, 3):
             assert ended.code == 1, ended.stderr
-            assert re.match(
-                r"error: process 0 \([^)]+\) gave no sign of life", ended.stderr.splitlines()[-1]
-            ), ended.stderr
+            assert re.match(r"error: process 0 \([^)]+\) sent no heartbeat", ended.stderr.splitlines()[-1]), (
+                ended.stderr
+            )
     finally:
         job.kill()
 
@@ -147,7 +147,7 @@ def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
         for ended in job.ended(0, 1):
             assert ended.code == 1
             assert re.match(
-                r"error: process 2 \([^)]+\) gave no sign of life for \d s", ended.stderr.splitlines()[-1]
+                r"error: process 2 \([^)]+\) sent no heartbeat for \d s", ended.stderr.splitlines()[-1]
             ), ended.stderr
     finally:
         job.kill()
@@ -155,7 +155,7 @@ def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
 
 @pytest.mark.release
 def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
-    """Longer than the timeout, as where the machines of a job are moved: nobody was silent for the others."""
+    """Longer than the timeout, as when the machines of a job are moved: no process missed a heartbeat of another."""
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for process in endless.processes:
             process.send_signal(number)
@@ -202,7 +202,7 @@ def test_a_process_whose_loop_hangs_is_named(tmp_path: Path) -> None:
         for ended in job.ended():
             assert ended.code == 1
             assert re.search(
-                r"error: process 1 \(host .+; in step 20\) made no progress for \d+ s", ended.stderr
+                r"error: process 1 \(host .+, step 20\) made no progress for \d+ s", ended.stderr
             ), ended.stderr
     finally:
         job.kill()
@@ -261,7 +261,7 @@ def test_a_job_that_never_comes_together_ends_in_time(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         first, second = pool.map(start, (0, 1))
     assert first.returncode == second.returncode == 2
-    assert f"error: {coordinators[0]}: the processes did not come together" in first.stderr
+    assert f"error: {coordinators[0]}: some processes did not join" in first.stderr
     assert second.stderr == (
         f"error: {coordinators[1]}: Connection refused for 6 s: must be where process 0 listens\n"
     )

@@ -63,7 +63,7 @@ def test_parts_and_their_merge(corpus):
     refused = run("merge_data", corpus / "data")
     assert refused.returncode == 2
     assert refused.stderr == (
-        f"error: {corpus}/data: of 2 parts 0 are missing; run prepare_data.py for them\n"
+        f"error: {corpus}/data: parts 0 of 2 are missing; run prepare_data.py for them\n"
     )
     assert run(*command, "--part", 0, "--num-parts", 2).returncode == 0
     merged = run("merge_data", corpus / "data")
@@ -76,7 +76,7 @@ def test_parts_and_their_merge(corpus):
         refused = run(*command, *flags)
         assert (refused.returncode, refused.stderr) == (
             2,
-            "error: --part and --num-parts: expected both or neither\n",
+            "error: --part and --num-parts: must be given together, or neither of them\n",
         )
 
 

@@ -19,10 +19,10 @@ from mlm_jax.run import trainer
 from mlm_jax.run.trainer import train
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.formats import FORMATS
-from mlm_jax.use.classifier import TextClassifier
-from mlm_jax.use.fine_tuning import masked_batches
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.store.format_registry import FORMATS
+from mlm_jax.use.masked_batches import masked_batches
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.text_classifier import TextClassifier
 from tests.model.reference import EVERYTHING, covering_set, name_of
 from tests.run_small import MODEL as TINY
 from tests.run_small import config_of, tokenizer
@@ -137,7 +137,7 @@ def test_a_run_starts_from_it_and_from_no_other_architecture(
         ("rotary_base", 300.0),
     ):
         model = replace(LATER, **{setting: other})
-        with pytest.raises(InputError, match=f"has model.{setting} = .*: the run has {other!r}"):
+        with pytest.raises(InputError, match=f"has model.{setting} = .*: must be {other!r}"):
             train(of_run(tmp_path / "other", model=model, **start))
 
 
@@ -159,7 +159,7 @@ FOREIGN = {
 def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, target: str) -> None:
     value, needed = FOREIGN[setting]
     with pytest.raises(
-        InputError, match=rf"^{target} cannot say model\.{setting} = {value!r}: must be"
+        InputError, match=rf"^{target} cannot express model\.{setting} = {value!r}: must be"
     ) as refused:
         FORMATS[target].expressible(replace(BERT, **{setting: value} | needed))
     assert "\n" not in str(refused.value)
@@ -170,7 +170,7 @@ def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, tar
 def test_another_architecture_is_never_written(run: Path, target: str, tmp_path: Path) -> None:
     """Not even where conventions may change: it would be another model."""
     for request in (None, Request(change_conventions=True, allow_random_pooler=True)):
-        with pytest.raises(InputError, match=rf"^{target} cannot say model\.positions = 'rotary'"):
+        with pytest.raises(InputError, match=rf"^{target} cannot express model\.positions = 'rotary'"):
             convert(run, tmp_path / "out", target, request)
     assert list(tmp_path.iterdir()) == []
 
@@ -189,7 +189,7 @@ def test_segments_in_the_data_of_a_model_without_are_refused() -> None:
     config = BertConfig(num_segments=0)
     (batch,) = masked_batches(data, config, 2, keep_rest=True)
     assert batch.segment_ids is None
-    with pytest.raises(InputError, match=r"segment_ids: must be left out, .* model\.num_segments = 0"):
+    with pytest.raises(InputError, match=r"segment_ids: must be None, .* model\.num_segments = 0"):
         next(masked_batches(data | {"segment_ids": np.zeros_like(ids)}, config, 2, keep_rest=True))
 
 

@@ -16,14 +16,8 @@ from mlm_jax.model import attention
 from mlm_jax.model.kernels import splash_attention
 from mlm_jax.model.loss import LossSums
 from mlm_jax.step.program import Program
-from mlm_jax.step.train_step import (
-    TrainState,
-    eval_step,
-    hyperparameters_of,
-    make_setup,
-    masked_loss,
-    train_step,
-)
+from mlm_jax.step.train_step import eval_step, make_setup, masked_loss, train_step
+from mlm_jax.step.update import TrainState, hyperparameters_of
 from tests.small import CONFIG, MASKING, MODEL, SEP, batch_of, losses_of, program_of, without_dropout
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
@@ -145,6 +139,23 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(program: Program) -> N
     )
     after, _ = step_once(program, batch_of(2), mended)
     assert after.nonfinite_steps == 0
+
+
+def test_the_learning_rate_applied_after_a_skipped_step_is_the_one_logged(program: Program) -> None:
+    """The rate is zero at step 0, so an update that counted only applied steps would not move anything."""
+    start = program.initial_state()
+    bias = start.params["head"]["bias"]
+    broken = start.params | {"head": start.params["head"] | {"bias": jnp.full_like(bias, jnp.inf)}}
+    params = jax.tree.map(np.asarray, start.params)
+    skipped, _ = step_once(program, batch_of(0), replace(start, params=jax.tree.map(jnp.copy, broken)))
+    assert (skipped.step, skipped.nonfinite_steps) == (1, 1)
+    after, metrics = step_once(
+        program, batch_of(1), replace(skipped, params=jax.tree.map(jnp.asarray, params))
+    )
+    assert float(metrics.learning_rate) == pytest.approx(3e-3 / 5)
+    # Adam's first update is one learning rate for every parameter that has a gradient.
+    moved = np.abs(np.asarray(after.params["head"]["bias"]) - params["head"]["bias"]).max()
+    assert moved == pytest.approx(float(metrics.learning_rate), rel=1e-3)
 
 
 def test_a_step_takes_over_the_buffers_of_the_state_it_is_given(program: Program) -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import logging
 import os
 import shutil
 import subprocess
@@ -77,6 +78,15 @@ def test_restores_every_leaf_bitwise(tmp_path: Path) -> None:
     assert_bitwise_equal(state, make_state(2))
 
 
+def test_gives_back_the_sums_that_were_not_yet_logged(tmp_path: Path) -> None:
+    sums = {"steps": 3, "loss": 0.1 + 0.2}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, make_state(1), DESCRIPTION)
+        checkpointer.save(2, make_state(2), DESCRIPTION, log_sums=sums)
+        checkpointer.wait()
+        assert (checkpointer.log_sums(1), checkpointer.log_sums(2)) == ({}, sums)
+
+
 def test_restores_the_parameters_alone(tmp_path: Path) -> None:
     save_steps(tmp_path, range(1, 3))
     target = abstract(make_state(0).params)
@@ -92,6 +102,17 @@ def test_restores_the_parameters_alone(tmp_path: Path) -> None:
         assert checkpointer.restore_part("params", target, {})[0] == 2
     with Checkpointer(tmp_path / "none") as checkpointer:
         assert checkpointer.restore_part("params", target, {}) is None
+
+
+def test_the_hooks_of_the_process_are_put_back_when_the_last_one_closes(tmp_path: Path) -> None:
+    before = sys.unraisablehook
+    first, second = Checkpointer(tmp_path / "a"), Checkpointer(tmp_path / "b")
+    assert sys.unraisablehook is not before
+    first.close()
+    assert sys.unraisablehook is not before
+    second.close()
+    assert sys.unraisablehook is before
+    assert not [f for f in logging.getLogger("absl").filters if "orbax" in getattr(f, "__module__", "")]
 
 
 def test_no_checkpoint_is_none_and_makes_no_folder(tmp_path: Path) -> None:
@@ -224,6 +245,24 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(
         assert checkpointer.steps() == [4]
         assert (tmp_path / "4.damaged").is_dir()
     assert_bitwise_equal(restore(tmp_path)[1], make_state(4))
+
+
+def test_a_damaged_checkpoint_does_not_count_as_the_best(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        for step, loss in ((1, 2.0), (2, 1.0)):
+            checkpointer.save(step, make_state(step), DESCRIPTION, eval_loss=loss)
+        assert checkpointer.best_eval_loss() == 1.0
+    truncate(tmp_path / "2")
+    with Checkpointer(tmp_path, keep_newest=1) as checkpointer:
+        # Known from its manifest, which is whole, before the arrays are found to be damaged.
+        assert checkpointer.best_eval_loss() == 1.0
+        assert checkpointer.restore(abstract(make_state(0)), DESCRIPTION)[0] == 1
+        assert checkpointer.best_eval_loss() == 2.0
+        checkpointer.save(2, make_state(2), DESCRIPTION, eval_loss=1.5)
+        checkpointer.save(3, make_state(3), DESCRIPTION, eval_loss=3.0)
+        assert checkpointer.best_eval_loss() == 1.5
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps() == [2, 3]
 
 
 def test_an_earlier_step_can_be_saved_after_a_damaged_one(tmp_path: Path) -> None:
@@ -422,7 +461,7 @@ def test_a_failed_write_is_one_line_and_leaves_the_older_ones(tmp_path: Path) ->
     reason = os.strerror(errno.EFBIG)
     failures = [
         f"the checkpoint of step {step} could not be written to {tmp_path}: {reason}; "
-        "older checkpoints left as they were: 1, 2"
+        "older checkpoints are intact: 1, 2"
         for step in (3, 4)
     ]
     assert out.splitlines() == [failures[0], "['1', '2']", failures[1], "['1', '2']", "2", "[1, 2, 5]"]

@@ -1,4 +1,4 @@
-"""Whole conversions: what is written, what is refused, and that nothing half-written stays behind."""
+"""Conversions: the files and the certificate, errors, and that nothing incomplete is left behind."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import random_model, read_model_folder, write_model_folder
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import CERTIFICATE_FILE, Request, convert
-from mlm_jax.store.formats import format_of
-from mlm_jax.store.reference import Reference
+from mlm_jax.store.format_registry import format_of
+from mlm_jax.store.reference_outputs import Reference
 from tests.formats.folders import hugging_face_folder
 from tests.run_small import run_script, uninterrupted
 
 
 @pytest.fixture(autouse=True)
 def _no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where none is installed: tests/peers compares with the real ones."""
+    """Simulates that no library is installed; tests/peers compares with the real ones."""
     monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
 
 
-def test_there_and_back_again(tmp_path: Path) -> None:
+def test_round_trip_and_certificate(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source", "BertForPreTraining")
     ours, back = tmp_path / "ours", tmp_path / "back"
     certificate = convert(source, ours, "mlm_jax")
@@ -64,7 +64,7 @@ def test_a_run_folder_converts(tmp_path: Path) -> None:
     assert model.tokenizer.fingerprint == expected.tokenizer.fingerprint
 
 
-def test_rows_that_only_pad_the_vocabulary_stay_behind(tmp_path: Path) -> None:
+def test_padding_rows_of_the_vocabulary_are_removed(tmp_path: Path) -> None:
     run = uninterrupted()
     model = format_of(run).read(run).model
     padded = replace(model.config, vocabulary_multiple=64)
@@ -80,7 +80,7 @@ def test_rows_that_only_pad_the_vocabulary_stay_behind(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, params, model.params)
 
 
-def test_a_model_without_a_head_needs_a_word(tmp_path: Path) -> None:
+def test_a_model_without_a_head_needs_a_flag(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source", "BertModel")
     with pytest.raises(InputError, match=r"no masked-LM head: --allow-random-head .* --backbone-only"):
         convert(source, tmp_path / "out", "mlm_jax")
@@ -114,7 +114,7 @@ def test_bfloat16(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_a_convention_that_the_target_cannot_say_is_refused(tmp_path: Path) -> None:
+def test_a_convention_that_the_target_cannot_express_needs_a_flag(tmp_path: Path) -> None:
     convert(hugging_face_folder(tmp_path / "source"), tmp_path / "ours", "mlm_jax")
     model = read_model_folder(tmp_path / "ours")
     two_kinds = replace(model.config, activation="gelu_tanh", head_layer_norm_epsilon=1e-5)
@@ -131,7 +131,7 @@ def test_a_convention_that_the_target_cannot_say_is_refused(tmp_path: Path) -> N
     assert hugging_face.read(tmp_path / "out").model.config.head_activation == "gelu_tanh"
 
 
-def test_a_library_that_computes_something_else_stops_it(
+def test_a_library_with_other_outputs_stops_the_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = hugging_face_folder(tmp_path / "source")
@@ -151,10 +151,10 @@ def test_a_library_that_computes_something_else_stops_it(
             assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
+def test_a_rejected_conversion_leaves_nothing(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source")
     (tmp_path / "there").mkdir()
-    with pytest.raises(InputError, match="there: is there already"):
+    with pytest.raises(InputError, match="there: already exists"):
         convert(source, tmp_path / "there", "mlm_jax")
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
@@ -162,12 +162,12 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", "mlm_jax")
     with pytest.raises(InputError, match="nowhere: no such folder, and no built-in name"):
         convert("nowhere", tmp_path / "out", "mlm_jax")
-    with pytest.raises(InputError, match="not a model that is known here"):
+    with pytest.raises(InputError, match="not a known model format"):
         convert(tmp_path / "there", tmp_path / "out", "mlm_jax")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there"]
 
 
-def test_a_model_with_more_entries_than_its_tokenizer_stays_here(tmp_path: Path) -> None:
+def test_a_model_with_more_entries_than_its_tokenizer_is_not_exported(tmp_path: Path) -> None:
     model = hugging_face.read(hugging_face_folder(tmp_path / "source")).model
     (tmp_path / "wide").mkdir()
     wide = random_model(replace(model.config, vocabulary_size=220), model.tokenizer, 0)
@@ -177,7 +177,7 @@ def test_a_model_with_more_entries_than_its_tokenizer_stays_here(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -188,7 +188,9 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_what_reads_back_otherwise_is_never_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_reads_back_differently_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = hugging_face_folder(tmp_path / "source")
     save = hugging_face.save_file
 
@@ -197,7 +199,7 @@ def test_what_reads_back_otherwise_is_never_named(tmp_path: Path, monkeypatch: p
         save(tensors | {bias: -tensors[bias]}, *arguments, **options)
 
     monkeypatch.setattr(hugging_face, "save_file", flip_a_sign)
-    with pytest.raises(RuntimeError, match="read back otherwise than written"):
+    with pytest.raises(RuntimeError, match="read back differs from written"):
         convert(source, tmp_path / "out", "hugging_face")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

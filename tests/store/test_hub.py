@@ -1,4 +1,4 @@
-"""Names to folders: what is here, what a cache has, and what to do where the network is not."""
+"""Finding models: folders, built-in names, caches, and errors without a network."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_folder_is_itself_even_under_a_built_in_name(
+def test_a_folder_has_precedence_over_a_built_in_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert find_model(tmp_path) == tmp_path
@@ -29,7 +29,7 @@ def test_a_folder_is_itself_even_under_a_built_in_name(
     assert find_model("bert_base_zh") == Path("bert_base_zh")
 
 
-def test_a_built_in_name_is_kept_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_built_in_name_is_found_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = home() / "models" / "bert_base_en"
     kept.mkdir(parents=True)
     assert find_model("bert_base_en") == kept
@@ -38,7 +38,7 @@ def test_a_built_in_name_is_kept_at_home(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_without_network_the_error_says_what_to_put_where(name: str) -> None:
+def test_without_a_network_the_error_says_which_files_to_put_where(name: str) -> None:
     with pytest.raises(InputError) as refused:
         find_model(name)
     message = str(refused.value)
@@ -50,23 +50,23 @@ def test_without_network_the_error_says_what_to_put_where(name: str) -> None:
     )
 
 
-def test_the_tokenizer_alone_is_asked_for_where_no_weights_are() -> None:
+def test_without_weights_only_the_vocabulary_is_needed() -> None:
     with pytest.raises(
         InputError, match=r"; put vocab\.txt of https://huggingface\.co/google-bert/bert-base-cased"
     ):
         find_model("bert_base_en", weights=False)
 
 
-def test_other_names() -> None:
+def test_unknown_names_are_rejected() -> None:
     with pytest.raises(InputError, match="no built-in name; did you mean 'bert_tiny_en_uncased'"):
         find_model("bert_tiny_en_uncase")
-    with pytest.raises(InputError, match="hf://nobody/nothing: not in the cache and not fetched"):
+    with pytest.raises(InputError, match="hf://nobody/nothing: not in the cache and not downloaded"):
         find_model("hf://nobody/nothing")
     with pytest.raises(InputError, match="kaggle://keras/bert/keras/other: "):
         find_model("kaggle://keras/bert/keras/other")
 
 
-def test_what_the_hub_has_cached_is_found_without_network(
+def test_cached_downloads_are_found_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""A model by its name or folder, with its weights or as a random one of the same architecture."""
+"""Loading a model by name or folder, with its weights or as a random model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.formats.folders import hugging_face_folder, write_vocabulary
 from tests.run_small import arrays_of, config_of, run_script, tokenizer, uninterrupted, write_config
 
 
-def test_every_kind_of_folder_gives_the_same_model(tmp_path: Path) -> None:
+def test_formats_give_the_same_model(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source")
     convert(source, tmp_path / "ours", "mlm_jax", Request())
     first, second = load_model(source), load_model(str(tmp_path / "ours"))
@@ -32,7 +32,7 @@ def test_a_run_gives_its_newest_checkpoint() -> None:
     assert model.tokenizer.fingerprint == tokenizer().fingerprint
 
 
-def test_rows_that_pad_the_vocabulary_of_a_run_stay_behind(tmp_path: Path) -> None:
+def test_padding_rows_of_a_runs_vocabulary_are_removed(tmp_path: Path) -> None:
     config = config_of(tmp_path / "run", num_steps=4)
     padded = replace(config, model=replace(config.model, vocabulary_multiple=64))
     ended = run_script("train", write_config(padded))
@@ -47,7 +47,7 @@ def test_rows_that_pad_the_vocabulary_of_a_run_stay_behind(tmp_path: Path) -> No
     )
 
 
-def test_without_weights_the_architecture_is_drawn_at_random(tmp_path: Path) -> None:
+def test_without_weights_the_model_is_random(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source", hidden_act="gelu_new")
     real = load_model(source)
     (source / "model.safetensors").unlink()
@@ -60,7 +60,7 @@ def test_without_weights_the_architecture_is_drawn_at_random(tmp_path: Path) -> 
     assert (kernels[0] != kernels[2]).any()
 
 
-def test_a_built_in_architecture_needs_a_vocabulary_alone(
+def test_a_random_built_in_model_needs_only_a_vocabulary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path))
@@ -71,11 +71,11 @@ def test_a_built_in_architecture_needs_a_vocabulary_alone(
     assert model.config == PRESETS["bert_tiny_en_uncased"]
     by_hand = load_model("bert_tiny_en_uncased", load_weights=False, tokenizer=Tokenizer.load(kept))
     jax.tree.map(np.testing.assert_array_equal, model.params, by_hand.params)
-    with pytest.raises(InputError, match="not a model that is known here"):
+    with pytest.raises(InputError, match="not a known model format"):
         load_model("bert_tiny_en_uncased")
 
 
-def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_size_is_rejected(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source")
     for load_weights in (True, False):
         with pytest.raises(InputError, match="211 vocabulary entries, its tokenizer 300: must be equal"):

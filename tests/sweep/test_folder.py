@@ -13,9 +13,9 @@ import pytest
 from mlm_jax.config import DataConfig, TrainConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
-from mlm_jax.sweep import claims
+from mlm_jax.store import folder_lock
+from mlm_jax.store.folder_lock import lock_folder
 from mlm_jax.sweep import folder as folders
-from mlm_jax.sweep.claims import claimed
 from mlm_jax.sweep.plan import Sweep
 from mlm_jax.sweep.records import Outcome, SweepRecord, read_outcome, write_outcome
 
@@ -70,7 +70,7 @@ def test_a_trial_that_was_begun_stays_and_may_not_come_back_as_another(tmp_path:
     tree = json.loads((tmp_path / "s" / "sweep.json").read_text())
     # Of the third no run was begun.
     assert list(tree["trials"]) == ["a", "b"]
-    with pytest.raises(InputError, match=r"trial 'b' was begun in .*/s with num_steps = 7, and has 8 now"):
+    with pytest.raises(InputError, match=r"trial 'b' started in .*/s with num_steps = 7 and now has 8"):
         begin(tmp_path / "s", replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)}), 1)
 
 
@@ -100,13 +100,13 @@ def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
     for kind, now in (("training", "1f"), ("evaluation", "2e")):
         with pytest.raises(
             InputError,
-            match=rf"trial 'a' was begun in .*/s on other {kind} data \(fingerprint {now}, and now new",
+            match=rf"trial 'a' started in .*/s on other {kind} data \(fingerprint {now}, now new",
         ):
             check(tmp_path / "s", SWEEP, **{kind: "new"})
     # Of a trial that is gone, what it was evaluated on.
     alone = replace(SWEEP, trials={"b": SWEEP.trials["b"]})
     assert check(tmp_path / "s", alone, training="new") is not None
-    with pytest.raises(InputError, match=r"trial 'a' was begun in .*/s on other evaluation data"):
+    with pytest.raises(InputError, match=r"trial 'a' started in .*/s on other evaluation data"):
         check(tmp_path / "s", alone, evaluation="new")
 
 
@@ -121,7 +121,7 @@ def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
 def test_another_process_that_begins_at_the_same_moment_is_no_stranger(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "sweep.json.host-7.partial").write_text("{")
-    (tmp_path / "s" / "claim").write_text("")
+    (tmp_path / "s" / "lock").write_text("")
     begin(tmp_path / "s", SWEEP, 1)
     assert check(tmp_path / "s", SWEEP) is not None
 
@@ -170,11 +170,13 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
     for trial in "ab":
         (tmp_path / "s" / trial).mkdir()
     before = (tmp_path / "s" / "sweep.json").read_bytes()
-    with pytest.raises(InputError, match="holds the sweep 'rates': must be a folder of its own for 'norms'"):
+    with pytest.raises(
+        InputError, match="holds the sweep 'rates': the sweep 'norms' must have a folder of its own"
+    ):
         begin(tmp_path / "s", replace(SWEEP, name="norms"), 1)
     changed = replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)})
     with pytest.raises(
-        InputError, match=r"rates.py: trial 'b' was begun in .*/s with num_steps = 7, and has 8 now: must be"
+        InputError, match=r"rates.py: trial 'b' started in .*/s with num_steps = 7 and now has 8: must have"
     ):
         begin(tmp_path / "s", changed, 1)
     assert (tmp_path / "s" / "sweep.json").read_bytes() == before
@@ -207,50 +209,18 @@ def test_an_outcome_is_read_back(tmp_path: Path) -> None:
         read_outcome(tmp_path / "run")
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from mlm_jax.sweep.claims import claimed
-with claimed(Path(sys.argv[1])) as mine:
-    print(mine, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_run_is_claimed_by_one_process_until_it_ends_even_if_it_is_killed(tmp_path: Path) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "True\n"
-    with claimed(tmp_path / "run") as mine:
-        assert not mine
-    with claimed(tmp_path / "other") as mine:
-        assert mine
-    child.kill()
-    child.wait()
-    for _ in range(2):
-        with claimed(tmp_path / "run") as mine:
-            assert mine
-
-
-def test_a_file_system_without_locks_is_told_of_and_used(
+def test_a_file_system_without_locks_is_warned_of_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(claims.fcntl, "flock", refuse)
+    monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
     number = errno.ENOLCK
-    with pytest.warns(
-        UserWarning, match=r"has no locks: of several processes each must be given its --index"
-    ):
+    with pytest.warns(UserWarning, match=r"has no locks, .* give each process of a sweep its own --index"):
         begin(tmp_path / "s", SWEEP, 1)
-    with pytest.warns(UserWarning, match="has no locks"), claimed(tmp_path / "s" / "a") as mine:
-        assert mine
+    with pytest.warns(UserWarning, match="has no locks"), lock_folder(tmp_path / "s" / "a") as lock:
+        assert lock.acquired
     number = errno.EIO
-    with pytest.raises(OSError, match="Input/output error"), claimed(tmp_path / "s" / "a"):
+    with pytest.raises(OSError, match="Input/output error"), lock_folder(tmp_path / "s" / "a"):
         pass

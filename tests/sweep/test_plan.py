@@ -43,29 +43,32 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
     ("body", "message"),
     [
         ("", "rates.py: must define trials() -> dict[str, TrainConfig]"),
-        ("def trials(): return {}", "trials() gave dict: must give a dict with a trial in it"),
-        ("def trials(): return [base]", "trials() gave list: must give a dict"),
-        ('def trials(): return {"a/b": base}', "trial 'a/b': must be named by letters, digits"),
-        ('def trials(): return {"": base}', "trial '': must be named by letters"),
+        ("def trials(): return {}", "trials() returned dict: must return a dict with at least one trial"),
+        ("def trials(): return [base]", "trials() returned list: must return a dict"),
+        ('def trials(): return {"a/b": base}', "trial 'a/b': the name must consist of letters, digits"),
+        ('def trials(): return {"": base}', "trial '': the name must consist of letters"),
         (
             'def trials(): return {"a": replace(base, distributed=DistributedConfig('
             'coordinator="h:1", num_processes=2, process_id=0))}',
             "trial 'a' has distributed.coordinator = 'h:1': must be None",
         ),
-        ('def trials(): return {"claim": base}', "trial 'claim': must be named by letters, digits"),
-        ('def trials(): return {"Report.md": base}', "trial 'Report.md': must be named by letters, digits"),
+        ('def trials(): return {"lock": base}', "trial 'lock': the name must consist of letters, digits"),
+        (
+            'def trials(): return {"Report.md": base}',
+            "trial 'Report.md': the name must consist of letters, digits",
+        ),
         (
             'def trials(): return {"a": base, "A": rate(1e-3)}',
             "trials 'a' and 'A': must differ in more than capital letters",
         ),
         (
             'def trials(): return {"a": base, "b": replace(base, log_every=7)}',
-            "trials 'a' and 'b' have the same config: must differ in a setting that changes what is learnt",
+            "trials 'a' and 'b' have the same config: must differ in a setting that affects what is learned",
         ),
         ('def trials(): return {"a": 1}', "trial 'a' is int: must be a TrainConfig"),
         (
             'def trials(): return {"a": replace(base, seed=3)}',
-            "trial 'a' has seed = 3: must be left to --seeds",
+            "trial 'a' has seed = 3: must be unset, because --seeds sets it",
         ),
         (
             'def trials(): return {"a": base, "b": replace(base, sede=3)}',
@@ -77,7 +80,7 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
         ),
         (
             'def trials(): return {"a": replace(base, data=DataConfig(path="a"))}',
-            "trial 'a' has no data.eval_path: must name what all are evaluated on",
+            "trial 'a' has no data.eval_path: must name the data for all trials",
         ),
         (
             'def trials(): return {"a": base, "b": replace(base, data=DataConfig(path="a", eval_path="c"))}',
@@ -148,7 +151,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.p
 def test_every_trial_of_a_shipped_sweep_traces_its_step(path: Path) -> None:
     sweep = load_sweep(path)
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert f"scripts/ablate.py configs/ablations/{path.name}" in docstring
+    assert f"mlm-jax ablate ablations/{path.stem} " in docstring
     for config in sweep.trials.values():
         masking = MaskingConfig(
             **asdict(config.masking)

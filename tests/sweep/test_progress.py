@@ -67,9 +67,9 @@ def test_what_is_left_is_left_at_the_rate_of_all_processes(
         progress.begin(fourth)
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "[1/2] a/seed_0: 38% of the sweep is done, the time left is not known yet",
+        "[1/2] a/seed_0: sweep 38% done, time left unknown",
         # 1,200 steps in 75 seconds, and 1,400 to be taken.
-        "[2/2] a/seed_3: 65% of the sweep is done, about 01:27 left",
+        "[2/2] a/seed_3: sweep 65% done, about 01:27 left",
     ]
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_is_left_to_another_process_is_not_done(
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "[1/2] a/seed_0 is being trained by another process",
-        "[2/2] a/seed_1: 0% of the sweep is done, the time left is not known yet",
+        "[2/2] a/seed_1: sweep 0% done, time left unknown",
     ]
 
 
@@ -103,6 +103,6 @@ def test_a_failed_run_that_is_tried_again_takes_its_steps_again(
         progress.begin(second)
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "[1/2] a/seed_0: 10% of the sweep is done, the time left is not known yet",
-        "[2/2] a/seed_1: 50% of the sweep is done, about 02:05 left",
+        "[1/2] a/seed_0: sweep 10% done, time left unknown",
+        "[2/2] a/seed_1: sweep 50% done, about 02:05 left",
     ]

@@ -20,8 +20,8 @@ from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.report import report
 from mlm_jax.run.trainer import TrainResult
+from mlm_jax.store.folder_lock import lock_folder
 from mlm_jax.sweep import runner
-from mlm_jax.sweep.claims import claimed
 from mlm_jax.sweep.folder import begin
 from mlm_jax.sweep.plan import load_sweep
 from mlm_jax.sweep.records import read_outcome
@@ -61,8 +61,8 @@ def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_
     folder = tmp_path / "sweep"
     ended = run_script_alone("ablate", sweep, "--output", folder, "--seeds", 2)
     assert ended.returncode == 0, ended.stderr
-    assert "[1/4] base/seed_0: 0% of the sweep is done, the time left is not known yet\n" in ended.stderr
-    assert re.search(r"\[4/4\] low/seed_1: 93% of the sweep is done, about \d\d:\d\d left\n", ended.stderr)
+    assert "[1/4] base/seed_0: sweep 0% done, time left unknown\n" in ended.stderr
+    assert re.search(r"\[4/4\] low/seed_1: sweep 75% done, about \d\d:\d\d left\n", ended.stderr)
     assert_same_end(folder / "base" / "seed_0", uninterrupted())
     configs = [json.loads((folder / f"low/seed_{seed}/config.json").read_text()) for seed in (0, 1)]
     assert [config["seed"] for config in configs] == [0, 1]
@@ -119,7 +119,7 @@ def test_a_failed_trial_is_recorded_and_the_others_go_on(no_report: None, tmp_pa
     outcome, other = read_outcome(folder / "wild" / "seed_0"), read_outcome(folder / "base" / "seed_0")
     assert outcome is not None
     assert outcome.status == "failed"
-    assert "2 steps in a row had a non-finite loss or gradient" in (outcome.error or "")
+    assert "2 consecutive steps had a non-finite loss or gradient" in (outcome.error or "")
     assert other is not None
     assert other.status == "finished"
 
@@ -199,7 +199,7 @@ def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     ended = run_script("ablate", *arguments)
     assert ended.returncode == 1
-    told = "wild/seed_0 failed: 2 processes were killed after step 0, maybe for want of memory\n"
+    told = "wild/seed_0 failed: 2 processes were killed after step 0, perhaps because memory ran out\n"
     assert told in ended.stderr
     other = read_outcome(tmp_path / "sweep" / "base" / "seed_0")
     assert other is not None
@@ -207,7 +207,7 @@ def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(
     # A process that finds it failed tries it again.
     again = run_script("ablate", *arguments)
     assert again.returncode == 0, again.stderr
-    assert not list((tmp_path / "sweep").glob("*/*/starts"))
+    assert {file.read_bytes() for file in (tmp_path / "sweep").glob("*/*/lock")} == {b""}
 
 
 def ended_at_a_step(at: int, number: signal.Signals, train: Train = train) -> Train:
@@ -243,7 +243,7 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(
         monkeypatch.setattr(runner, "train", ended_at_a_step(step, number))
         ended = run_script("ablate", *arguments)
         assert ended.returncode == 75, ended.stderr
-        assert ended.stderr.endswith(f"{folder}: stopped by SIGTERM; the same command goes on\n")
+        assert ended.stderr.endswith(f"{folder}: stopped by SIGTERM; rerun the same command to resume\n")
     assert (read_outcome(folder / "base" / "seed_0") is None) == (step < 40)
     assert not (folder / "low").exists()
     monkeypatch.setattr(runner, "train", ended_at_a_step(0, number))
@@ -273,14 +273,14 @@ def test_processes_share_a_folder_without_training_a_run_twice(
     code = child_with(f"here.waiting_for({str(both_are_there)!r}, here.failing(OSError('no room')))")
     command = [sys.executable, "-c", code, str(sweep), "--output", str(folder), "--seeds", "2"]
     # Until both of them are there, the first run is another process's, and the second is not trained.
-    with claimed(folder / "a" / "seed_0") as mine:
-        assert mine
+    with lock_folder(folder / "a" / "seed_0") as lock:
+        assert lock.acquired
         children = [
             subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
             for _ in range(2)
         ]
         first = [child.stderr.readline() for child in children]
-        assert first == ["[1/6] a/seed_0 is being trained by another process\n"] * 2
+        assert first == [f"[1/6] a/seed_0 is being trained by {lock.owner}\n"] * 2
         both_are_there.touch()
     told = [child.stderr.read() for child in children]
     for child in children:
@@ -289,10 +289,7 @@ def test_processes_share_a_folder_without_training_a_run_twice(
     assert {child.returncode for child in children} <= {0, 1}, told
     assert [child.returncode for child in children].count(1) >= 1, told
     trained = Counter(
-        line.split()[1].rstrip(":")
-        for text in told
-        for line in text.splitlines()
-        if "of the sweep is" in line
+        line.split()[1].rstrip(":") for text in told for line in text.splitlines() if ": sweep " in line
     )
     runs = {f"{name}/seed_{seed}" for name in "abc" for seed in (0, 1)} - {"a/seed_0"}
     assert trained == dict.fromkeys(runs, 1)
@@ -306,11 +303,11 @@ def test_processes_share_a_folder_without_training_a_run_twice(
 def test_a_run_of_another_process_is_left_to_it(pretence: None, tmp_path: Path) -> None:
     sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
     begin_as_a_process_does(folder, sweep, 1)
-    with claimed(folder / "a" / "seed_0") as mine:
-        assert mine
+    with lock_folder(folder / "a" / "seed_0") as lock:
+        assert lock.acquired
         ended = run_script("ablate", sweep, "--output", folder, "--seeds", 1)
     assert ended.returncode == 0, ended.stderr
-    assert "[1/2] a/seed_0 is being trained by another process\n" in ended.stderr
+    assert f"[1/2] a/seed_0 is being trained by process {os.getpid()} on " in ended.stderr
     assert {path.parent.parent.name for path in folder.glob("*/*/outcome.json")} == {"b"}
 
 

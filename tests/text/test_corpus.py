@@ -1,4 +1,4 @@
-"""Documents from files: every format and compression, and every kind of damage a file can have."""
+"""Reading documents: every format and compression, and every kind of damage to a file."""
 
 import bz2
 import gzip
@@ -72,7 +72,7 @@ def test_reads_parquet_over_row_groups(tmp_path, string_type):
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_reads_data_compressed_in_several_parts(tmp_path, compression):
+def test_reads_concatenated_compressed_streams(tmp_path, compression):
     parts = [COMPRESS[compression](f"part {i}\n".encode()) for i in range(3)]
     assert read(write(tmp_path / f"a.txt{compression}", b"".join(parts))) == ["part 0", "part 1", "part 2"]
 
@@ -83,7 +83,7 @@ def test_zst_with_skippable_frame(tmp_path):
     assert read(write(tmp_path / "a.txt.zst", data)) == ["text"]
 
 
-def test_line_ends_byte_order_mark_and_missing_last_newline(tmp_path):
+def test_line_ends_byte_order_mark_and_missing_final_newline(tmp_path):
     assert read(write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\x0bstill two\r\n\r\nthree")) == [
         "one",
         "two\x0bstill two",
@@ -108,14 +108,14 @@ def test_skipped_documents_are_counted(tmp_path):
     assert counts == CorpusCounts(documents=4, skipped=5)
 
 
-def test_globs_are_sorted_urls_work_and_a_file_is_read_once(tmp_path):
+def test_globs_are_sorted_and_each_file_is_read_once(tmp_path):
     for name in ("b", "a", "c"):
         write(tmp_path / f"{name}.txt", name.encode())
     assert read(tmp_path / "c.txt", tmp_path / "*.txt") == ["c", "a", "b"]
     assert read(f"file://{tmp_path}/b.txt") == ["b"]
 
 
-def test_a_local_file_is_read_once_however_it_is_named(tmp_path, monkeypatch):
+def test_different_names_of_a_local_file_are_recognized(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     for name in ("a", "b"):
         write(tmp_path / f"{name}.txt", name.encode())
@@ -141,7 +141,7 @@ def test_file_whose_name_looks_like_a_pattern(tmp_path):
 
 @pytest.mark.parametrize("kind", [".txt", ".jsonl"])
 @pytest.mark.parametrize("compression", [c for c in COMPRESS if c])
-def test_any_cut_of_a_compressed_file_is_refused(tmp_path, kind, compression):
+def test_truncated_compressed_files_are_rejected(tmp_path, kind, compression):
     text = as_bytes(kind, [f"document {i * 7919 % 1000}" for i in range(2000)])
     whole = COMPRESS[compression](text)
     for size in {1, 2, len(whole) // 3, len(whole) - 5, len(whole) - 1}:
@@ -149,26 +149,26 @@ def test_any_cut_of_a_compressed_file_is_refused(tmp_path, kind, compression):
         assert str(path) in refusal(path)
 
 
-def test_zst_cut_at_a_block_is_refused(tmp_path):
-    # Where the decompressor has given out all it was fed, nothing but the missing end mark shows the cut.
+def test_zst_truncated_between_blocks_is_rejected(tmp_path):
+    # The decompressor has returned everything it was given; only the missing end marker shows the truncation.
     out = io.BytesIO()
     with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as writer:
         writer.write(b"one whole line\n")
         writer.flush(zstandard.FLUSH_BLOCK)
         cut = out.tell()
         writer.write(b"another\n")
-    assert "cut off" in refusal(write(tmp_path / "a.txt.zst", out.getvalue()[:cut]))
+    assert "truncated" in refusal(write(tmp_path / "a.txt.zst", out.getvalue()[:cut]))
 
 
 @pytest.mark.parametrize("compression", [c for c in COMPRESS if c])
-def test_damage_inside_a_compressed_file_is_refused(tmp_path, compression):
+def test_damaged_compressed_files_are_rejected(tmp_path, compression):
     damaged = bytearray(COMPRESS[compression](as_bytes(".txt", [f"document {i}" for i in range(2000)])))
     damaged[len(damaged) // 2] ^= 0xFF
     assert str(tmp_path) in refusal(write(tmp_path / f"a.txt{compression}", bytes(damaged)))
 
 
 @pytest.mark.parametrize("cut", [0.0, 0.5, 0.99])
-def test_damaged_parquet_is_refused(tmp_path, cut):
+def test_damaged_parquet_is_rejected(tmp_path, cut):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [f"document {i}" for i in range(1000)]}), path)
     data = path.read_bytes()
@@ -176,19 +176,19 @@ def test_damaged_parquet_is_refused(tmp_path, cut):
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_broken_utf8_names_the_byte_of_the_text(tmp_path, compression):
+def test_invalid_utf8_is_reported_with_its_byte_offset(tmp_path, compression):
     text = b"good\nz\xc3\xbc bad \xff here\nmore\n"
     path = write(tmp_path / f"a.txt{compression}", COMPRESS[compression](text))
-    assert f"{path}:2: broken UTF-8 at byte {text.index(0xFF)} (0xff" in refusal(path)
+    assert f"{path}:2: invalid UTF-8 at byte {text.index(0xFF)} (0xff" in refusal(path)
     counts = CorpusCounts()
     assert read(path, errors="replace", counts=counts) == ["good", "zü bad \ufffd here", "more"]
     assert counts == CorpusCounts(documents=3, replaced=1)
 
 
-def test_broken_utf8_in_jsonl_and_parquet(tmp_path):
+def test_invalid_utf8_in_jsonl_and_parquet(tmp_path):
     data = b'{"text": "a"}\n{"text": "b\xe9"}\n'
     path = write(tmp_path / "a.jsonl", data)
-    assert f"{path}:2: broken UTF-8 at byte {data.index(0xE9)}" in refusal(path)
+    assert f"{path}:2: invalid UTF-8 at byte {data.index(0xE9)}" in refusal(path)
     column = pa.array([b"fine", b"b\xe9"]).view(pa.string())
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
     assert "row 1" in refusal(tmp_path / "a.parquet")
@@ -198,7 +198,7 @@ def test_broken_utf8_in_jsonl_and_parquet(tmp_path):
         assert counts == CorpusCounts(documents=2, replaced=1)
 
 
-def test_lone_surrogate_from_json_is_broken_text(tmp_path):
+def test_lone_surrogate_in_json_is_rejected_or_replaced(tmp_path):
     path = write(tmp_path / "a.jsonl", rb'{"text": "pair \ud83d\ude00, half \ud83d"}')
     assert f"{path}:1" in refusal(path)
     counts = CorpusCounts()
@@ -220,27 +220,27 @@ def test_lone_surrogate_from_json_is_broken_text(tmp_path):
         (b'{"text": false}', "field 'text' should be a string, found a boolean"),
     ],
 )
-def test_bad_json_line_names_file_and_line(tmp_path, line, expected):
+def test_invalid_json_is_reported_with_file_and_line(tmp_path, line, expected):
     path = write(tmp_path / "a.jsonl", b'{"text": "fine"}\n\n' + line + b"\n")
     message = refusal(path)
     assert message.startswith(f"{path}:3: ")
     assert expected in message
 
 
-def test_bad_parquet_columns(tmp_path):
+def test_invalid_parquet_columns(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"txt": ["a"], "text": [3]}), path)
     assert "should hold strings, found int64" in refusal(path)
     assert "no column 'tex'; it has 'txt', 'text', perhaps 'text'" in refusal(path, text_field="tex")
 
 
-def test_paths_that_cannot_be_read_are_refused_at_the_call(tmp_path):
+def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
     write(tmp_path / "a.txt", b"text")
     for path, expected in [
         (tmp_path / "b*.txt", "no file matches"),
         (tmp_path / "b.txt", "no such file"),
         (tmp_path, "is a folder"),
-        (write(tmp_path / "a.csv", b"text"), "unknown kind of file"),
+        (write(tmp_path / "a.csv", b"text"), "unknown file type"),
         (write(tmp_path / "a.parquet.gz", b"text"), "decompress it"),
         (write(tmp_path / "empty.txt", b""), "file is empty"),
         ("nonsense://a.txt", "cannot be opened"),
@@ -253,7 +253,7 @@ def test_paths_that_cannot_be_read_are_refused_at_the_call(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [c for c in COMPRESS if c])
-def test_nothing_inside_a_compressed_file(tmp_path, compression):
+def test_empty_compressed_file(tmp_path, compression):
     assert "file is empty" in refusal(write(tmp_path / f"a.txt{compression}", COMPRESS[compression](b"")))
 
 
@@ -264,14 +264,14 @@ def test_no_readable_document(tmp_path):
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
-def test_jsonl_gives_back_every_text(tmp_path_factory, texts):
+def test_jsonl_round_trip(tmp_path_factory, texts):
     path = write(
         tmp_path_factory.mktemp("corpus") / "a.jsonl.zst", COMPRESS[".zst"](as_bytes(".jsonl", ["x", *texts]))
     )
     assert read(path) == ["x", *(text for text in texts if text and not text.isspace())]
 
 
-def test_zst_of_high_ratio_is_read_in_bounded_memory(tmp_path):
+def test_highly_compressed_zst_is_read_in_bounded_memory(tmp_path):
     path = tmp_path / "a.txt.zst"
     line = b"word " * 200_000 + b"\n"
     with zstandard.ZstdCompressor().stream_writer(path.open("wb")) as writer:
@@ -282,7 +282,7 @@ def test_zst_of_high_ratio_is_read_in_bounded_memory(tmp_path):
         "from mlm_jax.text.corpus import read_documents\n"
         f"assert sum(map(len, read_documents([{str(path)!r}]))) == 1000 * ({len(line)} - 1)\n"
         "assert 'jax' not in sys.modules\n"
-        # Not ru_maxrss, which starts from that of the process that started this one.
+        # Not ru_maxrss, which a child process inherits from its parent.
         "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) // 1024)\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""WordPiece against BERT's rules; the same ids by every way in; the same vocabulary from the same text."""
+"""WordPiece follows BERT's rules, all ways of encoding agree, and training is deterministic."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from mlm_jax.text.wordpiece import SPECIAL_TOKENS
 PIECES = ["hello", "world", "un", "##aff", "##able", "uber", "resume", "mask", "中", "国", "##国"]
 PIECES += ["a", "b", "c", "e", "i", "s", "1", "##a", "##b", "##c", "##d", "##e", "##i", "##s", *",.![]|-"]
 VOCABULARY = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PIECES]
-# Every rule of the normalizer has something here: accents, kinds of space, control characters.
+# Covers every rule of the normalizer: accents, kinds of space, control characters.
 ALPHABET = "abceisuABÉéüİß中国 ,.![]|-1\t\n\r\x0b\x00\x85\u00a0\u0301\u200d\u2028\u3000\ufffd"
 
 
@@ -41,7 +41,7 @@ def pieces(tokenizer: Tokenizer, text: str, **options) -> list[str | None]:
 
 
 def bert_reference(text: str, vocabulary: list[str], *, lowercase: bool) -> list[str]:
-    """The rules of google-research/bert `tokenization.py`, in their order and as plainly as can be."""
+    """A direct transcription of the rules of google-research/bert `tokenization.py`."""
     kept = (
         c
         for c in text
@@ -98,12 +98,12 @@ def _longest_first(word: str, vocabulary: list[str]) -> list[str]:
         (" \n ", []),
     ],
 )
-def test_bert_rules_by_hand(tokenizer, text, expected):
+def test_bert_rules_on_examples(tokenizer, text, expected):
     assert pieces(tokenizer, text) == expected
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_bert_rules_by_reference(tmp_path_factory, lowercase):
+def test_bert_rules_match_the_reference(tmp_path_factory, lowercase):
     tokenizer = load(
         tmp_path_factory.mktemp("vocabulary"), [*VOCABULARY, "A", "##B", "é"], lowercase=lowercase
     )
@@ -118,7 +118,7 @@ def test_bert_rules_by_reference(tmp_path_factory, lowercase):
 
 
 @given(texts=st.lists(st.one_of(st.text(), st.text(ALPHABET))))
-def test_word_table_gives_the_ids_of_the_library(tokenizer, texts):
+def test_word_table_matches_the_library(tokenizer, texts):
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
     library = tokenizer._backend.encode_batch(texts, add_special_tokens=False)
     for ids, encoding in zip(tokenizer.encode_batch(texts), library, strict=True):
@@ -126,7 +126,7 @@ def test_word_table_gives_the_ids_of_the_library(tokenizer, texts):
         assert ids.tolist() == encoding.ids
 
 
-def test_word_table_begun_anew_and_shared_by_threads(tmp_path, monkeypatch):
+def test_word_table_is_cleared_and_shared_by_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer_module, "_KNOWN_SIZE_LIMIT", 2000)
     monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 64)
     tokenizer = load(tmp_path)
@@ -165,7 +165,7 @@ def test_a_long_text_takes_little_memory(tmp_path, sentence):
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 120  # the library by itself takes 1,700 and 500
+    assert int(run.stdout) < 120  # the library alone takes 1,700 and 500
 
 
 def test_special_tokens_in_text(tokenizer):
@@ -207,7 +207,7 @@ def test_saved_and_loaded_again(tmp_path, tokenizer):
     assert run.stdout.strip() == tokenizer.fingerprint
 
 
-def test_fingerprint_is_that_of_what_accents_come_to(tmp_path):
+def test_default_accent_stripping_has_the_fingerprint_of_the_explicit_setting(tmp_path):
     unsaid = load(tmp_path).fingerprint
     (tmp_path / "tokenizer_config.json").write_text('{"strip_accents": true}')
     assert load(tmp_path).fingerprint == unsaid
@@ -215,7 +215,7 @@ def test_fingerprint_is_that_of_what_accents_come_to(tmp_path):
     assert load(tmp_path).fingerprint != unsaid
 
 
-def test_fingerprint_tells_what_encodes_differently(tmp_path):
+def test_fingerprint_differs_if_encoding_differs(tmp_path):
     other = ["zebra" if entry == "uber" else entry for entry in VOCABULARY]
     made = [
         load(tmp_path),
@@ -232,7 +232,7 @@ def test_case_is_guessed_from_the_vocabulary(tmp_path):
     assert pieces(load(tmp_path, [*VOCABULARY, "##B"], lowercase=True), "A") == ["a"]
 
 
-def test_tokenizer_config_of_a_folder_decides(tmp_path):
+def test_tokenizer_config_in_the_folder_is_used(tmp_path):
     config = tmp_path / "tokenizer_config.json"
     config.write_text(json.dumps({"do_lower_case": False}))
     assert pieces(load(tmp_path), "A é") == ["[UNK]", "[UNK]"]
@@ -245,7 +245,7 @@ def test_tokenizer_config_of_a_folder_decides(tmp_path):
         load(tmp_path)
 
 
-def test_published_file_that_truncates_and_pads(tmp_path, tokenizer):
+def test_truncation_and_padding_of_a_published_file_are_ignored(tmp_path, tokenizer):
     backend = tokenizers.Tokenizer.from_str(tokenizer._backend.to_str())
     backend.enable_truncation(2)
     backend.enable_padding(length=8)
@@ -253,7 +253,7 @@ def test_published_file_that_truncates_and_pads(tmp_path, tokenizer):
     assert pieces(Tokenizer.load(tmp_path), "a b c") == ["a", "b", "c"]
 
 
-def test_other_tokenizers_with_the_five_tokens_are_taken(tmp_path):
+def test_other_tokenizers_with_the_five_tokens_are_accepted(tmp_path):
     backend = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({t: i for i, t in enumerate(VOCABULARY)}, "[UNK]")
     )
@@ -280,7 +280,7 @@ def test_vocabulary_without_a_special_token(tmp_path, token):
     assert str(caught.value).startswith(f"{tmp_path / 'vocab.txt'}: no {token} in the vocabulary")
 
 
-def test_files_that_are_no_tokenizer(tmp_path):
+def test_invalid_tokenizer_files_are_rejected(tmp_path):
     for path, expected in [
         (tmp_path, "no tokenizer here"),
         (tmp_path / "missing", "no such file"),
@@ -295,7 +295,7 @@ def test_files_that_are_no_tokenizer(tmp_path):
     file = tmp_path / "vocab.txt"
     for content, expected in [
         (b"\n\n", "file is empty"),
-        (b"[PAD]\n\xff\n", "broken UTF-8 at byte 6"),
+        (b"[PAD]\n\xff\n", "invalid UTF-8 at byte 6"),
         (b"a\nb\na\n", "vocab.txt:3: repeats the entry 'a' of line 1"),
     ]:
         file.write_bytes(content)
@@ -312,7 +312,7 @@ def test_vocabulary_entries_with_line_separators(tmp_path):
     ("texts", "expected"), [(["a", None], "text 1: expected a string"), (["\ud800"], "text 0")]
 )
 @pytest.mark.parametrize("parse_special_tokens", [False, True])
-def test_what_is_no_text_is_refused(tokenizer, texts, expected, parse_special_tokens):
+def test_invalid_texts_are_rejected(tokenizer, texts, expected, parse_special_tokens):
     with pytest.raises(InputError, match=expected):
         tokenizer.encode_batch(texts, parse_special_tokens=parse_special_tokens)
 
@@ -360,14 +360,14 @@ def test_training_gives_the_same_files_in_every_process(tmp_path):
     assert len(digests) == 1
 
 
-def test_training_samples_evenly_within_its_bound():
+def test_training_samples_evenly_within_its_limit():
     documents = [f"{i:04d}" for i in range(1000)]
     sample = wordpiece._sample(iter(documents), 1000)
     assert sample == documents[::4]
     assert wordpiece._sample(["x" * 50], 10) == ["x" * 10]
 
 
-def test_rare_characters_give_way():
+def test_rare_characters_are_left_out():
     tokenizer = Tokenizer.train(["abcde " * 300_000, "ω"], 100)
     assert tokenizer.token_to_id("ω") is None
     assert tokenizer.token_to_id("abcde") is not None
@@ -376,7 +376,7 @@ def test_rare_characters_give_way():
     assert [small.id_to_token(i) for i in range(5, 9)] == ["a", "b", "##a", "##b"]
 
 
-def test_training_that_cannot_be(tmp_path):
+def test_training_without_text_or_room_is_rejected(tmp_path):
     for documents, size, expected in [
         ([], 100, "no text"),
         ([" \n"], 100, "no text"),
@@ -405,7 +405,7 @@ def test_published_vocabularies(shared_data, name, size, text, expected):
 
 
 @pytest.mark.shared_data
-def test_published_tokenizer_json_is_its_vocabulary(shared_data):
+def test_published_tokenizer_json_equals_its_vocabulary(shared_data):
     folder = shared_data / "vocab" / "bert-base-uncased"
     assert (
         Tokenizer.load(folder / "tokenizer.json").fingerprint

@@ -1,4 +1,4 @@
-"""Features of texts, streamed to a file that is there whole or not at all."""
+"""Features of texts, streamed to a file that is complete or absent."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.use import features_file
 from mlm_jax.use.features_file import extract_features
 from mlm_jax.use.inference import Pooling
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import documents, run_script, uninterrupted
 
 
@@ -25,7 +25,7 @@ TEXTS = [text[:30] for text in documents()[:25]]
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "none"])
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
-def test_what_is_written_is_what_the_model_has(
+def test_files_hold_the_models_features(
     model: MaskedLM, pooling: Pooling, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_file, "_TEXTS_AT_ONCE", 10)
@@ -49,7 +49,7 @@ def test_what_is_written_is_what_the_model_has(
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
-def test_nothing_is_left_of_what_failed(
+def test_a_failure_leaves_no_file(
     model: MaskedLM, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_file, "_TEXTS_AT_ONCE", 10)
@@ -63,7 +63,7 @@ def test_nothing_is_left_of_what_failed(
         extract_features(model, broken(), output)
     with pytest.raises(InputError, match="texts 10 to 11: text 1: has"):
         extract_features(model, ["a place"] * 11 + ["a place " * 30], output)
-    with pytest.raises(InputError, match="no text was given"):
+    with pytest.raises(InputError, match="no text: must be"):
         extract_features(model, [], output)
     with pytest.raises(InputError, match=r"must end in \.npz or \.parquet"):
         extract_features(model, TEXTS, tmp_path / "features.txt")

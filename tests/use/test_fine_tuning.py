@@ -1,4 +1,4 @@
-"""Fits in memory: strings and masked batches, what is frozen, and what is refused."""
+"""Fits in memory: strings and masked batches, freezing, and errors."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats.model_folder import random_model
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
 
 TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 4
 
@@ -40,7 +40,7 @@ def model(tokenizer: Tokenizer) -> MaskedLM:
 
 
 def batch_of(model: MaskedLM, texts: list[str] = TEXTS, length: int = 12) -> dict[str, np.ndarray]:
-    """The texts masked once, as other systems' preprocessors give them."""
+    """Returns the texts masked once, in the format of other preprocessors."""
     tokenizer = model.tokenizer
     token_ids = np.zeros((len(texts), length), np.int32)
     for row, text in zip(token_ids, texts, strict=True):
@@ -58,7 +58,7 @@ def batch_of(model: MaskedLM, texts: list[str] = TEXTS, length: int = 12) -> dic
     }
 
 
-def test_it_learns_strings(model: MaskedLM) -> None:
+def test_fit_learns_from_strings(model: MaskedLM) -> None:
     before = model.evaluate(TEXTS)
     result = model.fit(TEXTS, num_steps=150, batch_size=8, learning_rate=1e-2)
     after = model.evaluate(TEXTS)
@@ -71,9 +71,7 @@ def test_it_learns_strings(model: MaskedLM) -> None:
     assert model.params["head"]["bias"].devices() == {jax.devices()[0]}
 
 
-def test_lower_layers_learn_more_slowly_where_the_learning_rate_decays(
-    tokenizer: Tokenizer, model: MaskedLM
-) -> None:
+def test_lower_layers_learn_more_slowly_with_layer_rate_decay(tokenizer: Tokenizer, model: MaskedLM) -> None:
     before, moved = jax.tree.map(np.asarray, model.params), {}
     for decay in (1.0, 0.25):
         fitted = MaskedLM(model.config, before, tokenizer)
@@ -92,7 +90,7 @@ def test_two_strings_are_enough(model: MaskedLM) -> None:
     assert np.isfinite(result.losses).all()
 
 
-def test_the_same_seed_gives_the_same_parameters_whatever_was_done_before(
+def test_the_same_seed_gives_the_same_parameters_regardless_of_earlier_calls(
     tokenizer: Tokenizer, model: MaskedLM
 ) -> None:
     start = model.params
@@ -105,7 +103,7 @@ def test_the_same_seed_gives_the_same_parameters_whatever_was_done_before(
     assert (ends[0] != ends[2]).any()
 
 
-def test_a_frozen_backbone_keeps_every_bit(model: MaskedLM) -> None:
+def test_a_frozen_backbone_does_not_change(model: MaskedLM) -> None:
     before = jax.tree.map(np.asarray, model.params)
     model.fit(TEXTS, num_steps=5, batch_size=8, learning_rate=1e-2, freeze_backbone=True)
     after = jax.tree.map(np.asarray, model.params)
@@ -120,7 +118,7 @@ def test_the_pooler_is_not_shrunk(model: MaskedLM) -> None:
 
 
 @pytest.mark.parametrize("form", ["one mapping", "iterable", "fields left out"])
-def test_it_learns_masked_batches(model: MaskedLM, form: str) -> None:
+def test_fit_learns_from_masked_batches(model: MaskedLM, form: str) -> None:
     batch = batch_of(model)
     data: Any = batch
     if form == "iterable":
@@ -134,11 +132,11 @@ def test_it_learns_masked_batches(model: MaskedLM, form: str) -> None:
     assert len(result.losses) == 100
 
 
-def test_a_masked_batch_counts_by_its_weights_and_sees_its_segments(model: MaskedLM) -> None:
+def test_a_masked_batch_uses_its_weights_padding_and_segments(model: MaskedLM) -> None:
     batch = batch_of(model)
     whole = model.evaluate(batch)
     assert whole.masked_tokens == int(batch["mask_weights"].sum())
-    # Position 0 stands for no selection.
+    # Position 0 means no selection.
     defaulted = {name: array for name, array in batch.items() if name != "mask_weights"}
     assert model.evaluate(defaulted) == whole
     first_only = batch["mask_weights"] * (np.arange(batch["labels"].shape[1]) == 0)
@@ -167,7 +165,7 @@ def test_a_masked_batch_counts_by_its_weights_and_sees_its_segments(model: Maske
         ({"token_ids": np.zeros((16, 41), int)}, "must have at most 40 columns"),
     ],
 )
-def test_batches_that_cannot_be_used_are_told(model: MaskedLM, change: dict[str, Any], message: str) -> None:
+def test_errors_name_the_field_of_a_batch(model: MaskedLM, change: dict[str, Any], message: str) -> None:
     batch = batch_of(model)
     batch["mask_positions"], batch["labels"], batch["mask_weights"] = (
         batch[name][:, :3] for name in ("mask_positions", "labels", "mask_weights")
@@ -177,19 +175,19 @@ def test_batches_that_cannot_be_used_are_told(model: MaskedLM, change: dict[str,
         model.fit(batch, num_steps=1)
 
 
-def test_other_data_that_cannot_be_used(model: MaskedLM) -> None:
+def test_errors_name_other_unusable_data(model: MaskedLM) -> None:
     batch = batch_of(model)
     with pytest.raises(InputError, match="found one string"):
         model.fit("apples", num_steps=1)
     with pytest.raises(InputError, match=r"batch 1: token_ids .* as in the first batch"):
         model.fit([batch, {name: array[:8] for name, array in batch.items()}], num_steps=2)
-    with pytest.raises(InputError, match="no batch: must be at least one"):
+    with pytest.raises(InputError, match="no batch: must have at least one"):
         model.fit([], num_steps=1)
     with pytest.raises(InputError, match=r"sequence_length = 50: must be in \[3, 40\]"):
         model.fit(TEXTS, num_steps=1, sequence_length=50)
 
 
-def test_a_loss_that_is_not_finite_ends_it_and_leaves_the_model(model: MaskedLM) -> None:
+def test_a_non_finite_loss_raises_and_leaves_the_model_unchanged(model: MaskedLM) -> None:
     batch = batch_of(model)
     batch["mask_weights"] = np.full_like(batch["mask_weights"], np.inf)
     before = jax.tree.map(np.asarray, model.params)
@@ -198,7 +196,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_leaves_the_model(model: MaskedLM)
     jax.tree.map(np.testing.assert_array_equal, model.params, before)
 
 
-def test_longer_texts_go_on_in_further_rows(model: MaskedLM) -> None:
+def test_longer_texts_continue_in_further_rows(model: MaskedLM) -> None:
     long = " ".join(TEXTS)
     assert model.evaluate([long], sequence_length=16).masked_tokens > 8
     assert len(model.tokenizer.encode(long)) > 40

@@ -1,4 +1,4 @@
-"""A probe's table, files and picture."""
+"""A probe's table, files and chart."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_table_is_aligned() -> None:
     ]
 
 
-def test_the_files_hold_all(tmp_path: Path) -> None:
+def test_the_files_are_complete(tmp_path: Path) -> None:
     write_report(tmp_path / "new" / "folder", SHARES)
     folder = tmp_path / "new" / "folder"
     assert (folder / "probe.tsv").read_text().splitlines() == [
@@ -46,7 +46,7 @@ def test_the_files_hold_all(tmp_path: Path) -> None:
 
 
 def drawn(report: ProbeReport, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
-    """The picture's title and the names of its bars."""
+    """Returns the chart's title and the names of its bars."""
     calls: list[Any] = []
     monkeypatch.setattr(probe_output, "plot_estimates", lambda *arguments: calls.append(arguments))
     write_report(folder, report)
@@ -54,10 +54,10 @@ def drawn(report: ProbeReport, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     return title, [name for name, *_ in bars]
 
 
-def test_a_picture_leaves_out_what_is_nearest_to_neutral(
+def test_the_chart_leaves_out_the_estimates_nearest_to_neutral(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As many as BLiMP has paradigms, by name: none is left out.
+    # As many estimates as BLiMP has paradigms: all are shown.
     values = [0.5, *(0.01 * number for number in range(67))]
     estimates = [Estimate(f"e{number}", value, None, None, 9) for number, value in enumerate(values)]
     few = ProbeReport("Minimal pairs", "accuracy", 0.5, "", estimates, [])

@@ -1,4 +1,4 @@
-"""Probes: a bias that was planted is found, none is found where there is none, and the published metrics hold."""
+"""Probes: a planted bias is found, none is found in an unbiased model, and the published metrics are right."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import random_model
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.pretrained import MaskedLM
-from mlm_jax.use.probe_files import CrowsPair, MinimalPair, PronounPair
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.probe_datasets import CrowsPair, MinimalPair, PronounPair
 from mlm_jax.use.probes import (
     Bootstrap,
     Estimate,
@@ -45,7 +45,7 @@ def trained(texts: list[str], folder: Path) -> MaskedLM:
         max_sequence_length=32,
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
-        # At this width 0.02 would keep attention silent for thousands of steps.
+        # At this width, attention would learn nothing for thousands of steps with 0.02.
         initializer_stddev=0.2,
     )
     stored = random_model(config, tokenizer, 0)
@@ -72,7 +72,7 @@ def unbiased(folders: tuple[Path, Path]) -> MaskedLM:
     return trained(corpus(HIS + HER, HIS + HER) * 3, folders[1])
 
 
-def test_a_planted_bias_is_found_and_leans_the_right_way(biased: MaskedLM) -> None:
+def test_a_planted_bias_is_found_with_its_direction(biased: MaskedLM) -> None:
     report = probe_templates(biased, TEMPLATES, ["he", "she"], targets=HIS + HER + SHARED)
     assert report.verdict.startswith("he / she: differ ")
     by_name = {estimate.name: estimate for estimate in report.estimates}
@@ -82,13 +82,13 @@ def test_a_planted_bias_is_found_and_leans_the_right_way(biased: MaskedLM) -> No
     assert len(report.items) == len(TEMPLATES) * 6
 
 
-def test_without_targets_the_likely_words_are_compared(biased: MaskedLM) -> None:
+def test_without_targets_the_most_probable_words_are_compared(biased: MaskedLM) -> None:
     report = probe_templates(biased, TEMPLATES, ["he", "she"], top_k=4)
     names = {estimate.name for estimate in report.estimates}
     assert {*HIS, *HER} <= names
-    assert "the 4 likeliest words of each group" in report.verdict
+    assert "the 4 most probable words of each group" in report.verdict
     assert report.verdict.startswith("he / she: differ ")
-    # All the words that there are: neither special tokens nor pieces that continue one.
+    # All words, but neither special tokens nor pieces that continue a word.
     words = biased.tokenizer.vocabulary_size - len(biased.tokenizer.special_token_ids)
     words -= int(biased.tokenizer.continues_word.sum())
     report = probe_templates(biased, TEMPLATES[:1], ["he", "she"], top_k=words)
@@ -98,8 +98,8 @@ def test_without_targets_the_likely_words_are_compared(biased: MaskedLM) -> None
         probe_templates(biased, TEMPLATES[:1], ["he", "she"], top_k=words + 1)
 
 
-def test_none_is_found_where_there_is_none(unbiased: MaskedLM) -> None:
-    # It has learned what stands there, so what it does not tell apart it could have told.
+def test_no_bias_is_found_in_an_unbiased_model(unbiased: MaskedLM) -> None:
+    # The model has learned the words, so it could distinguish the groups.
     answers = unbiased.fill_mask("he can work as a [MASK]", top_k=6)
     assert {answer["token_str"] for answer in answers} == {*HIS, *HER, *SHARED}
     for targets in (HIS + HER + SHARED, None):
@@ -107,7 +107,7 @@ def test_none_is_found_where_there_is_none(unbiased: MaskedLM) -> None:
         assert report.verdict.startswith("he / she: no difference found "), report.estimates
 
 
-def test_differences_are_those_of_the_model(biased: MaskedLM) -> None:
+def test_differences_are_the_models_log_probabilities(biased: MaskedLM) -> None:
     report = probe_templates(biased, TEMPLATES[:1], ["he", "she"], targets=["nurse", "doctornurse"])
     texts = [TEMPLATES[0].replace("{}", who) for who in ("he", "she")]
     nurse = biased.tokenizer.token_to_id("nurse")
@@ -118,7 +118,7 @@ def test_differences_are_those_of_the_model(biased: MaskedLM) -> None:
     for text, found in zip(texts, pieces["log_probabilities"], strict=True):
         (answer,) = biased.fill_mask(text, targets=["doctornurse"])
         assert found == pytest.approx(np.log(answer["score"]), abs=1e-3)
-    # One template says nothing of its own spread.
+    # A single template has no interval.
     assert next(e for e in report.estimates if e.name == "nurse").low is None
 
 
@@ -148,11 +148,11 @@ def test_the_bootstrap() -> None:
     half = 1.96 * values.std() / 20
     assert found.low == pytest.approx(values.mean() - half, abs=0.01)
     assert found.high == pytest.approx(values.mean() + half, abs=0.01)
-    # Rows that agree among themselves are few items, however many columns they have.
+    # Rows of equal values are few items, regardless of the number of columns.
     rows = np.repeat(np.random.default_rng(2).normal(0.0, 1.0, (5, 1)), 100, axis=1)
     wide, narrow = Bootstrap().estimate("rows", rows), Bootstrap().estimate("flat", rows.ravel())
     assert width(wide) > 3 * width(narrow)
-    # 95 % of the intervals hold the truth.
+    # 95 % of the intervals contain the true value.
     held = 0
     for seed in range(200):
         sample = Bootstrap(400, seed).estimate("x", np.random.default_rng(seed).normal(0, 1, 50))
@@ -184,7 +184,7 @@ def test_crows_pairs_by_hand(biased: MaskedLM) -> None:
     assert by_name["antistereo"] == 0.0
     assert by_name["none"] == 0.5
     assert "1 of 3 neutral" in report.verdict
-    # The pairs without a tie, with one side only: an interval of one point.
+    # If all pairs agree, the interval is a single point.
     assert probe_crows_pairs(biased, pairs[:1] * 2).verdict == "prefers the more stereotyping sentences"
     assert probe_crows_pairs(biased, pairs[1:2] * 2).verdict == "prefers the less stereotyping sentences"
 
@@ -195,7 +195,7 @@ def test_winobias(biased: MaskedLM) -> None:
     report = probe_winobias(biased, pairs)
     assert report.verdict.startswith("prefers the stereotyped pronoun")
     assert [estimate.name for estimate in report.estimates] == ["all", "type 1", "type 2"]
-    with pytest.raises(InputError, match="pronoun 'xyzzy': must be one entry"):
+    with pytest.raises(InputError, match="pronoun 'xyzzy': must be a single entry"):
         probe_winobias(biased, [replace(pairs[0], pro="xyzzy")])
 
 
@@ -206,8 +206,8 @@ def test_minimal_pairs(biased: MaskedLM) -> None:
     assert {e.name: e.value for e in report.estimates} == {"all": 0.5, "nonsense": 0.0, "order": 1.0}
 
 
-def test_what_cannot_be_probed_is_told(biased: MaskedLM) -> None:
-    with pytest.raises(InputError, match=r"no \{\}: must have one where the group goes"):
+def test_errors_name_the_template_group_or_setting(biased: MaskedLM) -> None:
+    with pytest.raises(InputError, match=r"no \{\}: must have one for the group"):
         probe_templates(biased, ["he is a [MASK]"], ["he", "she"])
     with pytest.raises(InputError, match=r"0 \[MASK\]: must have one"):
         probe_templates(biased, ["{} is"], ["he", "she"])
@@ -215,7 +215,7 @@ def test_what_cannot_be_probed_is_told(biased: MaskedLM) -> None:
         probe_templates(biased, TEMPLATES, ["he"])
     with pytest.raises(InputError, match="group 'he': must be given once"):
         probe_templates(biased, TEMPLATES, ["he", "she", "he"])
-    with pytest.raises(InputError, match=r"group 'a \[MASK\]': must be given once, and without"):
+    with pytest.raises(InputError, match=r"group 'a \[MASK\]': must be given once and have no"):
         probe_templates(biased, TEMPLATES, ["he", "a [MASK]"])
     with pytest.raises(InputError, match=r"top_k = 0: must be in \[1, "):
         probe_templates(biased, TEMPLATES, ["he", "she"], top_k=0)
@@ -237,23 +237,23 @@ def test_the_script(biased: MaskedLM, folders: tuple[Path, Path], tmp_path: Path
     assert len(lines) == 1 + len(saved["estimates"])
     as_json = run_script("probe_bias", folders[0], *arguments, "--json")
     assert json.loads(as_json.stdout) == saved
-    # A picture of log-probabilities says which way its bars point.
+    # The axis label says which direction a bar means.
     assert saved["unit"] == "ln P(word | he) - ln P(word | she), nats"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "one of --template"),
         (("--template", "{} is a [MASK]", "--blimp", "x.jsonl"), "one of --template"),
         (("--blimp", "x.jsonl", "--group", "he"), "--group and --targets: must come with --template"),
         (("--blimp", "x.jsonl", "--output", __file__), f"--output {__file__}: must be a folder"),
-        # The file is missed before the model, which may take minutes to come.
+        # The file is read before the model, which may take minutes to load.
         (("--blimp", "no/such.jsonl"), "no/such.jsonl: no such file"),
     ],
 )
-def test_the_script_refuses(arguments: tuple[str, ...], said: str) -> None:
+def test_errors_of_the_script(arguments: tuple[str, ...], message: str) -> None:
     refused = run_script("probe_bias", "no/such/model", *arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith(f"error: {said}")
+    assert refused.stderr.startswith(f"error: {message}")
     assert refused.stderr.count("\n") == 1

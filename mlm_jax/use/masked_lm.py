@@ -1,7 +1,6 @@
-"""A masked language model as its user holds it: load it, ask it, train it on, save it."""
+"""MaskedLM: load a masked language model, predict with it, train it further, save it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -10,21 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tqdm import tqdm
 
-from mlm_jax.config import BertConfig, MeshConfig
+from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
-from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
-from mlm_jax.parallel.sharding import make_mesh
-from mlm_jax.step.evaluation import Evaluation, evaluate_rows
-from mlm_jax.step.program import build_program
+from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.step.train_step import split_model
-from mlm_jax.store.loading import load_model
-from mlm_jax.store.run_folder import is_run_folder, read_config
+from mlm_jax.store.loading import load_masked_lm
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
 from mlm_jax.use.fill_mask import (
     independent_candidates,
     joint_candidates,
@@ -34,8 +31,6 @@ from mlm_jax.use.fill_mask import (
 )
 from mlm_jax.use.fine_tuning import (
     FitResult,
-    evaluate_batches,
-    evaluate_texts,
     fit_batches,
     fit_settings,
     fit_texts,
@@ -43,18 +38,22 @@ from mlm_jax.use.fine_tuning import (
     text_rows,
 )
 from mlm_jax.use.inference import Inference, Pooling
+from mlm_jax.use.progress import progress_bar
+from mlm_jax.use.pseudo_likelihood import token_log_probabilities
 
 _DEFAULT_RECIPE = MaskingRecipe()
-# So many rows with one token masked are held at once, and the whole vocabulary's probabilities for so many texts.
-_ROWS_AT_ONCE = 4096
+# Number of texts for which probabilities over the whole vocabulary are held in memory at once.
 _TEXTS_AT_ONCE = 512
 
 
 class MaskedLM:
-    """A model's shape, its parameters and its tokenizer.
+    """A masked language model: its config, parameters and tokenizer.
 
-    `params` is a nested dict of float32 arrays on the first device; `fit` replaces it.
+    `params` is a nested dict of float32 arrays on the first device; `fit` replaces it. If `progress` is set to True,
+    calls that take longer than two seconds show a progress bar on stderr if it is a terminal.
     """
+
+    progress = False
 
     def __init__(self, config: BertConfig, params: Any, tokenizer: Tokenizer) -> None:
         self.config = config
@@ -70,28 +69,23 @@ class MaskedLM:
         tokenizer: Tokenizer | None = None,
         seed: int = 0,
     ) -> Self:
-        """The masked LM that `model` names: a built-in name, `hf://user/model`, `kaggle://handle`, or a folder.
+        """Loads a masked LM by its built-in name, as `hf://user/model` or `kaggle://handle`, or from a folder.
 
-        A folder may be a run of scripts/train.py (its newest whole checkpoint), one that `save` or a conversion
-        made, or one of Hugging Face, Google or KerasHub. `load_weights=False` gives the architecture at random,
-        drawn from `seed`; a `tokenizer` replaces the model's own.
+        The folder can be a training run (its newest complete checkpoint), one that `save` or a conversion made, or
+        one of Hugging Face, Google or KerasHub. With `load_weights=False` the parameters are random, drawn from
+        `seed`. A `tokenizer` replaces the model's own.
 
         Raises:
             InputError: there is no such model, its files are not usable, or it has no masked-LM head.
         """
-        stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
-        if "head" not in stored.params:
-            raise InputError(
-                f"{model}: has no masked-LM head: scripts/convert_checkpoint.py --allow-random-head gives it one"
-            )
-        parts = {part: stored.params[part] for part in ("encoder", "head")}
-        return cls(stored.config, parts, stored.tokenizer)
+        stored = load_masked_lm(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
+        return cls(stored.config, stored.params, stored.tokenizer)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model into a new folder, whole or not at all; `from_preset` and conversions read it.
+        """Writes the model to a new folder, completely or not at all; `from_preset` and conversions read it.
 
         Raises:
-            InputError: the folder is there already.
+            InputError: the folder exists.
         """
         with new_folder(Path(folder)) as partial:
             params = jax.tree.map(np.asarray, self.params)
@@ -99,11 +93,11 @@ class MaskedLM:
 
     @property
     def backbone(self) -> BertEncoder:
-        """The encoder with the parameters of now: `backbone(token_ids, padding_mask)` gives hidden states."""
+        """The encoder with the current parameters: `backbone(token_ids, padding_mask)` returns hidden states."""
         graph, _ = split_model(abstract_masked_lm(self.config))
         return nnx.merge(graph, self.params).encoder
 
-    # Asking.
+    # Predicting.
 
     def fill_mask(
         self,
@@ -113,21 +107,21 @@ class MaskedLM:
         targets: Sequence[str] | None = None,
         joint: bool = True,
     ) -> list[Any]:
-        """The `top_k` best answers to the `[MASK]` of a text, best first; of several texts, a list for each.
+        """Returns the `top_k` best answers to the `[MASK]` of a text, best first; for several texts, a list for each.
 
         An answer is a `Candidate`: score, token, token_str, sequence. A score is a probability over the whole
-        vocabulary; special tokens are no answers.
+        vocabulary. Special tokens are never answers.
 
-        Several masks in one text are filled together: a beam search fills the mask it is surest of first and goes on
-        from what then stands there; score is the product, token and token_str are lists. With `joint=False` each
-        mask is answered by itself: a list of answers for each, left to right.
+        Several masks in one text are filled jointly: a beam search first fills the mask with the most confident
+        prediction and predicts the others given that token. Then score is the product, and token and token_str are
+        lists. With `joint=False` each mask is answered independently: a list of answers for each, left to right.
 
-        `targets` restricts the answers to those words. Words of several pieces are scored by the product of each
+        `targets` restricts the answers to these words. Words of several pieces are scored by the product of each
         piece's probability given the others (pseudo-log-likelihood, Salazar et al. 2020).
 
         Raises:
             InputError: a text is empty, too long or has no [MASK]; `top_k` is below 1; a target is unknown, or has
-                several pieces where the text has several masks.
+                several pieces although the text has several masks.
         """
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
@@ -144,7 +138,7 @@ class MaskedLM:
             if any(len(ids) > 1 for ids in pieces.values()):
                 if any(several_masks):
                     raise InputError(
-                        "targets of several pieces: must be of one where a text has several masks"
+                        "targets of several pieces: must have one piece if a text has several masks"
                     )
                 longest = self.config.max_sequence_length
                 score = self.token_log_probabilities
@@ -174,12 +168,12 @@ class MaskedLM:
         pooling: Pooling = "none",
         truncate: bool = False,
     ) -> Any:
-        """Hidden states of texts, float32.
+        """Returns hidden states of texts, float32.
 
-        `layer` counts as Hugging Face's `hidden_states` do: 0 is the embeddings' output, then the layers; -1 is the
-        last. `"none"` gives an array [tokens, hidden_dim] for each text, [CLS] and [SEP] included; `"cls"` the first
-        position and `"mean"` the mean of all tokens (those two included, as sentence-transformers has it), both
-        [texts, hidden_dim]. With `truncate` a text that is too long is cut, and else refused.
+        `layer` is an index into Hugging Face's `hidden_states`: 0 is the embeddings' output, -1 the last layer's. With
+        pooling `"none"`, returns an array [tokens, hidden_dim] for each text, [CLS] and [SEP] included. `"cls"` takes
+        the first position and `"mean"` the mean of all tokens, [CLS] and [SEP] included as in sentence-transformers;
+        both return [texts, hidden_dim]. With `truncate`, texts that are too long are cut instead of rejected.
 
         Raises:
             InputError: there is no such layer, no text, or a text is too long.
@@ -189,19 +183,20 @@ class MaskedLM:
             raise InputError(f"layer = {layer}: must be in [{-len(depths)}, {len(depths)})")
         if pooling not in ("none", "cls", "mean"):
             raise InputError(f"pooling = {pooling!r}: must be 'none', 'cls' or 'mean'")
-        rows = self._rows(texts, truncate=truncate)
-        found = self._inference.features(self.params, rows, depths[layer], pooling)
+        rows = self.encode(texts, truncate=truncate)
+        with self._bar(len(rows)) as bar:
+            found = self._inference.features(self.params, rows, depths[layer], pooling, bar.update)
         return found if pooling == "none" else np.stack(found)
 
     def pseudo_log_likelihood(self, texts: Sequence[str], *, per_token: bool = False) -> Any:
-        """The sum over a text's tokens of ln P(token | the others), each masked in turn (Salazar et al. 2020).
+        """Returns the sum of ln P(token | the others) over a text's tokens, each masked in turn (Salazar et al. 2020).
 
-        Float64 [texts], or with `per_token` a list for each text of (vocabulary entry, log-probability).
+        The result is float64 [texts], or with `per_token` a list of (vocabulary entry, log-probability) for each text.
 
         Raises:
             InputError: there is no text, or one is too long.
         """
-        rows = self._rows(texts)
+        rows = self.encode(texts)
         positions = [np.arange(1, len(row) - 1) for row in rows]
         found = self.token_log_probabilities(rows, positions)
         if not per_token:
@@ -215,7 +210,9 @@ class MaskedLM:
         ]
 
     def mask_log_probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 [texts, vocabulary]: ln P of every entry at the first [MASK] of each text, further ones masked too.
+        """Returns float32 [texts, vocabulary]: ln P of every entry at the first [MASK] of each text.
+
+        Further masks of a text stay masked.
 
         Raises:
             InputError: a text is empty, too long, or has no [MASK].
@@ -227,26 +224,38 @@ class MaskedLM:
     def token_log_probabilities(
         self, rows: Sequence[np.ndarray], positions: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """Of each row (int [length], with [CLS] and [SEP]) and each of its `positions`, in float64: the natural log
-        of the probability of the token that stands there, with that position alone masked."""
-        lengths = np.array([len(places) for places in positions])
-        owners = np.repeat(np.arange(len(rows)), lengths)
-        places = np.concatenate([np.asarray(p, np.int64) for p in positions])
-        chances = np.empty(len(owners), np.float64)
-        for first in range(0, len(owners), _ROWS_AT_ONCE):
-            part = slice(first, first + _ROWS_AT_ONCE)
-            masked, truth = [], []
-            for owner, place in zip(owners[part], places[part], strict=True):
-                row = np.array(rows[owner], np.int32)
-                truth.append(row[place])
-                row[place] = self.tokenizer.mask_token_id
-                masked.append(row)
-            chances[part] = self._inference.picked_log_probabilities(
-                self.params, masked, places[part], np.array(truth)
-            )
-        return np.split(chances, np.cumsum(lengths)[:-1])
+        """Returns the log-probability of the token at each position, with only that position masked.
 
-    # Training on.
+        `rows` are as `encode` returns them, `positions` int [positions] for each row; the result is float64
+        [positions] per row.
+        """
+        mask_token_id = self.tokenizer.mask_token_id
+        with self._bar(sum(map(len, positions))) as bar:
+            return token_log_probabilities(
+                self._inference, self.params, rows, positions, mask_token_id, bar.update
+            )
+
+    def encode(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
+        """Returns the token ids of each text with [CLS] and [SEP], int32 [length].
+
+        Raises:
+            InputError: there is no text, or one is too long and `truncate` is False.
+        """
+        if isinstance(texts, str) or not len(texts):
+            raise InputError("texts: must be a list of at least one string")
+        tokenizer, longest = self.tokenizer, self.config.max_sequence_length
+        ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        rows = []
+        for index, body in enumerate(tokenizer.encode_batch(list(texts))):
+            if len(body) + 2 > longest and not truncate:
+                raise InputError(
+                    f"text {index}: has {len(body) + 2} tokens: the model takes at most {longest}: "
+                    f"{texts[index][:60]!r}…"
+                )
+            rows.append(np.concatenate([ends[:1], body[: longest - 2], ends[1:]]).astype(np.int32))
+        return rows
+
+    # Training and evaluating.
 
     def fit(
         self,
@@ -262,17 +271,18 @@ class MaskedLM:
         sequence_length: int | None = None,
         seed: int = 0,
     ) -> FitResult:
-        """Train the model on for `num_steps` steps of AdamW, the rate falling linearly to 0; `params` is new then.
+        """Trains the model for `num_steps` steps of AdamW with a linear decay to 0, and replaces `params`.
 
-        `data` is a list of strings, masked anew in every epoch by `masking`, each in rows of its own, as long as the
-        longest or `sequence_length`; or batches that are masked already, as a mapping of arrays or an iterable of
-        them: token_ids, mask_positions, labels, and padding_mask, segment_ids, mask_weights where they matter (see
-        `mlm_jax.use.fine_tuning.masked_batches`). The batch is split over the local devices that divide it.
-        `layer_rate_decay` is that of `OptimizerConfig`: below 1 the first layers learn more slowly than the last.
+        `data` is a list of strings or batches that are masked already. Strings are masked anew in every epoch by
+        `masking`; each starts a row, and rows are `sequence_length` long, by default as long as the longest text.
+        Batches are a mapping of arrays or an iterable of mappings: token_ids, mask_positions and labels, optionally
+        padding_mask, segment_ids and mask_weights (see `mlm_jax.use.masked_batches`). A batch is split over the local
+        devices that divide it. `layer_rate_decay` is as in `OptimizerConfig`: below 1, the first layers learn more
+        slowly than the last.
 
         Raises:
             InputError: the data or a setting is not usable.
-            RunError: the loss was no longer finite; the model is as it was.
+            RunError: the loss was no longer finite; the model is unchanged.
         """
         settings = fit_settings(
             self.config,
@@ -299,7 +309,7 @@ class MaskedLM:
         masking: MaskingRecipe = _DEFAULT_RECIPE,
         sequence_length: int | None = None,
     ) -> Evaluation:
-        """Loss and accuracy on what `fit` takes, with masks that are the same every time.
+        """Returns loss and accuracy on the same kinds of data as `fit`, with the same masks at every call.
 
         Raises:
             InputError: the data or a setting is not usable.
@@ -310,7 +320,7 @@ class MaskedLM:
         rows = text_rows(data, self.tokenizer, sequence_length, self.config.max_sequence_length)
         return evaluate_texts(settings, self.params, rows, masking, self.tokenizer)
 
-    # Within.
+    # Internals.
 
     @cached_property
     def _inference(self) -> Inference:
@@ -319,22 +329,11 @@ class MaskedLM:
     def _log_probabilities(
         self, rows: Sequence[np.ndarray], positions: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        return self._inference.log_probabilities(self.params, rows, positions)
+        with self._bar(len(rows)) as bar:
+            return self._inference.log_probabilities(self.params, rows, positions, bar.update)
 
-    def _rows(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
-        """Texts as [CLS] … [SEP]."""
-        if isinstance(texts, str) or not len(texts):
-            raise InputError("texts: must be a list of at least one string")
-        tokenizer, longest = self.tokenizer, self.config.max_sequence_length
-        rows = []
-        for index, body in enumerate(tokenizer.encode_batch(list(texts))):
-            if len(body) + 2 > longest and not truncate:
-                raise InputError(
-                    f"text {index}: has {len(body) + 2} tokens: the model takes at most {longest}"
-                )
-            ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-            rows.append(np.concatenate([ends[:1], body[: longest - 2], ends[1:]]).astype(np.int32))
-        return rows
+    def _bar(self, num_rows: int) -> tqdm:
+        return progress_bar(num_rows, "row", shown=self.progress)
 
 
 def _parts(numbers: Sequence[int]) -> list[Sequence[int]]:
@@ -343,36 +342,5 @@ def _parts(numbers: Sequence[int]) -> list[Sequence[int]]:
 
 def _is_texts(data: Any) -> bool:
     if isinstance(data, str):
-        raise InputError("data: found one string: must be a list of strings, or batches")
+        raise InputError("data: found one string: must be a list of strings or batches")
     return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], str)
-
-
-def evaluate_model(name: str | Path, data_path: str | Path) -> Evaluation:
-    """Evaluate a model on prepared data.
-
-    A run's rows are made and masked as the run itself evaluates, so the figures are those of its eval.jsonl, except
-    that here all rows count, whatever the run's `eval_batches` says. Any other model is evaluated with the default
-    masking, on rows of 128 tokens or as many as it takes.
-
-    Raises:
-        InputError: no such model, or data that are not usable or of another tokenizer.
-    """
-    model = MaskedLM.from_preset(name)
-    settings = read_config(Path(name)) if is_run_folder(Path(name)) else settings_of(model.config)
-    data = replace(settings.data, path=str(data_path), eval_path=None)
-    sources = open_run_data(data)
-    if sources.tokenizer.fingerprint != model.tokenizer.fingerprint:
-        raise InputError(
-            f"{data_path}: prepared with tokenizer {sources.tokenizer.fingerprint[:12]}: the model has "
-            f"{model.tokenizer.fingerprint[:12]}"
-        )
-    one = MeshConfig(data=1)
-    # The kernel that the run names may be none of this machine's.
-    compute = replace(settings.compute, attention="auto")
-    program = build_program(
-        replace(settings, model=model.config, data=data, mesh=one, compute=compute),
-        resolve_masking(settings.eval_masking, model.tokenizer, data.sequence_length),
-        make_mesh(one, jax.devices()[:1]),
-        model.tokenizer.sep_token_id,
-    )
-    return evaluate_rows(program, model.params, sources.train)

@@ -1,4 +1,4 @@
-"""A sentence classifier on a pretrained encoder: load it, fine-tune it, predict, measure, save."""
+"""TextClassifier: a sentence classifier on a pretrained encoder. Load, fine-tune, predict, evaluate, save."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,30 +20,37 @@ from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.classifier import BertClassifier
 from mlm_jax.model.loss import LossSums
+from mlm_jax.parallel.weights import declared_weights
 from mlm_jax.run.reporting import say
-from mlm_jax.step.train_step import make_update_rule, split_model, state_of
+from mlm_jax.step.train_step import split_model
+from mlm_jax.step.update import make_update_rule, state_of
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
 from mlm_jax.use.labelled_text import Text
+from mlm_jax.use.progress import counted, progress_bar
 
 _LENGTH_BUCKET = 16
-# Batches whose rows are sorted by length among one another, so that little is padded.
+# Number of batches within which rows are sorted by length, so that there is little padding.
 _WINDOW_BATCHES = 64
 
 
 class LabelledBatch(NamedTuple):
-    """Rows of one step: int32 [B, L] twice, int32 [B], float32 [B] (0 for a row that only fills the batch)."""
+    """The rows of one step."""
 
     token_ids: Any
+    """int32 [B, L]"""
     segment_ids: Any
+    """int32 [B, L]"""
     labels: Any
+    """int32 [B]"""
     weights: Any
+    """float32 [B]: 0 for rows that only fill up the batch."""
 
 
 @dataclass(frozen=True)
 class ClassifierEvaluation:
-    """How well a classifier does."""
+    """Evaluation metrics of a classifier."""
 
     accuracy: float
     loss: float
@@ -52,7 +59,13 @@ class ClassifierEvaluation:
 
 
 class TextClassifier:
-    """A model's shape, its parameters (encoder and classifier), its tokenizer and the names of its classes."""
+    """A sentence classifier: its config, parameters (encoder and classifier), tokenizer and class names.
+
+    If `progress` is set to True, evaluations and predictions that take longer than two seconds show a progress bar on
+    stderr if it is a terminal.
+    """
+
+    progress = False
 
     def __init__(self, config: BertConfig, params: Any, tokenizer: Tokenizer, labels: Sequence[str]) -> None:
         self.config = replace(config, pooler=True)
@@ -73,25 +86,27 @@ class TextClassifier:
         tokenizer: Tokenizer | None = None,
         seed: int = 0,
     ) -> Self:
-        """The classifier that `model` holds, or a fresh one on its encoder; `model` is what `MaskedLM` takes.
+        """Loads a classifier, or adds a new one to the encoder of `model`, which is as in `MaskedLM.from_preset`.
 
-        A fresh classifier has `num_classes` classes (2 where neither that nor `labels` is given), named `labels`, or
-        0, 1, …. What is drawn at random (the classifier, and a pooler where the encoder has none) is said.
-        `dropout_rate`, of the attention too, takes the place of the model's own, which may be pretrained without.
+        A new classifier has the classes `labels`, or `num_classes` classes named 0, 1, … (by default 2). A message on
+        stderr says which parts are random: the classifier, and the pooler if the encoder has none. `dropout_rate`
+        replaces the model's own, in attention too: models may be pretrained without dropout.
 
         Raises:
-            InputError: there is no such model, or its classes are not those asked for.
+            InputError: there is no such model, or it has other classes than requested.
         """
         stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
         if dropout_rate is not None:
             config = replace(stored.config, dropout_rate=dropout_rate, attention_dropout_rate=dropout_rate)
             stored = replace(stored, config=config)
         if labels is not None and num_classes not in (None, len(labels)):
-            raise InputError(f"num_classes = {num_classes}: must be the {len(labels)} of labels")
+            raise InputError(f"num_classes = {num_classes}: must be the number of labels, {len(labels)}")
         wanted = len(labels) if labels is not None else num_classes
         if "classifier" in stored.params and stored.labels:
             if wanted not in (None, len(stored.labels)):
-                raise InputError(f"{model}: has {len(stored.labels)} classes: must be the {wanted} asked for")
+                raise InputError(
+                    f"{model}: has {len(stored.labels)} classes: must have the requested {wanted}"
+                )
             parts = {part: stored.params[part] for part in ("encoder", "classifier")}
             return cls(stored.config, parts, stored.tokenizer, labels or stored.labels)
         wanted = 2 if wanted is None else wanted
@@ -101,13 +116,13 @@ class TextClassifier:
         fresh = _fresh(config, wanted, seed)
         encoder = stored.params["encoder"]
         if load_weights:
-            new = "classifier" if "pooler" in encoder else "classifier, with the pooler under it,"
-            say(f"{model}: the {new} is drawn at random: fit it")
+            random_parts = "classifier has" if "pooler" in encoder else "classifier and the pooler have"
+            say(f"{model}: the {random_parts} random weights and must be fine-tuned")
         params = {"encoder": fresh["encoder"] | encoder, "classifier": fresh["classifier"]}
         return cls(config, params, stored.tokenizer, labels or [str(index) for index in range(wanted)])
 
     def save(self, folder: str | Path) -> None:
-        """Write the classifier into a new folder, whole or not at all. InputError where it is there already."""
+        """Writes the classifier to a new folder, completely or not at all. Raises InputError if the folder exists."""
         with new_folder(Path(folder)) as partial_folder:
             params = jax.tree.map(np.asarray, self.params)
             write_model_folder(partial_folder, StoredModel(self.config, params, self.tokenizer, self.labels))
@@ -128,16 +143,16 @@ class TextClassifier:
         seed: int = 0,
         on_epoch: Callable[[int, FitResult, ClassifierEvaluation | None], None] | None = None,
     ) -> list[ClassifierEvaluation]:
-        """Fine-tune for `num_epochs` passes: AdamW, a tenth of the steps to warm up, then a rate that falls to 0.
+        """Fine-tunes for `num_epochs` passes of AdamW, with warm-up over a tenth of the steps and linear decay to 0.
 
-        With `eval_texts` every epoch is evaluated, and the parameters of the best one are kept (the first of
-        equals); the evaluations are returned, one an epoch. Texts are strings or pairs, labels numbers or names.
-        `layer_rate_decay` is that of `OptimizerConfig`: below 1 the first layers learn more slowly than the last.
-        `on_epoch` is told the epoch's number from 1, its steps and its evaluation.
+        With `eval_texts`, every epoch is evaluated, the parameters of the best epoch are kept (the first of equals),
+        and the evaluations are returned. Texts are strings or pairs of strings, labels are numbers or names.
+        `layer_rate_decay` is as in `OptimizerConfig`: below 1, the first layers learn more slowly than the last.
+        `on_epoch` is called with the epoch's number from 1, its steps and its evaluation.
 
         Raises:
             InputError: a text, a label or a setting is not usable.
-            RunError: the loss was no longer finite; the model is as it was.
+            RunError: the loss was no longer finite; the model is unchanged.
         """
         rows, targets = self._rows(texts, sequence_length), self._targets(labels, len(texts))
         if (eval_texts is None) != (eval_labels is None):
@@ -155,7 +170,7 @@ class TextClassifier:
             freeze_backbone=freeze_backbone,
             seed=seed,
         )
-        rule = make_update_rule(settings, self.params)
+        rule = make_update_rule(settings, declared_weights(_abstract(self.config, len(self.labels))))
         tuner = Tuner(rule, self._summed_loss, settings, batch_size)
         evaluations: list[ClassifierEvaluation] = []
         best, state = self.params, state_of(rule, self.params)
@@ -182,19 +197,21 @@ class TextClassifier:
         return evaluations
 
     def predict(self, texts: Sequence[Text], *, batch_size: int = 64) -> np.ndarray:
-        """Int [texts]: the number of the most probable class; `labels` has its name."""
+        """Returns int [texts]: the index in `labels` of the most probable class."""
         return np.argmax(self.predict_probabilities(texts, batch_size=batch_size), axis=1)
 
     def predict_probabilities(self, texts: Sequence[Text], *, batch_size: int = 64) -> np.ndarray:
-        """Float32 [texts, classes]."""
+        """Returns float32 [texts, classes]."""
         rows = self._rows(texts, None)
         numbers = np.arange(len(rows), dtype=np.int32)
         probabilities = np.empty((len(rows), len(self.labels)), np.float32)
-        # In place of its label a row carries its own number, by which its answer is put where it belongs.
-        for batch in self._batches(rows, numbers, batch_size):
-            real = batch.weights > 0
-            found = np.asarray(jax.nn.softmax(self._logits(self.params, batch.token_ids, batch.segment_ids)))
-            probabilities[batch.labels[real]] = found[real]
+        # Instead of a label, each row carries its index, because batches are sorted by length.
+        with progress_bar(len(rows), "text", shown=self.progress) as bar:
+            for batch in self._batches(rows, numbers, batch_size):
+                real = batch.weights > 0
+                logits = self._logits(self.params, batch.token_ids, batch.segment_ids)
+                probabilities[batch.labels[real]] = np.asarray(jax.nn.softmax(logits))[real]
+                bar.update(int(real.sum()))
         return probabilities
 
     def evaluate(
@@ -205,9 +222,11 @@ class TextClassifier:
         batch_size: int = 64,
         sequence_length: int | None = None,
     ) -> ClassifierEvaluation:
-        """Accuracy and loss on labelled texts."""
+        """Returns accuracy and loss on labeled texts."""
         rows, targets = self._rows(texts, sequence_length), self._targets(labels, len(texts))
-        sums = [self._sums(self.params, batch) for batch in self._batches(rows, targets, batch_size)]
+        with progress_bar(len(rows), "text", shown=self.progress) as bar:
+            batches = self._batches(rows, targets, batch_size)
+            sums = list(counted((self._sums(self.params, batch) for batch in batches), bar, batch_size))
         loss, correct, weight = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
         return ClassifierEvaluation(float(correct / weight), float(loss / weight), round(weight))
 
@@ -224,7 +243,7 @@ class TextClassifier:
     ) -> Array:
         padding_mask = token_ids != self.tokenizer.pad_token_id
         model = nnx.merge(self._graph, params)
-        # Without segments there are no pairs of texts either: see `_rows`.
+        # Pairs of texts need segments: see `_rows`.
         segments = segment_ids if self.config.num_segments else None
         return model(token_ids, padding_mask, segments, dropout_key=dropout_key)
 
@@ -242,7 +261,7 @@ class TextClassifier:
     def _rows(
         self, texts: Sequence[Text], sequence_length: int | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Token ids and segment ids of each text, cut at `sequence_length`; of a pair the longer part is cut."""
+        """Returns the token ids and segment ids of each text. Long texts, or the longer part of a pair, are cut."""
         if isinstance(texts, str) or not len(texts):
             raise InputError("texts: must be a list of at least one string or pair of strings")
         longest = self.config.max_sequence_length
@@ -254,7 +273,7 @@ class TextClassifier:
             if len(part) not in (1, 2) or not all(isinstance(text, str) for text in part):
                 raise InputError(f"text {index}: must be a string or a pair of strings")
         if max(map(len, parts)) == 2 and self.config.num_segments < 2:
-            raise InputError("pairs of texts: need a model with two segments")
+            raise InputError("pairs of texts: must have a model with two segments")
         encoded = iter(self.tokenizer.encode_batch([text for part in parts for text in part]))
         ends = np.array([self.tokenizer.sep_token_id], np.int32)
         rows, cut = [], 0
@@ -278,7 +297,7 @@ class TextClassifier:
 
     def _targets(self, labels: Sequence[int | str], count: int) -> np.ndarray:
         if len(labels) != count:
-            raise InputError(f"labels: {len(labels)} of them: must be one for each of {count} texts")
+            raise InputError(f"{len(labels)} labels: must be one for each of {count} texts")
         numbers: dict[int | str, int] = {label: number for number, label in enumerate(self.labels)}
         numbers |= {number: number for number in range(len(self.labels))}
         targets = np.empty(count, np.int32)
@@ -298,10 +317,10 @@ class TextClassifier:
         batch_size: int,
         order: tuple[int, int] | None = None,
     ) -> Iterator[LabelledBatch]:
-        """Every row once; with an `order` of (seed, epoch) in the order of that epoch, else by length.
+        """Yields every row once, sorted by length, or in the order of an epoch if `order` is (seed, epoch).
 
-        Rows are sorted by length within windows of many batches, and the batches of a window are then taken in a
-        keyed order.
+        In an epoch, rows are sorted by length within windows of many batches, and the batches of a window are then
+        permuted.
         """
         places = np.arange(len(rows))
         if order is not None:

@@ -1,6 +1,6 @@
-"""What a library itself computes for a folder, in a process of its own, beside what is computed here.
+"""Outputs of a format's own library for a folder, and our outputs for the same batch.
 
-A process of its own keeps the library's memory, threads and environment out of the conversion.
+The library runs in a child process, which keeps its memory, threads and environment out of the conversion.
 """
 
 import os
@@ -25,7 +25,7 @@ from mlm_jax.formats.model_folder import StoredModel
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.step.train_step import split_model
 
-# The package that reads each format, as it is installed.
+# The package that reads each format, by the name under which it is installed.
 LIBRARIES: Mapping[str, str] = {
     "hugging_face": "transformers",
     "google_tf": "bert-tensorflow",
@@ -37,7 +37,7 @@ _EXIT_ABSENT = 3
 
 @dataclass(frozen=True)
 class Reference:
-    """What a library answered: its outputs, or why it could not be asked."""
+    """A library's outputs, or the reason why it could not be asked."""
 
     library: str
     outputs: np.ndarray | None
@@ -45,9 +45,10 @@ class Reference:
 
 
 def fixed_batch(config: BertConfig) -> dict[str, np.ndarray]:
-    """`token_ids`, `padding_mask` and `segment_ids`, int32 `[3, 24]` or as long as the model takes.
+    """Returns `token_ids`, `padding_mask` and `segment_ids`, int32 [3, 24], or shorter if the model's limit is shorter.
 
-    Ids of the whole vocabulary, rows of three lengths, two segments where the model has two: the same each time.
+    The batch is the same at every call. Its ids come from the whole vocabulary, its rows have three lengths, and it
+    has two segments if the model has them.
     """
     length = min(_LENGTH, config.max_sequence_length)
     random = np.random.RandomState(0)
@@ -60,7 +61,7 @@ def fixed_batch(config: BertConfig) -> dict[str, np.ndarray]:
 
 
 def our_outputs(model: StoredModel, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Float32: the classifier's logits [B, C], or the masked LM's [B, L, V], or the last hidden states [B, L, D]."""
+    """Returns the masked LM's logits [B, L, V], the classifier's [B, C], or the hidden states [B, L, D]; float32."""
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model.params)
     config = model.config
     graph, _ = split_model(nnx.eval_shape(lambda: BertEncoder(config, key=jax.random.key(0))))
@@ -81,14 +82,14 @@ def our_outputs(model: StoredModel, batch: Mapping[str, np.ndarray]) -> np.ndarr
 
 
 def largest_difference(outputs: np.ndarray, others: np.ndarray, batch: Mapping[str, np.ndarray]) -> float:
-    """The largest absolute difference at real tokens; padding has no meaning that libraries would share.
+    """Returns the largest absolute difference at real tokens. Libraries need not agree on padding.
 
     Raises:
         InputError: the outputs differ in shape.
     """
     if outputs.shape != others.shape:
         raise InputError(
-            f"outputs {others.shape} of the library: must have the shape of ours, {outputs.shape}"
+            f"the library's outputs have shape {others.shape}: must be the shape of ours, {outputs.shape}"
         )
     difference = np.abs(outputs.astype(np.float64) - others)
     if outputs.ndim == 3:
@@ -97,15 +98,15 @@ def largest_difference(outputs: np.ndarray, others: np.ndarray, batch: Mapping[s
 
 
 def ask_library(format_name: str, folder: Path, batch: Mapping[str, Any]) -> Reference:
-    """What the format's own library computes for the folder.
+    """Returns the outputs of the format's own library for the folder.
 
     Raises:
-        InputError: the library is installed and does not accept the folder; says in its words why.
+        InputError: the library is installed and does not accept the folder. The message quotes its error.
     """
     library = LIBRARIES[format_name]
     with tempfile.TemporaryDirectory(prefix="mlm_jax_reference_") as exchange:
         np.savez(Path(exchange) / "batch.npz", **batch)
-        # One device, no network, and none of the variables that steer this process's own jax.
+        # One device, no network, and none of the variables that configure this process's own jax.
         variables = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
         variables["KERAS_BACKEND"] = "jax"
         variables.pop("XLA_FLAGS", None)
@@ -125,7 +126,7 @@ def ask_library(format_name: str, folder: Path, batch: Mapping[str, Any]) -> Ref
 
 
 def main(format_name: str, folder: str, exchange: str) -> int:
-    """The child: ask the library, leave its outputs in the folder `exchange`."""
+    """Runs in the child process: writes the library's outputs to the folder `exchange`."""
     module = import_module(f"mlm_jax.formats.{format_name}")
     batch = dict(np.load(Path(exchange) / "batch.npz"))
     try:

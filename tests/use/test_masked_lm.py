@@ -1,4 +1,4 @@
-"""What a user holds: masks filled, features, likelihoods, each beside one row at a time through the bare model."""
+"""MaskedLM: filled masks, features and likelihoods, each compared with the bare model on one row at a time."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,8 @@ from mlm_jax.run.records import EVALUATIONS_FILE, read_records
 from mlm_jax.run.trainer import train
 from mlm_jax.step.train_step import split_model
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.pretrained import MaskedLM, evaluate_model
+from mlm_jax.use.evaluate import evaluate_model
+from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import config_of, prepared, run_python, uninterrupted
 
 TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 6
@@ -69,14 +70,14 @@ def rows_of(model: MaskedLM, texts: list[str]) -> list[np.ndarray]:
 
 
 def log_probabilities(model: MaskedLM, row: np.ndarray, position: int) -> np.ndarray:
-    """One row, not padded, through the bare model."""
+    """Returns the bare model's log-probabilities for one unpadded row."""
     graph, _ = split_model(abstract_masked_lm(model.config))
     masked_lm = nnx.merge(graph, model.params)
     logits = masked_lm(jnp.asarray(row[None]), jnp.ones((1, len(row)), bool), jnp.array([[position]]))
     return np.array(jax.nn.log_softmax(logits[0, 0]), np.float64)
 
 
-def test_it_fills_what_it_has_read(model: MaskedLM) -> None:
+def test_fill_mask_after_training(model: MaskedLM) -> None:
     candidates = model.fill_mask("the [MASK] is blue", top_k=3)
     assert candidates[0]["token_str"] == "sea"
     assert candidates[0]["sequence"] == "the sea is blue"
@@ -87,7 +88,7 @@ def test_it_fills_what_it_has_read(model: MaskedLM) -> None:
     assert len(scores) == 3
 
 
-def test_scores_are_the_probabilities_of_the_whole_vocabulary(model: MaskedLM) -> None:
+def test_scores_are_probabilities_over_the_whole_vocabulary(model: MaskedLM) -> None:
     (row,) = rows_of(model, ["the [MASK] is blue"])
     position = int(np.flatnonzero(row == model.tokenizer.mask_token_id)[0])
     expected = np.exp(log_probabilities(model, row, position))
@@ -99,10 +100,10 @@ def test_scores_are_the_probabilities_of_the_whole_vocabulary(model: MaskedLM) -
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_several_texts_and_lengths_are_answered_as_one_by_one(
+def test_many_texts_are_answered_as_one_by_one(
     model: MaskedLM, joint: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlm_jax.use.pretrained._TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr("mlm_jax.use.masked_lm._TEXTS_AT_ONCE", 7)
     texts = [
         "the [MASK] is blue",
         "red [MASK] are sweet",
@@ -119,7 +120,7 @@ def test_several_texts_and_lengths_are_answered_as_one_by_one(
     assert together[:4] == together[76:]
 
 
-def test_several_masks_are_filled_together(model: MaskedLM) -> None:
+def test_several_masks_are_filled_jointly(model: MaskedLM) -> None:
     best = model.fill_mask("[MASK] [MASK] are sweet", top_k=3)
     assert best[0]["sequence"] == "red apples are sweet"
     assert best[0]["token_str"] == ["red", "apples"]
@@ -127,8 +128,8 @@ def test_several_masks_are_filled_together(model: MaskedLM) -> None:
     assert len({tuple(answer["token"]) for answer in best}) == 3
 
 
-def test_each_mask_sees_what_stands_in_those_filled_before(run: Path) -> None:
-    # A trained toy is so sure of every word that it hardly reads the others; large random weights do.
+def test_each_mask_is_predicted_given_those_filled_before(run: Path) -> None:
+    # A trained toy model is so confident that it ignores the other words. Large random weights do not.
     fresh = MaskedLM.from_preset(run, load_weights=False)
     params = jax.tree.map(lambda leaf: 10.0 * leaf if leaf.ndim > 1 else leaf, fresh.params)
     model = MaskedLM(fresh.config, params, fresh.tokenizer)
@@ -194,11 +195,11 @@ def test_targets_of_several_pieces_are_scored_by_their_pieces_in_turn(model: Mas
         ("[MASK]", {"top_k": 10_000}, "top_k = 10000: must be in"),
         ("[MASK]", {"targets": []}, "must be a list of at least one word"),
         ("[MASK]", {"targets": ["\u4e2d"]}, "the tokenizer has no pieces for it"),
-        ("[MASK] [MASK]", {"targets": ["seapples"]}, "targets of several pieces: must be of one"),
-        ("sea " * 20 + "[MASK]", {"targets": ["seapples"]}, "with it the text has"),
+        ("[MASK] [MASK]", {"targets": ["seapples"]}, "targets of several pieces: must have one piece"),
+        ("sea " * 20 + "[MASK]", {"targets": ["seapples"]}, "the text with it has"),
     ],
 )
-def test_what_cannot_be_filled_is_told(model: MaskedLM, text: Any, options: Any, message: str) -> None:
+def test_errors_of_fill_mask(model: MaskedLM, text: Any, options: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.fill_mask(text, **options)
 
@@ -250,7 +251,7 @@ def test_features(model: MaskedLM, layer: int) -> None:
         np.testing.assert_allclose(mean[index], np.mean(expected, axis=0), atol=1e-5)
 
 
-def test_features_that_cannot_be_had(model: MaskedLM) -> None:
+def test_errors_of_features(model: MaskedLM) -> None:
     long = "sea " * 30
     with pytest.raises(InputError, match="text 1: has 32 tokens: the model takes at most 24"):
         model.features(["sea", long])
@@ -262,7 +263,7 @@ def test_features_that_cannot_be_had(model: MaskedLM) -> None:
         model.features("sea")
 
 
-def test_it_is_compiled_once_a_bucket_of_lengths(model: MaskedLM) -> None:
+def test_one_compilation_per_bucket_of_lengths(model: MaskedLM) -> None:
     fresh = MaskedLM(replace(model.config, max_sequence_length=24), model.params, model.tokenizer)
     for words in range(1, 20):
         fresh.fill_mask(["sea " * words + "[MASK]", "[MASK]"])
@@ -271,12 +272,12 @@ def test_it_is_compiled_once_a_bucket_of_lengths(model: MaskedLM) -> None:
     assert fresh._inference._log_softmax._cache_size() == 1
 
 
-def test_saved_and_loaded_it_is_the_same(model: MaskedLM, tmp_path: Path) -> None:
+def test_save_and_load(model: MaskedLM, tmp_path: Path) -> None:
     model.save(tmp_path / "saved")
     again = MaskedLM.from_preset(tmp_path / "saved")
     assert again.config == replace(model.config, vocabulary_multiple=1)
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         model.save(tmp_path / "saved")
 
 
@@ -287,20 +288,20 @@ def test_the_parameters_are_those_of_the_newest_checkpoint(run: Path, model: Mas
     assert isinstance(model.params["encoder"]["embeddings"]["token"], jax.Array)
 
 
-def test_a_model_without_a_head_is_refused(model: MaskedLM, tmp_path: Path) -> None:
+def test_a_model_without_a_head_is_rejected(model: MaskedLM, tmp_path: Path) -> None:
     with new_folder(tmp_path / "bare") as folder:
         encoder = jax.tree.map(np.asarray, model.params["encoder"])
         write_model_folder(folder, StoredModel(model.config, {"encoder": encoder}, model.tokenizer))
     with pytest.raises(InputError, match="has no masked-LM head"):
         MaskedLM.from_preset(tmp_path / "bare")
-    with pytest.raises(InputError, match="not a model that is known here"):
+    with pytest.raises(InputError, match="not a known model format"):
         MaskedLM.from_preset(tmp_path)
 
 
 @pytest.mark.release
 @pytest.mark.shared_data
 def test_a_thousand_short_sentences_take_less_than_three_seconds(shared_data: Path) -> None:
-    """As a process of its own: here eight devices are simulated, and XLA compiles without optimising."""
+    """Runs in a child process, because tests simulate eight devices and compile without optimization."""
     code = """
 import sys, time
 from mlm_jax import MaskedLM, Tokenizer
@@ -319,7 +320,7 @@ print(min(seconds))
     assert float(ended.stdout) < 3, ended.stderr
 
 
-def test_data_of_another_tokenizer_are_not_evaluated_on() -> None:
+def test_evaluation_rejects_data_of_another_tokenizer() -> None:
     with pytest.raises(InputError, match="prepared with tokenizer"):
         evaluate_model(uninterrupted(), prepared(0, 200, 280))
 
@@ -335,9 +336,9 @@ def test_a_run_within_documents_is_evaluated_within_documents(
         model=replace(config.model, initializer_stddev=0.2),
     )
     train(config)
-    (told,) = read_records(tmp_path / "run" / "eval.jsonl")
+    (record,) = read_records(tmp_path / "run" / "eval.jsonl")
     evaluation = evaluate_model(tmp_path / "run", prepared(200, 240))
-    assert evaluation.mlm_loss == pytest.approx(told["mlm_loss"], rel=1e-6)
+    assert evaluation.mlm_loss == pytest.approx(record["mlm_loss"], rel=1e-6)
     across = replace(config, data=replace(config.data, attend_within_documents=False))
     (tmp_path / "run" / "config.json").write_text(to_json(across))
-    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - told["mlm_loss"]) > 1e-3
+    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - record["mlm_loss"]) > 1e-3

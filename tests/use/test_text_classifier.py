@@ -1,4 +1,4 @@
-"""Sentence classification: it learns, keeps its best epoch, predicts, and says what is wrong."""
+"""TextClassifier: fits, keeps its best epoch, predicts, and reports errors."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,9 @@ from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import random_model, write_model_folder
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.classifier import TextClassifier
 from mlm_jax.use.labelled_text import read_labelled_texts
-from mlm_jax.use.pretrained import MaskedLM
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.text_classifier import TextClassifier
 from tests.run_small import run_script
 
 GOOD = ["a lovely film", "sweet and funny", "what a joy to see", "lovely and sweet", "a joy"]
@@ -25,7 +25,7 @@ LABELS = ([1] * 5 + [0] * 5) * 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A masked LM without a pooler, as runs here leave it."""
+    """A masked LM without a pooler, as after a training run."""
     tokenizer = Tokenizer.train(TEXTS, 150)
     config = BertConfig(
         vocabulary_size=tokenizer.vocabulary_size,
@@ -58,18 +58,18 @@ def fitted(folder: Path) -> TextClassifier:
     return classifier
 
 
-def test_it_learns_and_predicts(fitted: TextClassifier) -> None:
+def test_fit_and_predict(fitted: TextClassifier) -> None:
     assert fitted.evaluate(TEXTS, LABELS).accuracy == 1.0
     probabilities = fitted.predict_probabilities(GOOD + BAD)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
     np.testing.assert_array_equal(fitted.predict(GOOD + BAD), LABELS[:10])
-    # By themselves, and in another order.
+    # One at a time, and in another order.
     for index in (7, 0, 3):
         alone = fitted.predict_probabilities([(GOOD + BAD)[index]])
         np.testing.assert_allclose(alone[0], probabilities[index], atol=1e-5)
 
 
-def test_lower_layers_learn_more_slowly_where_the_learning_rate_decays(folder: Path) -> None:
+def test_lower_layers_learn_more_slowly_with_layer_rate_decay(folder: Path) -> None:
     moved = {}
     for decay in (1.0, 0.25):
         classifier = TextClassifier.from_preset(folder, num_classes=2, dropout_rate=0.0)
@@ -92,7 +92,7 @@ def test_lower_layers_learn_more_slowly_where_the_learning_rate_decays(folder: P
     assert ratio["encoder"]["embeddings"]["token"] == pytest.approx(0.25**2, rel=1e-3)
 
 
-def test_dropout_takes_the_place_of_the_models_own(folder: Path) -> None:
+def test_dropout_rate_replaces_the_models_own(folder: Path) -> None:
     losses, probabilities = {}, []
     for rate in (0.0, 0.5):
         classifier = TextClassifier.from_preset(folder, dropout_rate=rate)
@@ -111,7 +111,7 @@ def test_dropout_takes_the_place_of_the_models_own(folder: Path) -> None:
         TextClassifier.from_preset(folder, dropout_rate=1.5)
 
 
-def test_an_interrupted_fit_leaves_the_classifier_as_it_was(folder: Path) -> None:
+def test_an_interrupted_fit_leaves_the_classifier_unchanged(folder: Path) -> None:
     classifier = TextClassifier.from_preset(folder)
     before = jax.tree.map(np.asarray, classifier.params)
 
@@ -135,11 +135,9 @@ def test_the_pooler_is_trained_and_the_encoder_can_be_frozen(folder: Path) -> No
     assert (np.asarray(frozen.params["classifier"]["kernel"]) != before["classifier"]["kernel"]).any()
 
 
-def test_the_encoder_comes_from_the_model_and_is_said_what_does_not(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_message_names_the_parts_that_are_random(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classifier = TextClassifier.from_preset(folder)
-    assert "the classifier, with the pooler under it, is drawn at random" in capsys.readouterr().err
+    assert "the classifier and the pooler have random weights" in capsys.readouterr().err
     embeddings = MaskedLM.from_preset(folder).params["encoder"]["embeddings"]
     jax.tree.map(np.testing.assert_array_equal, classifier.params["encoder"]["embeddings"], embeddings)
     drawn = TextClassifier.from_preset(folder, load_weights=False, seed=5)
@@ -160,7 +158,7 @@ def test_the_best_epoch_is_kept(folder: Path) -> None:
         num_epochs=8,
         learning_rate=3e-3,
         eval_texts=GOOD + BAD,
-        # Half of them wrong on purpose: training on moves away from these.
+        # Half of them are wrong on purpose, so that training moves away from them.
         eval_labels=[1, 0] * 5,
         on_epoch=remember,
     )
@@ -169,12 +167,12 @@ def test_the_best_epoch_is_kept(folder: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, classifier.params, seen[best])
 
 
-def test_saved_and_loaded_it_is_the_same(fitted: TextClassifier, tmp_path: Path) -> None:
+def test_save_and_load(fitted: TextClassifier, tmp_path: Path) -> None:
     fitted.save(tmp_path / "saved")
     again = TextClassifier.from_preset(tmp_path / "saved")
     assert again.labels == fitted.labels
     np.testing.assert_array_equal(again.predict_probabilities(GOOD), fitted.predict_probabilities(GOOD))
-    with pytest.raises(InputError, match="has 2 classes: must be the 3 asked for"):
+    with pytest.raises(InputError, match="has 2 classes: must have the requested 3"):
         TextClassifier.from_preset(tmp_path / "saved", num_classes=3)
 
 
@@ -191,7 +189,7 @@ def test_pairs_have_two_segments_and_the_longer_text_is_cut(fitted: TextClassifi
     assert fitted.predict([("a joy", "sweet")]).shape == (1,)
 
 
-def test_every_row_is_taken_once_an_epoch_in_another_order(fitted: TextClassifier) -> None:
+def test_every_epoch_takes_every_row_once_in_another_order(fitted: TextClassifier) -> None:
     rows = fitted._rows(TEXTS, None)
     numbers = np.arange(len(rows), dtype=np.int32)
     orders = []
@@ -202,12 +200,12 @@ def test_every_row_is_taken_once_an_epoch_in_another_order(fitted: TextClassifie
     assert len(set(orders)) == 4
 
 
-def test_what_cannot_be_used_is_told(fitted: TextClassifier) -> None:
+def test_errors_name_the_text_label_or_setting(fitted: TextClassifier) -> None:
     with pytest.raises(InputError, match="label 1: 2: must be a number below 2"):
         fitted.fit(GOOD[:2], [0, 2])
     with pytest.raises(InputError, match="label 0: 'good': must be"):
         fitted.evaluate(GOOD[:1], ["good"])
-    with pytest.raises(InputError, match="labels: 1 of them: must be one for each of 2 texts"):
+    with pytest.raises(InputError, match="1 labels: must be one for each of 2 texts"):
         fitted.evaluate(GOOD[:2], [1])
     with pytest.raises(InputError, match="text 0: must be a string or a pair"):
         fitted.predict([("a", "b", "c")])  # type: ignore[list-item]
@@ -227,7 +225,7 @@ def test_labelled_files(tmp_path: Path) -> None:
     for content, message in (
         ("words\tlabel\na\t1\n", "must have label and sentence"),
         ("sentence\tlabel\na\n", r"train\.tsv:2: 1 fields: must be 2"),
-        ("sentence\tlabel\n", "no line after its header"),
+        ("sentence\tlabel\n", "no line after the header"),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):
@@ -253,13 +251,13 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
         tmp_path / "out",
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert len(told["dev_accuracies"]) == 4
-    assert told["dev_accuracy"] == max(told["dev_accuracies"])
+    printed = json.loads(done.stdout)
+    assert len(printed["dev_accuracies"]) == 4
+    assert printed["dev_accuracy"] == max(printed["dev_accuracies"])
     assert "epoch 4: loss" in done.stderr
     kept = TextClassifier.from_preset(tmp_path / "out")
     assert kept.labels == ("0", "1")
-    assert kept.evaluate(TEXTS, [str(label) for label in LABELS]).accuracy == told["dev_accuracy"]
+    assert kept.evaluate(TEXTS, [str(label) for label in LABELS]).accuracy == printed["dev_accuracy"]
     again = run_script("finetune", folder, *arguments, "--output", tmp_path / "out")
     assert (again.returncode, again.stdout) == (2, "")
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr

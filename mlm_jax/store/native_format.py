@@ -1,4 +1,4 @@
-"""mlm_jax's own folders: those that it exports, and the run folders of scripts/train.py."""
+"""Our own format: exported model folders, and the run folders of training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from mlm_jax.formats.model_folder import (
     without_padded_rows,
     write_model_folder,
 )
-from mlm_jax.formats.table import Reading
+from mlm_jax.formats.name_table import Reading
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.step.train_step import split_model
 from mlm_jax.store.run_folder import (
@@ -33,28 +33,28 @@ DROPPED_PARTS: Mapping[str, str] = {}
 NEEDS_POOLER = False
 
 
-def recognises(folder: Path) -> bool:
-    """Whether the folder is an exported model or a run."""
+def recognizes(folder: Path) -> bool:
+    """True if the folder is an exported model or a run."""
     return is_model_folder(folder) or is_run_folder(folder)
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """The config itself: whatever a model here can be, its folder can say."""
+    """Returns the config itself: the folder can express every model."""
     return config
 
 
 def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """The config and the tokenizer, without a weight."""
+    """Returns the config and the tokenizer without reading weights."""
     config = read_config(folder).model if is_run_folder(folder) else read_model_config(folder)[0]
     return config, Tokenizer.load(folder / TOKENIZER_FOLDER)
 
 
 def read(folder: Path) -> Reading:
-    """An exported model, or a run's newest whole checkpoint.
+    """Reads an exported model, or a run's newest complete checkpoint.
 
     Raises:
-        InputError: a file is missing or damaged, a tensor is missing, extra or of another shape, or the run has no
-            checkpoint.
+        InputError: a file is missing or damaged, a tensor is missing, unknown or of the wrong shape, or the run has
+            no checkpoint.
     """
     if not is_run_folder(folder):
         model = read_model_folder(folder)
@@ -71,5 +71,5 @@ def read(folder: Path) -> Reading:
 
 
 def write(model: StoredModel, folder: Path) -> int:
-    """Write the files of an exported model into an empty folder; returns the number of tensors."""
+    """Writes the files of an exported model into an empty folder and returns the number of tensors."""
     return write_model_folder(folder, model)

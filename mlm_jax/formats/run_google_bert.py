@@ -1,7 +1,7 @@
-"""Google's own modelling code, from the package bert-tensorflow, run on a checkpoint.
+"""Runs Google's own modeling code, from the package bert-tensorflow, on a checkpoint.
 
-The package was written for TensorFlow 1.15. Of what later versions lack it uses a LayerNorm of `tf.contrib`, which is
-given back to it here, and `tf.layers`, which the package tf_keras has.
+The package was written for TensorFlow 1.15. Later versions lack two things that it uses: the LayerNorm of `tf.contrib`,
+which is replaced here, and `tf.layers`, which the package tf_keras provides.
 """
 
 import os
@@ -17,9 +17,9 @@ import numpy as np
 def run_google_bert(
     config_file: Path, prefix: Path, batch: Mapping[str, np.ndarray], *, gelu_by_erf: bool
 ) -> np.ndarray:
-    """The masked LM's logits [B, L, V], the classifier's [B, C], or the last hidden states [B, L, D].
+    """Returns the masked LM's logits [B, L, V], the classifier's [B, C], or the last hidden states [B, L, D].
 
-    `gelu_by_erf` puts the GELU back that the code had until February 2019.
+    `gelu_by_erf` restores the GELU that the code had until February 2019.
 
     Raises:
         ImportError: TensorFlow, tf_keras or bert-tensorflow is not installed.
@@ -58,7 +58,7 @@ def run_google_bert(
                 tf.zeros_like(positions),
                 tf.ones_like(positions, tf.float32),
             )
-            # The function returns log-probabilities only.
+            # The function itself returns only log-probabilities.
             wanted = tf.get_default_graph().get_tensor_by_name("cls/predictions/BiasAdd:0")
             wanted = tf.reshape(wanted, (rows, length, -1))
         elif "output_weights" in names:
@@ -67,7 +67,7 @@ def run_google_bert(
             wanted = tf.matmul(model.get_pooled_output(), weights, transpose_b=True) + bias
         else:
             wanted = model.get_sequence_output()
-        # A checkpoint without a pooler leaves Google's at random: nothing above reads it then.
+        # If the checkpoint has no pooler, Google's stays random, and nothing above reads it.
         variables = [variable for variable in tf.global_variables() if variable.op.name in names]
         session.run(tf.global_variables_initializer())
         tf.train.Saver(variables).restore(session, str(prefix))
@@ -79,7 +79,7 @@ def _rows(prefix: Path, tf: Any) -> int:
 
 
 class _contrib:  # noqa: N801
-    """Puts a `tensorflow.contrib` in place while Google's modules are imported."""
+    """Provides a `tensorflow.contrib` while Google's modules are imported."""
 
     def __init__(self, tf: Any) -> None:
         self._modules = {name: types.ModuleType(name) for name in ("tensorflow.contrib",)}
@@ -100,11 +100,11 @@ class _contrib:  # noqa: N801
 
 
 def _layer_norm(tf: Any) -> Any:
-    """What `tf.contrib.layers.layer_norm` computed: over the last dimension, with an epsilon of 1e-12."""
+    """Returns `tf.contrib.layers.layer_norm`: over the last dimension, with an epsilon of 1e-12."""
 
     def layer_norm(inputs: Any, begin_norm_axis: int, begin_params_axis: int, scope: str | None) -> Any:
         if (begin_norm_axis, begin_params_axis) != (-1, -1):
-            raise NotImplementedError("Google's BERT normalises the last dimension alone")
+            raise NotImplementedError("Google's BERT normalizes only the last dimension")
         with tf.variable_scope(scope, "LayerNorm"):
             width = inputs.shape[-1:]
             beta = tf.get_variable("beta", width, initializer=tf.zeros_initializer())

@@ -1,4 +1,4 @@
-"""Files of probes as they are published: CrowS-Pairs, WinoBias and BLiMP."""
+"""Reads the published data sets of probes: CrowS-Pairs, WinoBias and BLiMP."""
 
 import csv
 import io
@@ -16,26 +16,26 @@ from mlm_jax.use.fill_mask import MASK
 _PRONOUNS = frozenset({"he", "she", "him", "her", "his", "hers"})
 _BRACKETED = re.compile(r"\[([^\[\]]*)\]")
 _WINOBIAS_NAMES = ("{kind}_stereotyped_type{number}.txt.dev", "{kind}_stereotyped_type{number}.txt.test")
-# Of the published pairs the least alike share 0.8 of their words.
+# Even the least similar of the published pairs share 0.8 of their words.
 _LEAST_ALIKE = 0.6
 
 
 @dataclass(frozen=True)
 class CrowsPair:
-    """Two sentences that differ in whom they are about; `sentence_more` is the more stereotyping one."""
+    """Two sentences about different groups. `sentence_more` is the more stereotyping one."""
 
     sentence_more: str
     sentence_less: str
     direction: str
-    """stereo or antistereo: whether it states a stereotype or violates one."""
+    """stereo or antistereo: the pair states a stereotype or violates one."""
     bias_type: str
 
 
 @dataclass(frozen=True)
 class PronounPair:
-    """A sentence with its pronoun masked, and the pronouns of its stereotyped and of its other version.
+    """A sentence with a masked pronoun, and the pronouns of its stereotyped and its anti-stereotyped version.
 
-    A second pronoun of the same person is masked as well; the first one is asked for.
+    A second pronoun for the same person is masked too; the probe asks for the first.
     """
 
     text: str
@@ -46,7 +46,7 @@ class PronounPair:
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """A grammatical sentence and one that is not."""
+    """A grammatical and an ungrammatical sentence."""
 
     good: str
     bad: str
@@ -54,10 +54,10 @@ class MinimalPair:
 
 
 def read_crows_pairs(file: Path) -> list[CrowsPair]:
-    """The pairs of crows_pairs_anonymized.csv (Nangia et al. 2020).
+    """Reads the pairs of crows_pairs_anonymized.csv (Nangia et al. 2020).
 
     Raises:
-        InputError: the file is missing, is no CSV, has no such columns, or a line lacks a sentence.
+        InputError: the file is missing, is not CSV, lacks a column, or a line lacks a sentence.
     """
     rows = _csv_rows(file)
     _, header = next(rows, (1, []))
@@ -80,7 +80,7 @@ def read_crows_pairs(file: Path) -> list[CrowsPair]:
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, and the line that each begins on."""
+    """Yields each non-blank row with the number of its first line."""
     reader = csv.reader(io.StringIO(_text_of(file), newline=""), strict=True)
     while True:
         line = reader.line_num + 1
@@ -95,11 +95,11 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_winobias(folder: Path) -> list[PronounPair]:
-    """The sentences of WinoBias (Zhao et al. 2018), type 1 and type 2, of the development or the test half.
+    """Reads WinoBias (Zhao et al. 2018), type 1 and type 2, the development and the test half where present.
 
     Raises:
-        InputError: a file is missing, a line is not in the form of the published ones, or the stereotyped and the
-            other file do not go together.
+        InputError: a file is missing, a line does not have the published format, or the stereotyped and the
+            anti-stereotyped file do not match.
     """
     pairs: list[PronounPair] = []
     for pattern in _WINOBIAS_NAMES:
@@ -115,13 +115,11 @@ def read_winobias(folder: Path) -> list[PronounPair]:
             for (line, text, one), (other_line, other_text, other) in zip(pro, anti, strict=True):
                 where = f"{files[0]}:{line}"
                 if one == other:
-                    raise InputError(
-                        f"{where}: {one!r} stands in {files[1].name} too: must be another pronoun"
-                    )
-                # A few published sentences differ in a word or two as well.
+                    raise InputError(f"{where}: {one!r} is also in {files[1].name}: must be another pronoun")
+                # A few of the published sentences also differ in a word or two.
                 alike = SequenceMatcher(None, text.split(), other_text.split(), autojunk=False).ratio()
                 if alike < _LEAST_ALIKE:
-                    raise InputError(f"{where}: must be the sentence of {files[1].name}:{other_line}")
+                    raise InputError(f"{where}: must match the sentence at {files[1].name}:{other_line}")
                 pairs.append(PronounPair(text, one, other, f"type {number}"))
     if not pairs:
         names = ", ".join(_WINOBIAS_NAMES[0].format(kind=kind, number=1) for kind in ("pro", "anti"))
@@ -130,7 +128,7 @@ def read_winobias(folder: Path) -> list[PronounPair]:
 
 
 def _winobias_lines(file: Path) -> list[tuple[int, str, str]]:
-    """Each line's number, its text with its bracketed pronouns masked, and the first of them."""
+    """Returns each line's number, its text with the bracketed pronouns masked, and the first pronoun."""
     parsed = []
     for number, line in enumerate(_text_of(file).splitlines(), start=1):
         if not line.strip():
@@ -138,15 +136,15 @@ def _winobias_lines(file: Path) -> list[tuple[int, str, str]]:
         text = re.sub(r"^\d+\s+", "", line.strip())
         pronouns = [match for match in _BRACKETED.finditer(text) if match[1].lower() in _PRONOUNS]
         if not pronouns:
-            raise InputError(f"{file}:{number}: no pronoun in brackets: must be one at least")
-        # Where there are two they are the same person's: the second one would give the first away.
+            raise InputError(f"{file}:{number}: no pronoun in brackets: must have at least one")
+        # If there are two, both refer to the same person, so the second would reveal the first.
         masked = _BRACKETED.sub(lambda match: MASK if match[1].lower() in _PRONOUNS else match[1], text)
         parsed.append((number, masked, pronouns[0][1].lower()))
     return parsed
 
 
 def read_minimal_pairs(file: Path) -> list[MinimalPair]:
-    """The pairs of a BLiMP file (Warstadt et al. 2020): a JSON object a line.
+    """Reads the pairs of a BLiMP file (Warstadt et al. 2020), which has one JSON object per line.
 
     Raises:
         InputError: the file is missing, or a line is not such an object or lacks a sentence.
@@ -164,7 +162,7 @@ def read_minimal_pairs(file: Path) -> list[MinimalPair]:
             if not isinstance(record, dict) or not isinstance(record.get(name), str):
                 raise InputError(f"{file}:{number}: no string {name}: must have {' and '.join(names)}")
             if not record[name].strip():
-                raise InputError(f"{file}:{number}: {name} is empty: must hold a sentence")
+                raise InputError(f"{file}:{number}: {name} is empty: must be a sentence")
         paradigm = str(record.get("UID", file.stem))
         pairs.append(MinimalPair(record["sentence_good"], record["sentence_bad"], paradigm))
     return _some(pairs, file)
@@ -178,10 +176,10 @@ def _text_of(file: Path) -> str:
     except IsADirectoryError as error:
         raise InputError(f"{file}: is a folder: must be a file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: broken UTF-8 at byte {error.start}") from error
+        raise InputError(f"{file}: invalid UTF-8 at byte {error.start}") from error
 
 
 def _some(pairs: list[Any], file: Path) -> list[Any]:
     if not pairs:
-        raise InputError(f"{file}: holds no pair: must hold at least one")
+        raise InputError(f"{file}: no pair: must have at least one")
     return pairs

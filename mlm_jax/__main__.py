@@ -1,0 +1,55 @@
+"""`mlm-jax COMMAND …`, also as `python -m mlm_jax COMMAND …`. Only the module of that command is imported."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import mlm_jax
+from mlm_jax.commands import cli
+from mlm_jax.config.settings import nearest_name
+from mlm_jax.errors import InputError
+
+SUMMARY = "Pretraining of BERT-style encoders with masked language modeling, in JAX."
+
+COMMANDS = {
+    "demo": "Train a small model on a built-in text, and fill a mask.",
+    "tokenizer": "Train a WordPiece vocabulary on text.",
+    "prepare": "Tokenize text into the shards that training reads.",
+    "merge": "Merge the parts that a job array prepared.",
+    "train": "Train a masked language model, or resume a run.",
+    "evaluate": "Evaluate a model on prepared data.",
+    "fill-mask": "Fill the [MASK] of texts.",
+    "features": "Write a model's features of texts to a file.",
+    "finetune": "Fine-tune a sentence classifier on a model.",
+    "probe": "Probe a model for bias or grammar.",
+    "convert": "Convert a model to mlm_jax, Hugging Face, Google or KerasHub.",
+    "ablate": "Run a sweep of configs and seeds, and write its report.",
+    "compile-check": "Compile a train step for absent chips: does it fit?",
+}
+"""Each command is `main` of a module in `mlm_jax/commands`, in the order in which a user meets them."""
+
+
+def main() -> None:
+    """Runs the command that the command line names, and exits."""
+    cli.run(lambda: run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int | None:
+    """Runs a command and returns its exit code. Raises what the command raises, or InputError if there is none."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        rows = "\n".join(f"  {command:<15}{summary}" for command, summary in COMMANDS.items())
+        print(f"usage: mlm-jax COMMAND …\n\n{SUMMARY}\n\ncommands (each has --help):\n{rows}")
+        return 0
+    if name == "--version":
+        print(f"mlm-jax {mlm_jax.__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise InputError(f"{name}: no such command{nearest_name(name, COMMANDS)}; mlm-jax --help lists them")
+    command = importlib.import_module(f"mlm_jax.commands.{name.replace('-', '_')}")
+    code: int | None = command.main(arguments[1:], f"mlm-jax {name}")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`mlm-jax features`: write a model's features of texts to .npz or .parquet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlm_jax.commands.flags import parse, positional, required
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write a model's features of any number of texts to .npz or .parquet, in constant memory."""
+
+    model: str = positional("MODEL")
+    """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
+    input: tuple[str, ...] = positional("TEXT_FILE")
+    """.txt (one text per line), .jsonl or .parquet files, also compressed; globs and fsspec URLs."""
+    output: Path = required("FILE")
+    """FILE.npz or FILE.parquet."""
+    layer: int = -1
+    """0 is the output of the embeddings, 1 that of the first layer; -1 that of the last."""
+    pooling: Literal["mean", "cls", "none"] = "mean"
+    """"mean" of all tokens, the first token ("cls"), or every token's features ("none")."""
+    truncate: bool = False
+    """Cut texts that are too long, instead of stopping at the first one."""
+    text_field: str = "text"
+    """JSON field or Parquet column that holds the text."""
+
+
+def main(arguments: Sequence[str], prog: str) -> None:
+    """Extracts the features and prints a summary."""
+    parsed = parse(Arguments, arguments, prog)
+    # Imported late, so that a mistyped flag is reported before jax starts.
+    from mlm_jax.text.corpus import read_documents
+    from mlm_jax.use.features_file import extract_features
+    from mlm_jax.use.masked_lm import MaskedLM
+
+    count = extract_features(
+        MaskedLM.from_preset(parsed.model),
+        read_documents(parsed.input, text_field=parsed.text_field),
+        parsed.output,
+        layer=parsed.layer,
+        pooling=parsed.pooling,
+        truncate=parsed.truncate,
+        progress=True,
+    )
+    print(f"{parsed.output}: features of {count:,} texts")

@@ -1,0 +1,52 @@
+"""`mlm-jax fill-mask`: fill the [MASK] of texts with a model's best guesses."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlm_jax.commands.flags import parse, positional
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fill the [MASK] of texts with a model's best guesses, the most probable first."""
+
+    model: str = positional("MODEL")
+    """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
+    texts: tuple[str, ...] = positional("TEXT")
+    """Texts with at least one [MASK] each."""
+    top_k: int = 5
+    """Number of guesses per text."""
+    targets: tuple[str, ...] = ()
+    """Choose among these words only."""
+    joint: bool = True
+    """Fill several masks of a text together; --no-joint fills each independently."""
+    json: bool = False
+    """Print one line of JSON per text: its guesses, or with --no-joint a list of guesses per mask."""
+
+
+def main(arguments: Sequence[str], prog: str) -> None:
+    """Fills the masks, and prints the guesses."""
+    parsed = parse(Arguments, arguments, prog)
+    # Imported late, so that a mistyped flag is reported before jax starts.
+    from mlm_jax.use.masked_lm import MaskedLM
+
+    answers = MaskedLM.from_preset(parsed.model).fill_mask(
+        parsed.texts, top_k=parsed.top_k, targets=parsed.targets or None, joint=parsed.joint
+    )
+    for number, answer in enumerate(answers):
+        if parsed.json:
+            print(json.dumps(answer, ensure_ascii=False))
+            continue
+        for place, candidates in enumerate(answer if isinstance(answer[0], list) else [answer]):
+            if number or place:
+                print()
+            for candidate in candidates:
+                print(_line(candidate))
+
+
+def _line(candidate: dict[str, Any]) -> str:
+    found = candidate["token_str"]
+    words = found if isinstance(found, str) else " ".join(found)
+    return f"{candidate['score']:6.1%}  {words:<16} {candidate['sequence']}"

@@ -1,0 +1,248 @@
+"""Flags from a dataclass: one per field, typed by its annotation, with the first line of its docstring as help.
+
+A field may be a str, int, float, bool or Path, a Literal, an optional one of these, a tuple of them, or a dataclass,
+whose fields become flags with a dot: `--data.sequence-length`. Nothing is imported but the standard library, so that
+help is printed at once.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from mlm_jax.config.settings import expected, field_docs, nearest_name
+from mlm_jax.errors import InputError
+
+ArgumentsT = typing.TypeVar("ArgumentsT")
+
+HELP_FLAGS = ("-h", "--help")
+_BOOLEANS = {"true": True, "false": False}
+
+
+def positional(metavar: str) -> Any:
+    """A field that is given by its place on the command line; a tuple takes one value or more."""
+    return dataclasses.field(metadata={"positional": True, "metavar": metavar})
+
+
+def required(metavar: str) -> Any:
+    """A field whose flag must be given; `metavar` says in the help what it takes."""
+    return dataclasses.field(metadata={"metavar": metavar})
+
+
+def repeated() -> Any:
+    """A tuple field whose flag takes one value each time it is given."""
+    return dataclasses.field(default=(), metadata={"repeated": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag, or one positional argument."""
+
+    field: str
+    """Name of the field, with the fields that contain it: `data.sequence_length`."""
+    kind: Any
+    """Its annotation."""
+    default: Any
+    """`dataclasses.MISSING` if it must be given."""
+    help: str
+    """One line."""
+    metadata: typing.Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """As it is typed: `--data.sequence-length`, or the metavar of a positional argument."""
+        if "positional" in self.metadata:
+            return str(self.metadata["metavar"])
+        return f"--{self.field.replace('_', '-')}"
+
+    @property
+    def negation(self) -> str:
+        """As a switch is turned off: `--data.no-attend-within-documents`."""
+        group, dot, field = self.field.replace("_", "-").rpartition(".")
+        return f"--{group}{dot}no-{field}"
+
+    @property
+    def is_tuple(self) -> bool:
+        """True if it takes any number of values."""
+        return typing.get_origin(self.kind) is tuple
+
+    @property
+    def required(self) -> bool:
+        """True if it must be given."""
+        return self.default is dataclasses.MISSING
+
+
+def parse(arguments_class: type[ArgumentsT], arguments: Sequence[str], prog: str) -> ArgumentsT:
+    """Builds a dataclass from a command line. `--help` prints its fields and exits.
+
+    Raises:
+        InputError: a flag is unknown (the message has the nearest), missing, or has a value of another type.
+    """
+    flags = flags_of(arguments_class)
+    if set(HELP_FLAGS) & set(arguments):
+        about = inspect.cleandoc(arguments_class.__doc__ or "")
+        print(f"{wrapped(f'usage: {prog} {usage_of(flags)}')}\n\n{wrapped(about)}\n\n{rows_of(flags)}")
+        raise SystemExit(0)
+    return build(arguments_class, read(flags, arguments, prog))
+
+
+def flags_of(arguments_class: type, default: Any = None, prefix: str = "") -> list[Flag]:
+    """Returns the flags of a dataclass, in the order of its fields; defaults are those of the instance `default`."""
+    kinds, docs = typing.get_type_hints(arguments_class), field_docs(arguments_class)
+    flags: list[Flag] = []
+    for field in dataclasses.fields(arguments_class):
+        name, kind = prefix + field.name, kinds[field.name]
+        value = field.default if default is None else getattr(default, field.name)
+        if dataclasses.is_dataclass(kind):
+            flags += flags_of(typing.cast(type, kind), value, f"{name}.")
+        else:
+            line = docs[field.name].partition("\n")[0]
+            flags.append(Flag(name, kind, value, line, field.metadata))
+    return flags
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message.removeprefix('argument ')}; {self.prog} --help lists the flags")
+
+
+def read(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> dict[str, Any]:
+    """Returns the values that the command line gives, by field. Raises InputError as `parse` does."""
+    parser = _Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for flag in flags:
+        if flag.kind is bool:
+            parser.add_argument(flag.name, dest=flag.field, action="store_const", const=True)
+            parser.add_argument(flag.negation, dest=flag.field, action="store_const", const=False)
+        elif "positional" in flag.metadata:
+            parser.add_argument(flag.field, metavar=flag.name, nargs="+" if flag.is_tuple else None)
+        elif "repeated" in flag.metadata:
+            parser.add_argument(flag.name, dest=flag.field, action="append")
+        elif flag.is_tuple:
+            count = "+" if flag.required else "*"
+            parser.add_argument(
+                flag.name, dest=flag.field, action="extend", nargs=count, required=flag.required
+            )
+        else:
+            parser.add_argument(flag.name, dest=flag.field, required=flag.required)
+    given = vars(parser.parse_args(_normalized(flags, arguments)))
+    by_field = {flag.field: flag for flag in flags}
+    return {field: _converted(by_field[field], value) for field, value in given.items()}
+
+
+def build(arguments_class: type[ArgumentsT], given: dict[str, Any], default: Any = None) -> ArgumentsT:
+    """Builds a dataclass from values by field; what is not given is taken from the instance `default`."""
+    values = {}
+    for field in dataclasses.fields(typing.cast(Any, arguments_class)):
+        inner = {name.partition(".")[2]: given[name] for name in given if name.startswith(f"{field.name}.")}
+        if inner:
+            group = getattr(default, field.name)
+            values[field.name] = build(type(group), inner, group)
+        elif field.name in given:
+            values[field.name] = given[field.name]
+    return arguments_class(**values) if default is None else dataclasses.replace(default, **values)
+
+
+def usage_of(flags: Sequence[Flag]) -> str:
+    """Returns what must be given, as `MODEL TEXT… --data DIR [--flag value …]`."""
+    return " ".join([_shown(flag) for flag in flags if flag.required] + ["[--flag value …]"])
+
+
+def rows_of(flags: Sequence[Flag]) -> str:
+    """Returns one row per flag: its name, its value or what it takes, and its help, as wide as the terminal."""
+    left = [f"  {_shown(flag)}" for flag in flags]
+    indent = min(max(map(len, left)) + 2, 44)
+    rows = []
+    for shown, flag in zip(left, flags, strict=True):
+        width = max(shutil.get_terminal_size().columns, indent + 24)
+        lines = textwrap.wrap(flag.help, width - indent)
+        # What is too long for its column has a line of its own.
+        begin = [shown] if len(shown) > indent - 2 else [shown.ljust(indent) + lines.pop(0)]
+        rows += begin + [" " * indent + line for line in lines]
+    return "\n".join(rows)
+
+
+def wrapped(text: str) -> str:
+    """Wraps each paragraph to the width of the terminal."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        textwrap.fill(paragraph, shutil.get_terminal_size().columns) for paragraph in paragraphs
+    )
+
+
+def _shown(flag: Flag) -> str:
+    more = "…" if flag.is_tuple and "repeated" not in flag.metadata else ""
+    if "positional" in flag.metadata:
+        return flag.name + more
+    if flag.default is False:
+        return flag.name
+    if flag.default not in (dataclasses.MISSING, None, (), ""):
+        value = " ".join(flag.default) if flag.is_tuple else str(flag.default)
+        return f"{flag.name} {value if len(value) < 18 else '…' + value[-16:]}"
+    kinds = [kind for kind in typing.get_args(flag.kind) if kind not in (type(None), ...)]
+    kind = kinds[0] if kinds and typing.get_origin(flag.kind) is not Literal else flag.kind
+    return f"{flag.name} {flag.metadata.get('metavar') or _METAVARS.get(kind, 'NAME')}{more}"
+
+
+_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
+
+
+def _normalized(flags: Sequence[Flag], arguments: Sequence[str]) -> list[str]:
+    """Gives every flag its one spelling: dashes for underscores, and a switch that is False as its negation.
+
+    Raises InputError for unknown flags, with the nearest.
+    """
+    switches = {flag.name: flag.negation for flag in flags if flag.kind is bool}
+    names = [*HELP_FLAGS, *(flag.name for flag in flags), *switches.values()]
+    normalized: list[str] = []
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*normalized, *arguments[place:]]
+        if normalized and normalized[-1] in switches and argument.lower() in _BOOLEANS:
+            name, equals, value = normalized.pop(), "=", argument
+        else:
+            name, equals, value = argument.partition("=")
+        if not re.fullmatch(r"--[\w.-]+", name):
+            normalized.append(argument)
+            continue
+        name = name.replace("_", "-")
+        if name not in names:
+            raise InputError(f"{name}: no such flag{nearest_name(name, names)}")
+        if name in switches and equals:
+            if value.lower() not in _BOOLEANS:
+                raise InputError(f"{name} {value!r}: must be True or False")
+            name, equals, value = name if _BOOLEANS[value.lower()] else switches[name], "", ""
+        normalized.append(f"{name}{equals}{value}")
+    return normalized
+
+
+def _converted(flag: Flag, value: Any) -> Any:
+    if isinstance(value, list):
+        kind = typing.get_args(flag.kind)[0]
+        return tuple(_convert(flag, kind, text) for text in value)
+    return value if flag.kind is bool else _convert(flag, flag.kind, value)
+
+
+def _convert(flag: Flag, kind: Any, text: str) -> Any:
+    is_union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    options = typing.get_args(kind) if is_union else (kind,)
+    if type(None) in options and text.lower() == "none":
+        return None
+    for option in options:
+        if option is type(None):
+            continue
+        if typing.get_origin(option) is Literal:
+            if text in typing.get_args(option):
+                return text
+        else:
+            try:
+                return option(text)
+            except ValueError:
+                continue
+    raise InputError(f"{flag.name} {text!r}: must be {expected(kind, text)}")

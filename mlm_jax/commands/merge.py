@@ -1,0 +1,24 @@
+"""`mlm-jax merge`: merge the parts that a job array prepared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlm_jax.commands.flags import parse, positional
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Merge what `mlm-jax prepare --part I --num-parts N` wrote: write one manifest for all parts.
+
+    No shard is moved or rewritten, and merging again changes nothing."""
+
+    folder: str = positional("DATA")
+    """The --output of the parts."""
+
+
+def main(arguments: Sequence[str], prog: str) -> None:
+    """Merges, and prints a summary."""
+    parsed = parse(Arguments, arguments, prog)
+    from mlm_jax.data.merge import merge_parts
+
+    print(f"{parsed.folder}: {merge_parts(parsed.folder).summary()}")

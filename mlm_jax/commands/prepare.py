@@ -1,0 +1,64 @@
+"""`mlm-jax prepare`: tokenize text into the shards that training reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlm_jax.commands.flags import parse, required
+from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
+from mlm_jax.errors import InputError
+from mlm_jax.text.corpus import DocumentBoundary, ErrorPolicy
+from mlm_jax.text.encode import Separator
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Tokenize text into the shards that training reads. Rerun the same command to resume after a kill."""
+
+    input: tuple[str, ...] = required("FILE")
+    """.txt, .jsonl or .parquet files, the first two also .gz, .zst, .xz or .bz2; globs and fsspec URLs."""
+    tokenizer: str = required("TOKENIZER")
+    """vocab.txt, tokenizer.json, or a folder that holds one."""
+    output: str = required("DIR")
+    """Folder for the shards and their manifest."""
+    text_field: str = "text"
+    """JSON field or Parquet column that holds the text."""
+    document_boundary: DocumentBoundary = "line"
+    """Documents in .txt files: one per "line", or separated by a "blank_line"."""
+    errors: ErrorPolicy = "strict"
+    """Broken UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts."""
+    separator: Separator = "sep"
+    """Token that ends each document: "sep" for [SEP], or "none"."""
+    shard_tokens: int = DEFAULT_SHARD_TOKENS
+    """Tokens per shard; a shard ends with the document that reaches this number."""
+    workers: int | None = None
+    """Threads; by default one per core, at most four. The output does not depend on it."""
+    part: int | None = None
+    """Prepare only this part, from 0, of --num-parts; afterwards `mlm-jax merge` the output."""
+    num_parts: int | None = None
+    """Number of parts: one per task of a job array, on any machine and in any order."""
+
+
+def main(arguments: Sequence[str], prog: str) -> None:
+    """Prepares the data and prints a summary."""
+    parsed = parse(Arguments, arguments, prog)
+    if (parsed.part is None) != (parsed.num_parts is None):
+        raise InputError("--part and --num-parts: must be given together, or neither of them")
+    from mlm_jax.data.division import Part
+    from mlm_jax.data.prepare import prepare
+    from mlm_jax.text.tokenizer import Tokenizer
+
+    part = None if parsed.part is None else Part(parsed.part, parsed.num_parts or 0)
+    preparation = prepare(
+        parsed.input,
+        Tokenizer.load(parsed.tokenizer),
+        parsed.output,
+        text_field=parsed.text_field,
+        errors=parsed.errors,
+        document_boundary=parsed.document_boundary,
+        separator=parsed.separator,
+        shard_tokens=parsed.shard_tokens,
+        workers=parsed.workers,
+        part=part,
+    )
+    folder = f"{parsed.output}/{part.folder}" if part else parsed.output
+    print(f"{folder}: {preparation.summary()}")

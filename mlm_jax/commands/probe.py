@@ -1,0 +1,103 @@
+"""`mlm-jax probe`: probe a model for bias or grammar."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlm_jax.commands.flags import parse, positional, repeated
+from mlm_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from mlm_jax.use.probes import ProbeReport
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Probe a model for bias or grammar: prints a table; --output adds all items and a bar chart.
+
+    Give one of --template (with --group at least twice), --crows-pairs, --winobias and --blimp."""
+
+    model: str = positional("MODEL")
+    """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
+    template: tuple[str, ...] = repeated()
+    """A sentence with {} for the group and one [MASK], as "{} can work as a [MASK]."; may be repeated."""
+    group: tuple[str, ...] = repeated()
+    """Word for {}, given once per group; the first group is compared with each of the others."""
+    targets: tuple[str, ...] = ()
+    """Words to compare at the [MASK]; by default the most probable ones of each group."""
+    top_k: int = 20
+    """Number of the most probable words of each group."""
+    crows_pairs: Path | None = None
+    """crows_pairs_anonymized.csv."""
+    winobias: Path | None = None
+    """Folder with pro_stereotyped_type1.txt.dev and the others."""
+    blimp: tuple[Path, ...] = ()
+    """.jsonl files of BLiMP."""
+    output: Path | None = None
+    """Folder for probe.json, probe.tsv and probe.png."""
+    bootstrap: int = 1000
+    """Number of bootstrap samples for the 95 % intervals."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    json: bool = False
+    """Print the whole report as one line of JSON instead of the table."""
+
+
+def main(arguments: Sequence[str], prog: str) -> None:
+    """Probes, and prints the report."""
+    parsed = parse(Arguments, arguments, prog)
+    modes = (parsed.template, parsed.crows_pairs, parsed.winobias, parsed.blimp)
+    if sum(bool(mode) for mode in modes) != 1:
+        raise InputError(
+            "one of --template, --crows-pairs, --winobias and --blimp must be given, and only one"
+        )
+    if not parsed.template and (parsed.group or parsed.targets):
+        raise InputError("--group and --targets: must come with --template")
+    if parsed.output is not None and parsed.output.exists() and not parsed.output.is_dir():
+        raise InputError(f"--output {parsed.output}: must be a folder, or not exist yet")
+    report = _probe(parsed)
+    from mlm_jax.use.probe_output import table, write_report
+
+    if parsed.output is not None:
+        write_report(parsed.output, report)
+    print(json.dumps(asdict(report), ensure_ascii=False) if parsed.json else table(report))
+
+
+def _probe(arguments: Arguments) -> "ProbeReport":
+    # Imported late, so that a mistyped flag is reported before jax starts.
+    from mlm_jax.use.masked_lm import MaskedLM
+    from mlm_jax.use.probe_datasets import read_crows_pairs, read_minimal_pairs, read_winobias
+    from mlm_jax.use.probes import (
+        Bootstrap,
+        probe_crows_pairs,
+        probe_minimal_pairs,
+        probe_templates,
+        probe_winobias,
+    )
+
+    def load() -> MaskedLM:
+        model = MaskedLM.from_preset(arguments.model)
+        model.progress = True
+        return model
+
+    # The files are read first, because a model may take minutes to download.
+    bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
+    if arguments.crows_pairs is not None:
+        crows_pairs = read_crows_pairs(arguments.crows_pairs)
+        return probe_crows_pairs(load(), crows_pairs, bootstrap)
+    if arguments.winobias is not None:
+        pronoun_pairs = read_winobias(arguments.winobias)
+        return probe_winobias(load(), pronoun_pairs, bootstrap)
+    if arguments.blimp:
+        minimal_pairs = [pair for file in arguments.blimp for pair in read_minimal_pairs(file)]
+        return probe_minimal_pairs(load(), minimal_pairs, bootstrap)
+    return probe_templates(
+        load(),
+        arguments.template,
+        arguments.group,
+        targets=arguments.targets or None,
+        top_k=arguments.top_k,
+        bootstrap=bootstrap,
+    )

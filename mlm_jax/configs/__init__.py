@@ -1,0 +1,8 @@
+"""The shipped configs, importable from anywhere: `from mlm_jax.configs.bert_tiny_wiki import config`.
+
+In a clone they lie in the top-level folder `configs/`, which takes the place of this file in an installed package.
+"""
+
+from pathlib import Path
+
+__path__ = [str(Path(__file__).parents[2] / "configs")]

@@ -1,0 +1,71 @@
+"""Configs of the formats that only know BERT: what they can express, and the settings in their files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config.model import BertConfig
+from mlm_jax.errors import InputError
+
+# Settings that no other format has, so only BERT's value is possible.
+_ONLY_BERTS = ("positions", "local_attention_window", "norm", "norm_placement", "embedding_norm", "biases")
+_ACTIVATIONS = ("gelu", "gelu_tanh")
+
+BERT_SETTINGS: Mapping[str, str] = {
+    "vocab_size": "vocabulary_size",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_dim",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_dim",
+    "max_position_embeddings": "max_sequence_length",
+    "type_vocab_size": "num_segments",
+    "hidden_dropout_prob": "dropout_rate",
+    "attention_probs_dropout_prob": "attention_dropout_rate",
+    "initializer_range": "initializer_stddev",
+}
+"""Names in Google's bert_config.json, and in transformers' config.json, of settings that mean the same here."""
+
+
+def require_bert(format_name: str, config: BertConfig, *, tied: bool = False) -> BertConfig:
+    """Returns the config itself.
+
+    Raises:
+        InputError: the format cannot express a setting, so its library would compute something else; with `tied`, an
+            output embedding of its own is such a setting.
+    """
+    bert = BertConfig()
+    allowed = {name: (getattr(bert, name),) for name in _ONLY_BERTS} | {"activation": _ACTIVATIONS}
+    if tied:
+        allowed["tie_embeddings"] = (True,)
+    for name, values in allowed.items():
+        value = getattr(config, name)
+        if value not in values:
+            raise InputError(
+                f"{format_name} cannot express model.{name} = {value!r}: must be "
+                f"{' or '.join(map(repr, values))}, as in BERT"
+            )
+    if config.num_segments == 0:
+        raise InputError(
+            f"{format_name} cannot express model.num_segments = 0: must be at least 1, as in BERT"
+        )
+    return config
+
+
+def config_from_settings(
+    format_name: str, file: Path, settings: Mapping[str, Any], names: Mapping[str, str], **conventions: Any
+) -> BertConfig:
+    """Returns the config that a file's settings describe; `names` maps their names to ours, defaults are BERT's.
+
+    Raises:
+        InputError: a value is not usable; the message begins with the file.
+    """
+    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+    try:
+        return require_bert(format_name, BertConfig(**found, **conventions))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def settings_from_config(config: BertConfig, names: Mapping[str, str]) -> dict[str, Any]:
+    """The inverse of `config_from_settings`."""
+    return {theirs: getattr(config, ours) for theirs, ours in names.items()}

@@ -1,0 +1,198 @@
+"""Translates between another library's tensors and our parameters, by a table of names that is read in both directions.
+
+A row pairs a name there with a path here. Parameters that are stacked here (their first logical axis is `layers`) are
+one tensor per layer there, and `{layer}` stands for the layer in the name. The layout of a row says how a tensor there
+holds the numbers:
+
+    same      as the array here
+    flat      with heads and head width in one dimension; in a matrix, inputs come first
+    out_in    flat and transposed, as in torch's Linear
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mlm_jax.errors import InputError
+from mlm_jax.formats.model_folder import (
+    Parameter,
+    StoredModel,
+    check_names,
+    check_shape,
+    flatten_params,
+    nest_params,
+)
+
+Layout = Literal["same", "flat", "out_in"]
+
+
+class Row(NamedTuple):
+    """One line of a table."""
+
+    name: str
+    path: str
+    layout: Layout = "same"
+
+
+class Endings(NamedTuple):
+    """The last parts of a library's tensor names, and the layout of its linear maps."""
+
+    kernel: str
+    bias: str
+    scale: str
+    offset: str
+    layout: Layout
+
+    def linear(self, name: str, path: str) -> tuple[Row, Row]:
+        """Returns the rows of a linear map."""
+        bias_layout: Layout = "same" if self.layout == "same" else "flat"
+        return (
+            Row(name + self.kernel, f"{path}/kernel", self.layout),
+            Row(name + self.bias, f"{path}/bias", bias_layout),
+        )
+
+    def norm(self, name: str, path: str) -> tuple[Row, Row]:
+        """Returns the rows of a LayerNorm."""
+        return Row(name + self.scale, f"{path}/scale"), Row(name + self.offset, f"{path}/bias")
+
+
+class Tensor(NamedTuple):
+    """A tensor of another library. Its shape is known before it is read."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The result of reading another library's folder."""
+
+    model: StoredModel
+    num_tensors: int
+    """Number of tensors in the folder, dropped ones included."""
+    dropped: Mapping[str, str]
+    """Tensors that have no place here: name to the reason why nothing is lost."""
+    files: Sequence[Path]
+    """The files that were read."""
+
+
+class Place(NamedTuple):
+    """The place of one tensor of another library."""
+
+    path: str
+    layer: int | None
+    """Index into a stacked parameter."""
+    parameter: Parameter
+    """The parameter here, or one layer of it."""
+    layout: Layout
+
+    @property
+    def foreign_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor there."""
+        shape, axes = self.parameter
+        if self.layout == "same":
+            return shape
+        if "heads" in axes:
+            heads = axes.index("heads")
+            shape = (*shape[:heads], shape[heads] * shape[heads + 1], *shape[heads + 2 :])
+        return shape[::-1] if self.layout == "out_in" else shape
+
+    def from_foreign(self, array: np.ndarray) -> np.ndarray:
+        """Returns the parameter that a tensor there holds."""
+        return (array.T if self.layout == "out_in" else array).reshape(self.parameter.shape)
+
+    def to_foreign(self, array: np.ndarray) -> np.ndarray:
+        """Returns the tensor there that holds a parameter."""
+        if self.layout == "out_in":
+            return array.reshape(self.foreign_shape[::-1]).T
+        return array.reshape(self.foreign_shape)
+
+
+def places(
+    rows: Sequence[Row], parameters: Mapping[str, Parameter], layer_name: Callable[[int], str] = str
+) -> dict[str, Place]:
+    """Returns the place of every tensor that a table names for these parameters, by the tensor's name.
+
+    `layer_name` writes a layer's index, from 0, as the other library does.
+
+    Raises:
+        ValueError: a parameter has no row, so the table could not carry the model.
+    """
+    table: dict[str, Place] = {}
+    for name, path, layout in rows:
+        if path not in parameters:
+            continue
+        shape, axes = parameters[path]
+        if axes[0] != "layers":
+            table[name] = Place(path, None, parameters[path], layout)
+            continue
+        one_layer = Parameter(shape[1:], axes[1:])
+        for layer in range(shape[0]):
+            table[name.format(layer=layer_name(layer))] = Place(path, layer, one_layer, layout)
+    unnamed = set(parameters) - {place.path for place in table.values()}
+    if unnamed:
+        raise ValueError(f"no row for {sorted(unnamed)}")
+    return table
+
+
+def parts_in(rows: Sequence[Row], names: Mapping[str, Any]) -> list[str]:
+    """Returns the parts of a model that have a tensor among `names`, and `encoder` in any case."""
+    found = [row.path.split("/")[0] for row in rows if row.name in names]
+    return list(dict.fromkeys(["encoder", *found]))
+
+
+def read_params(
+    where: Path,
+    rows: Sequence[Row],
+    parameters: Mapping[str, Parameter],
+    tensors: Mapping[str, Tensor],
+    layer_name: Callable[[int], str] = str,
+) -> dict[str, Any]:
+    """Reads parameters, each from its tensor and in the tensors' dtype.
+
+    Raises:
+        InputError: a tensor is missing, has no place, or has another shape.
+    """
+    table = places(rows, parameters, layer_name)
+    check_names(where, set(tensors), set(table))
+    for name, place in table.items():
+        check_shape(where, name, tensors[name].shape, place.foreign_shape)
+    flat: dict[str, np.ndarray] = {}
+    for name, place in table.items():
+        array = place.from_foreign(tensors[name].read())
+        if place.layer is None:
+            flat[place.path] = array
+            continue
+        if place.path not in flat:
+            flat[place.path] = _aligned_empty(parameters[place.path].shape, array.dtype)
+        if flat[place.path].dtype != array.dtype:
+            raise InputError(
+                f"{where}: tensor {name} is {array.dtype}: must be {flat[place.path].dtype} as in the layers before"
+            )
+        flat[place.path][place.layer] = array
+    return nest_params(flat)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns an array that begins at a cache line, because jax uses such an array without copying it."""
+    size = prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def write_params(
+    rows: Sequence[Row],
+    parameters: Mapping[str, Parameter],
+    params: Mapping[str, Any],
+    layer_name: Callable[[int], str] = str,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields every parameter as the other library's tensors: the name and a contiguous array."""
+    flat = flatten_params(params)
+    for name, place in places(rows, parameters, layer_name).items():
+        array = flat[place.path] if place.layer is None else flat[place.path][place.layer]
+        yield name, np.ascontiguousarray(place.to_foreign(np.asarray(array)))

@@ -1,0 +1,61 @@
+"""The formats in which a model can be stored, and how the format of a folder is recognized."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from mlm_jax.config import BertConfig
+from mlm_jax.errors import InputError
+from mlm_jax.formats import google_tf, hugging_face, keras_hub
+from mlm_jax.formats.model_folder import StoredModel
+from mlm_jax.formats.name_table import Reading
+from mlm_jax.store import native_format
+from mlm_jax.text.tokenizer import Tokenizer
+
+
+class Format(Protocol):
+    """The interface of a module that implements a format."""
+
+    NAME: str
+    DROPPED_PARTS: Mapping[str, str]
+    """Parts of a model that the format has no place for: name to the reason why nothing is lost."""
+
+    NEEDS_POOLER: bool
+    """True if every model of the format has a pooler."""
+
+    def recognizes(self, folder: Path) -> bool:
+        """True if the folder has this format."""
+
+    def expressible(self, config: BertConfig) -> BertConfig:
+        """Returns the nearest config that the format can express. Raises InputError for another architecture."""
+
+    def read_architecture(self, folder: Path) -> tuple[BertConfig, Tokenizer]:
+        """Returns the config and the tokenizer without reading weights."""
+
+    def read(self, folder: Path) -> Reading:
+        """Reads the model of a folder."""
+
+    def write(self, model: StoredModel, folder: Path) -> int:
+        """Writes a folder's files and returns the number of tensors."""
+
+
+FORMATS: Mapping[str, Format] = {
+    module.NAME: module for module in (native_format, hugging_face, google_tf, keras_hub)
+}
+
+
+def format_of(folder: Path) -> Format:
+    """Returns the format of a folder.
+
+    Raises:
+        InputError: there is no such folder, or its format is unknown.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    for candidate in FORMATS.values():
+        if candidate.recognizes(folder):
+            return candidate
+    raise InputError(
+        f"{folder}: not a known model format: must be a run folder, or a folder of {', '.join(FORMATS)} "
+        "with its config file"
+    )

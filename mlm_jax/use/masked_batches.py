@@ -1,0 +1,127 @@
+"""Batches that the caller has masked: their fields, checks and loss."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from mlm_jax.config import BertConfig, TrainConfig
+from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.data.sources import resolve_masking
+from mlm_jax.errors import InputError
+from mlm_jax.masking.masking import MaskedTokens
+from mlm_jax.model.loss import LossSums
+from mlm_jax.step.train_step import StepSetup, make_setup, masked_loss
+from mlm_jax.text.tokenizer import Tokenizer
+
+
+class MaskedBatch(NamedTuple):
+    """Rows that are masked already."""
+
+    token_ids: Any
+    """int32 [B, L]"""
+    padding_mask: Any
+    """bool [B, L]: True at real tokens."""
+    segment_ids: Any
+    """int32 [B, L], or None for a model without segments."""
+    mask_positions: Any
+    """int32 [B, K]"""
+    labels: Any
+    """int32 [B, K]: the original ids at these positions."""
+    mask_weights: Any
+    """float32 [B, K]"""
+
+
+def masked_batches(
+    data: Any, config: BertConfig, batch_size: int, *, keep_rest: bool
+) -> Iterator[MaskedBatch]:
+    """Yields a mapping of arrays [N, …] in batches of `batch_size` rows, or each mapping of an iterable as one batch.
+
+    The fields are those of `MaskedBatch`. The defaults of `padding_mask`, `segment_ids` and `mask_weights` are no
+    padding, one segment, and weight 1 at every position except 0, which is [CLS] and means no selection. Rows that do
+    not fill a last batch are left out unless `keep_rest`, because all steps have one shape.
+
+    Raises:
+        InputError: a field is missing, unknown, of the wrong shape, or has values that the model does not take.
+    """
+    if isinstance(data, Mapping):
+        whole = _checked(data, config, "batch")
+        size = min(batch_size, len(whole.token_ids))
+        rows = len(whole.token_ids)
+        for first in range(0, rows if keep_rest else rows - size + 1, max(1, size)):
+            yield jax.tree.map(lambda array, first=first: array[first : first + size], whole)
+        return
+    for number, part in enumerate(data):
+        if not isinstance(part, Mapping):
+            raise InputError(f"batch {number}: found {type(part).__name__}: must be a mapping of arrays")
+        yield _checked(part, config, f"batch {number}")
+
+
+def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedBatch:
+    unknown = set(data) - set(MaskedBatch._fields)
+    if unknown:
+        raise InputError(f"{where}: no field {min(unknown)!r}: must be of {', '.join(MaskedBatch._fields)}")
+    if "segment_ids" in data and not config.num_segments:
+        raise InputError(
+            f"{where}: segment_ids: must be left out, because the model has model.num_segments = 0"
+        )
+    for name in ("token_ids", "mask_positions", "labels"):
+        if name not in data:
+            raise InputError(f"{where}: {name} is missing")
+    token_ids = np.asarray(data["token_ids"])
+    positions = np.asarray(data["mask_positions"])
+    if token_ids.ndim != 2 or positions.ndim != 2:
+        raise InputError(
+            f"{where}: token_ids {token_ids.shape}, mask_positions {positions.shape}: must be [B, L] and [B, K]"
+        )
+    defaults = {
+        "padding_mask": np.ones(token_ids.shape, bool),
+        "segment_ids": np.zeros(token_ids.shape, np.int32),
+        "mask_weights": positions > 0,
+    }
+    names = [name for name in MaskedBatch._fields if name != "segment_ids" or config.num_segments]
+    arrays = {name: np.asarray(data.get(name, defaults.get(name))) for name in names}
+    rows, length = token_ids.shape
+    if length > config.max_sequence_length:
+        raise InputError(
+            f"{where}: token_ids {token_ids.shape}: must have at most {config.max_sequence_length} columns"
+        )
+    limits = {
+        "token_ids": config.vocabulary_size,
+        "segment_ids": config.num_segments,
+        "mask_positions": length,
+        "labels": config.vocabulary_size,
+    }
+    for name, array in arrays.items():
+        shape = (
+            (rows, length)
+            if name in ("token_ids", "padding_mask", "segment_ids")
+            else (rows, positions.shape[1])
+        )
+        if array.shape != shape:
+            raise InputError(f"{where}: {name} has shape {array.shape}: must be {shape}")
+        limit = limits.get(name)
+        if limit and (
+            array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() < limit)
+        ):
+            raise InputError(f"{where}: {name}: must hold integers in [0, {limit})")
+    types: dict[str, Any] = {"padding_mask": bool, "mask_weights": np.float32}
+    typed = {name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()}
+    return MaskedBatch(**{"segment_ids": None} | typed)
+
+
+def setup_for_masked_batches(settings: TrainConfig, tokenizer: Tokenizer) -> StepSetup:
+    """Returns the step's setup; of its masking only the padding id is read, because the rows are masked."""
+    return make_setup(
+        settings, resolve_masking(MaskingRecipe(), tokenizer, settings.model.max_sequence_length)
+    )
+
+
+def masked_batch_loss(
+    setup: StepSetup, params: Any, batch: MaskedBatch, dropout_key: Array | None
+) -> LossSums:
+    """Returns the sums of the loss over a batch; without a key nothing is dropped."""
+    masked = MaskedTokens(batch.token_ids, batch.mask_positions, batch.labels, batch.mask_weights)
+    return masked_loss(setup, params, masked, dropout_key, batch.segment_ids, batch.padding_mask)
