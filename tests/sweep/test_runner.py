@@ -63,7 +63,7 @@ def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_
     ended = run_script_alone("ablate", sweep, "--output", folder, "--seeds", 2)
     assert ended.returncode == 0, ended.stderr
     assert "[1/4] base/seed_0: sweep 0% done, time left unknown\n" in ended.stderr
-    assert re.search(r"\[4/4\] low/seed_1: sweep 75% done, about \d\d:\d\d left\n", ended.stderr)
+    assert re.search(r"\[4/4\] low/seed_1: sweep 93% done, about \d\d:\d\d left\n", ended.stderr)
     assert_same_end(folder / "base" / "seed_0", uninterrupted())
     configs = [json.loads((folder / f"low/seed_{seed}/config.json").read_text()) for seed in (0, 1)]
     assert [config["seed"] for config in configs] == [0, 1]
