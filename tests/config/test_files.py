@@ -21,6 +21,7 @@ from mlm_jax.sweep.plan import load_sweep
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_traces_its_step(path: Path) -> None:
     config = load_config(path)

@@ -121,6 +121,7 @@ def arrays_of_the_vocabulary(model: BertConfig, rows: int, mesh: MeshConfig, **c
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_no_step_of_bert_large_holds_all_logits(tensor: int) -> None:
     """16 rows per device, and twice as many if two devices share the vocabulary, with default settings."""
@@ -130,6 +131,7 @@ def test_no_step_of_bert_large_holds_all_logits(tensor: int) -> None:
     assert max(arrays) == max(rows * 39 * vocabulary, vocabulary * BERT_LARGE.hidden_dim)
 
 
+@pytest.mark.slow
 def test_in_one_chunk_a_step_holds_all_logits() -> None:
     """Shows that the test above would find such an array, with two layers of BERT-large."""
     shallow = replace(BERT_LARGE, num_layers=2)

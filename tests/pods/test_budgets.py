@@ -91,8 +91,15 @@ WORDS = {"unit": "whole_word", "continuation_token_ids": tuple(range(5, 256, 3))
 
 @pytest.mark.parametrize(
     "masks",
-    [WORDS, WORDS | {"unit": "span"}, WORDS | {"unit": "token", "quota": "document", "document_end_id": SEP}],
-    ids=["whole words", "spans", "documents"],
+    [
+        pytest.param(WORDS, id="whole words", marks=pytest.mark.slow),
+        pytest.param(WORDS | {"unit": "span"}, id="spans"),
+        pytest.param(
+            WORDS | {"unit": "token", "quota": "document", "document_end_id": SEP},
+            id="documents",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_devices_mask_their_rows_without_a_word_to_each_other(masks: dict[str, Any]) -> None:
     """Each takes as many turns as its own rows need."""
@@ -132,7 +139,7 @@ def test_fsdp_gathers_what_a_pass_needs_and_sums_each_gradient_once() -> None:
     assert total(budget["all-reduce", "data"]) == device_bytes(kernels) + table + 4 * LARGER.vocabulary_size
 
 
-@pytest.mark.parametrize("kind", ["data", "fsdp"])
+@pytest.mark.parametrize("kind", ["data", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_chunks_of_the_loss_say_no_more(kind: str) -> None:
     """But the sums of a chunk, three scalars: the table's gradient is summed over the devices after the last."""
     chunked = {
@@ -192,7 +199,7 @@ WRONG_RULES = [
     # The feed-forward weights whole on every device: their sums vanish, the work is done eight times.
     ("tensor", "intermediate", ()),
     # fsdp splits the weights, and every row goes to all of its devices.
-    ("fsdp", "batch", ("data",)),
+    pytest.param("fsdp", "batch", ("data",), marks=pytest.mark.slow),
     # The vocabulary whole on every device.
     pytest.param("tensor", "vocabulary", (), marks=pytest.mark.slow),
     # Nothing is left for fsdp to split.
