@@ -1,4 +1,4 @@
-"""Pure JAX/Flax pretraining of BERT-style encoders with masked language modelling.
+"""Pure JAX/Flax pretraining of BERT-style encoders with masked language modeling.
 
 A batch's way through the rooms of the package:
 

@@ -47,10 +47,10 @@ def main(arguments: Sequence[str], prog: str) -> None:
     # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.run.reporting import say
     from mlm_jax.use.fine_tuning import FitResult
-    from mlm_jax.use.labelled_text import read_labelled_texts
+    from mlm_jax.use.labeled_text import read_labeled_texts
     from mlm_jax.use.text_classifier import ClassifierEvaluation, TextClassifier
 
-    train, dev = read_labelled_texts(parsed.train), read_labelled_texts(parsed.dev)
+    train, dev = read_labeled_texts(parsed.train), read_labeled_texts(parsed.dev)
     if parsed.output is not None and parsed.output.exists():
         raise InputError(f"{parsed.output}: already exists: must be a folder that does not exist")
     classifier = TextClassifier.from_preset(

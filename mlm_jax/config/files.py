@@ -130,6 +130,6 @@ def read_json_config(path: Path) -> TrainConfig:
     try:
         return from_json(TrainConfig, path.read_bytes().decode())
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: broken UTF-8 at byte {error.start}; must be JSON") from error
+        raise InputError(f"{path}: invalid UTF-8 at byte {error.start}; must be JSON") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

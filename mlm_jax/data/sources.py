@@ -46,7 +46,7 @@ def open_run_data(config: DataConfig) -> RunData:
         InputError: a folder is missing, incomplete or damaged, or the two were made with different tokenizers.
     """
     if not config.path:
-        raise InputError("data.path: must name a folder that scripts/prepare_data.py made")
+        raise InputError("data.path: must name a folder made by mlm-jax prepare")
     train = open_shards(config.path)
     with open_folder(config.path).copy(TOKENIZER_FOLDER, (TOKENIZER_FILE, VOCABULARY_FILE)) as folder:
         tokenizer = Tokenizer.load(folder)

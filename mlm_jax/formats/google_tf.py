@@ -184,13 +184,13 @@ def _open(prefix: Path) -> dict[str, Tensor]:
         reader = tf.train.load_checkpoint(str(prefix))
     # TensorFlow raises its own errors, and bare ValueErrors, for files that it cannot open.
     except Exception as error:
-        raise InputError(f"{prefix}.*: damaged or cut off: {one_line(error)}") from error
+        raise InputError(f"{prefix}.*: damaged or truncated: {one_line(error)}") from error
 
     def read_tensor(name: str) -> np.ndarray:
         try:
             return np.asarray(reader.get_tensor(name))
         except Exception as error:
-            raise InputError(f"{prefix}.*: tensor {name}: damaged or cut off: {one_line(error)}") from error
+            raise InputError(f"{prefix}.*: tensor {name}: damaged or truncated: {one_line(error)}") from error
 
     shapes = reader.get_variable_to_shape_map()
     return {name: Tensor(tuple(shape), partial(read_tensor, name)) for name, shape in shapes.items()}

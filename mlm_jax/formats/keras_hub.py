@@ -174,7 +174,7 @@ def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
 
         opened.visititems(visit)
     except OSError as error:
-        raise InputError(f"{file}: damaged or cut off: {one_line(error)}") from error
+        raise InputError(f"{file}: damaged or truncated: {one_line(error)}") from error
     return tensors
 
 

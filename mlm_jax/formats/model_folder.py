@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +22,8 @@ from mlm_jax.errors import InputError, one_line
 from mlm_jax.files import write_atomically
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
-from mlm_jax.step.train_step import split_model
+from mlm_jax.model.layers import split_model
+from mlm_jax.parallel.weights import Weight, declared_weights
 from mlm_jax.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.json"
@@ -67,39 +68,26 @@ def nest_params(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nnx.traversals.unflatten_mapping(flat, sep="/")
 
 
-class Parameter(NamedTuple):
-    """A parameter as the model declares it."""
-
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    """The logical axis of each dimension; the first is `layers` if the parameter is stacked."""
-
-
-def declared_parameters(
-    config: BertConfig, parts: Iterable[str], num_classes: int = 0
-) -> dict[str, Parameter]:
+def declared_parameters(config: BertConfig, parts: Iterable[str], num_classes: int = 0) -> dict[str, Weight]:
     """Returns every parameter of a model with those parts, by its path, without rows for `vocabulary_multiple`."""
     declared = dict(_declared_masked_lm(replace(config, vocabulary_multiple=1)))
     for part, classes in (("next_sentence", 2), ("classifier", num_classes)):
-        declared[f"{part}/kernel"] = Parameter((config.hidden_dim, classes), ("embed", "classes"))
-        declared[f"{part}/bias"] = Parameter((classes,), ("classes",))
+        kernel, bias = f"{part}/kernel", f"{part}/bias"
+        declared[kernel] = Weight(kernel, (config.hidden_dim, classes), ("embed", "classes"))
+        declared[bias] = Weight(bias, (classes,), ("classes",))
     wanted = set(parts)
-    return {path: parameter for path, parameter in declared.items() if path.split("/")[0] in wanted}
+    return {path: weight for path, weight in declared.items() if path.split("/")[0] in wanted}
 
 
-def parameters_of(model: StoredModel) -> dict[str, Parameter]:
+def parameters_of(model: StoredModel) -> dict[str, Weight]:
     """Returns the declaration of every parameter that the model has."""
     classes = len(model.params["classifier"]["bias"]) if "classifier" in model.params else 0
     return declared_parameters(model.config, model.params, classes)
 
 
 @cache
-def _declared_masked_lm(config: BertConfig) -> Mapping[str, Parameter]:
-    state = nnx.to_flat_state(nnx.state(abstract_masked_lm(config), nnx.Param))
-    return {
-        "/".join(map(str, path)): Parameter(variable.shape, variable.get_metadata()["out_sharding"])
-        for path, variable in state
-    }
+def _declared_masked_lm(config: BertConfig) -> Mapping[str, Weight]:
+    return declared_weights(abstract_masked_lm(config))
 
 
 def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer) -> None:
@@ -206,7 +194,7 @@ def open_tensors(file: Path) -> Any:
     try:
         return safe_open(file, framework="numpy")
     except SafetensorError as error:
-        raise InputError(f"{file}: damaged or cut off: {one_line(error)}") from error
+        raise InputError(f"{file}: damaged or truncated: {one_line(error)}") from error
 
 
 def check_names(where: str | Path, found: set[str], wanted: set[str]) -> None:

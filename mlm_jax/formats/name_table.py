@@ -19,13 +19,13 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import (
-    Parameter,
     StoredModel,
     check_names,
     check_shape,
     flatten_params,
     nest_params,
 )
+from mlm_jax.parallel.weights import Weight
 
 Layout = Literal["same", "flat", "out_in"]
 
@@ -86,19 +86,16 @@ class Place(NamedTuple):
     path: str
     layer: int | None
     """Index into a stacked parameter."""
-    parameter: Parameter
+    parameter: Weight
     """The parameter here, or one layer of it."""
     layout: Layout
 
     @property
     def foreign_shape(self) -> tuple[int, ...]:
         """Shape of the tensor there."""
-        shape, axes = self.parameter
         if self.layout == "same":
-            return shape
-        if "heads" in axes:
-            heads = axes.index("heads")
-            shape = (*shape[:heads], shape[heads] * shape[heads + 1], *shape[heads + 2 :])
+            return self.parameter.shape
+        shape = self.parameter.side_shape
         return shape[::-1] if self.layout == "out_in" else shape
 
     def from_foreign(self, array: np.ndarray) -> np.ndarray:
@@ -113,7 +110,7 @@ class Place(NamedTuple):
 
 
 def places(
-    rows: Sequence[Row], parameters: Mapping[str, Parameter], layer_name: Callable[[int], str] = str
+    rows: Sequence[Row], parameters: Mapping[str, Weight], layer_name: Callable[[int], str] = str
 ) -> dict[str, Place]:
     """Returns the place of every tensor that a table names for these parameters, by the tensor's name.
 
@@ -126,12 +123,12 @@ def places(
     for name, path, layout in rows:
         if path not in parameters:
             continue
-        shape, axes = parameters[path]
-        if axes[0] != "layers":
-            table[name] = Place(path, None, parameters[path], layout)
+        weight = parameters[path]
+        if not weight.stacked:
+            table[name] = Place(path, None, weight, layout)
             continue
-        one_layer = Parameter(shape[1:], axes[1:])
-        for layer in range(shape[0]):
+        one_layer = Weight(path, weight.shape[1:], weight.axes[1:])
+        for layer in range(weight.shape[0]):
             table[name.format(layer=layer_name(layer))] = Place(path, layer, one_layer, layout)
     unnamed = set(parameters) - {place.path for place in table.values()}
     if unnamed:
@@ -148,7 +145,7 @@ def parts_in(rows: Sequence[Row], names: Mapping[str, Any]) -> list[str]:
 def read_params(
     where: Path,
     rows: Sequence[Row],
-    parameters: Mapping[str, Parameter],
+    parameters: Mapping[str, Weight],
     tensors: Mapping[str, Tensor],
     layer_name: Callable[[int], str] = str,
 ) -> dict[str, Any]:
@@ -187,7 +184,7 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def write_params(
     rows: Sequence[Row],
-    parameters: Mapping[str, Parameter],
+    parameters: Mapping[str, Weight],
     params: Mapping[str, Any],
     layer_name: Callable[[int], str] = str,
 ) -> Iterator[tuple[str, np.ndarray]]:

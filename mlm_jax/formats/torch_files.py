@@ -22,7 +22,7 @@ def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], lis
     """Returns the tensors of a folder's weights, and the files that hold them, which stay open as long as `stack`.
 
     Raises:
-        InputError: there are no weights, a file is missing, damaged or cut off, or a pickle holds anything but
+        InputError: there are no weights, a file is missing, damaged or truncated, or a pickle holds anything but
             tensors. Nothing in such a pickle is run.
     """
     for name, opener in ((WEIGHTS_FILE, _open_safetensors), (PICKLED_WEIGHTS_FILE, _open_pickled)):

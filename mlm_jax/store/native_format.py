@@ -18,7 +18,7 @@ from mlm_jax.formats.model_folder import (
 )
 from mlm_jax.formats.name_table import Reading
 from mlm_jax.model.bert import abstract_masked_lm
-from mlm_jax.step.train_step import split_model
+from mlm_jax.model.layers import split_model
 from mlm_jax.store.run_folder import (
     CHECKPOINTS_FOLDER,
     TOKENIZER_FOLDER,

@@ -23,7 +23,7 @@ from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import StoredModel
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
-from mlm_jax.step.train_step import split_model
+from mlm_jax.model.layers import split_model
 
 # The package that reads each format, by the name under which it is installed.
 LIBRARIES: Mapping[str, str] = {

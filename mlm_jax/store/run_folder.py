@@ -41,7 +41,7 @@ def read_config(folder: Path) -> TrainConfig:
     """Returns the config of a run; raises InputError if the folder is not a run or its config does not parse."""
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; scripts/train.py makes one")
+        raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; mlm-jax train makes one")
     return read_json_config(file)
 
 

@@ -21,7 +21,7 @@ from jax import Array
 
 from mlm_jax.config import BertConfig
 from mlm_jax.model.bert import abstract_masked_lm
-from mlm_jax.step.train_step import split_model
+from mlm_jax.model.layers import split_model
 
 Pooling = Literal["none", "cls", "mean"]
 

@@ -17,8 +17,8 @@ from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
+from mlm_jax.model.layers import split_model
 from mlm_jax.step.evaluation import Evaluation
-from mlm_jax.step.train_step import split_model
 from mlm_jax.store.loading import load_masked_lm
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts

@@ -19,15 +19,15 @@ from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.classifier import BertClassifier
+from mlm_jax.model.layers import split_model
 from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.weights import declared_weights
 from mlm_jax.run.reporting import say
-from mlm_jax.step.train_step import split_model
 from mlm_jax.step.update import make_update_rule, state_of
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
-from mlm_jax.use.labelled_text import Text
+from mlm_jax.use.labeled_text import Text
 from mlm_jax.use.progress import counted, progress_bar
 
 _LENGTH_BUCKET = 16
@@ -35,7 +35,7 @@ _LENGTH_BUCKET = 16
 _WINDOW_BATCHES = 64
 
 
-class LabelledBatch(NamedTuple):
+class LabeledBatch(NamedTuple):
     """The rows of one step."""
 
     token_ids: Any
@@ -247,7 +247,7 @@ class TextClassifier:
         segments = segment_ids if self.config.num_segments else None
         return model(token_ids, padding_mask, segments, dropout_key=dropout_key)
 
-    def _summed_loss(self, params: Any, batch: LabelledBatch, dropout_key: Array | None) -> LossSums:
+    def _summed_loss(self, params: Any, batch: LabeledBatch, dropout_key: Array | None) -> LossSums:
         logits = self._compute_logits(params, batch.token_ids, batch.segment_ids, dropout_key)
         chances = jax.nn.log_softmax(logits)
         losses = -jnp.take_along_axis(chances, batch.labels[:, None], axis=1)[:, 0]
@@ -316,7 +316,7 @@ class TextClassifier:
         targets: np.ndarray,
         batch_size: int,
         order: tuple[int, int] | None = None,
-    ) -> Iterator[LabelledBatch]:
+    ) -> Iterator[LabeledBatch]:
         """Yields every row once, sorted by length, or in the order of an epoch if `order` is (seed, epoch).
 
         In an epoch, rows are sorted by length within windows of many batches, and the batches of a window are then
@@ -342,7 +342,7 @@ class TextClassifier:
         targets: np.ndarray,
         chosen: np.ndarray,
         batch_size: int,
-    ) -> LabelledBatch:
+    ) -> LabeledBatch:
         longest = max(len(rows[index][0]) for index in chosen)
         length = min(-(-longest // _LENGTH_BUCKET) * _LENGTH_BUCKET, self.config.max_sequence_length)
         token_ids = np.full((batch_size, length), self.tokenizer.pad_token_id, np.int32)
@@ -352,7 +352,7 @@ class TextClassifier:
                 array[place, : len(values)] = values
         labels, weights = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
         labels[: len(chosen)], weights[: len(chosen)] = targets[chosen], 1.0
-        return LabelledBatch(token_ids, segment_ids, labels, weights)
+        return LabeledBatch(token_ids, segment_ids, labels, weights)
 
 
 def _abstract(config: BertConfig, num_classes: int) -> BertClassifier:

@@ -192,7 +192,7 @@ def test_damaged_and_missing_files_are_rejected(tmp_path: Path) -> None:
     whole = weights.read_bytes()
     for cut in (4, 1000, len(whole) - 1):
         weights.write_bytes(whole[:cut])
-        with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut off"):
+        with pytest.raises(InputError, match=r"model\.safetensors: damaged or truncated"):
             hugging_face.read(folder)
     weights.unlink()
     with pytest.raises(InputError, match="no weights: expected"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import Parameter
 from mlm_jax.formats.name_table import Endings, Row, Tensor, parts_in, places, read_params, write_params
+from mlm_jax.parallel.weights import Weight
 
 TRANSPOSED = Endings(kernel=".w", bias=".b", scale=".g", offset=".b", layout="out_in")
 FLAT = TRANSPOSED._replace(layout="flat")
@@ -17,18 +17,15 @@ ROWS = (
     *FLAT.norm("norm", "encoder/embeddings/norm"),
     Row("unused", "head/bias"),
 )
-DECLARED = {
-    "encoder/layers/attention/query/kernel": Parameter(
-        (3, 6, 2, 4), ("layers", "embed", "heads", "head_dim")
-    ),
-    "encoder/layers/attention/query/bias": Parameter((3, 2, 4), ("layers", "heads", "head_dim")),
-    "encoder/layers/attention/output/kernel": Parameter(
-        (3, 2, 4, 6), ("layers", "heads", "head_dim", "embed")
-    ),
-    "encoder/layers/attention/output/bias": Parameter((3, 6), ("layers", "embed")),
-    "encoder/embeddings/norm/scale": Parameter((6,), ("embed",)),
-    "encoder/embeddings/norm/bias": Parameter((6,), ("embed",)),
-}
+WEIGHTS = (
+    Weight("encoder/layers/attention/query/kernel", (3, 6, 2, 4), ("layers", "embed", "heads", "head_dim")),
+    Weight("encoder/layers/attention/query/bias", (3, 2, 4), ("layers", "heads", "head_dim")),
+    Weight("encoder/layers/attention/output/kernel", (3, 2, 4, 6), ("layers", "heads", "head_dim", "embed")),
+    Weight("encoder/layers/attention/output/bias", (3, 6), ("layers", "embed")),
+    Weight("encoder/embeddings/norm/scale", (6,), ("embed",)),
+    Weight("encoder/embeddings/norm/bias", (6,), ("embed",)),
+)
+DECLARED = {weight.path: weight for weight in WEIGHTS}
 
 
 def tensors() -> dict[str, Tensor]:
@@ -61,7 +58,7 @@ def test_round_trip() -> None:
 
 def test_a_parameter_without_a_row_is_a_bug() -> None:
     with pytest.raises(ValueError, match=r"no row for \['encoder/extra'\]"):
-        places(ROWS, DECLARED | {"encoder/extra": Parameter((1,), ("embed",))})
+        places(ROWS, DECLARED | {"encoder/extra": Weight("encoder/extra", (1,), ("embed",))})
 
 
 def test_layers_are_named_as_the_library_names_them() -> None:

@@ -23,8 +23,7 @@ from mlm_jax.config.files import load_config
 from mlm_jax.config.model import BertConfig
 from mlm_jax.formats.model_folder import nest_params
 from mlm_jax.model.bert import BertMaskedLM, FeedForward, count_parameters
-from mlm_jax.model.layers import RMSNorm
-from mlm_jax.step.train_step import split_model
+from mlm_jax.model.layers import RMSNorm, split_model
 
 pytestmark = pytest.mark.peers
 

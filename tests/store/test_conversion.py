@@ -158,7 +158,7 @@ def test_a_rejected_conversion_leaves_nothing(tmp_path: Path) -> None:
         convert(source, tmp_path / "there", "mlm_jax")
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(InputError, match="damaged or cut off"):
+    with pytest.raises(InputError, match="damaged or truncated"):
         convert(source, tmp_path / "out", "mlm_jax")
     with pytest.raises(InputError, match="nowhere: no such folder, and no built-in name"):
         convert("nowhere", tmp_path / "out", "mlm_jax")

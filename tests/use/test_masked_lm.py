@@ -17,11 +17,11 @@ from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.model.layers import split_model
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.run import trainer
 from mlm_jax.run.records import EVALUATIONS_FILE, read_records
 from mlm_jax.run.trainer import train
-from mlm_jax.step.train_step import split_model
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.evaluate import evaluate_model
 from mlm_jax.use.masked_lm import MaskedLM

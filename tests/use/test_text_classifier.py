@@ -12,7 +12,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.files import new_folder
 from mlm_jax.formats.model_folder import random_model, write_model_folder
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.labelled_text import read_labelled_texts
+from mlm_jax.use.labeled_text import read_labeled_texts
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.text_classifier import TextClassifier
 from tests.run_small import run_script
@@ -215,13 +215,13 @@ def test_errors_name_the_text_label_or_setting(fitted: TextClassifier) -> None:
         fitted.fit(GOOD, [1] * 5, num_epochs=0)
 
 
-def test_labelled_files(tmp_path: Path) -> None:
+def test_labeled_files(tmp_path: Path) -> None:
     file = tmp_path / "train.tsv"
     file.write_text('sentence\tlabel\na "quoted film\t1\n\ndull \t0\n')
-    found = read_labelled_texts(file)
+    found = read_labeled_texts(file)
     assert (list(found.texts), list(found.labels)) == (['a "quoted film', "dull "], ["1", "0"])
     file.write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
-    assert list(read_labelled_texts(file).texts) == [("a", "b")]
+    assert list(read_labeled_texts(file).texts) == [("a", "b")]
     for content, message in (
         ("words\tlabel\na\t1\n", "must have label and sentence"),
         ("sentence\tlabel\na\n", r"train\.tsv:2: 1 fields: must be 2"),
@@ -229,9 +229,9 @@ def test_labelled_files(tmp_path: Path) -> None:
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):
-            read_labelled_texts(file)
+            read_labeled_texts(file)
     with pytest.raises(InputError, match="no such file"):
-        read_labelled_texts(tmp_path / "none.tsv")
+        read_labeled_texts(tmp_path / "none.tsv")
 
 
 def test_the_script(folder: Path, tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ _SENTENCES = (
 
 
 @dataclass(frozen=True)
-class LabelledTexts:
+class LabeledTexts:
     """Sentences or sentence pairs, and the label of each as written in the file."""
 
     texts: Sequence[Text]
     labels: Sequence[str]
 
 
-def read_labelled_texts(file: Path) -> LabelledTexts:
+def read_labeled_texts(file: Path) -> LabeledTexts:
     """Reads a TSV file whose header names `label` and `sentence`, or `sentence1` and `sentence2`, ….
 
     Raises:
@@ -58,4 +58,4 @@ def read_labelled_texts(file: Path) -> LabelledTexts:
         labels.append(row["label"].strip())
     if not texts:
         raise InputError(f"{file}: no line after the header: must have at least one")
-    return LabelledTexts(texts, labels)
+    return LabeledTexts(texts, labels)
