@@ -10,7 +10,7 @@ from mlm_jax.commands.flags import parse, positional, repeated
 from mlm_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from mlm_jax.use.probes import ProbeReport
+    from mlm_jax.probes.probes import ProbeReport
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
     if parsed.output is not None and parsed.output.exists() and not parsed.output.is_dir():
         raise InputError(f"--output {parsed.output}: must be a folder, or not exist yet")
     report = _probe(parsed)
-    from mlm_jax.use.probe_output import table, write_report
+    from mlm_jax.probes.output import table, write_report
 
     if parsed.output is not None:
         write_report(parsed.output, report)
@@ -67,15 +67,15 @@ def main(arguments: Sequence[str], prog: str) -> None:
 
 def _probe(arguments: Arguments) -> "ProbeReport":
     # Imported late, so that a mistyped flag is reported before jax starts.
-    from mlm_jax.use.masked_lm import MaskedLM
-    from mlm_jax.use.probe_datasets import read_crows_pairs, read_minimal_pairs, read_winobias
-    from mlm_jax.use.probes import (
+    from mlm_jax.probes.datasets import read_crows_pairs, read_minimal_pairs, read_winobias
+    from mlm_jax.probes.probes import (
         Bootstrap,
         probe_crows_pairs,
         probe_minimal_pairs,
         probe_templates,
         probe_winobias,
     )
+    from mlm_jax.use.masked_lm import MaskedLM
 
     def load() -> MaskedLM:
         model = MaskedLM.from_preset(arguments.model)

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mlm_jax.files import write_atomically
+from mlm_jax.probes.probes import Estimate, ProbeReport
 from mlm_jax.run.plots import plot_estimates
-from mlm_jax.use.probes import Estimate, ProbeReport
 
 # Enough for BLiMP's 67 paradigms, in a tall chart.
 _MOST_BARS = 80

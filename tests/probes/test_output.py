@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mlm_jax.use import probe_output
-from mlm_jax.use.probe_output import table, write_report
-from mlm_jax.use.probes import Estimate, ProbeReport
+from mlm_jax.probes import output as probe_output
+from mlm_jax.probes.output import table, write_report
+from mlm_jax.probes.probes import Estimate, ProbeReport
 
 SHARES = ProbeReport(
     "CrowS-Pairs",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.use.probe_datasets import (
+from mlm_jax.probes.datasets import (
     CrowsPair,
     MinimalPair,
     PronounPair,

@@ -12,10 +12,8 @@ from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import random_model
-from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.masked_lm import MaskedLM
-from mlm_jax.use.probe_datasets import CrowsPair, MinimalPair, PronounPair
-from mlm_jax.use.probes import (
+from mlm_jax.probes.datasets import CrowsPair, MinimalPair, PronounPair
+from mlm_jax.probes.probes import (
     Bootstrap,
     Estimate,
     probe_crows_pairs,
@@ -23,6 +21,8 @@ from mlm_jax.use.probes import (
     probe_templates,
     probe_winobias,
 )
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import run_script
 
 TEMPLATES = ["{} can work as a [MASK]", "{} was once a [MASK]"]

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.errors import InputError
+from mlm_jax.probes.datasets import CrowsPair, MinimalPair, PronounPair
 from mlm_jax.use.fill_mask import MASK, prompts_of, rows_with_targets, target_pieces
 from mlm_jax.use.masked_lm import MaskedLM
-from mlm_jax.use.probe_datasets import CrowsPair, MinimalPair, PronounPair
 
 # Two groups count as different if on average a word is a quarter more probable with one than with the other: a trained
 # model never gives two words exactly the same probability.
