@@ -354,6 +354,7 @@ for again in (config, replace(config, output_dir=f"{run}_new")):
 """
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     """Every program is found in the cache that the first start filled, for a new run and for one that goes on."""
     config = config_of(tmp_path / "run", compilation_cache_dir=str(tmp_path / "compiled"))
