@@ -24,7 +24,7 @@ def assert_refused(ended: Any, *said: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--data.path", ""), ("data.path: must name a folder made by mlm-jax prepare",)),
+        (("--data.path", ""), ("data.path: must name a folder written by mlm-jax prepare",)),
         (("--data.path", "no/such/folder"), ("no/such/folder",)),
         (
             ("--mesh.data", 3),
