@@ -29,8 +29,8 @@ class MaskingRecipe:
     rate_schedule: RateSchedule = "constant"
     """Schedule of the rate: constant, linear or cosine.
 
-    The rate changes from `mask_selection_rate` to `final_mask_selection_rate` in 256 stages of equally many steps: the first stage
-    has the first rate, the last stage the final one. Yang, Zhang and Zhao (2023) decrease it."""
+    The rate changes from `mask_selection_rate` to `final_mask_selection_rate` in 256 stages of equally many steps: the
+    first stage has the first rate, the last stage the final one. Yang, Zhang and Zhao (2023) decrease it."""
     mask_selection_length: int | None = None
     """Maximum number of predictions per row; None: derived from rate and row length."""
     mask_token_rate: float = 0.8
