@@ -283,5 +283,5 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr == (
         f"error: distributed.coordinator = 127.0.0.1:{port}: Address already in use: "
-        "must be a free port of this machine\n"
+        "must be a free port on this machine\n"
     )
