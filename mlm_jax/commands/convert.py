@@ -67,4 +67,4 @@ def _describe(comparison: dict[str, Any]) -> str:
     difference = f"{comparison['max_difference']:.1e}"
     if "library" in comparison:
         return f"{comparison['library']} computes the same outputs within {difference} {largest}"
-    return f"the changes move the outputs by up to {difference} {largest}"
+    return f"the changes affect the outputs by up to {difference} {largest}"
