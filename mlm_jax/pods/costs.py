@@ -68,7 +68,7 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
 
 
 def _custom_call_flops(computation: Computation, call: Instruction) -> int:
-    """Returns the FLOPs of splash attention; its third and fourth operands are query [..., L, K] and key [..., S, K]."""
+    """Returns the FLOPs of splash attention. Operands 2 and 3 are query [..., L, K] and key [..., S, K]."""
     if call.attribute("custom_call_target") != '"tpu_custom_call"':
         return 0
     kind = re.match(r"splash_mha_(fwd|dq|dkv)", call.name)
