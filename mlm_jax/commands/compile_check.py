@@ -26,7 +26,7 @@ class Arguments:
     devices: int | None = None
     """Number of simulated CPU devices, instead of a topology."""
     chip: str | None = None
-    """Chip that each simulated device represents, such as "NVIDIA H100"."""
+    """Chip that each device represents, such as "NVIDIA H100"."""
     json: bool = False
     """Print one JSON object."""
     row: bool = False

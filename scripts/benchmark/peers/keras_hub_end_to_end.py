@@ -35,7 +35,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
         return len(whole) * mean_real_tokens(whole)
 
     def mean_real_tokens(texts: list[str]) -> float:
-        """Returns the mean number of real tokens per row, counted only once, because counting is not part of the work."""
+        """Returns the mean number of real tokens per row, counted once because it is not part of the work."""
         if not real_tokens:
             inputs, _, _ = preprocessor(texts[:512])
             real_tokens.append(float(np.mean(np.sum(np.asarray(inputs["padding_mask"]), axis=1))))
