@@ -140,7 +140,7 @@ def test_missing_parts_are_named(corpus, tmp_path):
     with pytest.raises(InputError, match=r"parts 1,3,5-7,11 of 12 are missing \(3 not finished\)"):
         merge_parts(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
-    with pytest.raises(InputError, match=r"no prepared data here .* merge_data\.py"):
+    with pytest.raises(InputError, match=r"no prepared data here .* mlm-jax merge"):
         open_shards(tmp_path)
     with pytest.raises(InputError, match="no parts here"):
         merge_parts(tmp_path / Part(0, 12).folder)
