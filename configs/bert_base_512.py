@@ -1,4 +1,4 @@
-"""BERT-base on rows of 512 tokens: the parent of the configs for pods. Every chip holds the whole model.
+"""BERT-base on rows of 512 tokens; the parent of the configs for pods. Every chip holds the whole model.
 
     mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
     mlm-jax train bert_base_512 --data.path data/train
@@ -17,8 +17,8 @@ from mlm_jax.config.presets import PRESETS
 def config() -> TrainConfig:
     """256 rows per step: 16 per chip on 16 chips.
 
-    There is no dropout (Geiping & Goldstein 2022): a corpus for so many steps is hardly read twice, and the masks of
-    attention dropout alone would take 12 × 512 × 512 bytes per row and layer.
+    There is no dropout (Geiping & Goldstein 2022), because a corpus for this many steps is rarely read twice, and the
+    masks of attention dropout alone would take 12 × 512 × 512 bytes per row and layer.
     """
     return TrainConfig(
         output_dir="runs/bert_base_512",
@@ -35,7 +35,7 @@ def config() -> TrainConfig:
 
 
 def pod_shape(preset: BertConfig) -> BertConfig:
-    """Removes pooler and dropout, and pads the embedding table so that any tensor axis of a pod divides it."""
+    """Returns the preset without pooler and dropout, with an embedding table that any tensor axis of a pod divides."""
     return replace(
         preset, pooler=False, vocabulary_multiple=128, dropout_rate=0.0, attention_dropout_rate=0.0
     )

@@ -16,11 +16,11 @@ from mlm_jax.configs.bert_base_512 import pod_shape
 
 
 def config() -> TrainConfig:
-    """The backward pass recomputes every layer: the activations of 24 layers do not fit next to the moments."""
-    smaller = base()
+    """The backward pass recomputes every layer, because the activations of 24 layers do not fit next to the moments."""
+    bert_base = base()
     return replace(
-        smaller,
+        bert_base,
         output_dir="runs/bert_large_512",
         model=pod_shape(PRESETS["bert_large_en_uncased"]),
-        compute=replace(smaller.compute, remat="full"),
+        compute=replace(bert_base.compute, remat="full"),
     )

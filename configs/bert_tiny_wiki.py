@@ -6,20 +6,19 @@ r"""BERT-tiny on English Wikipedia: 5,347 articles of 2015 (92 million character
     mlm-jax train bert_tiny_wiki
     mlm-jax evaluate runs/bert_tiny_wiki --data runs/wiki-valid
 
-The .jsonl.zst files hold one article per line, in the field "text".
+The .jsonl.zst files contain one article per line, in the field "text".
 
-Ten minutes with jax 0.10.2 on 2 CPU cores. Evaluation loss on all of the 560 articles: 4.969 nats (accuracy 25.3 %,
-415,594 masked tokens); an untrained model has ln 8,192 = 9.01. `bert_tiny_wiki_64.py` continues from this run.
+Ten minutes with jax 0.10.2 on 2 CPU cores. Evaluation loss on all 560 articles: 4.969 nats (accuracy 25.3 %, 415,594
+masked tokens); an untrained model has ln 8,192 = 9.01. `bert_tiny_wiki_64.py` continues from this run.
 
-A masked language model can stay for long at a loss of 6.4 nats, where it knows how frequent words are, but not their
-order. These are the evaluation losses of runs that show what helps a small run past that; compare them within a
-vocabulary:
+A masked language model can stay for a long time at a loss of 6.4 nats, where it knows the frequencies of words but not
+their order. These evaluation losses show what helps a small run to get past it; compare them within a vocabulary:
 
 | vocabulary | | 3,000 steps | 6,000 steps |
 | --- | --- | --- | --- |
 | 8,192 | this config | 5.34 | 4.93 |
 | 8,192 | `--model.initializer-stddev 0.02`, as in BERT: attention stays flat for longer | 6.18 | 5.29 |
-| 30,522 | vocabulary of `bert-base-uncased`, which takes twice the time | 6.41 | 6.01 (5,000 steps) |
+| 30,522 | vocabulary of `bert-base-uncased`, which takes twice as long | 6.41 | 6.01 (5,000 steps) |
 | 30,522 | the same, with as many tokens in rows of 64 (learning rate 2e-3, 2,500 steps) | 6.62 | |
 
 There is no dropout, because each token is seen about once.
@@ -32,7 +31,7 @@ from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:
-    """Packed rows of 32 tokens: attention learns which positions are adjacent sooner if there are few."""
+    """Packed rows of 32 tokens: with few positions, attention learns sooner which are adjacent."""
     return TrainConfig(
         output_dir="runs/bert_tiny_wiki",
         model=replace(

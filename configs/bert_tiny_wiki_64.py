@@ -1,11 +1,10 @@
-"""The second phase of `bert_tiny_wiki.py`: rows of 64 tokens, after attention was learned on shorter rows.
+"""Second phase of `bert_tiny_wiki.py`: rows of 64 tokens, after attention was learned on shorter rows.
 
     mlm-jax train bert_tiny_wiki_64            # after the commands of bert_tiny_wiki.py
     mlm-jax evaluate runs/bert_tiny_wiki_64 --data runs/wiki-valid
 
-Twelve minutes with jax 0.10.2 on 2 CPU cores. Evaluation loss on all of the 560 articles: 4.250 nats (accuracy 31.3 %,
-402,006 masked tokens). BERT itself was trained in two phases, with rows of 128 and then of 512 tokens (Devlin et al.
-2019, A.2).
+Twelve minutes with jax 0.10.2 on 2 CPU cores. Evaluation loss on all 560 articles: 4.250 nats (accuracy 31.3 %, 402,006
+masked tokens). BERT itself was trained in two phases, with rows of 128 and then 512 tokens (Devlin et al. 2019, A.2).
 """
 
 from dataclasses import replace

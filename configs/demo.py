@@ -15,7 +15,7 @@ from mlm_jax.config.presets import PRESETS
 
 
 def config() -> TrainConfig:
-    """One sentence per row: the short sentences fit in 22 tokens."""
+    """One sentence per row; the sentences are short enough for 22 tokens."""
     return TrainConfig(
         output_dir="runs/demo",
         model=replace(PRESETS["bert_tiny_en_uncased"], vocabulary_size=2108, pooler=False),

@@ -1,17 +1,16 @@
-"""An encoder of the shape of ModernBERT-base (Warner et al. 2024): 149,656,000 parameters with the MLM head.
+"""An encoder with the shape of ModernBERT-base (Warner et al. 2024): 149,656,000 parameters with the MLM head.
 
     mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
     mlm-jax train modernbert_base --data.path data/train
     mlm-jax compile-check modernbert_base --devices 8 --chip "NVIDIA H100"
 
 TOKENIZER is a WordPiece tokenizer with at most 50,368 entries. Batch size, learning rate, warm-up over 3 billion
-tokens, weight decay, betas, masking rate and the 1.7 trillion tokens in rows of 1,024 are those of the first phase of
-the paper, with the decay over the last 50 billion tokens. Nothing has been trained with this config.
+tokens, weight decay, betas, masking rate and the 1.7 trillion tokens in rows of 1,024 follow the first phase of the
+paper, with the decay over the last 50 billion tokens. Nothing has been trained with this config.
 
-It differs from the paper in these points: WordPiece instead of a byte-level tokenizer, AdamW instead of StableAdamW, a
-linear decay instead of one along a square root, a batch size that does not grow, no phase of rows of 8,192 tokens,
-weights initialized with a standard deviation of 0.02 throughout, and an attention norm in the first layer too (768
-parameters more).
+Differences from the paper: WordPiece instead of a byte-level tokenizer, AdamW instead of StableAdamW, a linear decay
+instead of a square-root decay, a constant batch size, no phase with rows of 8,192 tokens, weights initialized with a
+standard deviation of 0.02 throughout, and an attention norm in the first layer, too (768 more parameters).
 """
 
 from mlm_jax import (
@@ -26,7 +25,7 @@ from mlm_jax import (
 
 
 def config() -> TrainConfig:
-    """4,608 rows per step in 24 microbatches, on one host of 8 GPUs that each hold the whole model."""
+    """4,608 rows per step in 24 microbatches, on a host with 8 GPUs that each hold the whole model."""
     return TrainConfig(
         output_dir="runs/modernbert_base",
         model=BertConfig(

@@ -1,22 +1,22 @@
-"""RoBERTa-base (Liu et al. 2019): BERT-base with another vocabulary, 124,695,897 parameters with the MLM head.
+"""RoBERTa-base (Liu et al. 2019): BERT-base with a different vocabulary, 124,695,897 parameters with the MLM head.
 
     mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
     mlm-jax train roberta_base --data.path data/train
     mlm-jax compile-check roberta_base --devices 8 --chip "NVIDIA H100"
 
-TOKENIZER is a WordPiece tokenizer with at most 50,265 entries. Shape, dropout, masks drawn anew in every epoch,
-learning rate, warm-up, weight decay, betas, batch size, number of steps and rows of several documents are those of the
-paper. Nothing has been trained with this config.
+TOKENIZER is a WordPiece tokenizer with at most 50,265 entries. Shape, dropout, new masks in every epoch, learning rate,
+warm-up, weight decay, betas, batch size, number of steps and rows of several documents follow the paper. Nothing has
+been trained with this config.
 
-It differs from the paper in two points: WordPiece instead of byte-level BPE, and a position table without the rows that
-no token uses (1,536 parameters fewer).
+Differences from the paper: WordPiece instead of byte-level BPE, and a position table without unused rows (1,536 fewer
+parameters).
 """
 
 from mlm_jax import BertConfig, ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 
 
 def config() -> TrainConfig:
-    """8,192 rows per step in 32 microbatches, on one host of 8 GPUs that each hold the whole model."""
+    """8,192 rows per step in 32 microbatches, on a host with 8 GPUs that each hold the whole model."""
     return TrainConfig(
         output_dir="runs/roberta_base",
         model=BertConfig(

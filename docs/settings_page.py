@@ -1,4 +1,4 @@
-"""MkDocs hook: pages that are generated instead of written.
+"""MkDocs hook that generates pages.
 
 - settings.md: every setting, from the dataclasses in `mlm_jax/config`.
 - index.md, contributing.md, changelog.md: README.md, CONTRIBUTING.md and CHANGELOG.md of the repository.
@@ -31,7 +31,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fills the page of the settings."""
+    """Fills the settings page."""
     return markdown.replace(MARKER, settings_tables()) if page.file.src_uri == "settings.md" else markdown
 
 
@@ -49,7 +49,7 @@ def settings_tables() -> str:
 
 
 def _section(config: Any, prefix: str) -> list[str]:
-    """Returns the lines of one config's section, followed by those of the configs nested in it."""
+    """Returns the lines of a config's section, followed by those of its nested configs."""
     kinds, docs = typing.get_type_hints(type(config)), field_docs(type(config))
     title = prefix.rstrip(".") or "Run"
     lines = [f"## {title}", "", f"`{type(config).__name__}`: {inspect.getdoc(config)}", ""]
@@ -68,7 +68,7 @@ def _section(config: Any, prefix: str) -> list[str]:
 
 
 def type_name(kind: Any) -> str:
-    """Returns a type as a reader writes it: `int`, `float or None`, `"packed" or "document"`."""
+    """Returns a readable name of a type: `int`, `float or None`, `"packed" or "document"`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(type_name(argument) for argument in arguments)

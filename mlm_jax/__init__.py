@@ -1,11 +1,11 @@
 """Pure JAX/Flax pretraining of BERT-style encoders with masked language modeling.
 
-A batch's way through the rooms of the package:
+Data flows through the rooms of the package in this order:
 
     config → text → data → masking → model → step → run → store → use
 
-The names below are the public ones. Each is imported when it is first used, so that `import mlm_jax` is instant and
-tools that only read text never start jax.
+The names below are public. Each is imported on first use, so that `import mlm_jax` is instant and tools that only read
+text never import jax.
 """
 
 import importlib
@@ -85,7 +85,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _version() -> str:
-    # Imported late, because it takes longer than all of the rest.
+    # Imported late, because it takes longer than the rest of this module.
     from importlib import metadata
 
     try:

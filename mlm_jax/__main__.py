@@ -1,4 +1,4 @@
-"""`mlm-jax COMMAND …`, also as `python -m mlm_jax COMMAND …`. Only the module of that command is imported."""
+"""Entry point of `mlm-jax COMMAND …` and `python -m mlm_jax COMMAND …`. Imports only the module of that command."""
 
 import importlib
 import sys
@@ -18,24 +18,24 @@ COMMANDS = {
     "merge": "Merge the parts that a job array prepared.",
     "train": "Train a masked language model, or resume a run.",
     "evaluate": "Evaluate a model on prepared data.",
-    "fill-mask": "Fill the [MASK] of texts.",
+    "fill-mask": "Fill the masks in texts.",
     "features": "Write a model's features of texts to a file.",
-    "finetune": "Fine-tune a sentence classifier on a model.",
+    "finetune": "Fine-tune a model as a text classifier.",
     "probe": "Probe a model for bias or grammar.",
     "convert": "Convert a model to mlm_jax, Hugging Face, Google or KerasHub.",
     "ablate": "Run a sweep of configs and seeds, and write its report.",
-    "compile-check": "Compile a train step for absent chips: does it fit?",
+    "compile-check": "Check that a train step fits on chips that are not attached.",
 }
-"""Each command is `main` of a module in `mlm_jax/commands`, in the order in which a user meets them."""
+"""Summary of each command, in the order in which users need them. `mlm_jax/commands` has a module for each."""
 
 
 def main() -> None:
-    """Runs the command that the command line names, and exits."""
+    """Runs the command given on the command line, and exits."""
     cli.run(lambda: run_command(sys.argv[1:]))
 
 
 def run_command(arguments: Sequence[str]) -> int | None:
-    """Runs a command and returns its exit code. Raises what the command raises, or InputError if there is none."""
+    """Runs a command and returns its exit code. Raises InputError if there is no such command."""
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         rows = "\n".join(f"  {command:<15}{summary}" for command, summary in COMMANDS.items())

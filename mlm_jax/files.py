@@ -1,7 +1,7 @@
 """Files and folders that appear complete or not at all.
 
-Each is written under a temporary name of its own in the same folder, `NAME.HOST-PID-TOKEN.partial`, and renamed at the
-end. No two writers share such a name, so nothing here depends on file locks, which not every network file system has.
+Each is written under a unique temporary name in the same folder, `NAME.HOST-PID-TOKEN.partial`, and renamed at the end.
+No two writers share such a name, so nothing here depends on file locks, which some network file systems lack.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from mlm_jax.errors import InputError
 PARTIAL_SUFFIX = ".partial"
 
 _WRITER = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial$")
-# A temporary file of another host, which cannot be asked about its processes, is abandoned after this time.
+# The processes of other hosts are not visible here, so their temporary files count as abandoned after this time.
 _ABANDONED_SECONDS = 24 * 60 * 60
 
 
 def home() -> Path:
-    """`$MLM_JAX_HOME`, by default ~/.cache/mlm_jax."""
+    """Returns `$MLM_JAX_HOME`, by default ~/.cache/mlm_jax."""
     return Path(os.environ.get("MLM_JAX_HOME") or "~/.cache/mlm_jax").expanduser()
 
 
@@ -36,15 +36,15 @@ def partial_path(path: Path) -> Path:
 
 
 def partial_paths(folder: Path) -> list[Path]:
-    """Returns the temporary files and folders directly in `folder`, whoever writes them."""
+    """Returns the temporary files and folders directly in `folder`, of all writers."""
     return [path for path in folder.iterdir() if _WRITER.search(path.name)] if folder.is_dir() else []
 
 
 def remove_abandoned(path: Path) -> None:
     """Removes the temporary files and folders of `path` whose writers are dead.
 
-    A writer is dead if it ran on this host and its process is gone, or if it has not touched its file for a day. One
-    that is taken for dead while it runs fails when it renames its file; it damages nothing.
+    A writer is dead if it ran on this host and its process is gone, or if it has not touched its file for a day. A live
+    writer that is mistaken for dead fails when it renames its file, and damages nothing.
     """
     for partial in partial_paths(path.parent):
         writer = _WRITER.fullmatch(partial.name.removeprefix(path.name))
@@ -61,13 +61,13 @@ def _is_abandoned(partial: Path, host: str, pid: int) -> bool:
         return time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS
     except ProcessLookupError:
         return True
-    # Another user's process, or a file that is gone by now.
+    # The process belongs to another user, or the file no longer exists.
     except OSError:
         return False
 
 
 def commit(file: BinaryIO, path: Path) -> None:
-    """Closes `file`, written under a temporary name, and renames it to `path` once its bytes are on the disk."""
+    """Flushes `file` to disk, closes it, and renames it from its temporary name to `path`."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
@@ -83,7 +83,7 @@ def commit(file: BinaryIO, path: Path) -> None:
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file that becomes `path` at the end of the block and is removed if the block fails.
 
-    A reader finds the new content or the one from before, even after a crash.
+    A reader sees either the old or the new content, even after a crash.
     """
     partial = partial_path(path)
     try:
@@ -96,7 +96,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` as `new_file` does."""
+    """Writes `content` to `path` atomically, with `new_file`."""
     with new_file(path) as file:
         file.write(content)
 

@@ -1,4 +1,4 @@
-"""The random keys of a run: one counter-based stream per (seed, purpose).
+"""Random keys of a run: one counter-based stream per (seed, purpose).
 
 Keys are threefry on every backend, because its bits, unlike `rbg`'s, are the same under jit, vmap and any sharding.
 """
@@ -11,7 +11,7 @@ from jax import Array
 
 
 class Purpose(enum.IntEnum):
-    """The purpose of a stream of random numbers. Changing a value changes the results of every run."""
+    """Purpose of a stream of random numbers. Changing a value changes the results of every run."""
 
     PARAMETERS = 0
     MASKING = 1
@@ -20,5 +20,5 @@ class Purpose(enum.IntEnum):
 
 
 def purpose_key(seed: int | Array | np.ndarray, purpose: Purpose, generator: str = "threefry2x32") -> Array:
-    """Returns the key, of shape [], of one purpose's stream; `seed` is in [0, 2**32)."""
+    """Returns the scalar key of the stream for `purpose`; `seed` is in [0, 2**32)."""
     return jax.random.fold_in(jax.random.key(seed, impl=generator), purpose)

@@ -1,7 +1,7 @@
-"""Threefry-2x32 (Salmon et al. 2011) written out, with the bits of `jax.random.bits`.
+"""Threefry-2x32 (Salmon et al. 2011), unrolled, with the same bits as `jax.random.bits`.
 
 On CPU, JAX's implementation compiles to a loop that writes four arrays of the requested shape in every iteration.
-Written out, the computation fuses with whatever reads the bits, which are then never stored: the random numbers of
+Unrolled, the computation fuses with the consumer of the bits, which are then never stored: the random numbers of
 masking take a tenth of the time.
 """
 
@@ -18,7 +18,7 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Equals `jax.random.bits(key, shape)`, which it calls for other generators and for 2^32 numbers or more."""
+    """Returns `jax.random.bits(key, shape)`, and calls it for other generators and for 2^32 or more numbers."""
     size = math.prod(shape)
     if str(jax.random.key_impl(key)) != "threefry2x32" or size >= 2**32:
         return jax.random.bits(key, shape, jnp.uint32)
@@ -31,7 +31,7 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
 
 
 def random_bits_at(key: Key[Array, ""], index: Int[Array, " size"]) -> UInt32[Array, " size"]:
-    """Equals `random_bits(key, index.shape)[index]`; for Threefry it computes only the indexed numbers."""
+    """Returns `random_bits(key, index.shape)[index]`; for Threefry, computes only the indexed numbers."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return random_bits(key, index.shape)[index]
     high, low = _hash(key, index.astype(jnp.uint32))
@@ -39,18 +39,18 @@ def random_bits_at(key: Key[Array, ""], index: Int[Array, " size"]) -> UInt32[Ar
 
 
 def random_pair(key: Key[Array, ""], number: Int[Array, ""]) -> UInt32[Array, " two"]:
-    """The `number`-th pair of random uint32 of a key, for loops whose number of iterations is not known in advance."""
+    """Returns the `number`-th pair of random uint32 of a key, for loops of unknown length."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
     return jnp.stack(_hash(key, jnp.asarray(number, jnp.uint32)))
 
 
 def fold_in(key: Key[Array, ""], number: int | Int[Array, ""]) -> Key[Array, ""]:
-    """Equals `jax.random.fold_in(key, number)`, which it calls for other generators."""
+    """Returns `jax.random.fold_in(key, number)`, and calls it for other generators."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.fold_in(key, number)
     data = jnp.stack(_hash(key, jnp.asarray(number, jnp.uint32)))
-    # Without the barrier the key would fuse with its bits and be computed again for each of them.
+    # Without the barrier, the key would fuse with its bits and be recomputed for each of them.
     return jax.random.wrap_key_data(jax.lax.optimization_barrier(data))
 
 
@@ -60,9 +60,9 @@ def split(key: Key[Array, ""], count: int) -> list[Key[Array, ""]]:
 
 
 def random_below(key: Key[Array, ""], shape: tuple[int, ...], limit: int) -> Int32[Array, "..."]:
-    """Equals `jax.random.randint(key, shape, 0, limit, jnp.int32)` for Threefry; `limit` is in [1, 2^31)."""
+    """Returns int32 in [0, limit), for Threefry those of `jax.random.randint`; `limit` is in [1, 2^31)."""
     higher, lower = (random_bits(half, shape) for half in split(key, 2))
-    # The remainder of 64 bits; if limit is above 2^16 the higher 32 are lost, because JAX's square overflows.
+    # The remainder of 64 random bits; for a limit above 2^16 the higher 32 are lost, because JAX's square overflows.
     divisor, of_higher = np.uint32(limit), np.uint32((2**16 % limit) ** 2 % 2**32 % limit)
     return ((higher % divisor * of_higher + lower % divisor) % divisor).astype(jnp.int32)
 

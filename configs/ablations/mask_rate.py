@@ -1,4 +1,4 @@
-"""How many tokens to mask: 15, 30, 40 or 80 %.
+"""Masking rate: 15, 30, 40 or 80 %.
 
     mlm-jax ablate ablations/mask_rate --output runs/ablations/mask_rate --seeds 3
 
@@ -19,7 +19,7 @@ from mlm_jax.configs.ablations.tiny_wiki import config as parent
 
 
 def trials() -> dict[str, TrainConfig]:
-    """Only the rate differs: steps have equally many rows, and so at higher rates more predictions."""
+    """Only the rate differs. Steps have equally many rows, and therefore more predictions at higher rates."""
     return {
         f"rate_{rate}": replace(parent(), masking=MaskingRecipe(mask_selection_rate=rate / 100))
         for rate in (15, 30, 40, 80)

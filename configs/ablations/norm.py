@@ -4,11 +4,10 @@
 
 `tiny_wiki.py` has the commands that prepare the data.
 
-Xiong et al. 2020 found that pre-LN trains at learning rates, and without a warm-up, where post-LN fails.
+Xiong et al. 2020 found that pre-LN trains at high learning rates and without warm-up, where post-LN fails.
 
 Result: 4.60 and 4.72 nats at 1e-3, no difference seen; 6.41 and 5.99 at 1e-2, where post-LN learns only the
-frequencies of tokens. 12 runs of 117 to 144 s on two CPU cores that had other work; the first one takes 75 s on idle
-cores.
+frequencies of tokens. 12 runs of 117 to 144 s on two busy CPU cores; the first one takes 75 s on idle cores.
 """
 
 from dataclasses import replace

@@ -8,7 +8,7 @@ RoBERTa (Liu et al. 2019) found rows of one document slightly better than rows t
 because they are full.
 
 Result: 4.60 nats packed, 4.60 without attention across paragraphs, 4.57 with one paragraph per row, no difference seen;
-9 runs of 99 to 116 s on two CPU cores that had other work.
+9 runs of 99 to 116 s on two busy CPU cores.
 """
 
 from dataclasses import replace
@@ -17,13 +17,13 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.configs.ablations.tiny_wiki import config as parent
 
 # Real tokens per row of 32: 31.99 in packed rows, 27.86 in rows of one paragraph.
-_STEPS_OF_DOCUMENTS = 31.99 / 27.86
+_RATIO_OF_STEPS = 31.99 / 27.86
 
 
 def trials() -> dict[str, TrainConfig]:
-    """A third trial packs the rows, but restricts attention to a token's own paragraph."""
+    """Packed rows, packed rows with attention restricted to a token's own paragraph, and one paragraph per row."""
     base = parent()
-    steps = round(base.num_steps * _STEPS_OF_DOCUMENTS)
+    steps = round(base.num_steps * _RATIO_OF_STEPS)
     return {
         "packed": base,
         "packed_within": replace(base, data=replace(base.data, attend_within_documents=True)),

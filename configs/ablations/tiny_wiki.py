@@ -1,6 +1,6 @@
-r"""The parent of the sweeps in this folder: a small encoder on paragraphs of English Wikipedia.
+r"""Parent of the sweeps in this folder: a small encoder on paragraphs of English Wikipedia.
 
-All of them read the data that these commands prepare, from files with one article per line in the field "text":
+The sweeps read the data prepared by these commands, from files with one article per line in the field "text":
 
     mkdir -p runs
     for part in train valid; do                                             # one paragraph per line
@@ -14,8 +14,9 @@ All of them read the data that these commands prepare, from files with one artic
             --output runs/ablations-$part
     done
 
-The settings let 2 million tokens take a model past the frequencies of words, so that trials differ after a minute on
-two CPU cores: few word pieces, short rows, small batches, a wide initialization, and rotary positions.
+With these settings, a model learns more than the frequencies of words from 2 million tokens, so that trials differ
+after a minute on two CPU cores: few word pieces, short rows, small batches, a wide initialization, and rotary
+positions.
 """
 
 from mlm_jax.config import DataConfig, TrainConfig
@@ -24,7 +25,7 @@ from mlm_jax.config.optimizer import OptimizerConfig
 
 
 def config() -> TrainConfig:
-    """The parent of every trial. All are evaluated on the same 3,200 rows, each of a single paragraph."""
+    """The parent of every trial. All trials are evaluated on the same 3,200 rows, each with a single paragraph."""
     return TrainConfig(
         model=BertConfig(
             vocabulary_size=2048,

@@ -1,11 +1,11 @@
-"""What is masked together: single tokens, whole words, or spans of words.
+"""Masking unit: single tokens, whole words, or spans of words.
 
     mlm-jax ablate ablations/unit --output runs/ablations/unit --seeds 3
 
 `tiny_wiki.py` has the commands that prepare the data.
 
-Google's whole-word masking and SpanBERT (Joshi et al. 2020) were found better after fine-tuning. Here all trials are
-evaluated on single masked tokens, which is what the first one trains on.
+Google's whole-word masking and SpanBERT (Joshi et al. 2020) were better after fine-tuning. Here, all trials are
+evaluated on single masked tokens, on which the first trial is also trained.
 
 Result: 4.60 nats with tokens, 5.50 with whole words, 5.68 with spans; 9 runs of 83 to 93 s on two CPU cores.
 """

@@ -15,26 +15,26 @@ from mlm_jax.run.host_memory import keep_freed_memory
 class Arguments:
     """Run a sweep: train every trial with every seed, then compare them. Rerun the command to resume.
 
-    Any number of processes, on any machines that share the output folder, may run the same command: each run
-    is trained by one of them. Where file locks do not work between machines, divide the runs by --index and
-    --count."""
+    Any number of processes, on any machines that share the output folder, may run the same command: each run is
+    trained by exactly one of them. If file locks do not work between the machines, divide the runs with --index
+    and --count."""
 
     sweep: str = positional("SWEEP")
-    """A Python file with trials() -> dict[str, TrainConfig], or a shipped one, as ablations/norm."""
+    """A Python file with trials() -> dict[str, TrainConfig], or a shipped one, such as ablations/norm."""
     output: str = required("DIR")
     """Folder for sweep.json, a run folder per trial and seed, and the report."""
     seeds: int = 3
     """Number of runs per trial, with seeds 0, 1, …"""
     index: int = 0
-    """Train only share number INDEX of COUNT, from 0; for job arrays."""
+    """Index of this job in an array of --count jobs, from 0; it trains its share of the runs."""
     count: int = 1
-    """Number of shares."""
+    """Number of jobs that divide the runs."""
     dry_run: bool = False
-    """Print the trials, their differences and what remains to be trained; train nothing."""
+    """Print the trials, their differences and the remaining runs; train nothing."""
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Trains what is left and writes the report; returns 1 if a run failed, 75 if a signal stopped the sweep."""
+    """Trains the remaining runs and writes the report; returns 1 if a run failed, 75 if a signal stopped the sweep."""
     parsed = parse(Arguments, arguments, prog)
     from mlm_jax.sweep.plan import load_sweep
 

@@ -1,4 +1,4 @@
-"""Runs a command and turns the way it ends into an exit code and, for errors of the user, one line."""
+"""Runs a command, and turns its result or exception into an exit code and, for user errors, a one-line message."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ from mlm_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_RUN_FAILED, In
 def run(main: Callable[[], int | None]) -> None:
     """Calls `main` and exits with the code that it returns (None is 0).
 
-    InputError is printed as `error: …` and exits with 2; RunError and OSError (with its file) exit with 1. Any other
-    exception is a bug and keeps its traceback.
+    Prints an InputError, RunError or OSError as `error: …`; exits with 2 for an InputError and with 1 for the others.
+    Any other exception is a bug and keeps its traceback.
     """
     try:
         code = main()
@@ -21,7 +21,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; Python must not write the rest at exit.
+        # The reader, such as `head`, has closed the pipe; Python must not write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_RUN_FAILED
     except OSError as error:
@@ -37,13 +37,13 @@ def run(main: Callable[[], int | None]) -> None:
         traceback.print_exc()
         code = EXIT_RUN_FAILED
     if code in (EXIT_BAD_INPUT, EXIT_RUN_FAILED) and _is_in_a_job():
-        # At exit jax would wait for the other processes, which end when this one fails.
+        # A normal exit would wait for the other processes, which end only when this one fails.
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 
 
 def _is_in_a_job() -> bool:
-    """True if this process has joined others by `jax.distributed`; does not import jax."""
+    """Returns True if this process has joined a job with `jax.distributed`. Does not import jax."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()

@@ -1,4 +1,4 @@
-"""`mlm-jax compile-check`: compile a config's train step for chips that are not there."""
+"""`mlm-jax compile-check`: compile a config's train step for chips that are not attached."""
 
 import json
 import sys
@@ -10,8 +10,8 @@ from mlm_jax.commands.config_flags import parse_config_and_flags
 from mlm_jax.errors import EXIT_RUN_FAILED, InputError
 
 ABOUT = (
-    "Compile a config's train step for chips that are not there, and print the memory, work and "
-    "communication of one chip. Exits with 1 if the step does not fit, and prints a change that does."
+    "Compile a config's train step for chips that are not attached, and print the memory, work and "
+    "communication per chip. If the step does not fit, exit with 1 and suggest a change that makes it fit."
 )
 
 
@@ -20,13 +20,13 @@ class Arguments:
     """The flags of the command; all others are settings of the config."""
 
     topology: str | None = None
-    """TPU slice to compile for, as v5e:16x16 or v5p:4x4x4; needs the extra `pod`."""
+    """TPU slice to compile for, such as v5e:16x16 or v5p:4x4x4; needs the extra `pod`."""
     num_slices: int | None = None
-    """Number of such slices; by default mesh.dcn_data."""
+    """Number of slices; by default mesh.dcn_data."""
     devices: int | None = None
     """Number of simulated CPU devices, instead of a topology."""
     chip: str | None = None
-    """Chip that a simulated device stands for, as "NVIDIA H100"."""
+    """Chip that each device represents, such as "NVIDIA H100"."""
     json: bool = False
     """Print one JSON object."""
     row: bool = False
@@ -34,7 +34,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Compiles and prints; returns 1 if the step does not fit."""
+    """Compiles the step and prints a report; returns 1 if the step does not fit."""
     parsed: Arguments
     config, parsed = parse_config_and_flags(arguments, prog, ABOUT, Arguments)
     devices = _devices(parsed, config.mesh.dcn_data)
@@ -75,7 +75,7 @@ def _devices(arguments: Arguments, dcn_data: int) -> list[Any]:
 
 
 def report_misfit(arguments: Arguments, checked: Any, fix: Any) -> int:
-    """Prints why the step does not fit, and the smallest change found that makes it fit. Returns the exit code."""
+    """Prints the reason and the smallest change found that makes the step fit. Returns the exit code."""
     from mlm_jax.pods.compile_check import DoesNotFit
 
     if isinstance(checked, DoesNotFit):

@@ -1,4 +1,4 @@
-"""The config of a run from the command line: `CONFIG --optimizer.learning-rate 1e-3`."""
+"""Parses the config of a run from the command line: `CONFIG --optimizer.learning-rate 1e-3`."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -19,7 +19,7 @@ COMMON = (
     *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "seed"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "compute.dtype", "compute.remat"),
 )
-"""The settings that `--help` lists; `--help-all` lists all of them."""
+"""Settings that `--help` lists; `--help-all` lists all of them."""
 
 _CONFIG_HELP = (
     "CONFIG is a Python file with config() -> TrainConfig, a run folder, a config.json, or one of {}."
@@ -27,10 +27,10 @@ _CONFIG_HELP = (
 
 
 def parse_config(arguments: Sequence[str], prog: str) -> TrainConfig:
-    """Returns the config that the first argument names, with the settings that follow it.
+    """Returns the config named by the first argument, with the settings that follow it.
 
     Raises:
-        InputError: there is no such config, or a setting is unknown (the message has the nearest) or not allowed.
+        InputError: there is no such config, or a setting is unknown (the message has the nearest name) or invalid.
     """
     config, _ = parse_config_and_flags(arguments, prog)
     return config
@@ -43,13 +43,13 @@ def parse_config_and_flags(
     flags_class: type | None = None,
     before_config: Callable[[DistributedConfig], None] | None = None,
 ) -> tuple[TrainConfig, Any]:
-    """Parses `CONFIG [--setting value …]`, where flags of the dataclass `flags_class` may stand among the settings.
+    """Parses `CONFIG [--setting value …]`, where flags of the dataclass `flags_class` may be mixed with the settings.
 
-    `before_config` is called before a Python config is run, with the `distributed` settings of the command line, if
-    these name a coordinator: what a config asks JAX for, such as `jax.device_count()`, is then told of the whole job.
+    If the command line names a coordinator, `before_config` is called with its `distributed` settings before a Python
+    config is run. Calls such as `jax.device_count()` in the config then describe the whole job.
 
     Returns:
-        The config, and the `flags_class` (or None).
+        The config, and an instance of `flags_class` (or None).
 
     Raises:
         InputError: as `parse_config`.
@@ -92,7 +92,7 @@ def _common_settings(config: TrainConfig) -> str:
 
 
 def _all_settings(config: TrainConfig) -> str:
-    """All settings, those without a group first."""
+    """Returns the help of all settings, those without a group first."""
     flags = sorted(flags_of(TrainConfig, config), key=lambda flag: "." in flag.field)
     groups = groupby(flags, key=lambda flag: flag.field.rpartition(".")[0])
     return "\n\n".join(f"{name or 'run'}:\n{rows_of(list(group))}" for name, group in groups)

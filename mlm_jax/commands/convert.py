@@ -12,16 +12,17 @@ from mlm_jax.commands.flags import parse, positional, required
 class Arguments:
     """Convert a model between mlm_jax, Hugging Face, Google's TF1 checkpoints and KerasHub.
 
-    Every tensor is converted or reported as dropped; outputs are compared with the libraries that are installed."""
+    Every tensor is either converted or reported as dropped. Outputs are compared with those of the installed
+    libraries."""
 
     source: str = positional("SOURCE")
-    """A folder (its format is recognized), a run folder, a built-in name, hf://user/model or kaggle://handle."""
+    """A model folder of any format, a run folder, a built-in name, hf://user/model or kaggle://handle."""
     target: Path = positional("TARGET")
     """Folder to create."""
     to: Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"] = required("FORMAT")
     """Format of the target: mlm_jax, hugging_face, google_tf or keras_hub."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of all tensors, float32 or bfloat16; by default that of the source."""
+    """Data type of all tensors, float32 or bfloat16; by default the source's."""
     allow_random_head: bool = False
     """Add a randomly initialized MLM head to a model that has none."""
     allow_random_pooler: bool = False
@@ -29,11 +30,11 @@ class Arguments:
     backbone_only: bool = False
     """Convert only the encoder."""
     change_conventions: bool = False
-    """If the target cannot express the model's GELU or epsilon, write the target's own."""
+    """Write the target's own GELU or epsilon if it cannot express the model's."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
-    """Converts, and prints what was dropped, changed and compared."""
+    """Converts the model, and prints dropped tensors, changes and comparisons."""
     parsed = parse(Arguments, arguments, prog)
     # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.store.conversion import CERTIFICATE_FILE, Request, convert
@@ -66,4 +67,4 @@ def _describe(comparison: dict[str, Any]) -> str:
     difference = f"{comparison['max_difference']:.1e}"
     if "library" in comparison:
         return f"{comparison['library']} computes the same outputs within {difference} {largest}"
-    return f"the changes move the outputs by up to {difference} {largest}"
+    return f"the changes affect the outputs by up to {difference} {largest}"

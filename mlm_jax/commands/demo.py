@@ -1,4 +1,4 @@
-"""`mlm-jax demo`: from text to a filled mask, by the commands that a user would type."""
+"""`mlm-jax demo`: from text to a filled mask, with the commands that a user would type."""
 
 import shlex
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class Arguments:
     Takes about two and a half minutes on two CPU cores. Every command is printed before it runs."""
 
     output: str = "runs/demo"
-    """Run folder; tokenizer and data go to folders of that name with -tokenizer and -data."""
+    """Run folder; the tokenizer and the data go to folders of the same name plus -tokenizer and -data."""
     num_steps: int = 4000
-    """Training steps."""
+    """Number of training steps."""
 
 
 def main(arguments: Sequence[str], prog: str) -> int:

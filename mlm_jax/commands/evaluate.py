@@ -11,16 +11,16 @@ from mlm_jax.commands.flags import parse, positional, required
 class Arguments:
     """Evaluate a model on prepared data, with the same masks every time.
 
-    Prints one line of JSON, in which a figure that is not finite is null."""
+    Prints one line of JSON; non-finite values are null."""
 
     model: str = positional("MODEL")
     """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
     data: str = required("DIR")
-    """Folder that `mlm-jax prepare` wrote."""
+    """Folder written by `mlm-jax prepare`."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
-    """Evaluates, and prints the figures."""
+    """Evaluates the model, and prints its metrics."""
     parsed = parse(Arguments, arguments, prog)
     # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.run.metrics import finite_values

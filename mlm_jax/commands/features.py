@@ -19,11 +19,11 @@ class Arguments:
     output: Path = required("FILE")
     """FILE.npz or FILE.parquet."""
     layer: int = -1
-    """0 is the output of the embeddings, 1 that of the first layer; -1 that of the last."""
+    """Layer of the features: 0 for the embeddings, 1 for the first layer, -1 for the last."""
     pooling: Literal["mean", "cls", "none"] = "mean"
     """"mean" of all tokens, the first token ("cls"), or every token's features ("none")."""
     truncate: bool = False
-    """Cut texts that are too long, instead of stopping at the first one."""
+    """Truncate texts that are too long, instead of stopping at the first one."""
     text_field: str = "text"
     """JSON field or Parquet column that holds the text."""
 

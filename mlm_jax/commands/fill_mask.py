@@ -1,4 +1,4 @@
-"""`mlm-jax fill-mask`: fill the [MASK] of texts with a model's best guesses."""
+"""`mlm-jax fill-mask`: fill the masks in texts with a model's best guesses."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from mlm_jax.commands.flags import parse, positional
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fill the [MASK] of texts with a model's best guesses, the most probable first."""
+    """Fill the masks in texts with a model's best guesses, most probable first."""
 
     model: str = positional("MODEL")
     """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
@@ -19,11 +19,11 @@ class Arguments:
     top_k: int = 5
     """Number of guesses per text."""
     targets: tuple[str, ...] = ()
-    """Choose among these words only."""
+    """Words to choose from; by default the whole vocabulary."""
     joint: bool = True
-    """Fill several masks of a text together; --no-joint fills each independently."""
+    """Fill the masks of a text jointly; --no-joint fills each independently."""
     json: bool = False
-    """Print one line of JSON per text: its guesses, or with --no-joint a list of guesses per mask."""
+    """Print one line of JSON per text: its guesses or, with --no-joint, a list of guesses per mask."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:

@@ -1,4 +1,4 @@
-"""`mlm-jax finetune`: fine-tune a sentence classifier on a model."""
+"""`mlm-jax finetune`: fine-tune a model as a text classifier."""
 
 import json
 from collections.abc import Sequence
@@ -11,38 +11,38 @@ from mlm_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fine-tune a sentence classifier on a model; evaluates every epoch and keeps the best one."""
+    """Fine-tune a model as a text classifier, evaluating after every epoch and keeping the best."""
 
     model: str = positional("MODEL")
     """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
     train: Path = required("TSV")
     """Tab-separated file whose header names label and sentence (or sentence1 and sentence2)."""
     dev: Path = required("TSV")
-    """Such a file to evaluate on."""
+    """File of the same format to evaluate on."""
     output: Path | None = None
     """Folder to create for the classifier of the best epoch."""
     num_epochs: int = 3
-    """Passes over the training file."""
+    """Number of passes over the training file."""
     batch_size: int = 32
-    """Sentences per step."""
+    """Number of texts per step."""
     learning_rate: float = 5e-5
     """Peak learning rate."""
     layer_rate_decay: float = 1.0
     """Factor of the learning rate from each layer to the one below."""
     sequence_length: int | None = None
-    """Tokens after which texts are cut; by default the model's maximum."""
+    """Number of tokens to truncate texts to; by default the model's maximum."""
     dropout_rate: float | None = None
-    """By default the model's own."""
+    """Dropout rate; by default the model's."""
     freeze_backbone: bool = False
     """Train only the classification head."""
     random_weights: bool = False
-    """Start the same architecture from random weights, to measure what pretraining is worth."""
+    """Start from random weights of the same architecture, to measure the effect of pretraining."""
     seed: int = 0
-    """Seed of the head, the order of the sentences, and dropout."""
+    """Seed of the head, the order of the texts, and dropout."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
-    """Fine-tunes, prints a line per epoch, and ends with one line of JSON."""
+    """Fine-tunes the model, printing one line per epoch and a final line of JSON."""
     parsed = parse(Arguments, arguments, prog)
     # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.run.reporting import say

@@ -1,8 +1,8 @@
 """Flags from a dataclass: one per field, typed by its annotation, with the first line of its docstring as help.
 
 A field may be a str, int, float, bool or Path, a Literal, an optional one of these, a tuple of them, or a dataclass,
-whose fields become flags with a dot: `--data.sequence-length`. Nothing is imported but the standard library, so that
-help is printed at once.
+whose fields become flags with a dot: `--data.sequence-length`. This module imports no other packages, so that help is
+printed immediately.
 """
 
 import argparse
@@ -27,55 +27,55 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 def positional(metavar: str) -> Any:
-    """A field that is given by its place on the command line; a tuple takes one value or more."""
+    """Declares a positional argument; a tuple takes one value or more."""
     return dataclasses.field(metadata={"positional": True, "metavar": metavar})
 
 
 def required(metavar: str) -> Any:
-    """A field whose flag must be given; `metavar` says in the help what it takes."""
+    """Declares a required flag; `metavar` represents its value in the help."""
     return dataclasses.field(metadata={"metavar": metavar})
 
 
 def repeated() -> Any:
-    """A tuple field whose flag takes one value each time it is given."""
+    """Declares a flag that may be given several times, with one value each; the field is a tuple."""
     return dataclasses.field(default=(), metadata={"repeated": True})
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One flag, or one positional argument."""
+    """A flag or a positional argument."""
 
     field: str
-    """Name of the field, with the fields that contain it: `data.sequence_length`."""
+    """Dotted name of the field: `data.sequence_length`."""
     kind: Any
-    """Its annotation."""
+    """Annotation of the field."""
     default: Any
-    """`dataclasses.MISSING` if it must be given."""
+    """Default value; `dataclasses.MISSING` if the flag is required."""
     help: str
-    """One line."""
+    """Help text, one line."""
     metadata: typing.Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """As it is typed: `--data.sequence-length`, or the metavar of a positional argument."""
+        """Flag as typed, `--data.sequence-length`, or the metavar of a positional argument."""
         if "positional" in self.metadata:
             return str(self.metadata["metavar"])
         return f"--{self.field.replace('_', '-')}"
 
     @property
     def negation(self) -> str:
-        """As a switch is turned off: `--data.no-attend-within-documents`."""
+        """Flag that turns a switch off: `--data.no-attend-within-documents`."""
         group, dot, field = self.field.replace("_", "-").rpartition(".")
         return f"--{group}{dot}no-{field}"
 
     @property
     def is_tuple(self) -> bool:
-        """True if it takes any number of values."""
+        """True if the flag takes any number of values."""
         return typing.get_origin(self.kind) is tuple
 
     @property
     def required(self) -> bool:
-        """True if it must be given."""
+        """True if the flag must be given."""
         return self.default is dataclasses.MISSING
 
 
@@ -83,7 +83,7 @@ def parse(arguments_class: type[ArgumentsT], arguments: Sequence[str], prog: str
     """Builds a dataclass from a command line. `--help` prints its fields and exits.
 
     Raises:
-        InputError: a flag is unknown (the message has the nearest), missing, or has a value of another type.
+        InputError: a flag is unknown (the message has the nearest name), missing, or has a value of the wrong type.
     """
     flags = flags_of(arguments_class)
     if set(HELP_FLAGS) & set(arguments):
@@ -94,7 +94,7 @@ def parse(arguments_class: type[ArgumentsT], arguments: Sequence[str], prog: str
 
 
 def flags_of(arguments_class: type, default: Any = None, prefix: str = "") -> list[Flag]:
-    """Returns the flags of a dataclass, in the order of its fields; defaults are those of the instance `default`."""
+    """Returns the flags of a dataclass, in the order of its fields, with the values of `default` as defaults."""
     kinds, docs = typing.get_type_hints(arguments_class), field_docs(arguments_class)
     flags: list[Flag] = []
     for field in dataclasses.fields(arguments_class):
@@ -114,7 +114,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> dict[str, Any]:
-    """Returns the values that the command line gives, by field. Raises InputError as `parse` does."""
+    """Returns the values given on the command line, by field. Raises InputError as `parse` does."""
     parser = _Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
         if flag.kind is bool:
@@ -137,7 +137,7 @@ def read(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> dict[str
 
 
 def build(arguments_class: type[ArgumentsT], given: dict[str, Any], default: Any = None) -> ArgumentsT:
-    """Builds a dataclass from values by field; what is not given is taken from the instance `default`."""
+    """Builds a dataclass from values by field; the other values are those of the instance `default`."""
     values = {}
     for field in dataclasses.fields(typing.cast(Any, arguments_class)):
         inner = {name.partition(".")[2]: given[name] for name in given if name.startswith(f"{field.name}.")}
@@ -150,19 +150,19 @@ def build(arguments_class: type[ArgumentsT], given: dict[str, Any], default: Any
 
 
 def usage_of(flags: Sequence[Flag]) -> str:
-    """Returns what must be given, as `MODEL TEXT… --data DIR [--flag value …]`."""
+    """Returns the usage, such as `MODEL TEXT… --data DIR [--flag value …]`."""
     return " ".join([_shown(flag) for flag in flags if flag.required] + ["[--flag value …]"])
 
 
 def rows_of(flags: Sequence[Flag]) -> str:
-    """Returns one row per flag: its name, its value or what it takes, and its help, as wide as the terminal."""
+    """Returns one row per flag, as wide as the terminal: name, default or metavar, and help."""
     left = [f"  {_shown(flag)}" for flag in flags]
     indent = min(max(map(len, left)) + 2, 44)
     rows = []
     for shown, flag in zip(left, flags, strict=True):
         width = max(shutil.get_terminal_size().columns, indent + 24)
         lines = textwrap.wrap(flag.help, width - indent)
-        # What is too long for its column has a line of its own.
+        # A flag that is too long for its column gets its own line.
         begin = [shown] if len(shown) > indent - 2 else [shown.ljust(indent) + lines.pop(0)]
         rows += begin + [" " * indent + line for line in lines]
     return "\n".join(rows)
@@ -194,9 +194,9 @@ _METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
 def _normalized(flags: Sequence[Flag], arguments: Sequence[str]) -> list[str]:
-    """Gives every flag its one spelling: dashes for underscores, and a switch that is False as its negation.
+    """Normalizes the spelling of flags: dashes for underscores, and the negation for a switch that is False.
 
-    Raises InputError for unknown flags, with the nearest.
+    Raises InputError for an unknown flag, with the nearest name.
     """
     switches = {flag.name: flag.negation for flag in flags if flag.kind is bool}
     names = [*HELP_FLAGS, *(flag.name for flag in flags), *switches.values()]

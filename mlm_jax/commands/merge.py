@@ -8,16 +8,16 @@ from mlm_jax.commands.flags import parse, positional
 
 @dataclass(frozen=True)
 class Arguments:
-    """Merge what `mlm-jax prepare --part I --num-parts N` wrote: write one manifest for all parts.
+    """Merge the parts written by `mlm-jax prepare --part I --num-parts N` under one manifest.
 
     No shard is moved or rewritten, and merging again changes nothing."""
 
     folder: str = positional("DATA")
-    """The --output of the parts."""
+    """Folder passed as --output when the parts were prepared."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
-    """Merges, and prints a summary."""
+    """Merges the parts and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
     from mlm_jax.data.merge import merge_parts
 

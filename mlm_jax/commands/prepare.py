@@ -12,12 +12,12 @@ from mlm_jax.text.encode import Separator
 
 @dataclass(frozen=True)
 class Arguments:
-    """Tokenize text into the shards that training reads. Rerun the same command to resume after a kill."""
+    """Tokenize text into the shards that training reads. Rerun the same command to resume after an interruption."""
 
     input: tuple[str, ...] = required("FILE")
     """.txt, .jsonl or .parquet files, the first two also .gz, .zst, .xz or .bz2; globs and fsspec URLs."""
     tokenizer: str = required("TOKENIZER")
-    """vocab.txt, tokenizer.json, or a folder that holds one."""
+    """vocab.txt, tokenizer.json, or a folder that contains one."""
     output: str = required("DIR")
     """Folder for the shards and their manifest."""
     text_field: str = "text"
@@ -25,17 +25,17 @@ class Arguments:
     document_boundary: DocumentBoundary = "line"
     """Documents in .txt files: one per "line", or separated by a "blank_line"."""
     errors: ErrorPolicy = "strict"
-    """Broken UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts."""
+    """Invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts the documents."""
     separator: Separator = "sep"
     """Token that ends each document: "sep" for [SEP], or "none"."""
     shard_tokens: int = DEFAULT_SHARD_TOKENS
     """Tokens per shard; a shard ends with the document that reaches this number."""
     workers: int | None = None
-    """Threads; by default one per core, at most four. The output does not depend on it."""
+    """Number of threads; by default one per core, at most four. The output does not depend on it."""
     part: int | None = None
-    """Prepare only this part, from 0, of --num-parts; afterwards `mlm-jax merge` the output."""
+    """Prepare only this part, from 0, of --num-parts; then run `mlm-jax merge` on the output."""
     num_parts: int | None = None
-    """Number of parts: one per task of a job array, on any machine and in any order."""
+    """Number of parts: one per job of a job array, on any machine and in any order."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:

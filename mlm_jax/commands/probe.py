@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Probe a model for bias or grammar: prints a table; --output adds all items and a bar chart.
+    """Probe a model for bias or grammar, and print a table; --output also writes all items and a bar chart.
 
-    Give one of --template (with --group at least twice), --crows-pairs, --winobias and --blimp."""
+    Requires one of --template (with --group at least twice), --crows-pairs, --winobias and --blimp."""
 
     model: str = positional("MODEL")
     """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
     template: tuple[str, ...] = repeated()
-    """A sentence with {} for the group and one [MASK], as "{} can work as a [MASK]."; may be repeated."""
+    """Sentence with {} for the group and one [MASK], such as "{} can work as a [MASK]."; may be repeated."""
     group: tuple[str, ...] = repeated()
-    """Word for {}, given once per group; the first group is compared with each of the others."""
+    """Word for {}; repeat for each group. The first group is compared with each of the others."""
     targets: tuple[str, ...] = ()
-    """Words to compare at the [MASK]; by default the most probable ones of each group."""
+    """Words to compare at the [MASK]; by default the most probable words of each group."""
     top_k: int = 20
-    """Number of the most probable words of each group."""
+    """Number of most probable words per group."""
     crows_pairs: Path | None = None
-    """crows_pairs_anonymized.csv."""
+    """File crows_pairs_anonymized.csv of CrowS-Pairs."""
     winobias: Path | None = None
-    """Folder with pro_stereotyped_type1.txt.dev and the others."""
+    """Folder with pro_stereotyped_type1.txt.dev and the other files of WinoBias."""
     blimp: tuple[Path, ...] = ()
     """.jsonl files of BLiMP."""
     output: Path | None = None
@@ -46,7 +46,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
-    """Probes, and prints the report."""
+    """Probes the model and prints the report."""
     parsed = parse(Arguments, arguments, prog)
     modes = (parsed.template, parsed.crows_pairs, parsed.winobias, parsed.blimp)
     if sum(bool(mode) for mode in modes) != 1:
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str], prog: str) -> None:
             "one of --template, --crows-pairs, --winobias and --blimp must be given, and only one"
         )
     if not parsed.template and (parsed.group or parsed.targets):
-        raise InputError("--group and --targets: must come with --template")
+        raise InputError("--group and --targets: must be given with --template only")
     if parsed.output is not None and parsed.output.exists() and not parsed.output.is_dir():
-        raise InputError(f"--output {parsed.output}: must be a folder, or not exist yet")
+        raise InputError(f"--output {parsed.output}: must be a folder or not exist")
     report = _probe(parsed)
     from mlm_jax.probes.output import table, write_report
 

@@ -9,7 +9,7 @@ from mlm_jax.text.corpus import DocumentBoundary, ErrorPolicy
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a WordPiece vocabulary on text; writes tokenizer.json and vocab.txt."""
+    """Train a WordPiece vocabulary on text, and write tokenizer.json and vocab.txt."""
 
     input: tuple[str, ...] = required("FILE")
     """.txt, .jsonl or .parquet files, the first two also .gz, .zst, .xz or .bz2; globs and fsspec URLs."""
@@ -24,9 +24,9 @@ class Arguments:
     lowercase: bool = True
     """Lowercase and strip accents, as in BERT's uncased vocabularies; --no-lowercase keeps both."""
     errors: ErrorPolicy = "strict"
-    """Broken UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts."""
+    """Invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts the documents."""
     sample_characters: int = 50_000_000
-    """Characters to train on, sampled evenly over the input; each takes about 10 bytes of memory."""
+    """Number of characters to train on, sampled evenly over the input; each takes about 10 bytes of memory."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:

@@ -7,11 +7,11 @@ from mlm_jax.config import DistributedConfig
 from mlm_jax.errors import EXIT_STOPPED
 from mlm_jax.run.host_memory import keep_freed_memory
 
-ABOUT = "Train a masked language model. A run folder that has checkpoints is resumed from the newest one."
+ABOUT = "Train a masked language model. If the run folder has checkpoints, resume from the newest one."
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Reads the config and trains; returns 75 if a signal stopped the run and rerunning the command resumes it."""
+    """Reads the config and trains; returns 75 if a signal stopped the run, which the same command then resumes."""
     keep_freed_memory()
     config, _ = parse_config_and_flags(arguments, prog, ABOUT, before_config=_join)
     _join(config.distributed)

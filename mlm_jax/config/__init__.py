@@ -1,7 +1,7 @@
-"""The settings of a run, as frozen dataclasses that validate themselves. Never imports jax.
+"""Settings of a run, as frozen dataclasses that validate themselves. Never imports jax.
 
 In: Python keyword arguments, a config file, or JSON. Out: a `TrainConfig`.
-Read `train.py` first: it composes the others (`model.py`, `masking.py`, `optimizer.py`). `files.py` reads config files.
+Read `train.py` first: it combines the others (`model.py`, `masking.py`, `optimizer.py`). `files.py` reads config files.
 """
 
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe

@@ -33,7 +33,7 @@ class BatchSizes:
     first_example: int = 0
 
     def size(self, step: int) -> int:
-        """Returns the number of rows of `step`, which is at least `first_step`."""
+        """Returns the number of rows of `step`, which must be at least `first_step`."""
         return self._stage(step).size
 
     def examples(self, step: int) -> int:
@@ -43,7 +43,7 @@ class BatchSizes:
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages from `first_step` on, in ascending order of size; sizes that large steps skip are left out."""
+        """Stages from `first_step` on, in ascending order of size, without the sizes that large steps skip."""
         stages = [Stage(self.first_step, self.first_example, self._size_at(self.first_example))]
         while stages[-1].size < self.final:
             step, example, size = stages[-1]
@@ -66,7 +66,7 @@ class BatchSizes:
         return self.initial * (1 + example * rises // self.warmup_examples)
 
     def _end_of(self, size: int) -> int:
-        """Returns the first example at which a step takes more than `size` rows; `size` is less than `final`."""
+        """Returns the first example at which a step takes more than `size` rows; `size` must be below `final`."""
         assert self.initial is not None
         rises = self.final // self.initial - 1
         return -(-(size // self.initial) * self.warmup_examples // rises)

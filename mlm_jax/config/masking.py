@@ -1,4 +1,4 @@
-"""How tokens are masked, as frozen dataclasses that validate themselves. Nothing here imports jax."""
+"""Masking settings, as frozen dataclasses that validate themselves. Nothing here imports jax."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,29 +20,29 @@ STAGES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingRecipe:
-    """How a run masks its rows, independent of the tokenizer."""
+    """Masking settings of a run, independent of the tokenizer."""
 
     mask_selection_rate: float = 0.15
     """Fraction of tokens to predict."""
     final_mask_selection_rate: float | None = None
     """Fraction at the end of the run, for a rate schedule."""
     rate_schedule: RateSchedule = "constant"
-    """Change of the rate over a run: constant, linear or cosine.
+    """Schedule of the rate: constant, linear or cosine.
 
-    Goes from `mask_selection_rate` to `final_mask_selection_rate` in 256 stages of equally many steps: the first stage
-    has the first rate, the last stage the final one. Yang, Zhang and Zhao (2023) decrease it."""
+    The rate changes from `mask_selection_rate` to `final_mask_selection_rate` in 256 stages of equally many steps: the
+    first stage has the first rate, the last stage the final one. Yang, Zhang and Zhao (2023) decrease it."""
     mask_selection_length: int | None = None
-    """Maximum number of predictions per row; None: from rate and row length."""
+    """Maximum number of predictions per row; None: derived from rate and row length."""
     mask_token_rate: float = 0.8
     """Fraction of selected tokens replaced by [MASK]."""
     random_token_rate: float = 0.1
     """Fraction of selected tokens replaced by a random token."""
     selection: Selection = "ceil"
-    """How many tokens are selected: ceil, bernoulli or bert.
+    """Rule for the number of selected tokens: ceil, bernoulli or bert.
 
     See `mlm_jax.masking.masking` for the exact rules."""
     random_pool: RandomPool = "no_special"
-    """Random replacements: no_special, or any of the full vocabulary."""
+    """Pool of random replacements: no_special, or the full vocabulary."""
     unit: MaskingUnit = "token"
     """Unit: token, whole_word or span.
 
@@ -66,7 +66,7 @@ class MaskingRecipe:
         if self.mask_selection_length is not None:
             require_positive(self, "mask_selection_length")
         self._check_schedule()
-        # Spans and quotas need a budget, which positions that are chosen independently do not have.
+        # Spans and quotas need a budget; the bernoulli rule, which chooses positions independently, has none.
         independent = self.selection == "bernoulli"
         require(self, "unit", not (independent and self.unit == "span"), "no span with selection 'bernoulli'")
         require(
@@ -82,18 +82,18 @@ class MaskingRecipe:
             require_rate(self, name)
 
     def stage_rates(self) -> tuple[float, ...]:
-        """Returns the rate of each stage of a run: a single one if it is constant, otherwise `STAGES`."""
+        """Returns the rate of each stage of a run: one rate if it is constant, otherwise `STAGES` rates."""
         first, last = self.mask_selection_rate, self.final_mask_selection_rate
         if last is None:
             return (first,)
         done = [stage / (STAGES - 1) for stage in range(1, STAGES - 1)]
         if self.rate_schedule == "cosine":
             done = [(1 - math.cos(math.pi * share)) / 2 for share in done]
-        # Rounded, because math libraries differ in the last bit of a cosine and masks must not.
+        # Rounded, because math libraries differ in the last bit of a cosine, and masks must not differ.
         return (first, *(round(first + (last - first) * share, 9) for share in done), last)
 
     def rate_at(self, step: int, num_steps: int) -> float:
-        """Returns the rate at `step` (from 0) of a run of `num_steps`."""
+        """Returns the rate at `step` (from 0) of a run with `num_steps` steps."""
         rates = self.stage_rates()
         return rates[min(step * len(rates) // num_steps, len(rates) - 1)]
 
@@ -101,9 +101,9 @@ class MaskingRecipe:
         """Returns `mask_selection_length` or, if it is None, a length that hardly any row exceeds.
 
         A row has at most `sequence_length` - 2 selectable tokens; the highest rate of the schedule counts. `"ceil"` and
-        `"bert"` never select more than the result; `"bernoulli"` does so in one row of 30,000 (four standard
-        deviations, for a variance of words that only vocabularies of very short pieces exceed). With quota
-        `"document"` there is room for rounding up: half a token per document, and one document every 16 tokens.
+        `"bert"` never select more than the result; `"bernoulli"` exceeds it in about one row in 30,000 (four standard
+        deviations, with a variance that only vocabularies of very short pieces exceed). Quota `"document"` adds room
+        for rounding up: half a token per document, at one document every 16 tokens.
         """
         if self.mask_selection_length is not None:
             return self.mask_selection_length
@@ -113,7 +113,7 @@ class MaskingRecipe:
         elif self.selection == "bert":
             wanted = round(sequence_length * rate)
         else:
-            # A word is selected with all its pieces: two on average if half of the tokens are continuations.
+            # A word is selected with all its pieces: two on average if half the tokens are continuations.
             pieces = 1 if self.unit == "token" else 2
             wanted = math.ceil(n * rate + 4 * math.sqrt(pieces * n * rate * (1 - rate)))
         if self.quota == "document":
@@ -123,10 +123,10 @@ class MaskingRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig(MaskingRecipe):
-    """A recipe together with the vocabulary it applies to: everything that `mask_tokens` needs."""
+    """A recipe and the vocabulary it applies to: everything that `mask_tokens` needs."""
 
     vocabulary_size: int
-    """Entries of the vocabulary."""
+    """Number of vocabulary entries."""
     mask_token_id: int
     """Id of [MASK]."""
     mask_selection_length: int = field()
@@ -136,11 +136,11 @@ class MaskingConfig(MaskingRecipe):
 
     With `random_pool="no_special"` neither they nor `mask_token_id` are drawn as random replacements."""
     padding_token_id: int = 0
-    """Id of padding; only the rule `"bert"`, which counts all other tokens, needs it."""
+    """Id of padding; needed only by the rule `"bert"`, which counts all other tokens."""
     continuation_token_ids: tuple[int, ...] = ()
-    """Ids that continue the word of the token before them; only the units of words need them."""
+    """Ids that continue the word of the preceding token; needed only for word and span units."""
     document_end_id: int | None = None
-    """Id that ends a document in a row; only the quota per document needs it."""
+    """Id that ends a document in a row; needed only for quotas per document."""
 
     def __post_init__(self) -> None:
         for name in ("unselectable_token_ids", "continuation_token_ids"):

@@ -1,4 +1,4 @@
-"""The shape and the numerical conventions of the model, as a frozen dataclass that validates itself. No jax."""
+"""Shape and numerical conventions of the model, as a frozen dataclass that validates itself. Does not import jax."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,30 +19,30 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
         "vocabulary_multiple",
     }
 )
-"""Settings that may change when training continues from saved weights: the weights mean the same."""
+"""Settings that may change when training continues from saved weights: the weights keep their meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
     """An encoder with its MLM head; the defaults are BERT (Devlin et al. 2018).
 
-    Whatever published checkpoints differ in is a field. `mlm_jax.config.presets` has the named BERT sizes.
+    Every property in which published checkpoints differ is a field. `mlm_jax.config.presets` has the named BERT sizes.
     """
 
     vocabulary_size: int = 30_522
-    """Entries of the vocabulary."""
+    """Number of vocabulary entries."""
     num_layers: int = 12
-    """Encoder layers."""
+    """Number of encoder layers."""
     hidden_dim: int = 768
     """Width of the hidden states."""
     num_heads: int = 12
-    """Attention heads; divides `hidden_dim`."""
+    """Number of attention heads; must divide `hidden_dim`."""
     intermediate_dim: int = 3072
     """Width of the feed-forward block."""
     max_sequence_length: int = 512
-    """Longest row in tokens, for every kind of positions."""
+    """Maximum number of tokens per row, for every position encoding."""
     num_segments: int = 2
-    """Rows of the segment embedding; 0: no segment embedding."""
+    """Number of segments in the segment embedding; 0: no segment embedding."""
     positions: Positions = "learned"
     """Position encoding: learned, rotary or none.
 
@@ -53,12 +53,12 @@ class BertConfig:
     local_rotary_base: float | None = None
     """Rotary base of local layers; None: `rotary_base`."""
     local_attention_window: int | None = None
-    """Tokens that a local layer attends to; None: all layers are global.
+    """Attention window of local layers, in tokens; None: all layers are global.
 
     Half of the window lies on each side of the token, which also attends to itself (Warner et al. 2024, ModernBERT).
     Must be even."""
     global_attention_every: int = 1
-    """Every n-th layer attends globally, beginning with the first.
+    """Make every n-th layer global, starting with the first.
 
     Needs `local_attention_window`."""
     norm: Norm = "layer_norm"
@@ -66,15 +66,15 @@ class BertConfig:
 
     RMSNorm (Zhang & Sennrich 2019) has neither mean nor bias; it uses the same epsilons."""
     norm_placement: NormPlacement = "post"
-    """Normalization after each block (post) or before it (pre).
+    """Normalize after each block (post) or before it (pre).
 
     `"pre"` normalizes the inputs of attention and feed-forward (Xiong et al. 2020), and the last layer's output."""
     embedding_norm: bool = True
     """Normalize the sum of the embeddings."""
     biases: bool = True
-    """Biases in linear maps and norms.
+    """Use biases in linear maps and norms.
 
-    The MLM head keeps its bias per vocabulary entry in any case."""
+    The MLM head always keeps its bias per vocabulary entry."""
     activation: Activation = "gelu"
     """Feed-forward activation: gelu, gelu_tanh, geglu or swiglu.
 
@@ -88,20 +88,20 @@ class BertConfig:
     head_layer_norm_epsilon: float = 1e-12
     """Epsilon of the norm in the MLM head; KerasHub uses 1e-5."""
     dropout_rate: float = 0.1
-    """Dropout of embeddings and of every block."""
+    """Dropout rate of embeddings and blocks."""
     embedding_dropout: bool = True
     """Apply dropout to the embeddings too."""
     attention_dropout_rate: float = 0.1
-    """Dropout of the attention weights."""
+    """Dropout rate of the attention weights."""
     pooler: bool = True
-    """Dense layer and tanh on the first token, as classifiers use it."""
+    """Add a dense layer and tanh on the first token, for classifiers."""
     tie_embeddings: bool = True
     """Share the token embedding with the output layer."""
     vocabulary_multiple: int = 1
     """Pad the embedding table to a multiple of this number of rows.
 
-    Makes the table divisible by a tensor axis. No id refers to the padding rows; logits and `count_parameters` leave
-    them out."""
+    Makes the table divisible by a tensor axis. No id refers to the padding rows; logits and `count_parameters` exclude
+    them."""
     initializer_stddev: float = 0.02
     """Standard deviation of the initial weights."""
 

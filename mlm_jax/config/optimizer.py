@@ -1,4 +1,4 @@
-"""The optimizer, its coefficients and its learning-rate schedule. Nothing here imports jax."""
+"""Optimizer, coefficients and learning-rate schedule. Nothing here imports jax."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ Schedule = Literal["linear", "cosine", "trapezoidal"]
 Optimizer = Literal["adamw", "lamb", "adafactor", "muon"]
 
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6}
-# Defaults of each optimizer, used where a config has None. An optimizer has no coefficients but those listed.
+# Defaults of each optimizer, used where a config has None. Coefficients not listed do not apply to it.
 COEFFICIENTS: Mapping[Optimizer, Mapping[str, float]] = {
     "adamw": _ADAM,
     "lamb": _ADAM,
     # Epsilon is added to squared gradients. A beta1 of 0 means no momentum.
     "adafactor": {"beta1": 0.0, "epsilon": 1e-30},
-    # The first three are for the parameters that AdamW updates: all that are not matrices of layers.
+    # The first three apply to the parameters that AdamW updates: all except the matrices of layers.
     "muon": _ADAM | {"momentum": 0.95},
 }
 _COEFFICIENT_NAMES = ("beta1", "beta2", "epsilon", "momentum")
@@ -24,14 +24,14 @@ _COEFFICIENT_NAMES = ("beta1", "beta2", "epsilon", "momentum")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer and its learning-rate schedule: linear warm-up, then decay."""
+    """Optimizer and learning-rate schedule: linear warm-up, then decay."""
 
     name: Optimizer = "adamw"
-    """Optimizer: adamw, lamb, adafactor, muon.
+    """Optimizer: adamw, lamb, adafactor or muon.
 
     AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020), Adafactor (Shazeer & Stern 2018) or Muon (Jordan et al.
     2024). Adafactor stores the row and column means of a matrix's second moments, and its learning rate is relative to
-    the root mean square of the weights: 1e-2 is customary. Muon orthogonalizes the momentum of the attention and
+    the root mean square of the weights: 1e-2 is typical. Muon orthogonalizes the momentum of the attention and
     feed-forward matrices of layers, scaled so that AdamW's learning rate and decay carry over (Liu et al. 2025); AdamW
     updates embeddings, biases, norms, pooler and heads."""
     learning_rate: float = 1e-4
@@ -42,9 +42,9 @@ class OptimizerConfig:
     After the warm-up the rate decays linearly or along a cosine to `final_learning_rate_fraction` of its peak. With
     `"trapezoidal"` it stays at the peak until `cooldown_steps` before the end, and then decays linearly."""
     warmup_steps: int = 0
-    """Steps of linear warm-up."""
+    """Number of linear warm-up steps."""
     cooldown_steps: int = 0
-    """Steps of the final decay, for the trapezoidal schedule only."""
+    """Number of final decay steps; only for the trapezoidal schedule."""
     final_learning_rate_fraction: float = 0.0
     """Learning rate at the last step, as a fraction of the peak."""
     weight_decay: float = 0.01
@@ -54,8 +54,8 @@ class OptimizerConfig:
     beta1: float | None = None
     """Decay rate of the first moment; None: the optimizer's default.
 
-    Adafactor's momentum, which costs the memory of one moment, is `beta1`. An optimizer without a coefficient requires
-    None; see `COEFFICIENTS` for the defaults."""
+    For Adafactor it is the momentum, which costs the memory of one moment. An optimizer without this coefficient
+    requires None; see `COEFFICIENTS` for the defaults."""
     beta2: float | None = None
     """Decay rate of the second moment; None: the optimizer's default."""
     epsilon: float | None = None
@@ -66,14 +66,14 @@ class OptimizerConfig:
     """Factor of the learning rate from each layer to the one below.
 
     The top layer has the learning rate times this factor, the layer below it times its square, and so on; the
-    embeddings come below the first layer. Whatever follows the layers has the full rate
+    embeddings count as the layer below the first. The parameters after the layers have the full rate
     (`mlm_jax.optim.layer_transforms.scale_by_depth`)."""
     max_grad_norm: float | None = 1.0
-    """Gradient norm above which gradients are scaled down; None: never."""
+    """Gradient norm above which gradients are scaled down; None: no clipping."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameter paths to keep fixed, such as encoder/*.
 
-    Patterns are those of `fnmatch`. Frozen parameters keep their values and need no optimizer state."""
+    Patterns follow `fnmatch`. Frozen parameters keep their values and need no optimizer state."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -99,7 +99,7 @@ class OptimizerConfig:
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """Returns the coefficients of the optimizer by name: those given, or else its defaults."""
+        """Coefficients of the optimizer by name: the given values, or else its defaults."""
         given = {name: getattr(self, name) for name in COEFFICIENTS[self.name]}
         return {
             name: COEFFICIENTS[self.name][name] if value is None else value for name, value in given.items()

@@ -23,6 +23,6 @@ PRESETS: dict[str, BertConfig] = {
     "bert_base_multi": _bert(12, 768, 12, 119_547),
     "bert_large_en_uncased": _bert(24, 1024, 16),
     "bert_large_en": _bert(24, 1024, 16, 28_996),
-    # The encoder of a two-class sentence classifier.
+    # Encoder of a two-class sentence classifier.
     "bert_tiny_en_uncased_sst2": _bert(2, 128, 2),
 }

@@ -1,4 +1,4 @@
-"""Helpers that every settings class uses: type checks, range checks, strict JSON and name suggestions. No jax.
+"""Helpers for settings classes: type checks, range checks, strict JSON and name suggestions. Nothing here imports jax.
 
 A settings class is a frozen dataclass whose `__post_init__` calls `check_types` and then checks its own constraints.
 """
@@ -21,14 +21,14 @@ ConfigT = typing.TypeVar("ConfigT")
 
 
 def require(config: object, name: str, holds: bool, allowed: str) -> None:
-    """Raises InputError naming the field `name`, its value and what is `allowed`, unless `holds` is true."""
+    """Raises InputError with the field `name`, its value and the `allowed` values, unless `holds` is true."""
     if not holds:
         value = getattr(config, name)
         raise InputError(f"{type(config).__name__}.{name} = {value!r}: must be {allowed}")
 
 
 def check_types(config: object) -> None:
-    """Raises InputError if a field's value does not match its annotation, which Python itself does not check."""
+    """Raises InputError if the value of a field does not match its annotation, which Python does not check."""
     for name, kind in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         if not _matches(kind, value):
@@ -43,12 +43,12 @@ def _matches(kind: Any, value: Any) -> bool:
         return value in arguments
     if origin is tuple:
         return isinstance(value, tuple) and all(_matches(arguments[0], item) for item in value)
-    # A bool is also an int in Python, and an int is accepted for a float.
+    # Not isinstance, because a bool is also an int in Python. An int is accepted for a float.
     return type(value) in (int, float) if kind is float else type(value) is kind
 
 
 def expected(kind: Any, value: Any) -> str:
-    """Describes the values that the annotation `kind` allows; suggests the choice nearest to a misspelled `value`."""
+    """Describes the values that the annotation `kind` allows, and suggests the choice nearest to `value`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(expected(argument, value) for argument in arguments)
@@ -65,7 +65,7 @@ def expected(kind: Any, value: Any) -> str:
 def field_docs(config_class: type) -> dict[str, str]:
     """Maps each field of a dataclass to the docstring below it; inherited fields come from their own class.
 
-    The first line is a sentence that stands alone: it is what `--help` prints.
+    The first line must be self-contained, because `--help` prints only this line.
     """
     docs: dict[str, str] = {}
     for owner in reversed(config_class.__mro__[:-1]):
@@ -103,7 +103,7 @@ def to_json(config: Any) -> str:
 
 
 def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
-    """Reads a config that `to_json` wrote. Raises InputError for invalid JSON and for unknown or ill-typed fields."""
+    """Parses the output of `to_json`. Raises InputError for invalid JSON and for unknown or ill-typed fields."""
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
@@ -113,7 +113,7 @@ def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens a nested dict: keys are joined by dots."""
+    """Flattens a nested dict, joining keys with dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat.update(
@@ -123,7 +123,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changed_settings(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
-    """Maps the dotted name of every setting that differs to its two values. Both configs are of one class."""
+    """Maps the dotted name of every setting that differs to its two values. Both configs must have the same class."""
     first, second = (flatten(dataclasses.asdict(each)) for each in (config, other))
     return {name: (first[name], second[name]) for name in first if first[name] != second[name]}
 
@@ -144,7 +144,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             if name not in kinds:
                 raise InputError(f"{where}{name}: no such setting{nearest_name(name, kinds)}")
         return kind(**{name: _build(kinds[name], item, f"{where}{name}.") for name, item in value.items()})
-    # JSON has no tuples, and writes a float without a fraction as an int.
+    # JSON has no tuples, and a float without a fraction may be written as an int.
     if isinstance(value, list):
         return tuple(value)
     return float(value) if kind is float and type(value) is int else value

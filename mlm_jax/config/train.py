@@ -1,8 +1,8 @@
-"""Every setting of a training run, as frozen dataclasses. Nothing here imports jax.
+"""Settings of a training run, as frozen dataclasses. Nothing here imports jax.
 
-Each class validates its fields on construction and raises InputError (a ValueError) that names the field, its value and
-what is allowed. Use `dataclasses.replace` to derive one config from another. The docstring below a field documents
-it; its first line is what `--help` prints.
+Each class validates its fields on construction and raises InputError (a ValueError) with the field, its value and the
+allowed values. Use `dataclasses.replace` to derive one config from another. The docstring below a field documents it;
+`--help` prints its first line.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ Remat = Literal["none", "dots", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Prepared data, and how documents become rows of `sequence_length` tokens."""
+    """Prepared data, and the way documents are divided into rows of `sequence_length` tokens."""
 
     path: str = ""
     """Folder or URL of the training data.
 
-    As `mlm-jax prepare` wrote it: a local path, or an fsspec URL such as `gs://…`."""
+    A local path, or an fsspec URL such as `gs://…`, written by `mlm-jax prepare`."""
     eval_path: str | None = None
     """Folder or URL of the evaluation data.
 
-    None: the run makes no evaluations."""
+    None: no evaluations."""
     sequence_length: int = 128
     """Tokens per row.
 
@@ -40,16 +40,16 @@ class DataConfig:
     """Rows: "packed", or one per "document".
 
     `"packed"` concatenates the documents and cuts the stream into full rows. `"document"` starts every document in a
-    row of its own and continues long documents in further rows."""
+    new row and continues long documents in further rows."""
     eval_packing: Packing | None = None
-    """Packing of the evaluation data; None: as `packing`."""
+    """Packing of the evaluation data; None: same as `packing`."""
     attend_within_documents: bool = False
     """Restrict attention in packed rows to a token's own document.
 
-    A document ends with its [SEP]; the row's [CLS] belongs to the first document. Positions count from the start of the
-    row in any case."""
+    A document ends with its [SEP]; the row's [CLS] belongs to the first document. Positions always count from the start
+    of the row."""
     prefetch_batches: int = 4
-    """Number of batches that are read ahead of the step."""
+    """Number of batches to read ahead."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -71,8 +71,8 @@ class MeshConfig:
     data: int = -1
     """Devices that replicate the model.
 
-    They split the batch. With `dcn_data`, the number within a slice: the mesh axis `data` has
-    `dcn_data` × `data` devices, slice by slice."""
+    They split the batch. With `dcn_data`, the number within a slice: the mesh axis `data` has `dcn_data` × `data`
+    devices, slice by slice."""
     fsdp: int = 1
     """Devices that shard model and batch.
 
@@ -84,7 +84,7 @@ class MeshConfig:
     dcn_data: int = 1
     """Number of TPU slices or host groups that split the batch over the slow network.
 
-    The other sizes are those within one slice."""
+    The other sizes count devices within one slice."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -96,36 +96,36 @@ class MeshConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the computation is carried out. None of these settings changes what is learned beyond rounding."""
+    """Precision, memory and kernels. Apart from rounding and dropout bits, these settings do not affect the results."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of activations; or bfloat16.
+    """Activations in float32 or bfloat16.
 
-    Parameters and optimizer state are float32 in any case."""
+    Parameters and optimizer state are always float32."""
     remat: Remat = "none"
-    """Recompute: none, dots or full.
+    """Rematerialization: none, dots or full.
 
-    What the backward pass recomputes instead of storing: `"none"`; `"dots"`, everything but matrix products; `"full"`,
-    every layer."""
+    The backward pass recomputes nothing (`"none"`), everything except matrix products (`"dots"`) or every layer
+    (`"full"`) instead of storing it."""
     scan_unroll: int = 1
     """Layers per iteration of the loop over layers.
 
     On a CPU, unrolling all layers makes steps 5 to 13 % faster."""
     loss_chunks: int | None = None
-    """Number of pieces in which logits are computed; None: chosen automatically.
+    """Number of chunks in which logits are computed; None: automatic.
 
-    Only one piece of the logits exists at a time. The automatic choice keeps a device's piece at 128 MiB or less, or at
+    Only one chunk of the logits exists at a time. The automatic choice keeps a device's chunk at 128 MiB or less, or at
     one position per row."""
     dropout_generator: Literal["threefry2x32", "rbg"] = "threefry2x32"
     """Random generator of dropout: threefry2x32 or rbg.
 
-    `"rbg"` is cheap on a single TPU chip, but its bits depend on the mesh, and every device generates those of the
+    `"rbg"` is cheap on a single TPU chip, but its bits depend on the mesh, and every device generates the bits of the
     whole global batch (docs/pods.md)."""
     attention: Attention = "auto"
     """Attention implementation: auto, xla, cudnn or splash.
 
-    `"auto"` picks a kernel that never stores the L × L attention weights for rows of 512 tokens or more, if it supports
-    the model: cuDNN's on NVIDIA GPUs (bfloat16), splash on TPU. Otherwise XLA computes attention; see
+    For rows of 512 tokens or more, `"auto"` picks a kernel that never stores the L × L attention weights, if one
+    supports the model: cuDNN on NVIDIA GPUs (bfloat16), splash on TPU. Otherwise XLA computes attention; see
     `mlm_jax.model.attention`."""
 
     def __post_init__(self) -> None:
@@ -137,9 +137,9 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """How the processes of a job find each other, and how long they wait for each other.
+    """Addresses and timeout of the processes of a job.
 
-    Slurm, Kubernetes and Cloud TPU provide the first three settings. Elsewhere, give all three to every process.
+    Slurm, Kubernetes and Cloud TPU provide the first three settings. Elsewhere, pass all three to every process.
     """
 
     coordinator: str | None = None
@@ -151,8 +151,8 @@ class DistributedConfig:
     timeout_seconds: int = 60
     """Seconds after which a silent process ends the job.
 
-    Also the time that all processes have to join the job. A step may take ten times as long as the longest step before
-    it."""
+    Also the time within which all processes must join the job. A step may take ten times as long as the longest step
+    before it."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -178,12 +178,12 @@ def _is_address(text: str | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run: the model, its data, and how it is trained, evaluated and saved."""
+    """Model, data, training, evaluation and checkpoints of a run."""
 
     output_dir: str = "runs/bert"
     """Run folder to create or to resume.
 
-    Holds config.json, metrics.jsonl, eval.jsonl, loss.png, tensorboard/, tokenizer/ and checkpoints/."""
+    Contains config.json, metrics.jsonl, eval.jsonl, loss.png, tensorboard/, tokenizer/ and checkpoints/."""
     model: BertConfig = BertConfig(pooler=False)
     data: DataConfig = DataConfig()
     masking: MaskingRecipe = MaskingRecipe()
@@ -191,7 +191,7 @@ class TrainConfig:
     eval_masking: MaskingRecipe = MaskingRecipe()
     """Masking of the evaluation data.
 
-    By default the same in all runs, so that their losses are comparable whatever they train with."""
+    The default is the same in all runs, so that their losses are comparable however their training data are masked."""
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -199,37 +199,37 @@ class TrainConfig:
     seed: int = 0
     """Seed of all random numbers.
 
-    Weights, data order, masks and dropout."""
+    Determines weights, data order, masks and dropout."""
     num_steps: int = 1000
-    """Training steps."""
+    """Number of training steps."""
     batch_size: int = 32
     """Rows per step, over all devices.
 
     Global: includes all devices, processes and microbatches."""
     accumulation_steps: int = 1
-    """Microbatches per step.
+    """Number of microbatches per step.
 
     Must divide `batch_size`; gradients are accumulated over the microbatches."""
     initial_batch_size: int | None = None
     """Rows in the first steps; None: `batch_size` throughout.
 
     Must divide `batch_size`. The size then grows linearly with the number of rows seen, in multiples of this number
-    (see `BatchSizes`). Each size is a program of its own, compiled when first needed; its microbatches are no larger
-    than those of `batch_size`. Evaluation batches keep the size of a microbatch of `batch_size`."""
+    (see `BatchSizes`). Each size has its own program, compiled when first needed, with microbatches no larger than
+    those of `batch_size`. Evaluation batches keep the size of a microbatch of `batch_size`."""
     batch_size_warmup_examples: int = 0
     """Rows over which the batch grows from `initial_batch_size` to `batch_size`."""
     log_every: int = 10
-    """Steps between two lines of metrics."""
+    """Steps between lines of metrics."""
     eval_every: int = 500
-    """Steps between two evaluations."""
+    """Steps between evaluations."""
     eval_batches: int | None = None
-    """Batches per evaluation; None: all of the data."""
+    """Number of batches per evaluation; None: all of the data."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
     keep_checkpoints: int = 3
-    """Newest checkpoints to keep, and the best.
+    """Newest checkpoints to keep, plus the best.
 
-    The one with the lowest evaluation loss is kept in addition."""
+    The best checkpoint is the one with the lowest evaluation loss."""
     max_nonfinite_steps: int = 20
     """Consecutive non-finite steps after which the run stops.
 
@@ -237,7 +237,7 @@ class TrainConfig:
     init_from: str | None = None
     """Model whose weights the run starts from.
 
-    A run folder, a folder that was exported or that another library wrote, a built-in name, `hf://user/model` or
+    A run folder, a model folder of this or another library, a built-in name, `hf://user/model` or
     `kaggle://handle`."""
     compilation_cache_dir: str | None = "~/.cache/mlm_jax/compilation"
     """Folder for compiled programs; None: no cache."""

@@ -1,6 +1,6 @@
 """The shipped configs, importable from anywhere: `from mlm_jax.configs.bert_tiny_wiki import config`.
 
-In a clone they lie in the top-level folder `configs/`, which takes the place of this file in an installed package.
+In a clone they are in the top-level folder `configs/`, which replaces this file in an installed package.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rows of any step: how documents become rows, the order of rows, and reading ahead.
+"""Rows of any step: division of documents into rows, order of rows, and reading ahead.
 
 The data of a step is a pure function of (shards, seed, step). Training reads an endless stream of positions: position
 p belongs to epoch p // num_rows, and its row is the value of that epoch's keyed permutation at p % num_rows. A batch
@@ -36,16 +36,16 @@ class Batch(NamedTuple):
     token_ids: Any
     """int32 [batch, length], including [CLS], [SEP] and padding."""
     example_ids: Any
-    """uint32 [batch]: number of the row in the data, independent of the order in which rows are read."""
+    """uint32 [batch]: index of the row in the data, independent of the order in which rows are read."""
     epochs: Any
-    """uint32 [batch]: epoch that the row is read in, from 0."""
+    """uint32 [batch]: epoch in which the row is read, from 0."""
 
 
 class Rows:
     """All rows of a token store, in the order of its documents, with random access.
 
     Raises:
-        InputError: the store was made with another tokenizer, has more than 2**32 rows, or has none.
+        InputError: the store was made with another tokenizer, or it has no rows or more than 2**32 rows.
     """
 
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: DataConfig) -> None:
@@ -80,7 +80,7 @@ class Rows:
         return self._frame(rows, lengths)
 
     def _frame(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Adds [CLS], [SEP] and padding to the bodies, in place. A body that ends in [SEP] gets no second one."""
+        """Adds [CLS], [SEP] and padding to the bodies, in place. A body that ends in [SEP] gets no other [SEP]."""
         tokenizer, width = self._tokenizer, self.sequence_length - 2
         rows[:, 0] = tokenizer.cls_token_id
         rows[:, -1] = tokenizer.pad_token_id
@@ -106,9 +106,9 @@ def _fewer_rows(store: TokenStore, config: DataConfig) -> str:
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """The batches of a run: `batch` reads one step, `from_step` reads consecutive steps ahead of time.
+    """Batches of a run: `batch` reads one step, `from_step` reads consecutive steps ahead of time.
 
-    Only the local rows of each batch are read, by default all.
+    Only the local rows of each batch are read, by default all of them.
     """
 
     rows: Rows
@@ -122,7 +122,7 @@ class TrainingBatches:
         return self.sizes.examples(step) / self.rows.num_rows
 
     def batch(self, step: int) -> Batch:
-        """Returns the local rows of step `step`."""
+        """Returns the local rows of `step`."""
         positions = self.sizes.examples(step) + self.local_rows(self.sizes.size(step))
         epochs, places = np.divmod(positions, self.rows.num_rows)
         row_numbers = np.empty_like(positions)
@@ -145,8 +145,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yields every row once, in order, in batches of `batch_size`; rows of padding complete the last batch.
 
-    `limit` is the maximal number of batches. If it leaves out rows, the chosen ones are spread evenly over the data.
-    Only the rows at the positions `local_rows`, int [n], ascending, of each batch are read, by default all.
+    `limit` is the maximum number of batches. If it excludes some rows, the others are spread evenly over the data. Only
+    the rows at positions `local_rows`, int [n], ascending, of each batch are read, by default all of them.
     """
     total = rows.num_rows if limit is None else min(rows.num_rows, limit * batch_size)
     row_numbers = np.arange(total) * rows.num_rows // total

@@ -1,7 +1,7 @@
-"""Division of the input files into streams, and of the streams among the parts of a preparation.
+"""Divides the input files into streams, and the streams among the parts of a preparation.
 
-A stream is a run of consecutive files, and no shard spans two streams. The streams depend on the files only, and each
-belongs to one part, so the shards are byte-identical for any number of parts.
+A stream is a sequence of consecutive files, and no shard spans two streams. The streams depend only on the files, and
+each belongs to one part, so the shards are byte-identical for any number of parts.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class InputFile:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Its entry in a manifest; without its folder, so that a corpus may be moved while it is prepared."""
+        """Entry in a manifest. It omits the folder, so that a corpus may be moved while it is prepared."""
         return {"name": Path(self.path).name, "bytes": self.size}
 
 
@@ -50,11 +50,11 @@ class Part:
 
     @property
     def folder(self) -> str:
-        """Name of its folder inside the folder of the preparation."""
+        """Name of the part's folder inside the folder of the preparation."""
         return f"part-{self.index:05d}-of-{self.num_parts:05d}"
 
     def share(self, streams: Sequence[Sequence[InputFile]], shard_tokens: int) -> list[Sequence[InputFile]]:
-        """Returns the streams whose middle lies in this part's equal share of all bytes; there may be none.
+        """Returns the streams, possibly none, whose middle is in this part's equal share of all bytes.
 
         A part therefore reads at most its equal share plus one stream.
         """
@@ -68,7 +68,7 @@ class Part:
 
 
 def input_files(paths: Sequence[str]) -> list[InputFile]:
-    """Returns the files that `paths` match, in the order of `expand_paths`."""
+    """Returns the files that match `paths`, in the order of `expand_paths`."""
     return [InputFile(path, file_size(path)) for path in expand_paths(paths)]
 
 
@@ -89,13 +89,13 @@ def divide(files: Sequence[InputFile], shard_tokens: int) -> list[Sequence[Input
 
 
 def corpus_identity(inputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns a summary that differs between different lists of `InputFile.identity`."""
+    """Returns a summary that identifies a list of `InputFile.identity`."""
     sha256 = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return {"files": len(inputs), "bytes": sum(file["bytes"] or 0 for file in inputs), "sha256": sha256}
 
 
 def part_settings(part: Part, files: Sequence[InputFile]) -> dict[str, Any]:
-    """Returns the settings that only the manifest of a part has: the part and a summary of all files."""
+    """Returns the settings found only in the manifest of a part: the part and a summary of all files."""
     return {"part": asdict(part), "corpus": corpus_identity([file.identity for file in files])}
 
 

@@ -1,9 +1,9 @@
-"""Folders of prepared data, local or behind a URL; remote files are cached on this machine.
+"""Folders of prepared data, at a path or URL; remote files are cached on this machine.
 
     $MLM_JAX_HOME/shards/AB/ABCD…   a cached file, named by its sha256
 
-A file is downloaded as a whole when it is first used and appears in the cache once its checksum is verified. Nothing is
-evicted: training reads rows from all shards in random order, so the cache grows to the size of the data.
+The whole file is downloaded on first use, and appears in the cache once its checksum is verified. Nothing is evicted:
+training reads rows from all shards in random order, so the cache grows to the size of the data.
 """
 
 import contextlib
@@ -53,13 +53,13 @@ class LocalFolder:
 
     @contextlib.contextmanager
     def copy(self, subfolder: str, names: Iterable[str]) -> Iterator[Path]:
-        """Yields a local folder with those files `names` of `subfolder` that exist."""
+        """Yields a local folder with the existing files among `names` of `subfolder`."""
         yield self.path / subfolder
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file behind a URL, with its expected size in bytes and sha256."""
+    """A file at a URL, with its expected size in bytes and sha256."""
 
     url: str
     size: int
@@ -67,15 +67,15 @@ class RemoteFile:
 
     @property
     def kept_path(self) -> Path:
-        """Path of its copy in the cache."""
+        """Path of the file in the cache."""
         return home() / "shards" / self.sha256[:2] / self.sha256
 
     def fetch(self) -> Path:
-        """Returns the path of its local copy, which one of the threads and processes that ask downloads.
+        """Returns the path of the local copy. Of concurrent threads and processes, one downloads the file.
 
         Raises:
-            InputError: the file does not exist, or its content differs from its sha256.
-            RunError: it could not be downloaded or stored.
+            InputError: the file does not exist, or its content does not match its sha256.
+            RunError: the file could not be downloaded or stored.
         """
         path = self.kept_path
         if path.exists():
@@ -83,12 +83,12 @@ class RemoteFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.with_name(f"{path.name}.lock").open("wb") as lock:
-                # Without locks each process downloads to a temporary file of its own: more traffic, the same result.
+                # Without locks, each process downloads to its own temporary file: more traffic, the same result.
                 with contextlib.suppress(OSError):
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not path.exists():
                     self._fetch(path)
-                # Removed last: whoever waits for this lock finds the file, and nobody needs a new lock.
+                # Removed last: processes waiting for this lock find the file, and later ones need no lock.
                 Path(lock.name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(
@@ -102,7 +102,7 @@ class RemoteFile:
         if free < self.size:
             raise RunError(
                 f"{path.parent.parent}: {free / 1e9:.1f} GB free, {self.url} is {self.size / 1e9:.1f} GB; set "
-                "MLM_JAX_HOME to a disk that has room for all of the data"
+                "MLM_JAX_HOME to a disk with room for all of the data"
             )
         partial = partial_path(path)
         try:
@@ -125,7 +125,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder behind an fsspec URL."""
+    """A folder at an fsspec URL."""
 
     url: str
 
@@ -147,12 +147,12 @@ class RemoteFolder:
         return {name.lstrip("/").removeprefix(prefix): info["size"] for name, info in found.items()}
 
     def file(self, name: str, size: int, sha256: str) -> RemoteFile:
-        """Returns the file `name` with the size and checksum that it must have; downloads nothing."""
+        """Returns the file `name` with its expected size and checksum; downloads nothing."""
         return RemoteFile(f"{self.url}/{name}", size, sha256)
 
     @contextlib.contextmanager
     def copy(self, subfolder: str, names: Iterable[str]) -> Iterator[Path]:
-        """Yields a temporary folder with those files `names` of `subfolder` that exist."""
+        """Yields a temporary folder with the existing files among `names` of `subfolder`."""
         with tempfile.TemporaryDirectory() as folder:
             for name in names:
                 content = self.read(f"{subfolder}/{name}")
@@ -177,12 +177,12 @@ def open_folder(path: str | Path) -> Folder:
 
 
 def is_url(path: str | Path) -> bool:
-    """True if `path` has a protocol, which must not pass through `pathlib`: it merges the two slashes."""
+    """Returns True if `path` has a protocol. Such a path must not become a `Path`, which merges the two slashes."""
     return isinstance(path, str) and "://" in path
 
 
 def _request(url: str, request: Callable[[], ResultT]) -> ResultT:
-    """Returns the result of a remote request. File systems raise their own errors, here converted to RunError."""
+    """Returns the result of a remote request. Converts the various errors of file systems to RunError."""
     try:
         return request()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Contents of a folder of prepared data: file names, the manifest and its records, the fingerprint."""
+"""Contents of a folder of prepared data: file names, manifest, shard records and fingerprint."""
 
 import hashlib
 import json
@@ -23,17 +23,17 @@ OFFSET_DTYPE = np.dtype("<u8")
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """The manifest's entry for one shard: counts, from which file sizes follow, and checksums."""
+    """Manifest entry of one shard: counts, which determine the file sizes, and checksums."""
 
     documents: int
     tokens: int
     tokens_sha256: str
     documents_sha256: str
     folder: str = ""
-    """Subfolder of the manifest's folder that holds its files; shards are numbered within each subfolder."""
+    """Subfolder with the shard's files; shards are numbered within each subfolder."""
 
     def token_bytes(self, vocabulary_size: int) -> int:
-        """Size of the token file in bytes."""
+        """Returns the size of the token file in bytes."""
         return self.tokens * token_dtype(vocabulary_size).itemsize
 
     @property
@@ -43,16 +43,16 @@ class ShardRecord:
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
-    """Returns the manifest of a complete preparation; InputError if there is none of this format version."""
+    """Returns the manifest of a complete preparation. Raises InputError if it is missing or of another version."""
     content = folder.read(MANIFEST_FILE)
     file = f"{folder}/{MANIFEST_FILE}"
     if content is None:
         if folder.read(PROGRESS_FILE) is not None:
             raise InputError(
-                f"{folder}: the preparation is incomplete; rerun the same prepare_data.py command to resume"
+                f"{folder}: the preparation is incomplete; rerun the same mlm-jax prepare command to resume"
             )
         raise InputError(
-            f"{folder}: no prepared data here (no {MANIFEST_FILE}); run prepare_data.py, or merge_data.py for "
+            f"{folder}: no prepared data here (no {MANIFEST_FILE}); run mlm-jax prepare, or mlm-jax merge for "
             "finished parts"
         )
     try:

@@ -24,14 +24,14 @@ from mlm_jax.text.progress import track
 
 
 def merge_parts(folder: str | Path) -> Totals:
-    """Writes the manifest of the preparation whose parts `prepare(…, part=…)` wrote into `folder`.
+    """Writes the manifest of a preparation whose parts were written into `folder` with `prepare(…, part=…)`.
 
-    Documents, their order, shards and fingerprint equal those of one `prepare` without parts. Merging again changes
-    nothing.
+    Documents, their order, shards and fingerprint are the same as with one `prepare` without parts. Merging again
+    changes nothing.
 
     Raises:
         InputError: there are no parts, or some are missing or unfinished; a part differs from the first one in
-            settings, tokenizer or input files; a file of a part is missing or truncated; or the folder holds the
+            settings, tokenizer or input files; a file of a part is missing or truncated; or the folder contains the
             manifest of other data.
     """
     folder = Path(folder)
@@ -62,14 +62,14 @@ def merge_parts(folder: str | Path) -> Totals:
 
 
 def _finished_parts(folder: Path) -> list[Part]:
-    """Returns all parts; InputError if some are missing or unfinished."""
+    """Returns all parts. Raises InputError if some are missing or unfinished."""
     names = sorted(path.name for path in folder.glob(PART_FOLDERS))
     numbers = sorted({name.rpartition("-")[2] for name in names})
     if not numbers:
-        raise InputError(f"{folder}: no parts here; run prepare_data.py --part I --num-parts N for each")
+        raise InputError(f"{folder}: no parts here; run mlm-jax prepare --part I --num-parts N for each")
     if len(numbers) > 1 or not numbers[0].isdecimal():
         raise InputError(
-            f"{folder}: holds parts of {' and of '.join(numbers)}; keep those of one preparation only"
+            f"{folder}: contains parts of {' and of '.join(numbers)}; keep those of one preparation only"
         )
     parts = [Part(index, int(numbers[0])) for index in range(int(numbers[0]))]
     missing = [part for part in parts if not (folder / part.folder / MANIFEST_FILE).is_file()]
@@ -77,7 +77,7 @@ def _finished_parts(folder: Path) -> list[Part]:
         unfinished = [part for part in missing if (folder / part.folder / PROGRESS_FILE).is_file()]
         started = f" ({_ranges(unfinished)} not finished)" if unfinished else ""
         raise InputError(
-            f"{folder}: parts {_ranges(missing)} of {len(parts)} are missing{started}; run prepare_data.py for them"
+            f"{folder}: parts {_ranges(missing)} of {len(parts)} are missing{started}; run mlm-jax prepare for them"
         )
     return parts
 
@@ -92,7 +92,7 @@ def _check_same(folder: Path, settings: dict[str, Any], others: dict[str, Any]) 
         if settings.get(name) != others.get(name):
             raise InputError(
                 f"{folder}: {name} is {settings.get(name)!r}, but {others.get(name)!r} in the first part; "
-                "prepare again the parts that do not match"
+                "re-prepare the parts that do not match"
             )
 
 

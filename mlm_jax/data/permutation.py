@@ -6,10 +6,10 @@ _ROUNDS = 6
 
 
 def permute(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns values, int64, of the permutation of [0, `size`) given by (`seed`, `epoch`).
+    """Returns the int64 values at `positions` of the permutation of [0, `size`) given by (`seed`, `epoch`).
 
-    A Feistel network over the next power of two (Luby & Rackoff 1988), applied repeatedly until the value lies in
-    [0, size) (cycle walking, Black & Rogaway 2002): on average less than two applications per position.
+    Applies a Feistel network over the next power of two (Luby & Rackoff 1988) until the value is in [0, size) (cycle
+    walking, Black & Rogaway 2002): on average less than twice per position.
 
     Args:
         positions: integers in [0, size), any shape.
@@ -39,7 +39,7 @@ def _feistel(values: np.ndarray, bits: int, round_keys: np.ndarray) -> np.ndarra
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele et al. 2014); products wrap around."""
+    """Applies the finalizer of splitmix64 (Steele et al. 2014); products wrap around."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

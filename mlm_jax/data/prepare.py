@@ -1,8 +1,8 @@
-"""Text files to tokenized shards, in parallel, in bounded memory, and resumable after a kill.
+"""Tokenizes text files into shards, in parallel, with bounded memory, and resumable after an interruption.
 
-With `part` it makes one of several parts, in a subfolder that is a preparation in itself; `merge.py` combines them.
-`progress.json` holds the settings and the finished shards. It is replaced after each shard and removed once the
-manifest is written. A shard gets its name when all its bytes are on the disk.
+With `part`, prepares one of several parts, in a subfolder that is itself a preparation; `merge.py` combines them.
+`progress.json` records the settings and the finished shards. It is replaced after each shard and removed once the
+manifest is written. A shard gets its final name once all its bytes are on disk.
 """
 
 import json
@@ -47,7 +47,7 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Totals:
-    """Contents of a preparation.
+    """Total counts of a preparation.
 
     characters: in the documents kept. skipped: documents without text or without tokens. replaced: documents
     in which invalid text was replaced.
@@ -60,7 +60,7 @@ class Totals:
     replaced: int
 
     def summary(self) -> str:
-        """Returns one line of text."""
+        """Returns the totals on one line."""
         line = f"{self.documents:,} documents, {self.tokens:,} tokens, {self.characters:,} characters"
         if self.skipped or self.replaced:
             line += f" ({self.skipped:,} documents skipped, {self.replaced:,} with invalid text replaced)"
@@ -69,14 +69,14 @@ class Totals:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Result of `prepare`. seconds and text_bytes (UTF-8) are of this call, 0 if everything was done before."""
+    """Result of `prepare`. `seconds` and `text_bytes` (UTF-8) cover this call; 0 if everything was already done."""
 
     totals: Totals
     seconds: float
     text_bytes: int
 
     def summary(self) -> str:
-        """Returns one line of text: the totals, and the time of this call or that there was nothing to do."""
+        """Returns the totals on one line, with the time of this call or a note that there was nothing to do."""
         if not self.seconds:
             return f"{self.totals.summary()}; already complete, nothing to do"
         speed = self.text_bytes / 1e6 / self.seconds
@@ -85,7 +85,7 @@ class Preparation:
 
 @dataclass
 class _Progress:
-    """The finished shards and the number of documents that they cover."""
+    """Finished shards and the counts of their documents."""
 
     settings: dict[str, Any]
     shards: list[ShardRecord] = field(default_factory=list)
@@ -110,16 +110,16 @@ def prepare(
     """Tokenizes the documents of `paths` into the folder `output`.
 
     text_field, errors and document_boundary: see `read_documents`.
-    separator: ends each document, [SEP] or nothing.
+    separator: token that ends each document, [SEP] or none.
     shard_tokens: a shard ends with the document that brings it to this many tokens, or with a stream of `divide`.
     workers: number of threads; by default one per core and at most four, because more would wait for the GIL.
-    part: prepares only this part's share of the files, into a subfolder; then call `merge_parts`.
+    part: prepares only this part's share of the files, in a subfolder; then call `merge_parts`.
 
-    The shards are byte-identical for any number of workers and parts, and after any number of interruptions. On a
-    complete folder with the same settings it does nothing.
+    The shards are byte-identical for any number of workers and parts, and after any number of interruptions. If the
+    folder is complete and has the same settings, does nothing.
 
-    Raises InputError for bad input, which leaves nothing behind; for a folder that holds something else or was made
-    with other settings; and if the output cannot be written, which keeps the finished shards for the next call.
+    Raises InputError for invalid input, leaving nothing behind; for a folder with other content or settings; and if the
+    output cannot be written, keeping the finished shards for the next call.
     """
     _check_arguments(output, shard_tokens, workers)
     folder = Path(output)
@@ -157,7 +157,7 @@ def prepare(
         _remove(folder, keep_folder=existed)
         raise
     except OSError as error:
-        # A missing file was removed by another process that prepares the same data and has taken the folder over.
+        # If a file is missing, another process that prepares the same data has removed it and taken over the folder.
         if not progress.shards and not isinstance(error, FileNotFoundError):
             _remove(folder, keep_folder=existed)
         raise InputError(f"{folder}: preparation stopped: {error}; rerun it to resume") from error
@@ -165,7 +165,7 @@ def prepare(
 
 
 def check_any_token(num_shards: int, num_documents: int) -> None:
-    """Raises InputError if `num_documents` documents made no shard."""
+    """Raises InputError if `num_documents` documents yielded no shard."""
     if not num_shards:
         raise InputError(f"none of the {num_documents} documents has a token; expected text")
 
@@ -176,11 +176,11 @@ def _check_arguments(output: str | Path, shard_tokens: int, workers: int | None)
     if workers is not None and workers < 1:
         raise InputError(f"workers {workers}: expected at least 1")
     if is_url(output):
-        raise InputError(f"{output}: expected a local folder; prepare into one and copy it as a whole")
+        raise InputError(f"{output}: expected a local folder; prepare into one, then copy the whole folder")
 
 
 def _check_finished(folder: Path, settings: dict[str, Any]) -> Totals:
-    """Returns the totals of a complete preparation; InputError if it was made with other settings."""
+    """Returns the totals of a complete preparation. Raises InputError if it was made with other settings."""
     manifest = read_manifest(LocalFolder(folder))
     _check_settings(folder, manifest["settings"], settings)
     open_shards(folder)
@@ -199,18 +199,18 @@ def _documents(stream: Sequence[InputFile], settings: dict[str, Any], counts: Co
 
 
 def _check_siblings(folder: Path, part: Part) -> None:
-    """Raises InputError if `folder` holds a preparation without parts or with another number of parts."""
+    """Raises InputError if `folder` contains a preparation without parts or with another number of parts."""
     if not (folder / part.folder).exists():
         for name in (MANIFEST_FILE, PROGRESS_FILE):
             if (folder / name).exists():
                 raise InputError(
-                    f"{folder}: holds a preparation without parts ({name}); choose another folder"
+                    f"{folder}: contains a preparation without parts ({name}); choose another folder"
                 )
     ending = part.folder.removeprefix(f"part-{part.index:05d}")
     other = next((path.name for path in folder.glob(PART_FOLDERS) if not path.name.endswith(ending)), None)
     if other:
         raise InputError(
-            f"{folder}: holds {other}, not one of {part.num_parts} parts; choose another folder or the same number"
+            f"{folder}: contains {other}, not one of {part.num_parts} parts; choose another folder or the same number"
         )
 
 
@@ -222,7 +222,7 @@ def _start_or_resume(folder: Path, settings: dict[str, Any]) -> _Progress:
     file = folder / PROGRESS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # If the process that writes these still runs, it fails: this one takes over.
+        # If the process that writes these files is still running, it fails, and this one takes over.
         for partial in [*partial_paths(folder), *partial_paths(folder / TOKENIZER_FOLDER)]:
             partial.unlink(missing_ok=True)
         if file.exists():
@@ -246,7 +246,7 @@ def _write_shards(
     tokenizer: Tokenizer,
     workers: int,
 ) -> int:
-    """Writes the missing shards; returns the size of their text in bytes of UTF-8."""
+    """Writes the missing shards and returns the size of their text in bytes of UTF-8."""
     text_bytes = 0
     separator, shard_tokens = progress.settings["separator"], progress.settings["shard_tokens"]
 

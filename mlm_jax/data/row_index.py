@@ -1,9 +1,9 @@
-"""Row numbers to locations: the shard of a row, and the position of its body in the shard's tokens.
+"""Maps row numbers to locations: the shard of a row, and the position of its body in the shard's tokens.
 
-The locations of packed rows follow from the shards' numbers of tokens. If each document starts a row, the number of
-rows before a document depends on the lengths of all documents before it: they are counted once, and the count is kept
-for every k-th document. k is 1 for up to 2**24 documents; for more, the counts are cached in a file that is
-memory-mapped.
+The locations of packed rows follow from the number of tokens in each shard. If each document starts a row, the number
+of rows before a document depends on the lengths of all documents before it. These rows are counted once, and the count
+is kept for every k-th document. k is 1 for up to 2**24 documents; for more, the counts are cached in a memory-mapped
+file.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class Places(NamedTuple):
     """Locations of the bodies of n rows."""
 
     shards: np.ndarray
-    """int64 [n], number of the shard."""
+    """int64 [n], index of the shard."""
     starts: np.ndarray
     """int64 [n], index of the first token in the shard."""
     lengths: np.ndarray
@@ -44,7 +44,7 @@ def row_index(store: TokenStore, config: DataConfig) -> "PackedRows | DocumentRo
 
 
 class PackedRows:
-    """Rows cut from each shard's tokens one after the other."""
+    """Consecutive rows cut from each shard's tokens."""
 
     def __init__(self, shards: Sequence[Shard], body_length: int) -> None:
         self._body_length = body_length
@@ -67,7 +67,7 @@ class DocumentRows:
         self._body_length = body_length
         self._separator_length = 1 if store.separator == "sep" else 0
         self._stride = _stride(store.num_documents)
-        # A block is `stride` documents of one shard, fewer at its end.
+        # A block has `stride` documents of one shard, fewer at its end.
         blocks = np.array([-(-shard.num_documents // self._stride) for shard in store.shards], np.int64)
         self._first_blocks = _starts(blocks)
         self._first_rows = self._counts(store)
@@ -92,7 +92,7 @@ class DocumentRows:
         return Places(shards, starts, lengths)
 
     def _rows_of(self, offsets: np.ndarray) -> np.ndarray:
-        """Returns the rows of each document, int64 [..., n - 1]; 0 beyond a shard's last document."""
+        """Returns the number of rows of each document, int64 [..., n - 1]; 0 past a shard's last document."""
         lengths = np.maximum(np.diff(offsets) - self._separator_length, 0)
         return -(-lengths // self._body_length)
 
@@ -101,7 +101,7 @@ class DocumentRows:
         if self._stride == 1:
             return self._counted()
         file = home() / "rows" / f"{store.fingerprint}-{self._body_length}-{self._stride}.npy"
-        # A truncated file, or a home that cannot be written, only costs counting again.
+        # If the file is truncated or the home folder is not writable, the rows are counted again.
         with contextlib.suppress(OSError, ValueError):
             return np.load(file, mmap_mode="r")
         counts = self._counted()

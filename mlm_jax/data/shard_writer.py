@@ -1,4 +1,4 @@
-"""Blocks of token ids to shards: where each shard ends, and writing its two files."""
+"""Divides blocks of token ids into shards and writes the two files of each shard."""
 
 import contextlib
 import hashlib
@@ -55,7 +55,7 @@ class ShardWriter:
     """Writes a shard to temporary files; `close` renames them, `discard` removes them."""
 
     def __init__(self, folder: Path, index: int) -> None:
-        """Opens the token file. Keeps the document offsets of this one shard in memory."""
+        """Opens the token file. The document offsets of the shard stay in memory until `close`."""
         self._tokens_path, self._documents_path = (folder / name for name in shard_file_names(index))
         self._file = partial_path(self._tokens_path).open("wb")
         self._sha256 = hashlib.sha256()
@@ -71,7 +71,7 @@ class ShardWriter:
         self.num_tokens += len(block.tokens)
 
     def close(self) -> ShardRecord:
-        """Writes both files to the disk, renames them and returns the shard's record."""
+        """Flushes both files to disk, renames them and returns the shard's record."""
         offsets = document_offsets(np.concatenate(self._lengths))
         data = offsets.tobytes()
         with new_file(self._documents_path) as file:
@@ -85,7 +85,7 @@ class ShardWriter:
         )
 
     def discard(self) -> None:
-        """Removes the temporary file; after `close` there is none."""
+        """Removes the temporary file; does nothing after `close`."""
         # Closing flushes buffered bytes, which fails on a full disk.
         with contextlib.suppress(OSError):
             self._file.close()

@@ -1,12 +1,12 @@
 """Tokenized documents on disk: format, checksums, memory-mapped reader.
 
-    FOLDER/tokens-00000.bin      token ids, one document after the other; uint16 or uint32, little-endian
+    FOLDER/tokens-00000.bin      token ids, document by document; uint16 or uint32, little-endian
            documents-00000.bin   uint64 [num_documents + 1], the offset of each document in the shard
            …
-           tokenizer/            the tokenizer that made them
+           tokenizer/            the tokenizer of the data
            manifest.json         written last; a folder with a manifest is complete
 
-Shards may also lie in subfolders, one for each part that was prepared separately; the manifest lists them.
+Shards may also be in subfolders, one for each part that was prepared separately; the manifest lists them.
 
 With `separator="sep"`, each document ends with the id of [SEP], which its offsets include.
 """
@@ -39,7 +39,7 @@ from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.text.wordpiece import check_text
 
 DEFAULT_SHARD_TOKENS = 1 << 26
-# A map of Python's mmap holds a file descriptor, and many systems allow 1,024 per process.
+# A memory map in Python keeps a file descriptor open, and many systems allow 1,024 per process.
 _MAX_MAPPED_SHARDS = 128
 
 Source = Path | RemoteFile | np.ndarray
@@ -47,10 +47,10 @@ Source = Path | RemoteFile | np.ndarray
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard. Its arrays are memory-mapped when first used, and again after unpickling.
+    """One shard. Its arrays are memory-mapped on first use, and again after unpickling.
 
     token_source, document_source: local or remote files, or arrays for a shard in memory.
-    mapped: True reads windows from the maps; False opens the file for each call.
+    mapped: True reads windows from memory maps; False opens the file for each call.
     """
 
     num_documents: int
@@ -62,7 +62,7 @@ class Shard:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """Token ids `[num_tokens]`, uint16 or uint32; read-only if they lie in a file."""
+        """Token ids `[num_tokens]`, uint16 or uint32; read-only if they are in a file."""
         return _mapped(self.token_source, self.dtype)
 
     @cached_property
@@ -83,12 +83,12 @@ class Shard:
         return _read_windows(self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width)
 
     def read_document_offsets(self) -> np.ndarray:
-        """Returns a copy of `document_offsets` that holds neither a map nor an open file."""
+        """Returns a copy of `document_offsets` that keeps neither a memory map nor a file open."""
         source = self.document_source
         return source if isinstance(source, np.ndarray) else np.fromfile(_local(source), OFFSET_DTYPE)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omits the maps: pickling one would copy the whole file into the pickle."""
+        """Omits memory maps, because pickling one would copy the whole file."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
@@ -97,7 +97,7 @@ class TokenStore:
     """Tokenized documents, on disk or in memory.
 
     fingerprint: sha256 of everything that determines the tokens and their division into shards. The documents of
-    one file have the same fingerprint in memory and on disk if `shard_tokens` is the same.
+    a file have the same fingerprint in memory and on disk if `shard_tokens` is the same.
     """
 
     shards: tuple[Shard, ...]
@@ -125,9 +125,9 @@ class TokenStore:
         separator: Separator = "sep",
         shard_tokens: int = DEFAULT_SHARD_TOKENS,
     ) -> Self:
-        """Tokenizes `documents` in memory. Documents without tokens are left out.
+        """Tokenizes `documents` in memory, leaving out documents without tokens.
 
-        Raises InputError if one is not a string or none has a token.
+        Raises InputError if a document is not a string or no document has a token.
         """
         if isinstance(documents, str):
             raise InputError("documents: expected a list of strings, found one string")
@@ -152,9 +152,9 @@ class TokenStore:
 def open_shards(path: str | Path) -> TokenStore:
     """Opens a prepared folder at a path or fsspec URL: reads its manifest and checks the sizes of its files.
 
-    Nothing is mapped or downloaded yet. Raises InputError, which names the file, if the folder is not a complete
-    preparation of this format version or a shard is missing or truncated. Checksums are verified by `verify_shards`,
-    and for remote files when they are downloaded.
+    Does not map or download anything yet. `verify_shards` verifies checksums; remote files are also verified when they
+    are downloaded. Raises InputError, which names the file, if the folder is not a complete preparation of this format
+    version or a shard is missing or truncated.
     """
     folder = open_folder(path)
     manifest = read_manifest(folder)
@@ -180,7 +180,7 @@ def open_shards(path: str | Path) -> TokenStore:
 
 
 def verify_shards(path: str | Path) -> TokenStore:
-    """Opens a prepared folder and verifies all checksums; of a remote folder it downloads every file.
+    """Opens a prepared folder and verifies all checksums; downloads every file of a remote folder.
 
     Raises InputError, which names the first file that differs.
     """
@@ -248,19 +248,19 @@ def _read_windows(source: Source, dtype: np.dtype, size: int, starts: np.ndarray
     descriptor = os.open(file, os.O_RDONLY)
     try:
         for row, start in enumerate(starts.tolist()):
-            there = min(width, size - start)
+            available = min(width, size - start)
             first = row * width * dtype.itemsize
-            wanted = buffer[first : first + there * dtype.itemsize]
+            wanted = buffer[first : first + available * dtype.itemsize]
             if not _read_fully(descriptor, wanted, start * dtype.itemsize):
                 raise RunError(f"{file}: truncated since it was opened; prepare the folder again")
-            windows[row, there:] = windows[row, there - 1]
+            windows[row, available:] = windows[row, available - 1]
     finally:
         os.close(descriptor)
     return windows
 
 
 def _read_fully(descriptor: int, buffer: memoryview, offset: int) -> bool:
-    """Fills `buffer` from `offset` in the file; False at its end. A single read may return less than requested."""
+    """Fills `buffer` from `offset` in the file; returns False if the file ends first. A single read may be short."""
     while buffer:
         size = os.preadv(descriptor, [buffer], offset)
         if size == 0:

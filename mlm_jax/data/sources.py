@@ -1,4 +1,4 @@
-"""The data of a run: rows for training, rows for evaluation, and their tokenizer."""
+"""Data of a run: rows for training, rows for evaluation, and their tokenizer."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +18,7 @@ from mlm_jax.text.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 
 @dataclass(frozen=True)
 class RunData:
-    """Opened data. The fingerprints cover the tokens and the order of documents."""
+    """Opened data of a run. The fingerprints cover the tokens and the order of documents."""
 
     tokenizer: Tokenizer
     train: Rows
@@ -27,7 +27,7 @@ class RunData:
     evaluation_fingerprint: str | None
 
     def description(self, config: DataConfig) -> dict[str, Any]:
-        """Returns the settings that a resumed run must share: data, tokenizer and how documents become rows."""
+        """Returns the settings that a resumed run must share: data, tokenizer, and division into rows."""
         return {
             "data": {
                 "fingerprint": self.fingerprint,
@@ -46,7 +46,7 @@ def open_run_data(config: DataConfig) -> RunData:
         InputError: a folder is missing, incomplete or damaged, or the two were made with different tokenizers.
     """
     if not config.path:
-        raise InputError("data.path: must name a folder made by mlm-jax prepare")
+        raise InputError("data.path: must name a folder written by mlm-jax prepare")
     train = open_shards(config.path)
     with open_folder(config.path).copy(TOKENIZER_FOLDER, (TOKENIZER_FILE, VOCABULARY_FILE)) as folder:
         tokenizer = Tokenizer.load(folder)
@@ -85,7 +85,7 @@ def _sources(
 
 
 def resolve_masking(recipe: MaskingRecipe, tokenizer: Tokenizer, sequence_length: int) -> MaskingConfig:
-    """Completes a recipe with the tokenizer's ids: special tokens are never selected, and [MASK] replaces."""
+    """Completes a recipe with the tokenizer's ids. Special tokens are never selected."""
     words, documents = recipe.unit != "token", recipe.quota == "document"
     return MaskingConfig(
         **asdict(recipe) | {"mask_selection_length": recipe.selection_length(sequence_length)},

@@ -1,4 +1,4 @@
-"""Configs of the formats that only know BERT: what they can express, and the settings in their files."""
+"""Configs of formats that only support BERT: expressible settings, and their names in files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,15 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 
-# Settings that no other format has, so only BERT's value is possible.
-_ONLY_BERTS = ("positions", "local_attention_window", "norm", "norm_placement", "embedding_norm", "biases")
+# Settings that these formats lack, so that only BERT's value is possible.
+_FIXED_SETTINGS = (
+    "positions",
+    "local_attention_window",
+    "norm",
+    "norm_placement",
+    "embedding_norm",
+    "biases",
+)
 _ACTIVATIONS = ("gelu", "gelu_tanh")
 
 BERT_SETTINGS: Mapping[str, str] = {
@@ -23,18 +30,18 @@ BERT_SETTINGS: Mapping[str, str] = {
     "attention_probs_dropout_prob": "attention_dropout_rate",
     "initializer_range": "initializer_stddev",
 }
-"""Names in Google's bert_config.json, and in transformers' config.json, of settings that mean the same here."""
+"""Maps names in Google's bert_config.json and transformers' config.json to our settings of the same meaning."""
 
 
 def require_bert(format_name: str, config: BertConfig, *, tied: bool = False) -> BertConfig:
-    """Returns the config itself.
+    """Returns the config unchanged.
 
     Raises:
-        InputError: the format cannot express a setting, so its library would compute something else; with `tied`, an
-            output embedding of its own is such a setting.
+        InputError: the format cannot express a setting, so its library would compute different outputs. With `tied`,
+            this includes an untied output embedding.
     """
     bert = BertConfig()
-    allowed = {name: (getattr(bert, name),) for name in _ONLY_BERTS} | {"activation": _ACTIVATIONS}
+    allowed = {name: (getattr(bert, name),) for name in _FIXED_SETTINGS} | {"activation": _ACTIVATIONS}
     if tied:
         allowed["tie_embeddings"] = (True,)
     for name, values in allowed.items():
@@ -54,10 +61,10 @@ def require_bert(format_name: str, config: BertConfig, *, tied: bool = False) ->
 def config_from_settings(
     format_name: str, file: Path, settings: Mapping[str, Any], names: Mapping[str, str], **conventions: Any
 ) -> BertConfig:
-    """Returns the config that a file's settings describe; `names` maps their names to ours, defaults are BERT's.
+    """Returns the config for the settings of a file. `names` maps their names to ours; defaults are BERT's.
 
     Raises:
-        InputError: a value is not usable; the message begins with the file.
+        InputError: a value is invalid; the message begins with the file.
     """
     found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
     try:
@@ -67,5 +74,5 @@ def config_from_settings(
 
 
 def settings_from_config(config: BertConfig, names: Mapping[str, str]) -> dict[str, Any]:
-    """The inverse of `config_from_settings`."""
+    """Inverts `config_from_settings`."""
     return {theirs: getattr(config, ours) for theirs, ours in names.items()}

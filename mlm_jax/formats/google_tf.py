@@ -1,6 +1,6 @@
 """Google's BERT checkpoints for TensorFlow 1: bert_config.json, vocab.txt, bert_model.ckpt.*.
 
-As google-research/bert writes and reads them, for pretraining (masked LM and next sentence) and for classification.
+Supports the checkpoints of google-research/bert for pretraining (masked LM and next sentence) and for classification.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ NEEDS_POOLER = False
 _CONFIG = "bert_config.json"
 _PREFIX = "bert_model.ckpt"
 
-# Google's code computed "gelu" by erf until February 2019 and by tanh since then, under one name. A config without our
-# key means today's code. Google's code ignores the key.
+# Google's code computed "gelu" with erf until February 2019 and has used tanh since then, under the same name. Configs
+# without our key are read as tanh. Google's code ignores the key.
 _GELU_KEY = "gelu"
 _GELUS: Mapping[str, HeadActivation] = {"erf": "gelu", "tanh": "gelu_tanh"}
 _EPSILON = 1e-12
@@ -77,12 +77,12 @@ ROWS: tuple[Row, ...] = (
 
 
 def recognizes(folder: Path) -> bool:
-    """True if the folder has Google's config."""
+    """Returns True if the folder has Google's config."""
     return (folder / _CONFIG).is_file()
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """Returns the nearest config: one GELU for encoder and head, every epsilon 1e-12.
+    """Returns the nearest expressible config: the same GELU in encoder and head, and epsilons of 1e-12.
 
     Raises:
         InputError: the architecture is not BERT's, or the head is untied.
@@ -97,7 +97,7 @@ def expressible(config: BertConfig) -> BertConfig:
 
 
 def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """Returns the config and the tokenizer without reading weights; with a pooler, which Google's model always has."""
+    """Returns the config and the tokenizer without reading weights. Google's model always has a pooler."""
     return _config(folder / _CONFIG), Tokenizer.load(folder)
 
 
@@ -106,7 +106,7 @@ def read(folder: Path) -> Reading:
 
     Raises:
         InputError: TensorFlow is not installed, a file is missing or damaged, a tensor is missing, unknown or of the
-            wrong shape, or the tokenizer has another vocabulary size.
+            wrong shape, or the tokenizer has a different vocabulary size.
     """
     config, tokenizer = read_architecture(folder)
     check_vocabulary(folder, config, tokenizer)
@@ -141,11 +141,11 @@ def _config(file: Path) -> BertConfig:
 
 
 def _prefix(folder: Path) -> Path:
-    """Returns the path that the checkpoint's files begin with."""
+    """Returns the common prefix of the paths of the checkpoint's files."""
     indices = sorted(folder.glob("*.index"))
     if len(indices) != 1:
         found = ", ".join(file.name for file in indices) or "none"
-        raise InputError(f"{folder}: {found}: must hold one checkpoint, {_PREFIX}.index and its data")
+        raise InputError(f"{folder}: {found}: must contain one checkpoint, {_PREFIX}.index and its data")
     return indices[0].with_suffix("")
 
 
@@ -154,7 +154,7 @@ def _tensorflow(where: Path) -> Any:
         with _silent_stderr():
             import tensorflow as tf
 
-            # The first operation looks for devices and reports them too.
+            # The first operation looks for devices and prints messages, too.
             tf.constant(0)
     except ImportError as error:
         raise InputError(
@@ -165,7 +165,7 @@ def _tensorflow(where: Path) -> Any:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Hides the errors about missing GPUs that TensorFlow's libraries print at every start, at any log level."""
+    """Hides the errors about missing GPUs that TensorFlow's libraries print on every start, at any log level."""
     sys.stderr.flush()
     kept = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
@@ -227,7 +227,7 @@ def write(model: StoredModel, folder: Path) -> int:
 
 
 def _groups(tensors: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Groups consecutive tensors into about 128 MB: TensorFlow holds a second copy of the tensors of one save."""
+    """Groups consecutive tensors into about 128 MB, because TensorFlow copies the tensors of each save."""
     names: list[str] = []
     arrays: list[np.ndarray] = []
     for name, array in tensors:
@@ -241,7 +241,7 @@ def _groups(tensors: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[list[st
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the outputs of Google's own code: see `mlm_jax.store.reference_outputs` and `run_google_bert`.
+    """Returns the outputs of Google's code; see `mlm_jax.store.reference_outputs` and `run_google_bert`.
 
     Raises:
         ImportError: TensorFlow, tf_keras or the package bert-tensorflow is not installed.

@@ -1,6 +1,6 @@
 """Hugging Face's BERT folders: config.json, model.safetensors or pytorch_model.bin, vocab.txt or tokenizer.json.
 
-The classes `BertModel`, `BertForMaskedLM`, `BertForPreTraining` and `BertForSequenceClassification` of transformers.
+Supports transformers' `BertModel`, `BertForMaskedLM`, `BertForPreTraining` and `BertForSequenceClassification`.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ _ACTIVATIONS: Mapping[str, HeadActivation] = {
 }
 _ACTIVATION_NAMES: Mapping[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
 
-# The prefix is left out if the whole model is a BertModel.
+# The prefix is omitted if the whole model is a BertModel.
 _ENCODER_PREFIX = "bert."
 _POSITIONS = "bert.embeddings.position_ids"
 _TOKENS = "bert.embeddings.word_embeddings.weight"
@@ -79,7 +79,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-# The parts of each class of transformers.
+# Model parts of each transformers class.
 _CLASSES: Mapping[str, tuple[str, ...]] = {
     "BertForPreTraining": ("encoder", "head", "next_sentence"),
     "BertForMaskedLM": ("encoder", "head"),
@@ -89,12 +89,12 @@ _CLASSES: Mapping[str, tuple[str, ...]] = {
 
 
 def recognizes(folder: Path) -> bool:
-    """True if the folder was written by transformers, whatever the architecture."""
+    """Returns True if transformers wrote the folder, for any architecture."""
     return "model_type" in read_json_object(folder / _CONFIG)
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """Returns the nearest config that a config.json can express: one activation and one epsilon for encoder and head.
+    """Returns the nearest expressible config: the same activation and epsilon in encoder and head.
 
     Raises:
         InputError: the architecture is not BERT's.
@@ -119,8 +119,8 @@ def read(folder: Path) -> Reading:
     """Reads the model of a folder.
 
     Raises:
-        InputError: the class is not one of the four, a file is missing or damaged, a tensor is missing, unknown or of
-            the wrong shape, or the tokenizer has another vocabulary size.
+        InputError: the class is not supported, a file is missing or damaged, a tensor is missing, unknown or of the
+            wrong shape, or the tokenizer has a different vocabulary size.
     """
     settings = read_json_object(folder / _CONFIG)
     config = _config(folder / _CONFIG, settings)
@@ -171,7 +171,7 @@ def _config(file: Path, settings: Mapping[str, Any]) -> BertConfig:
 def _canonical(
     folder: Path, tensors: Mapping[str, Tensor], *, tied: bool
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns the tensors under the table's names, and the tensors that repeat others with the reason to drop them."""
+    """Returns the tensors under the names of the table, and the redundant tensors with the reason to drop them."""
     renamed: dict[str, Tensor] = {}
     bare = not any(name.startswith(_ENCODER_PREFIX) for name in tensors)
     for name, tensor in tensors.items():
@@ -179,7 +179,7 @@ def _canonical(
         if bare and new.startswith(("embeddings.", "encoder.", "pooler.")):
             new = _ENCODER_PREFIX + new
         if new in renamed:
-            raise InputError(f"{folder}: tensor {name} is there under two names")
+            raise InputError(f"{folder}: tensor {name} exists under two names")
         renamed[new] = tensor
     dropped: dict[str, str] = {}
 
@@ -199,7 +199,7 @@ def _canonical(
         elif tied:
             raise InputError(f"{folder}: tied, but {_DECODER_BIAS} is not {_BIAS}: must be equal")
         else:
-            # If untied, transformers 5 adds the decoder's bias and never reads the other one.
+            # If untied, transformers 5 adds the decoder's bias and never reads the other bias.
             renamed[_BIAS] = renamed[_DECODER_BIAS]
             dropped[_BIAS] = f"not read if the decoder is untied: {_DECODER_BIAS} is added instead"
         renamed.pop(_DECODER_BIAS)
@@ -219,7 +219,7 @@ def _labels(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def class_of(model: StoredModel) -> str:
-    """Returns the class of transformers with the model's parts. Raises InputError if there is none."""
+    """Returns the transformers class with the model's parts. Raises InputError if there is none."""
     for name, parts in _CLASSES.items():
         if set(parts) == set(model.params):
             return name
@@ -235,7 +235,7 @@ def write(model: StoredModel, folder: Path) -> int:
         for name, array in write_params(ROWS, parameters_of(model), model.params)
     }
     if "head" in model.params and not model.config.tie_embeddings:
-        # transformers 5 adds this one, transformers 4 the other.
+        # transformers 5 adds this bias, transformers 4 the other.
         tensors[_DECODER_BIAS] = tensors[_BIAS]
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_json(folder / _CONFIG, dict(sorted(_settings(model, class_name).items())))
@@ -268,7 +268,7 @@ def _settings(model: StoredModel, class_name: str) -> dict[str, Any]:
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the outputs of transformers: see `mlm_jax.store.reference_outputs`."""
+    """Returns the outputs of transformers; see `mlm_jax.store.reference_outputs`."""
     import torch
     import transformers
 

@@ -1,6 +1,6 @@
 """KerasHub's preset folders: config.json, model.weights.h5, tokenizer.json, assets/, and task.weights.h5 for the head.
 
-`BertBackbone` and `BertMaskedLM`, read and written with h5py. KerasHub itself is used only to compare outputs.
+Reads and writes `BertBackbone` and `BertMaskedLM` with h5py. KerasHub itself is used only to compare outputs.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ _HEAD_ROWS: tuple[Row, ...] = (
     *_ENDINGS.norm(f"{_HEAD}/_intermediate_layer_norm", "head/norm"),
     Row(f"{_HEAD}/vars/0", "head/bias"),
 )
-# The names that Keras displays for the layers. Its loader does not read them, but people do.
+# Display names of the layers in Keras. Its loader does not read them.
 _DISPLAYED = {
     "layers/reversible_embedding": "token_embedding",
     "layers/position_embedding": "position_embedding",
@@ -71,18 +71,18 @@ _DISPLAYED = {
 
 
 def _layer_name(layer: int) -> str:
-    """Keras names a layer's group after its class, and adds _1 to the second one of the class."""
+    """Returns the suffix of a layer's group. Keras names groups after classes, and adds _1 to the second of a class."""
     return f"_{layer}" if layer else ""
 
 
 def recognizes(folder: Path) -> bool:
-    """True if the folder is a preset of KerasHub, whatever the model."""
+    """Returns True if the folder is a KerasHub preset, for any model."""
     registered = read_json_object(folder / CONFIG_FILE).get("registered_name")
     return isinstance(registered, str) and registered.startswith(("keras_hub>", "keras_nlp>"))
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """Returns the nearest config: tanh GELU and 1e-12 in the backbone, exact GELU and 1e-5 in the head.
+    """Returns the nearest expressible config: tanh GELU and 1e-12 in the backbone, exact GELU and 1e-5 in the head.
 
     Raises:
         InputError: the architecture is not BERT's, or the head is untied.
@@ -108,7 +108,7 @@ def read(folder: Path) -> Reading:
 
     Raises:
         InputError: the model is not BERT, a file is missing or damaged, a tensor is missing, unknown or of the wrong
-            shape, or the tokenizer has another vocabulary size.
+            shape, or the tokenizer has a different vocabulary size.
     """
     config, tokenizer = read_architecture(folder)
     check_vocabulary(folder, config, tokenizer)
@@ -196,7 +196,7 @@ def write(model: StoredModel, folder: Path) -> int:
     """Writes a preset's files and returns the number of tensors. The config must be `expressible`.
 
     Raises:
-        InputError: the model has a part that KerasHub has no place for, or its tokenizer is not BERT's.
+        InputError: KerasHub does not support a part of the model, or the tokenizer is not BERT's.
     """
     other = set(model.params) - {"encoder", "head"}
     if other:
@@ -240,7 +240,7 @@ def _tokenizer_settings(tokenizer: Tokenizer) -> dict[str, bool]:
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns KerasHub's own outputs: see `mlm_jax.store.reference_outputs`."""
+    """Returns the outputs of KerasHub; see `mlm_jax.store.reference_outputs`."""
     import keras_hub
 
     inputs = {name: batch[name] for name in ("token_ids", "padding_mask", "segment_ids")}

@@ -1,4 +1,4 @@
-"""The JSON files of a preset folder as KerasHub 0.32 writes them: config, tokenizer, preprocessor, task, metadata."""
+"""JSON files of a preset folder, as in KerasHub 0.32: config, tokenizer, preprocessor, task and metadata."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ BACKBONE_SETTINGS: Mapping[str, str] = {
     "max_sequence_length": "max_sequence_length",
     "num_segments": "num_segments",
 }
-"""Names of a BertBackbone's settings: KerasHub's to ours."""
+"""Maps KerasHub's names of a BertBackbone's settings to ours."""
 
 
 def json_files(model: StoredModel, tokenizer_settings: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
@@ -65,7 +65,7 @@ def _keras_object(class_name: str, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def _named(class_name: str, dtype: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a Keras object with the settings that every Keras layer has in addition."""
+    """Returns a Keras object with the additional settings that every Keras layer has."""
     policy = {
         "module": "keras",
         "class_name": "DTypePolicy",

@@ -1,4 +1,4 @@
-"""A model outside of training: its config, its parameters by part, its tokenizer; and the folder it is exported to.
+"""Stored models, with config, parameters by part, and tokenizer; and the folders they are exported to.
 
 FOLDER/config.json  model.safetensors  tokenizer/
 """
@@ -31,18 +31,18 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FOLDER = "tokenizer"
 FORMAT = "mlm_jax model"
 
-# The parts that a model can have, in this order.
+# Possible parts of a model, in order.
 PARTS = ("encoder", "head", "next_sentence", "classifier")
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model as it is read from and written to folders.
+    """A model that is read from and written to folders.
 
     `params` has a nested dict of arrays for each part of the model: `encoder`, `head` (of the masked LM),
     `next_sentence` and `classifier` (each a kernel `[hidden_dim, classes]` and a bias, applied to the pooled output).
-    The arrays are NumPy's, in the dtype in which they are stored, and have no rows for `vocabulary_multiple`.
-    `labels` names the classes.
+    The arrays are NumPy arrays in the stored dtype, without padding rows for `vocabulary_multiple`. `labels` are the
+    names of the classes.
     """
 
     config: BertConfig
@@ -52,24 +52,24 @@ class StoredModel:
 
 
 def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
-    """Returns a masked LM with the float32 parameters that a run with that seed starts from."""
+    """Returns a masked LM with the initial float32 parameters of a run with this seed."""
     key = purpose_key(seed, Purpose.PARAMETERS)
     _, params = split_model(BertMaskedLM(config, key=key))
     return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer)
 
 
 def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"encoder/layers/attention/query/kernel": leaf, …}`."""
+    """Returns `{"encoder/layers/attention/query/kernel": leaf, …}`."""
     return nnx.traversals.flatten_mapping(params, sep="/")
 
 
 def nest_params(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten_params`."""
+    """Inverts `flatten_params`."""
     return nnx.traversals.unflatten_mapping(flat, sep="/")
 
 
 def declared_parameters(config: BertConfig, parts: Iterable[str], num_classes: int = 0) -> dict[str, Weight]:
-    """Returns every parameter of a model with those parts, by its path, without rows for `vocabulary_multiple`."""
+    """Returns the parameters of a model with these parts, by path, without padding rows for `vocabulary_multiple`."""
     declared = dict(_declared_masked_lm(replace(config, vocabulary_multiple=1)))
     for part, classes in (("next_sentence", 2), ("classifier", num_classes)):
         kernel, bias = f"{part}/kernel", f"{part}/bias"
@@ -80,7 +80,7 @@ def declared_parameters(config: BertConfig, parts: Iterable[str], num_classes: i
 
 
 def parameters_of(model: StoredModel) -> dict[str, Weight]:
-    """Returns the declaration of every parameter that the model has."""
+    """Returns the declarations of the model's parameters."""
     classes = len(model.params["classifier"]["bias"]) if "classifier" in model.params else 0
     return declared_parameters(model.config, model.params, classes)
 
@@ -107,7 +107,7 @@ def without_padded_rows(config: BertConfig, params: dict[str, Any]) -> tuple[Ber
 
 
 def with_padded_rows(config: BertConfig, params: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored model's parameters with rows of zeros up to `config.padded_vocabulary_size`."""
+    """Returns a stored model's parameters, padded with rows of zeros to `config.padded_vocabulary_size`."""
     spare = config.padded_vocabulary_size - config.vocabulary_size
     flat = flatten_params(params)
     if spare:
@@ -117,18 +117,18 @@ def with_padded_rows(config: BertConfig, params: dict[str, Any]) -> dict[str, An
 
 
 def _vocabulary_leaves(config: BertConfig, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters that have a row for each vocabulary entry."""
+    """Returns the parameters with one row per vocabulary entry."""
     declared = declared_parameters(config, PARTS)
     return {path: leaf for path, leaf in flat.items() if declared[path].axes[0] == "vocabulary"}
 
 
 def is_model_folder(folder: Path) -> bool:
-    """True if `write_model_folder` made the folder."""
+    """Returns True if `write_model_folder` wrote the folder."""
     return read_json_object(folder / CONFIG_FILE).get("format") == FORMAT
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file, or an empty one if there is no such file or it holds no object.
+    """Returns the object in a JSON file, or an empty dict if the file does not exist or has no object.
 
     Raises:
         InputError: the file is not JSON.
@@ -143,7 +143,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: Any, *, indent: int = 2) -> None:
-    """Writes a JSON file, completely or not at all."""
+    """Writes a JSON file atomically."""
     write_atomically(file, f"{json.dumps(content, indent=indent)}\n".encode())
 
 
@@ -158,7 +158,7 @@ def write_model_folder(folder: Path, model: StoredModel) -> int:
 
 
 def read_model_folder(folder: Path) -> StoredModel:
-    """Reads the model of a folder that `write_model_folder` made.
+    """Reads a model folder written by `write_model_folder`.
 
     Raises:
         InputError: a file is missing or damaged, or a tensor is missing, unknown or of the wrong shape.
@@ -178,7 +178,7 @@ def read_model_folder(folder: Path) -> StoredModel:
 
 
 def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]:
-    """Reads the config and the labels of an exported model. Raises InputError if config.json is not valid."""
+    """Reads the config and the labels of an exported model. Raises InputError if config.json is invalid."""
     settings = read_json_object(folder / CONFIG_FILE)
     try:
         config = from_json(BertConfig, json.dumps(settings.get("model")))
@@ -206,8 +206,8 @@ def check_names(where: str | Path, found: set[str], wanted: set[str]) -> None:
 
 
 def check_shape(where: str | Path, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raises InputError if a tensor does not have the shape that the config asks for."""
+    """Raises InputError if a tensor does not have the shape required by the config."""
     if tuple(found) != tuple(wanted):
         raise InputError(
-            f"{where}: tensor {name} has shape {tuple(found)}: the config asks for {tuple(wanted)}"
+            f"{where}: tensor {name} has shape {tuple(found)}: the config requires {tuple(wanted)}"
         )

@@ -1,11 +1,11 @@
-"""Translates between another library's tensors and our parameters, by a table of names that is read in both directions.
+"""Translates between another library's tensors and our parameters, with a table of names used in both directions.
 
-A row pairs a name there with a path here. Parameters that are stacked here (their first logical axis is `layers`) are
-one tensor per layer there, and `{layer}` stands for the layer in the name. The layout of a row says how a tensor there
-holds the numbers:
+A row pairs the name of a foreign tensor with the path of our parameter. A parameter stacked by layer (its first logical
+axis is `layers`) corresponds to one foreign tensor per layer, with `{layer}` in the name. The layout of a row describes
+the foreign tensor:
 
-    same      as the array here
-    flat      with heads and head width in one dimension; in a matrix, inputs come first
+    same      same layout as our array
+    flat      heads and head width share a dimension; inputs come first in a matrix
     out_in    flat and transposed, as in torch's Linear
 """
 
@@ -31,7 +31,7 @@ Layout = Literal["same", "flat", "out_in"]
 
 
 class Row(NamedTuple):
-    """One line of a table."""
+    """A row of a table."""
 
     name: str
     path: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 class Endings(NamedTuple):
-    """The last parts of a library's tensor names, and the layout of its linear maps."""
+    """Endings of a library's tensor names, and the layout of its linear maps."""
 
     kernel: str
     bias: str
@@ -69,41 +69,41 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """The result of reading another library's folder."""
+    """Result of reading another library's folder."""
 
     model: StoredModel
     num_tensors: int
-    """Number of tensors in the folder, dropped ones included."""
+    """Number of tensors in the folder, including dropped ones."""
     dropped: Mapping[str, str]
-    """Tensors that have no place here: name to the reason why nothing is lost."""
+    """Maps the names of tensors that were not converted to the reason why nothing is lost."""
     files: Sequence[Path]
-    """The files that were read."""
+    """Files that were read."""
 
 
 class Place(NamedTuple):
-    """The place of one tensor of another library."""
+    """Place of a foreign tensor in our parameters."""
 
     path: str
     layer: int | None
     """Index into a stacked parameter."""
     parameter: Weight
-    """The parameter here, or one layer of it."""
+    """Our parameter, or one layer of it."""
     layout: Layout
 
     @property
     def foreign_shape(self) -> tuple[int, ...]:
-        """Shape of the tensor there."""
+        """Shape of the foreign tensor."""
         if self.layout == "same":
             return self.parameter.shape
         shape = self.parameter.side_shape
         return shape[::-1] if self.layout == "out_in" else shape
 
     def from_foreign(self, array: np.ndarray) -> np.ndarray:
-        """Returns the parameter that a tensor there holds."""
+        """Converts a foreign tensor to our parameter."""
         return (array.T if self.layout == "out_in" else array).reshape(self.parameter.shape)
 
     def to_foreign(self, array: np.ndarray) -> np.ndarray:
-        """Returns the tensor there that holds a parameter."""
+        """Converts our parameter to a foreign tensor."""
         if self.layout == "out_in":
             return array.reshape(self.foreign_shape[::-1]).T
         return array.reshape(self.foreign_shape)
@@ -112,12 +112,12 @@ class Place(NamedTuple):
 def places(
     rows: Sequence[Row], parameters: Mapping[str, Weight], layer_name: Callable[[int], str] = str
 ) -> dict[str, Place]:
-    """Returns the place of every tensor that a table names for these parameters, by the tensor's name.
+    """Returns the place of every foreign tensor of these parameters, by the tensor's name.
 
-    `layer_name` writes a layer's index, from 0, as the other library does.
+    `layer_name` formats a layer's index, from 0, as in the other library.
 
     Raises:
-        ValueError: a parameter has no row, so the table could not carry the model.
+        ValueError: a parameter has no row in the table.
     """
     table: dict[str, Place] = {}
     for name, path, layout in rows:
@@ -137,7 +137,7 @@ def places(
 
 
 def parts_in(rows: Sequence[Row], names: Mapping[str, Any]) -> list[str]:
-    """Returns the parts of a model that have a tensor among `names`, and `encoder` in any case."""
+    """Returns the parts of a model with tensors among `names`; always includes `encoder`."""
     found = [row.path.split("/")[0] for row in rows if row.name in names]
     return list(dict.fromkeys(["encoder", *found]))
 
@@ -149,10 +149,10 @@ def read_params(
     tensors: Mapping[str, Tensor],
     layer_name: Callable[[int], str] = str,
 ) -> dict[str, Any]:
-    """Reads parameters, each from its tensor and in the tensors' dtype.
+    """Reads parameters from foreign tensors, in the dtype of the tensors.
 
     Raises:
-        InputError: a tensor is missing, has no place, or has another shape.
+        InputError: a tensor is missing, unknown, or of the wrong shape.
     """
     table = places(rows, parameters, layer_name)
     check_names(where, set(tensors), set(table))
@@ -168,14 +168,14 @@ def read_params(
             flat[place.path] = _aligned_empty(parameters[place.path].shape, array.dtype)
         if flat[place.path].dtype != array.dtype:
             raise InputError(
-                f"{where}: tensor {name} is {array.dtype}: must be {flat[place.path].dtype} as in the layers before"
+                f"{where}: tensor {name} is {array.dtype}: must be {flat[place.path].dtype}, as in the layers before"
             )
         flat[place.path][place.layer] = array
     return nest_params(flat)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Returns an array that begins at a cache line, because jax uses such an array without copying it."""
+    """Returns an array aligned to a cache line, which jax uses without copying it."""
     size = prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
@@ -188,7 +188,7 @@ def write_params(
     params: Mapping[str, Any],
     layer_name: Callable[[int], str] = str,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields every parameter as the other library's tensors: the name and a contiguous array."""
+    """Yields the names and contiguous arrays of the foreign tensors of all parameters."""
     flat = flatten_params(params)
     for name, place in places(rows, parameters, layer_name).items():
         array = flat[place.path] if place.layer is None else flat[place.path][place.layer]

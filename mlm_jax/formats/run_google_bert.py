@@ -1,6 +1,6 @@
-"""Runs Google's own modeling code, from the package bert-tensorflow, on a checkpoint.
+"""Runs Google's modeling code, from the package bert-tensorflow, on a checkpoint.
 
-The package was written for TensorFlow 1.15. Later versions lack two things that it uses: the LayerNorm of `tf.contrib`,
+The package was written for TensorFlow 1.15. Later versions lack two APIs that it uses: the LayerNorm of `tf.contrib`,
 which is replaced here, and `tf.layers`, which the package tf_keras provides.
 """
 
@@ -19,7 +19,7 @@ def run_google_bert(
 ) -> np.ndarray:
     """Returns the masked LM's logits [B, L, V], the classifier's [B, C], or the last hidden states [B, L, D].
 
-    `gelu_by_erf` restores the GELU that the code had until February 2019.
+    `gelu_by_erf` restores the GELU that the code used until February 2019.
 
     Raises:
         ImportError: TensorFlow, tf_keras or bert-tensorflow is not installed.
@@ -67,7 +67,7 @@ def run_google_bert(
             wanted = tf.matmul(model.get_pooled_output(), weights, transpose_b=True) + bias
         else:
             wanted = model.get_sequence_output()
-        # If the checkpoint has no pooler, Google's stays random, and nothing above reads it.
+        # If the checkpoint has no pooler, the pooler of Google's model stays random, and the outputs do not use it.
         variables = [variable for variable in tf.global_variables() if variable.op.name in names]
         session.run(tf.global_variables_initializer())
         tf.train.Saver(variables).restore(session, str(prefix))
@@ -79,7 +79,7 @@ def _rows(prefix: Path, tf: Any) -> int:
 
 
 class _contrib:  # noqa: N801
-    """Provides a `tensorflow.contrib` while Google's modules are imported."""
+    """Provides `tensorflow.contrib` while Google's modules are imported."""
 
     def __init__(self, tf: Any) -> None:
         self._modules = {name: types.ModuleType(name) for name in ("tensorflow.contrib",)}
@@ -100,7 +100,7 @@ class _contrib:  # noqa: N801
 
 
 def _layer_norm(tf: Any) -> Any:
-    """Returns `tf.contrib.layers.layer_norm`: over the last dimension, with an epsilon of 1e-12."""
+    """Returns a replacement of `tf.contrib.layers.layer_norm` for the last dimension, with an epsilon of 1e-12."""
 
     def layer_norm(inputs: Any, begin_norm_axis: int, begin_params_axis: int, scope: str | None) -> Any:
         if (begin_norm_axis, begin_params_axis) != (-1, -1):

@@ -1,4 +1,4 @@
-"""Opens the weights of published torch models: safetensors or pickled, in one file or in several with an index."""
+"""Opens the weights of published torch models: safetensors or pickles, in one file or several with an index."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,11 +19,11 @@ PICKLED_WEIGHTS_FILE = "pytorch_model.bin"
 
 
 def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], list[Path]]:
-    """Returns the tensors of a folder's weights, and the files that hold them, which stay open as long as `stack`.
+    """Returns the tensors of a folder's weights and their files, which stay open until `stack` closes.
 
     Raises:
-        InputError: there are no weights, a file is missing, damaged or truncated, or a pickle holds anything but
-            tensors. Nothing in such a pickle is run.
+        InputError: there are no weights, a file is missing, damaged or truncated, or a pickle contains anything but
+            tensors. Nothing in such a pickle is executed.
     """
     for name, opener in ((WEIGHTS_FILE, _open_safetensors), (PICKLED_WEIGHTS_FILE, _open_pickled)):
         index = folder / f"{name}.index.json"
@@ -72,14 +72,14 @@ def _open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     except ImportError as error:
         raise InputError(f"{file}: reading it needs torch: pip install 'mlm-jax[convert]'") from error
     try:
-        # With weights_only, torch calls nothing that is not on its own list.
+        # With weights_only, torch calls only functions on its own list.
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except Exception as error:
         raise InputError(
             f"{file}: refused: not a plain file of tensors, or damaged: {one_line(error)}"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{file}: refused: must hold a dict of tensors and nothing else")
+        raise InputError(f"{file}: refused: must contain a dict of tensors and nothing else")
     return {name: Tensor(tuple(tensor.shape), partial(_as_numpy, tensor)) for name, tensor in state.items()}
 
 
@@ -93,6 +93,6 @@ def _as_numpy(tensor: Any) -> np.ndarray:
 
 
 def _is_zip(file: Path) -> bool:
-    # The format since torch 1.6. Older files cannot be mapped into memory.
+    # torch has written zip files since version 1.6. Older files cannot be memory-mapped.
     with file.open("rb") as opened:
         return opened.read(4) == b"PK\x03\x04"

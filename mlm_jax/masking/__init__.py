@@ -1,11 +1,11 @@
-"""Dynamic masking on the device: token ids to masked rows. Needs only jax.
+"""Dynamic masking on the device: masks rows of token ids. Needs only jax.
 
-In: PRNG keys, int token ids, a `MaskingConfig`. Out: `MaskedTokens`.
-Read `masking.py` first, then downward; each file calls only files below it:
+In: PRNG keys, integer token ids, a `MaskingConfig`. Out: `MaskedTokens`.
+Read `masking.py` first. Each file uses only files to its right:
 
-    masking.py › selection.py (which positions) › spans.py › words.py › counting.py
-                                                › quotas.py (how many) › rates.py
-               › replacement.py (which tokens stand there)
+    masking.py › selection.py (positions) › spans.py › words.py › counting.py
+                                          › quotas.py (numbers of positions) › rates.py
+               › replacement.py (tokens at these positions)
 """
 
 from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_tokens

@@ -1,6 +1,6 @@
-"""Finds the smallest numbers of a row by counting, and works on packed bits: no sort, no scatter, only integers.
+"""Selects the smallest numbers of a row by counting, and operates on packed bits: integers only, no sort, no scatter.
 
-Packed bits hold one bit per position, 32 positions per uint32 block, the first position in the lowest bit of the
+Packed bits have one bit per position, 32 positions per uint32 block, with the first position in the lowest bit of the
 first block.
 """
 
@@ -11,10 +11,10 @@ from jax import Array
 from jaxtyping import Bool, Int, UInt32
 
 NUMBER_BITS = 31
-"""Bits of the numbers that are compared. A number with more bits is never among the smallest."""
+"""Number of bits of the numbers to compare. A number with more bits is never among the smallest."""
 
 BLOCK = 32
-"""Positions per block of packed bits."""
+"""Number of positions per block of packed bits."""
 
 Packed = UInt32[Array, " blocks"]
 
@@ -22,10 +22,10 @@ _FOLDED = 64
 
 
 def count_true(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
-    """Number of True values.
+    """Returns the number of True values.
 
-    The row is folded in half first, because XLA for CPU vectorizes sums of halves but adds along a row one element at a
-    time. The product with ones avoids such a sum, too; it is of integers, so it is exact.
+    The row is first folded in half repeatedly, because XLA for CPU vectorizes sums of halves but adds along a row one
+    element at a time. The product with ones avoids such a sum, too; it is exact, because it is computed in integers.
     """
     counts = chosen.astype(jnp.int32)
     while counts.shape[0] > _FOLDED and counts.shape[0] % 2 == 0:
@@ -36,9 +36,9 @@ def count_true(chosen: Bool[Array, " length"]) -> Int[Array, ""]:
 def positions_of_smallest(
     numbers: UInt32[Array, " length"], count: Int[Array, ""], slots: int
 ) -> Int[Array, " slots"]:
-    """Positions of the `count` smallest numbers, ascending: those that a stable sort would put first.
+    """Returns the positions of the `count` smallest numbers, ascending; a stable sort would put the same ones first.
 
-    Only the first `slots` of them are returned; unused slots hold `length`, which is no position.
+    Only the first `slots` positions are returned; unused slots hold `length`, which is not a valid position.
     """
     largest = _largest_of_smallest(numbers, count)
     below, equal = pack(numbers < largest), pack(numbers == largest)
@@ -49,16 +49,16 @@ def positions_of_smallest(
 
 
 def smallest_groups(numbers: UInt32[Array, " length"], count: Int[Array, ""]) -> Packed:
-    """Positions of the smallest numbers, at most `count`; positions with equal numbers are chosen all or none."""
+    """Returns the positions of the smallest numbers, at most `count`; of equal numbers, all or none are chosen."""
     largest = _largest_of_smallest(numbers, count)
     limit = jnp.where(count_true(numbers <= largest) <= count, largest + 1, largest)
     return pack(numbers < limit)
 
 
 def _largest_of_smallest(numbers: UInt32[Array, " length"], count: Int[Array, ""]) -> UInt32[Array, ""]:
-    """The largest of the `count` smallest numbers, each of at most `NUMBER_BITS` bits.
+    """Returns the largest of the `count` smallest numbers, each of at most `NUMBER_BITS` bits.
 
-    Determined bit by bit: on a CPU, counting a row 31 times is six times as fast as sorting it.
+    Finds it bit by bit: on a CPU, counting a row 31 times is six times as fast as sorting it.
     """
 
     def settle(step: Int[Array, ""], settled: UInt32[Array, ""]) -> UInt32[Array, ""]:
@@ -76,35 +76,35 @@ def pack(chosen: Bool[Array, " length"]) -> Packed:
 
 
 def first_bits(count: Int[Array, ""], length: int) -> Packed:
-    """Packed bits of a row of `length` with the first `count` positions set."""
+    """Returns the packed bits of a row of `length` positions with the first `count` set."""
     first_of_block = jnp.arange(0, length, BLOCK)
     width = jnp.clip(count - first_of_block, 0, BLOCK).astype(jnp.uint32)
-    # In two shifts, because a shift by all 32 bits is undefined.
+    # Two shifts, because a shift by 32 bits is undefined.
     return ~(~np.uint32(0) << (width // 2) << (width - width // 2))
 
 
 def count_bits(bits: Packed) -> Int[Array, ""]:
-    """Number of set bits."""
+    """Returns the number of set bits."""
     return jnp.sum(jax.lax.population_count(bits).astype(jnp.int32))
 
 
 def first_position(bits: Packed) -> Int[Array, ""]:
-    """Position of the first set bit; past the last block if there is none."""
+    """Returns the position of the first set bit, or one past the last block if there is none."""
     before = jax.lax.population_count((bits & (~bits + 1)) - 1).astype(jnp.int32)
     first_of_block = jnp.arange(0, bits.shape[0] * BLOCK, BLOCK)
     return jnp.min(jnp.where(bits != 0, first_of_block + before, bits.shape[0] * BLOCK))
 
 
 def positions_of_bits(bits: Packed, slots: int, length: int) -> Int[Array, " slots"]:
-    """Positions of the first `slots` set bits, ascending; unused slots hold `length`."""
+    """Returns the positions of the first `slots` set bits, ascending; unused slots hold `length`."""
     return jnp.minimum(position_of_rank(bits, jnp.arange(slots)), length)
 
 
 def position_of_rank(bits: Packed, rank: Int[Array, "*ranks"]) -> Int[Array, "*ranks"]:
-    """Position of the set bit that has `rank` set bits before it; past the last block if there are too few.
+    """Returns the position of the set bit with `rank` set bits before it, or one past the last block if there is none.
 
-    First finds the block, by counting the blocks that end before it, then the bit, by bisection. On a CPU this is six
-    times as fast as scattering positions to their ranks.
+    Finds the block by counting the blocks that end before it, then the bit by bisection. On a CPU this is six times as
+    fast as scattering positions to their ranks.
     """
     in_block = jax.lax.population_count(bits).astype(jnp.int32)
     ends = jnp.cumsum(in_block)

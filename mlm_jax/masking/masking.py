@@ -1,8 +1,8 @@
-"""The public functions of masking: keys and rows in; masked rows, positions, ids and weights out. Pure and jittable.
+"""Public masking functions: from keys and rows to masked rows, positions, ids and weights. Pure and jittable.
 
-The mask of a row depends only on (seed, epoch, example id, row content, config): not on the batch the row is in, nor
-on the devices, processes or mesh. Masking is integer arithmetic on threefry bits and comparisons of float32 values
-that are never summed, so every backend computes the same bits.
+The mask of a row depends only on (seed, epoch, example id, row content, config), not on its batch, the devices, the
+processes or the mesh. Masking uses integer arithmetic on threefry bits and comparisons of float32 values that are never
+summed, so every backend computes the same bits.
 """
 
 from typing import NamedTuple
@@ -27,13 +27,13 @@ class MaskedTokens(NamedTuple):
     """Rows after masking. K = mask_selection_length; batch dimensions as in the input."""
 
     token_ids: Int[Array, "*batch length"]
-    """The rows after replacement, int32."""
+    """Rows after replacement, int32."""
     mask_positions: Int[Array, "*batch K"]
     """Selected positions, strictly ascending, padded with 0, int32."""
     mask_ids: Int[Array, "*batch K"]
-    """The original ids at those positions, padded with 0, int32."""
+    """Original ids at those positions, padded with 0, int32."""
     mask_weights: Float32[Array, "*batch K"]
-    """1 for a selection, 0 for padding."""
+    """1 for a selected position, 0 for padding."""
 
 
 def example_keys(
@@ -45,7 +45,7 @@ def example_keys(
 
     Args:
         seed: in [0, 2**32).
-        epoch: one for all examples, or one per example, as in a batch that crosses the end of an epoch.
+        epoch: one for all examples, or one per example, for a batch that spans two epochs.
         example_ids: in [0, 2**32).
 
     Raises:
@@ -72,13 +72,13 @@ def mask_tokens(
     """Selects positions by the config's rule and replaces their tokens by BERT's 80/10/10 rule (Devlin et al. 2018).
 
     Args:
-        key: typed keys (`jax.random.key`): one per row, shape [batch], or a single one, from which row keys are
-            folded by row index; for a single row, shape [].
+        key: typed keys (`jax.random.key`): one per row, shape [batch], or a single key, shape [], into which the index
+            of each row is folded; for a single row, shape [].
         token_ids: [length] or [batch, length], any integer dtype.
         config: static; pass it to `jax.jit` as a static argument.
-        table: replaces the config's rates: the `selection_table` of a config that differs only in rates, for rows of
-            this length. Traced, so that one compiled function serves many rates.
-        stage: stage of the table to use, where the rate follows a schedule.
+        table: overrides the config's rates: the `selection_table` of a config that differs only in its rates, for rows
+            of this length. Traced, so that one compiled function serves many rates.
+        stage: stage of the table to use, if the rate follows a schedule.
 
     Raises:
         ValueError: `token_ids` are not integers, `key` is not a typed key, or the shapes of key, token_ids and table do
@@ -94,10 +94,9 @@ def mask_and_count(
     table: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
 ) -> tuple[MaskedTokens, Int[Array, "*batch"]]:
-    """`mask_tokens`, and the number of positions that the rule asks for in each row.
+    """Returns the result of `mask_tokens`, and the number of positions that the rule requests in each row.
 
-    That number is not limited by `mask_selection_length`. For words and spans it is a budget, which those that fit may
-    not use up.
+    This number is not limited by `mask_selection_length`. For words and spans it is a budget, which may not be used up.
     """
     token_ids = jnp.asarray(token_ids)
     if not jnp.issubdtype(token_ids.dtype, jnp.integer):
@@ -123,7 +122,7 @@ def mask_and_count(
 def _stage_of_table(
     table: SelectionTable | None, stage: int | Int[HostOrDevice, ""], config: MaskingConfig, length: int
 ) -> SelectionTable:
-    """The table of one stage: `selections` without its first dimension."""
+    """Returns the table of one stage: `selections` without its first dimension."""
     table = selection_table(config, length) if table is None else table
     shape = table.selections.shape
     if shape[1:] != (() if config.selection == "bernoulli" else (length + 1,)):

@@ -1,4 +1,4 @@
-"""How many positions of a row or document are to be selected: counts of its tokens, looked up in a `SelectionTable`."""
+"""Number of positions to select in a row or document: looks up the number of its tokens in a `SelectionTable`."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def row_quota(
     config: MaskingConfig,
     table: SelectionTable,
 ) -> Int[Array, ""]:
-    """Number of positions to select in the row, for selection "ceil" or "bert"."""
+    """Returns the number of positions to select in the row, for selection "ceil" or "bert"."""
     if config.selection == "ceil":
         return table.selections[count_true(selectable)]
     real = count_true(token_ids != config.padding_token_id)
@@ -24,7 +24,7 @@ def row_quota(
 
 
 def document_ends(token_ids: Int[Array, " length"], config: MaskingConfig) -> Bool[Array, " length"]:
-    """True at the last token of each document; the row's last token always ends one."""
+    """Returns True at the last token of each document; the last token of the row always ends a document."""
     return jnp.equal(token_ids, jnp.int32(config.document_end_id)).at[-1].set(True)
 
 
@@ -34,7 +34,7 @@ def document_quotas(
     config: MaskingConfig,
     table: SelectionTable,
 ) -> Int[Array, " length"]:
-    """Number of positions to select in each document, at the document's last token; 0 elsewhere."""
+    """Returns the number of positions to select in each document, at the document's last token; 0 elsewhere."""
     ends = document_ends(token_ids, config)
 
     def count_since_last_end(counted: Bool[Array, " length"]) -> Int[Array, " length"]:

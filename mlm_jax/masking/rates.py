@@ -1,4 +1,4 @@
-"""Masking rates as tables, computed on the host so that the rounding of a product never depends on the backend.
+"""Masking rates as selection tables, computed on the host so that rounding never depends on the backend.
 
 The tables are arrays and do not affect shapes, so one compiled step serves all rates and all stages of a schedule.
 """
@@ -17,19 +17,19 @@ HostOrDevice = Array | np.ndarray
 
 
 class SelectionTable(NamedTuple):
-    """The rates of a config, in the form in which `mask_tokens` uses them."""
+    """Rates of a config, in the form that `mask_tokens` uses."""
 
     selections: Integer[HostOrDevice, "..."]
     """Number of positions to select for each token count 0, 1, … length: int32 [stages, length + 1]. With
     `"bernoulli"`, the threshold below which a position's random number selects it: uint32 [stages]."""
     mask_token_rate: Float32[HostOrDevice, ""]
-    """A selected position becomes the mask token if its uniform number is below this."""
+    """A selected position becomes the mask token if its uniform number is below this rate."""
     changed_token_rate: Float32[HostOrDevice, ""]
-    """Otherwise it becomes a random token if its uniform number is below this."""
+    """Otherwise, it becomes a random token if its uniform number is below this rate."""
 
 
 def selection_table(config: MaskingConfig, length: int) -> SelectionTable:
-    """Returns the table for rows of `length` tokens as NumPy arrays; it has one stage if the rate is constant."""
+    """Returns the table for rows of `length` tokens, as NumPy arrays, with one stage if the rate is constant."""
     selections = np.stack([_selections(config, rate, length) for rate in config.stage_rates()])
     changed = config.mask_token_rate + config.random_token_rate
     return SelectionTable(
@@ -40,7 +40,7 @@ def selection_table(config: MaskingConfig, length: int) -> SelectionTable:
 def stage_at(step: int | Int[HostOrDevice, ""], num_steps: int, table: SelectionTable) -> Int[Array, ""]:
     """Returns the stage of a step (from 0) in a run of `num_steps`: step · stages // num_steps.
 
-    That product can overflow int32, so the stages that have started are counted instead.
+    The product can overflow int32, so the function counts the stages that have started instead.
     """
     stages = table.selections.shape[0]
     starts = [-(-stage * num_steps // stages) for stage in range(1, stages)]
@@ -55,5 +55,5 @@ def _selections(config: MaskingConfig, rate: float, length: int) -> np.ndarray:
         return np.asarray(round(rate * 2**NUMBER_BITS), np.uint32)
     if config.selection == "ceil":
         return np.ceil(counts.astype(np.float32) * np.float32(rate)).astype(np.int32)
-    # Python's round of a double, half to even, as in create_pretraining_data.py.
+    # Python rounds half to even, as create_pretraining_data.py of google-research/bert does.
     return np.array([max(1, round(int(count) * rate)) for count in counts], np.int32)

@@ -1,4 +1,4 @@
-"""Which tokens stand at the selected positions: the mask token, a random token, or the original."""
+"""Replaces tokens at the selected positions by the mask token or a random token, or keeps them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +19,8 @@ def replacement_ids(
 ) -> Int[Array, " K"]:
     """Returns the token id for each selected position.
 
-    One uniform number u decides each position: u < mask_token_rate gives the mask token, u < mask_token_rate +
-    random_token_rate a random id, anything else the original.
+    Each position draws a uniform number u: u < mask_token_rate selects the mask token, u < mask_token_rate +
+    random_token_rate a random id, and any other u the original.
     """
     # The bits and the rounding of jax.random.uniform.
     u = (random_bits(decide_key, original.shape) >> 9).astype(jnp.float32) * np.float32(2**-23)
@@ -32,8 +32,8 @@ def replacement_ids(
 def _draw_token_ids(key: Key[Array, ""], count: int, config: MaskingConfig) -> Int[Array, " count"]:
     """Draws ids uniformly from the random pool.
 
-    A random index into the pool becomes an id by skipping, in ascending order, each special id at or below it. This is
-    exact and needs no table as large as the vocabulary.
+    Turns a random index into the pool into an id by skipping, in ascending order, each special id at or below it. This
+    is exact and needs no table of the size of the vocabulary.
     """
     ids = random_below(key, (count,), max(1, config.random_pool_size))
     if config.random_pool == "no_special":

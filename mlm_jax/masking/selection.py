@@ -1,16 +1,16 @@
-"""Which positions of a row are selected.
+"""Selects the positions of a row to predict.
 
-Every selectable position draws one random number, and the k smallest are selected. The rules differ only in k:
+Each selectable position draws a random number, and the k smallest are selected. The rules differ only in k:
 
     "ceil"       k = min(ceil(float32(n) · float32(rate)), K)                 KerasHub inside tf.data
     "bernoulli"  k = min(number of draws below rate · 2³¹, K)                 Hugging Face; KerasHub, eager
     "bert"       k = min(K, n, max(1, round(rate · non-padding tokens)))      google-research/bert
 
 with n selectable positions and K = mask_selection_length. The numbers are independent and uniform, so the k smallest
-are a uniformly random subset without replacement, also where K cuts those that Bernoulli chose.
+form a uniformly random subset, even if K limits the Bernoulli rule.
 
-With `unit="whole_word"` or `"span"`, k is a budget in tokens that `mlm_jax.masking.spans` spends; all tokens of a word
-share one number. With `quota="document"` each document of a row has its own n and k.
+With `unit="whole_word"` or `"span"`, k is a budget in tokens, which `mlm_jax.masking.spans` spends; all tokens of a
+word share one number. With `quota="document"`, each document of a row has its own n and k.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ from mlm_jax.threefry import fold_in, random_bits, random_bits_at
 
 HostOrDevice = Array | np.ndarray
 
-# Larger than every number, so that unselectable positions come last.
+# Larger than every random number, so that unselectable positions come last.
 _NEVER = np.uint32(2**32 - 1)
 
 
@@ -46,15 +46,15 @@ class Selection(NamedTuple):
     """The selected positions of a row."""
 
     positions: Int[Array, " K"]
-    """Ascending; unused slots hold the length of the row, which is no position."""
+    """Ascending; unused slots hold the length of the row, which is not a valid position."""
     wanted: Int[Array, ""]
-    """Number of positions that the rule asks for, before K limits it."""
+    """Number of positions that the rule requests, before K limits it."""
 
 
 def selectable_positions(
     token_ids: Int[HostOrDevice, "*batch length"], config: MaskingConfig
 ) -> Bool[Array, "*batch length"]:
-    """True where a position may be selected; bool, shaped as `token_ids`."""
+    """Returns True at positions that may be selected: bool, with the shape of `token_ids`."""
     unselectable = jnp.asarray(config.unselectable_token_ids, jnp.int32)
     return jnp.all(
         jnp.asarray(token_ids)[..., None] != jnp.expand_dims(unselectable, range(token_ids.ndim)), axis=-1
@@ -75,7 +75,7 @@ def select_positions(
     words = words_of(token_ids, selectable, config)
     if config.quota == "document":
         quotas = document_quotas(token_ids, selectable, config, table)
-        # Where the quotas exceed the slots, those of the last documents are cut.
+        # If the quotas exceed the slots, those of the last documents are cut.
         budgets = jnp.clip(slots - (jnp.cumsum(quotas) - quotas), 0, quotas)
         documents = Documents(pack(document_ends(token_ids, config)), budgets)
         chosen, wanted = fill_documents(key, words, documents, length, config), jnp.sum(quotas)
@@ -88,7 +88,7 @@ def select_positions(
         numbers = _comparable(random_bits_at(key, starts_of_words(words, length)), selectable)
         wanted = _wanted(numbers, token_ids, selectable, config, table)
         budget = jnp.minimum(wanted, slots)
-        # The words that fit one after the other; the loop below continues after the first that does not fit.
+        # Words in random order up to the first that does not fit; the loop in `fill_row` continues after it.
         chosen = smallest_groups(numbers, budget)
         if config.selection == "bernoulli":
             words = words._replace(starts=words.starts & pack(numbers < table.selections))
@@ -99,7 +99,7 @@ def select_positions(
 def _comparable(
     bits: UInt32[Array, " length"], selectable: Bool[Array, " length"]
 ) -> UInt32[Array, " length"]:
-    """Random numbers of `NUMBER_BITS` bits; larger than all of them at unselectable positions."""
+    """Returns random numbers of `NUMBER_BITS` bits, and a larger number at unselectable positions."""
     return jnp.where(selectable, bits >> (32 - NUMBER_BITS), _NEVER)
 
 
@@ -110,7 +110,7 @@ def _wanted(
     config: MaskingConfig,
     table: SelectionTable,
 ) -> Int[Array, ""]:
-    """The k of the module's table before K limits it."""
+    """Returns k of the table in the module's docstring, before K limits it."""
     if config.selection == "bernoulli":
         return count_true(numbers < table.selections)
     return row_quota(token_ids, selectable, config, table)

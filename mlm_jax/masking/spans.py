@@ -1,6 +1,6 @@
-"""Chooses words, or spans of words, one per turn until a budget of tokens is used up. A word is never cut.
+"""Chooses words or spans of words, one per turn, until a budget of tokens is used up. A word is never cut.
 
-    whole words  in uniformly random order, each chosen if it still fits the budget and skipped otherwise
+    whole words  in uniformly random order, each chosen if it fits the remaining budget and skipped otherwise
                  (create_pretraining_data.py of google-research/bert)
     spans        starting at a word that is uniformly random among those neither chosen nor skipped, with a geometric
                  number of words: p = 0.2, at most 10, 3.8 on average (SpanBERT, Joshi et al. 2020; the probabilities
@@ -8,8 +8,8 @@
                  chosen, an unselectable token, or a word that no longer fits; if its first word does not fit, that
                  word is skipped.
 
-A whole word is a span of one word, so one loop chooses both. SpanBERT draws one replacement decision for all tokens of
-a span; here each token has its own.
+A whole word is a span of one word, so one loop chooses both. Unlike in SpanBERT, each token of a span has its own
+replacement decision.
 """
 
 from typing import NamedTuple
@@ -27,16 +27,16 @@ from mlm_jax.threefry import random_pair
 
 _LENGTHS = 0.2 * 0.8 ** np.arange(10)
 SPAN_THRESHOLDS = np.round(np.cumsum(_LENGTHS)[:-1] / _LENGTHS.sum() * 2**32).astype(np.uint32)
-"""A span has more than 1, 2, … 9 words if its random uint32 is at least these."""
+"""A span has more than 1, 2, … 9 words if its random uint32 is at least the respective threshold."""
 
 
 class Documents(NamedTuple):
-    """The documents of a row and their budgets."""
+    """Documents of a row and their budgets."""
 
     ends: Packed
     """Set at the last token of each document."""
     budgets: Int[Array, " length"]
-    """Tokens to choose in each document, at its last token."""
+    """Number of tokens to choose in each document, at its last token."""
 
 
 class _State(NamedTuple):
@@ -44,7 +44,7 @@ class _State(NamedTuple):
     """Starts of the current document's words that are neither chosen nor skipped."""
     chosen: Packed
     left: Int[Array, ""]
-    """Tokens left in the current document's budget."""
+    """Number of tokens left in the budget of the current document."""
     later: Packed
     """Starts of the words of the documents after the current one."""
     turn: Int[Array, ""]
@@ -75,9 +75,9 @@ def fill_row(
 def fill_documents(
     key: Key[Array, ""], words: Words, documents: Documents, length: int, config: MaskingConfig
 ) -> Packed:
-    """Returns the chosen positions, in each document at most as many as its budget.
+    """Returns the chosen positions, at most as many in each document as its budget.
 
-    The documents take turns one after the other, because their number is known only at run time.
+    The documents are processed one after the other, because their number is known only at run time.
     """
     none = jnp.zeros_like(words.starts)
     start = _State(free=none, chosen=none, left=_zero(), later=words.starts, turn=_zero())
@@ -126,7 +126,7 @@ def _choose_next(
 
 
 def _that_may_fit(free: Packed, left: Int[Array, ""], words: Words) -> Packed:
-    """Drops the words of several tokens when one token is left, which saves the turns that would skip them."""
+    """Drops words of several tokens if one token is left, which saves the turns that would skip them."""
     return jnp.where(left == 1, free & words.ends, free)
 
 
@@ -135,6 +135,6 @@ def _zero() -> Int[Array, ""]:
 
 
 def _scale_below(bits: UInt32[Array, ""], limit: Int[Array, ""]) -> Int[Array, ""]:
-    """Scales a random uint32 to [0, limit): limit · bits // 2³², for a limit of at most 2¹⁶."""
+    """Scales a random uint32 to [0, limit), as limit · bits // 2³², for a limit of at most 2¹⁶."""
     limit = limit.astype(jnp.uint32)
     return ((limit * (bits >> 16) + (limit * (bits & 0xFFFF) >> 16)) >> 16).astype(jnp.int32)

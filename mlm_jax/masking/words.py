@@ -1,7 +1,7 @@
-"""Where the words of a row start and end, as packed bits.
+"""Starts and ends of the words of a row, as packed bits.
 
 A word is a selectable token that does not continue another, or that follows an unselectable token, together with the
-selectable continuations after it. A word that crosses the edge of a row is the part of it inside the row.
+selectable continuations after it. If a word crosses the edge of a row, only the part inside the row counts.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from mlm_jax.masking.counting import BLOCK, Packed, pack
 
 
 class Words(NamedTuple):
-    """The words of a row, as packed bits."""
+    """Words of a row, as packed bits."""
 
     starts: Packed
     """Set at the first token of each word."""
@@ -40,10 +40,10 @@ def words_of(
 
 
 def starts_of_words(words: Words, length: int) -> Int[Array, " length"]:
-    """Position where the word of each token starts; for an unselectable token, the start of the last word before it.
+    """Returns the start of each token's word; for an unselectable token, the start of the last word before it.
 
-    This is the largest start so far. It is found by doubling steps within a block and then across blocks, because a
-    cumulative maximum would go through the positions one by one.
+    This is the largest start so far, computed in doubling steps within blocks and then across blocks, because a
+    cumulative maximum would visit the positions one by one.
     """
     positions = jnp.arange(words.starts.shape[0] * BLOCK).reshape(-1, BLOCK)
     is_start = words.starts[:, None] >> jnp.arange(BLOCK, dtype=jnp.uint32)[None] & 1 == 1
@@ -56,7 +56,7 @@ def starts_of_words(words: Words, length: int) -> Int[Array, " length"]:
 
 
 def _continues_word(token_ids: Int[Array, " length"], config: MaskingConfig) -> Bool[Array, " length"]:
-    """True at tokens that continue a word, looked up in a bitmap of the vocabulary."""
+    """Returns True at tokens that continue a word, looked up in a bitmap of the vocabulary."""
     if config.unit == "token" or not config.continuation_token_ids:
         return jnp.zeros(token_ids.shape, bool)
     bitmap = np.zeros(-(-config.vocabulary_size // BLOCK), np.uint32)

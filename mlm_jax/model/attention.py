@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one function, its XLA implementation, and the choice between that and the kernels.
+"""Scaled dot-product attention: public function, XLA implementation, and choice between XLA and the kernels.
 
 B batch, L length, H heads, K head width.
 """
@@ -30,13 +30,12 @@ _KERNEL_LENGTH = 512
 
 _KERNELS: Mapping[str, Callable[..., Array]] = {"cudnn": cudnn_attention, "splash": splash_attention}
 _OBSTACLES: Mapping[str, Callable[..., str | None]] = {"cudnn": cudnn_obstacle, "splash": splash_obstacle}
-# By the platform of a device.
-_OF_PLATFORM: Mapping[str, Literal["cudnn", "splash"]] = {"gpu": "cudnn", "tpu": "splash"}
+_KERNEL_OF_PLATFORM: Mapping[str, Literal["cudnn", "splash"]] = {"gpu": "cudnn", "tpu": "splash"}
 _NO_DROPOUT = "needs model.attention_dropout_rate = 0, because kernels have no dropout, not"
 
 
 class AttentionChoice(NamedTuple):
-    """The implementation of attention, and the reason if it is not the platform's kernel."""
+    """Implementation of attention, and the reason if it is not the platform's kernel."""
 
     implementation: Literal["xla", "cudnn", "splash"]
     reason: str = ""
@@ -45,9 +44,10 @@ class AttentionChoice(NamedTuple):
 def choose_attention(compute: ComputeConfig, model: BertConfig, length: int, device: Any) -> AttentionChoice:
     """Chooses the implementation for training and evaluation on rows of `length` tokens.
 
-    `device` is one of the devices that the program is compiled for, attached or not. Kernels have no dropout on the
-    weights (cuDNN does, but JAX's public function does not offer it, and its seed could not change from step to step),
-    so `attention_dropout_rate` above 0 means XLA. splash does not support local layers; cuDNN does, by a mask.
+    `device` is one of the devices that the program is compiled for, attached or not. Kernels do not support dropout on
+    the weights (cuDNN does, but JAX's public function does not offer it, and its seed could not change from step to
+    step), so an `attention_dropout_rate` above 0 requires XLA. cuDNN supports local layers with a mask; splash does not
+    support them.
 
     Raises:
         InputError: the config names a kernel that cannot run on this device or does not support the model.
@@ -61,7 +61,7 @@ def choose_attention(compute: ComputeConfig, model: BertConfig, length: int, dev
                 f"compute.attention = {compute.attention!r}: {obstacle}; 'auto' chooses one that can"
             )
         return AttentionChoice(compute.attention)
-    kernel = _OF_PLATFORM.get(device.platform)
+    kernel = _KERNEL_OF_PLATFORM.get(device.platform)
     if kernel is None or length < _KERNEL_LENGTH:
         return AttentionChoice("xla")
     obstacle = _obstacle(kernel, compute, model, length, device)
@@ -96,14 +96,15 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """softmax(q·k / √K) · v with dropout on the weights (Vaswani et al. 2017), scores and softmax in at least float32.
+    """Returns softmax(q·k / √K) · v (Vaswani et al. 2017) with dropout on the weights.
 
-    Keys get no weight where `padding_mask` is False, where `document_ids` differ from the query's, or if they are more
-    than `reach` positions away. A query without keys attends uniformly and stays finite. `implementation` is the result
-    of `choose_attention`; "auto" means XLA here. The kernels agree with XLA up to rounding.
+    Scores and softmax are computed in at least float32. Keys get no weight if their `padding_mask` is False, if their
+    document is not the query's, or if they are more than `reach` positions away. A query without keys attends uniformly
+    and stays finite. `implementation` is the result of `choose_attention`; "auto" means XLA here. The kernels agree
+    with XLA up to rounding.
 
     Raises:
-        InputError: dropout on the weights with a kernel, or `reach` with splash.
+        InputError: dropout on the weights is used with a kernel, or `reach` with splash.
     """
     inputs = (query, key, value, padding_mask, document_ids, reach)
     if implementation in ("auto", "xla"):
@@ -113,7 +114,7 @@ def attend(
     kernel = _KERNELS[implementation]
     if jax.sharding.get_abstract_mesh().empty:
         return kernel(*inputs)
-    # To the partitioner a kernel is a single operation, so its division among the devices is stated here.
+    # The partitioner cannot split a kernel, so its division among the devices is specified here.
     heads, tokens, scalar = (
         partition_spec(("batch", "length", "heads", "head_dim")),
         partition_spec(("batch", "length")),
@@ -135,9 +136,9 @@ def xla_attention(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """The reference implementation. It holds the weights as an array [B, H, L, L], even where `reach` is small.
+    """Reference implementation of `attend`. Stores the weights as an array [B, H, L, L], even if `reach` is small.
 
-    Masked scores are a finite number, because -inf would give NaN in a row that is all padding.
+    Masked scores are finite, because -inf would produce NaN in a row that is all padding.
     """
     scores = _scores(query, key) / query.shape[-1] ** 0.5
     mask = padding_mask[:, None, None, :]
@@ -153,9 +154,9 @@ def xla_attention(
 
 @jax.custom_vjp
 def _scores(query: Array, key: Array) -> Array:
-    """q·k, [B, H, L, L], in at least float32, because exp would magnify the rounding of large scores to bfloat16.
+    """Returns q·k, [B, H, L, L], in at least float32, because exp would magnify the rounding of scores to bfloat16.
 
-    The gradient has its own rule so that its products stay in the dtype of the inputs; JAX would multiply a float32
+    A custom gradient keeps the products of the backward pass in the dtype of the inputs; JAX would multiply a float32
     array by a bfloat16 one.
     """
     return _products(query, key, preferred_element_type=jnp.promote_types(query.dtype, jnp.float32))

@@ -2,8 +2,8 @@
 
 B batch, L length, D hidden_dim, K masked positions, V vocabulary.
 
-The layers are stacked: each weight is one array with a leading axis `layers`, and a scan applies them, so that compile
-time does not grow with depth. Dropout keys are arguments; no module has mutable state.
+Layers are stacked: each weight is one array with a leading axis `layers`, and a scan applies the layers, so that
+compile time does not grow with depth. Dropout keys are arguments; no module has mutable state.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _EVERYWHERE = LayerPositions()
 
 
 class Embeddings(nnx.Module):
-    """The normalized sum of token embeddings and, if the model has them, position and segment embeddings."""
+    """Normalized sum of token embeddings and, if the model has them, position and segment embeddings."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         token_key, position_key, segment_key, norm_key = jax.random.split(key, 4)
@@ -104,7 +104,10 @@ class SelfAttention(nnx.Module):
         implementation: Attention = "auto",
         positions: LayerPositions = _EVERYWHERE,
     ) -> Float[Array, "B L D"]:
-        """Attention to the real tokens of the row, window or document, after the output projection; no residual."""
+        """Returns attention over the real tokens of the row, window or document, after the output projection.
+
+        Does not add the residual.
+        """
         query, key = self.query(x), self.key(x)
         if positions.rotation is not None:
             query, key = rotate(query, positions.rotation), rotate(key, positions.rotation)
@@ -133,13 +136,13 @@ class FeedForward(nnx.Module):
         self.up = linear(hidden, inner, ("embed", "intermediate"), key=up_key)
         self.down = linear(inner, hidden, ("intermediate", "embed"), key=down_key)
         if config.gated:
-            # Not one kernel twice as wide: a tensor axis would put gate and up on different devices.
+            # Not a single kernel of twice the width, because a tensor axis would put gate and up on different devices.
             self.gate = linear(hidden, inner, ("embed", "intermediate"), key=gate_key)
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """[B, L, D] to [B, L, D]; no residual."""
-        # The backward pass needs the input of the last map, which it recomputes, and never its output.
+        """Returns the output of the last map, without the residual."""
+        # The backward pass recomputes the input of the last map and does not need its output.
         if hasattr(self, "gate"):
             return recomputed(lambda gate, up: self.down(activate(gate, self.activation) * up))(
                 self.gate(x), self.up(x)
@@ -172,7 +175,7 @@ class BertLayer(nnx.Module):
         implementation: Attention = "auto",
         positions: LayerPositions = _EVERYWHERE,
     ) -> Float[Array, "B L D"]:
-        """Returns the layer's output; without a key there is no dropout."""
+        """Returns the layer's output; without a `dropout_key` there is no dropout."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
 
         def attention(x: Array) -> Array:
@@ -190,7 +193,7 @@ class BertLayer(nnx.Module):
 
 
 class BertEncoder(nnx.Module):
-    """The backbone: embeddings, layers, a final norm if the layers are pre-normalized, and an optional pooler."""
+    """Backbone: embeddings, layers, a final norm if the layers are pre-normalized, and an optional pooler."""
 
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         embeddings_key, layers_key, pooler_key, norm_key = jax.random.split(key, 4)
@@ -226,9 +229,9 @@ class BertEncoder(nnx.Module):
     ) -> Float[Array, "B L D"]:
         """Returns the last hidden states, in `compute.dtype`, or those after `depth` layers.
 
-        `padding_mask` is True at real tokens. `segment_ids` default to 0. With `document_ids` tokens attend only within
-        their document. Without a `dropout_key` there is no dropout. Hidden states between pre-normalized layers are the
-        residual stream; those after the last layer are normalized.
+        `padding_mask` is True at real tokens. `segment_ids` default to 0. With `document_ids`, tokens attend only
+        within their document. Without a `dropout_key` there is no dropout. Between pre-normalized layers, hidden states
+        are the residual stream; after the last layer, they are normalized.
 
         Raises:
             InputError: `segment_ids` are given and the model has no segment embeddings.
@@ -253,12 +256,12 @@ class BertEncoder(nnx.Module):
         return self.final_norm(x) if hasattr(self, "final_norm") and depth == self.config.num_layers else x
 
     def pool(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B D"]:
-        """Returns the tanh of a linear map of the first position, BERT's sentence vector."""
+        """Returns BERT's sentence vector: tanh of a linear map of the first position."""
         return jnp.tanh(self.pooler(hidden[:, 0]))
 
 
 def rematerialize(function: Any, compute: ComputeConfig) -> Any:
-    """Returns `function` under `jax.checkpoint` with the config's policy."""
+    """Wraps `function` in `jax.checkpoint` with the config's policy."""
     if compute.remat == "none":
         return function
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -285,7 +288,7 @@ class MaskedLMHead(nnx.Module):
 
     @jax.named_scope("mlm_head")
     def __call__(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        """Returns the vectors that are multiplied by the output embedding."""
+        """Returns the vectors to multiply by the output embedding."""
         return recomputed(lambda inner: self.norm(activate(inner, self.activation)))(self.dense(hidden))
 
 
@@ -309,7 +312,7 @@ class BertMaskedLM(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
     ) -> Float[Array, "B K D"]:
-        """Returns the head's vectors at the masked positions, from which the output embedding makes logits."""
+        """Returns the head's vectors at the masked positions; their products with the output embedding are logits."""
         hidden = self.encoder(
             token_ids,
             padding_mask,
@@ -322,7 +325,7 @@ class BertMaskedLM(nnx.Module):
         return constrain(self.head(at_masks), "batch", "masked", "hidden")
 
     def output_embedding(self) -> tuple[Float[Array, "rows D"], Float[Array, " rows"]]:
-        """Returns the output table, tied or not, and the bias per vocabulary entry; `rows` is the padded vocabulary."""
+        """Returns the output table, tied or not, and the bias per entry, for the `rows` of the padded vocabulary."""
         table = self.head.output if hasattr(self.head, "output") else self.encoder.embeddings.token
         return table[...], self.head.bias[...]
 
@@ -338,7 +341,7 @@ class BertMaskedLM(nnx.Module):
     ) -> Float[Array, "B K V"]:
         """Returns the logits at the masked positions, float32 (float64 if the compute dtype is).
 
-        Training does not call this: `mlm_jax.model.loss` works from `predictions` without holding all logits.
+        Training does not use this method: `mlm_jax.model.loss` uses `predictions` and never stores all logits.
         """
         x = self.predictions(
             token_ids, padding_mask, mask_positions, segment_ids, dropout_key=dropout_key, compute=compute
@@ -349,7 +352,7 @@ class BertMaskedLM(nnx.Module):
 
 
 def abstract_masked_lm(config: BertConfig) -> BertMaskedLM:
-    """Returns the model with shapes in place of arrays: its names, logical axes and structure."""
+    """Returns the model with shapes in place of arrays."""
     return nnx.eval_shape(lambda: BertMaskedLM(config, key=jax.random.key(0)))
 
 
@@ -359,7 +362,7 @@ def vocabulary_logits(
     bias: Float[Array, " rows"],
     vocabulary_size: int,
 ) -> Float[Array, "B K rows"]:
-    """Returns logits in at least float32; rows that pad the table get the most negative finite number."""
+    """Returns logits in at least float32; padding rows of the table get the most negative finite number."""
     wide = jnp.promote_types(predictions.dtype, jnp.float32)
     # Gathered over fsdp once for both passes, in the narrower dtype.
     table = constrain(table.astype(predictions.dtype), "vocabulary", "hidden")
@@ -372,10 +375,10 @@ def vocabulary_logits(
 
 
 def count_parameters(config: BertConfig, *, pooler: bool = True, mlm_head: bool = False) -> int:
-    """Returns the exact number of parameters, without allocating any.
+    """Returns the number of parameters, without allocating any.
 
-    `pooler` and `mlm_head` select what is counted in addition to the backbone, whatever `config.pooler` is. Rows that
-    pad the embedding table are not counted, and a tied output embedding is counted once.
+    `pooler` and `mlm_head` select the parts to count in addition to the backbone, regardless of `config.pooler`.
+    Padding rows of the embedding table are not counted, and a tied output embedding is counted once.
     """
     config = dataclasses.replace(config, pooler=pooler, vocabulary_multiple=1)
     model = BertMaskedLM if mlm_head else BertEncoder

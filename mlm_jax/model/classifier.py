@@ -1,4 +1,4 @@
-"""Sentence classification on the pooled vector, as Devlin et al. (2018) fine-tune BERT.
+"""Text classification on the pooled vector, as Devlin et al. (2018) fine-tune BERT.
 
 B batch, L length, C classes.
 """
@@ -32,7 +32,7 @@ class BertClassifier(nnx.Module):
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B C"]:
-        """Returns the logits, float32; without a key there is no dropout."""
+        """Returns the logits, float32; without a `dropout_key` there is no dropout."""
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         pooled = self.encoder.pool(self.encoder(token_ids, padding_mask, segment_ids, dropout_key=keys[0]))
         return self.classifier(dropout(pooled, self.dropout_rate, keys[1]))

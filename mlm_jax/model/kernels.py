@@ -1,7 +1,7 @@
-"""Attention kernels that never hold the L × L weights of a head: cuDNN's on NVIDIA GPUs, splash on TPUs.
+"""Attention kernels that never store the L × L weights of a head: cuDNN on NVIDIA GPUs, splash on TPUs.
 
-Each has a function that returns the reason why it cannot run, or None, and one that computes attention;
-`mlm_jax.model.attention` chooses. On a mesh, a kernel gets the complete rows and heads of one device.
+For each kernel, one function returns the reason why it cannot run, or None, and another computes attention;
+`mlm_jax.model.attention` chooses the kernel. On a mesh, a kernel gets the complete rows and heads of one device.
 
 B batch, L length, H heads, K head width.
 """
@@ -22,14 +22,14 @@ from jaxtyping import Bool, Float, Int
 
 from mlm_jax.errors import InputError
 
-# Tile sizes that fit a TPU core's memory, largest first; a tile must divide the row.
+# Tile sizes that fit the memory of a TPU core, largest first; a tile must divide the row.
 _SPLASH_TILES = (512, 384, 256, 128)
 # splash's mask is fixed when the program is compiled, but one loop covers local and global layers.
 _NO_WINDOW = "needs model.local_attention_window = None"
 
 
 def within_reach(length: int, reach: Int[Array, ""]) -> Bool[Array, "L L"]:
-    """True if query and key are at most `reach` positions apart."""
+    """Returns True where query and key are at most `reach` positions apart."""
     position = jnp.arange(length)
     return jnp.abs(position[:, None] - position[None]) <= reach
 
@@ -37,12 +37,12 @@ def within_reach(length: int, reach: Int[Array, ""]) -> Bool[Array, "L L"]:
 def cudnn_obstacle(
     device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
 ) -> str | None:
-    """Returns why cuDNN's flash attention cannot run on `device`, by the limits that JAX and cuDNN document, or None.
+    """Returns the reason why cuDNN's flash attention cannot run on `device`, or None.
 
-    The `window` of local layers is no obstacle, because it is passed as a mask.
+    The limits are those documented by JAX and cuDNN. A `window` of local layers is supported, as a mask.
     """
     capability = str(getattr(device, "compute_capability", ""))
-    # On AMD it is a name such as gfx90a.
+    # On AMD GPUs, it is a name such as gfx90a.
     if device.platform != "gpu" or not capability.replace(".", "").isdecimal() or float(capability) < 8.0:
         return f"needs an NVIDIA GPU of compute capability 8.0 or later, not {device.device_kind}"
     if dtype != "bfloat16":
@@ -62,9 +62,9 @@ def cudnn_attention(
     document_ids: Int[Array, "B L"] | None,
     reach: Int[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """cuDNN's flash attention. Padding must be at the end of a row, because the kernel gets the length of each row.
+    """Computes attention with cuDNN. Padding must be at the end of a row, because the kernel gets row lengths.
 
-    Documents and reach are passed as an additive mask [B, 1, L, L] in bfloat16 that all heads share. cuDNN's layout for
+    Documents and reach are passed as an additive bfloat16 mask [B, 1, L, L] shared by all heads. cuDNN's layout for
     several sequences per row is not public in JAX and needs Hopper, and its window cannot be a traced value. In a row
     that is all padding, the first token counts as real.
     """
@@ -85,7 +85,7 @@ def cudnn_attention(
 def splash_obstacle(
     device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
 ) -> str | None:
-    """Returns why splash attention cannot run on `device`, or None. It supports any dtype and head width."""
+    """Returns the reason why splash cannot run on `device`, or None. It supports any dtype and head width."""
     if device.platform != "tpu":
         return f"needs a TPU, not {device.device_kind}"
     if window is not None:
@@ -105,12 +105,12 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B L H K"]:
-    """JAX's splash attention (a Pallas kernel), with documents and padding as segments; L must be a multiple of 128.
+    """Computes attention with splash, JAX's Pallas kernel. L must be a multiple of 128.
 
-    With `interpret` it runs on any device, slowly.
+    Documents and padding are passed as segments. With `interpret`, the kernel runs on any device, slowly.
 
     Raises:
-        InputError: a `reach` is given, which splash does not support.
+        InputError: `reach` is given, which splash does not support.
     """
     if reach is not None:
         raise InputError(f"compute.attention = 'splash': {_NO_WINDOW}")
@@ -128,7 +128,7 @@ def splash_attention(
     kernel = make_splash_mha_single_device(everything, block_sizes=tiles, interpret=interpret)
 
     own = jnp.zeros_like(padding_mask, jnp.int32) if document_ids is None else document_ids
-    # As keys, padding tokens belong to a segment that no query belongs to.
+    # As keys, padding tokens belong to a segment without queries.
     segments = SegmentIds(q=own, kv=jnp.where(padding_mask, own, -1))
     by_head = [jnp.swapaxes(x, 1, 2) for x in (query / width**0.5, key, value)]
     return jnp.swapaxes(jax.vmap(kernel)(*by_head, segments), 1, 2)

@@ -1,6 +1,6 @@
-"""The parts of a BERT layer, and the declaration of a weight: its shape, logical axes and initializer in one place.
+"""Parts of a BERT layer, and the declaration of weights with their shape, logical axes and initializer.
 
-Modules hold parameters and a forward computation, and no mutable state; dropout keys are arguments. Parameters are
+Modules have parameters and a forward computation but no mutable state; dropout keys are arguments. Parameters are
 float32. A module computes in the dtype of its input, a norm internally in float32.
 """
 
@@ -29,14 +29,14 @@ def parameter(
 ) -> nnx.Param:
     """Declares a float32 weight with one logical axis per dimension, drawn from a normal truncated at 2 stddev.
 
-    The truncated normal is google-research/bert's initializer; a stddev of 0 gives the constant `mean`. What follows
-    from the axes is in `mlm_jax.parallel.weights`.
+    The truncated normal is the initializer of google-research/bert; a stddev of 0 yields the constant `mean`.
+    `mlm_jax.parallel.weights` derives shardings and other properties from the axes.
     """
     value = jnp.full(shape, mean, jnp.float32)
     if stddev:
-        # nn.initializers would rescale to the stddev after truncation; BERT's is the stddev before it.
+        # nn.initializers would rescale to the stddev after truncation; BERT specifies the stddev before truncation.
         value += stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
-    # Whole parameter trees are placed on the mesh, so a variable must not shard itself when it is created.
+    # Whole parameter trees are placed on the mesh, so a variable must not shard itself on creation.
     return nnx.Param(value, out_sharding=axes, eager_sharding=False)
 
 
@@ -46,30 +46,30 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
     return graph, nnx.to_pure_dict(state)
 
 
-# For cheap computations whose inputs are kept anyway. In a scan over layers the backward pass keeps only the inputs;
-# elsewhere XLA may keep more.
+# For cheap computations whose inputs are stored anyway. In a scan over layers, only the inputs are stored for the
+# backward pass; elsewhere XLA may store more.
 recomputed = partial(jax.checkpoint, prevent_cse=False)
 
 
 def activate(x: Array, kind: Activation) -> Array:
-    """GELU (Hendrycks & Gimpel 2016), exact by erf or its tanh approximation, or SiLU for `"swiglu"`.
+    """Applies GELU (Hendrycks & Gimpel 2016), exact or approximated by tanh, or SiLU for `"swiglu"`.
 
-    For gated activations, applied to the gate branch.
+    For gated activations, `x` is the gate branch.
     """
     return jax.nn.silu(x) if kind == "swiglu" else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
 def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
-    """Zeros a fraction `rate` of `x` and scales the rest by 1 / (1 - rate); without a key, returns `x`."""
+    """Zeros a fraction `rate` of `x` and scales the rest by 1 / (1 - rate); returns `x` if there is no key."""
     if key is None or rate == 0.0:
         return x
-    # As in jax.random.bernoulli, by the 23 bits of a uint32 that make a float32 in [0, 1).
+    # Like jax.random.bernoulli, compares the 23 bits of a uint32 that form a float32 in [0, 1).
     keep = random_bits(key, x.shape) >> 9 < np.uint32(math.ceil(float(np.float32(1.0 - rate)) * 2**23))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 class Linear(nnx.Module):
-    """`y = x · kernel + bias`, contracting the last dimensions of x (`inputs`) and producing `outputs` in their place.
+    """`y = x · kernel + bias`, replacing the last dimensions of x, `inputs`, by `outputs`.
 
     `axes` are the logical axes of the kernel, inputs first; the optional bias has the axes of the outputs.
     """
@@ -90,7 +90,7 @@ class Linear(nnx.Module):
             self.bias = parameter(key, outputs, axes[len(inputs) :])
 
     def __call__(self, x: Array) -> Array:
-        """[..., *inputs] to [..., *outputs], in the dtype of `x`."""
+        """Maps [..., *inputs] to [..., *outputs], in the dtype of `x`."""
         y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_contracted)
         if not hasattr(self, "bias"):
             return y
@@ -108,7 +108,7 @@ class LayerNorm(nnx.Module):
             self.bias = parameter(key, (hidden_dim,), ("embed",))
 
     def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
-        """Same shape and dtype as `x`."""
+        """Returns the normalized `x`, with the same shape and dtype."""
         bias = self.bias[...] if hasattr(self, "bias") else None
         return recomputed(partial(_normalize, epsilon=self.epsilon))(x, self.scale[...], bias)
 
@@ -121,12 +121,12 @@ class RMSNorm(nnx.Module):
         self.scale = parameter(key, (hidden_dim,), ("embed",), mean=1.0)
 
     def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
-        """Same shape and dtype as `x`."""
+        """Returns the normalized `x`, with the same shape and dtype."""
         return recomputed(partial(_normalize, epsilon=self.epsilon, center=False))(x, self.scale[...], None)
 
 
 def make_norm(config: BertConfig, *, epsilon: float, key: Key[Array, ""]) -> LayerNorm | RMSNorm:
-    """Returns the kind of norm that the config names, `hidden_dim` wide."""
+    """Returns a norm of the config's kind, of width `hidden_dim`."""
     if config.norm == "rms_norm":
         return RMSNorm(config.hidden_dim, epsilon=epsilon, key=key)
     return LayerNorm(config.hidden_dim, epsilon=epsilon, key=key, bias=config.biases)

@@ -1,9 +1,9 @@
-"""The masked-LM loss over a large vocabulary, as sums that can be added over chunks, microbatches and devices.
+"""Masked-LM loss over a large vocabulary, as sums that can be added over chunks, microbatches and devices.
 
 B batch, K masked positions, D hidden_dim, V rows of the output embedding, C chunks.
 
 The loss is a sum, so its gradient can be computed together with it, from the same logits. The backward pass neither
-recomputes logits nor needs them to be kept.
+recomputes nor stores logits.
 """
 
 import math
@@ -19,24 +19,24 @@ from jaxtyping import Float, Float32, Int
 from mlm_jax.model.bert import vocabulary_logits
 from mlm_jax.parallel.sharding import constrain, num_shards
 
-# Largest size of a chunk's logits on a device. Each chunk reads and writes the gradient of the table, which is about
-# as large in BERT.
+# Maximum size of a chunk's logits on a device. Each chunk reads and writes the gradient of the table, which has about
+# this size in BERT.
 _CHUNK_BYTES = 128 * 2**20
 
 
 class LossSums(NamedTuple):
-    """Numerators and the common denominator of loss and accuracy; scalars."""
+    """Numerators and common denominator of loss and accuracy; scalars."""
 
     loss: Float[Array, ""]
     """Sum of weighted cross-entropies, in nats."""
     correct: Float[Array, ""]
-    """Sum of the weights of the positions whose label has the largest logit."""
+    """Sum of the weights of positions whose label has the largest logit."""
     weight: Float[Array, ""]
     """Sum of the weights."""
 
 
 class _Masked(NamedTuple):
-    """The head's vectors at the masked positions, and the labels there."""
+    """Vectors of the head and labels at the masked positions."""
 
     predictions: Array
     ids: Array
@@ -53,15 +53,15 @@ def masked_lm_sums(
     vocabulary_size: int,
     chunks: int | None = None,
 ) -> LossSums:
-    """Cross-entropy of `mask_ids` under the logits `predictions · tableᵀ + bias`, summed with `mask_weights`.
+    """Returns the cross-entropy of `mask_ids` under `predictions · tableᵀ + bias`, summed with `mask_weights`.
 
-    The K positions are processed in at most `chunks` chunks, one after the other. With more than one chunk, no buffer
-    of B × K × V exists in either pass; the only cost is that the matrix products are smaller. By default chunks are
-    chosen so that a device's logits take at most 128 MiB, with at least one position per row. Only `loss` has a
-    gradient, with respect to `predictions`, `table` and `bias`; its products are in the dtype of `predictions`.
+    The K positions are processed sequentially in at most `chunks` chunks. With more than one chunk, neither pass has a
+    buffer of B × K × V; the only cost is that the matrix products are smaller. By default, chunks are chosen so that a
+    device's logits take at most 128 MiB, with at least one position per row. Only `loss` has a gradient, with respect
+    to `predictions`, `table` and `bias`; its products are in the dtype of `predictions`.
 
     Raises:
-        ValueError: the mesh in use does not divide B.
+        ValueError: the current mesh does not divide B.
     """
     rows, positions = mask_ids.shape
     if rows % num_shards("batch"):
@@ -69,13 +69,13 @@ def masked_lm_sums(
             f"predictions: {rows} rows: must be a multiple of {num_shards('batch')}, into which the mesh splits a batch"
         )
     size = _positions_of_chunk(rows, table.shape[0]) if chunks is None else math.ceil(positions / chunks)
-    # All of equal size except the last, and none empty.
+    # All chunks have the same size except the last, and none is empty.
     chunks = max(1, math.ceil(positions / max(1, size)))
     return _sums(vocabulary_size, chunks, table, bias, _Masked(predictions, mask_ids, mask_weights))
 
 
 def _positions_of_chunk(rows: int, vocabulary: int) -> int:
-    """Number of positions per row whose float32 logits fit a chunk; 0 if those of a single position do not."""
+    """Returns the number of positions per row whose float32 logits fit a chunk; 0 if a single position does not fit."""
     of_one = 4 * rows * vocabulary / num_shards("batch", "vocabulary")
     return int(_CHUNK_BYTES / max(1.0, of_one))
 
@@ -96,11 +96,11 @@ def _sums_and_gradients(
 ) -> tuple[LossSums, tuple[Array, Array, Array]]:
     rows = _gathered(table, masked)
     # Gradients are summed over chunks within each device's rows, and over devices only once, after the last chunk:
-    # first within fsdp, so that each shard of the table then only has to be added to its replicas.
+    # first within fsdp, so that each shard of the table is then added only to its replicas.
     replicas, shards = num_shards("replica"), num_shards("shard")
 
     def by_device(x: Array, last: str) -> Array:
-        """[B, K, last] to [replicas, shards, B / replicas / shards, K, last]."""
+        """Reshapes [B, K, last] to [replicas, shards, B / replicas / shards, K, last]."""
         x = x.reshape(replicas, shards, -1, *x.shape[1:])
         return constrain(x, "replica", "shard", "row", "masked", last)
 
@@ -109,7 +109,7 @@ def _sums_and_gradients(
         sums, logit_gradients = _cross_entropy(vocabulary_size, rows, bias, chunk)
         narrow = logit_gradients.astype(chunk.predictions.dtype)
         of_predictions = jnp.einsum("bkv,vd->bkd", narrow, rows)
-        # Computed transposed and transposed back below; otherwise XLA's CPU backend transposes the logits.
+        # Computed transposed, and transposed back below; otherwise XLA's CPU backend would transpose the logits.
         of_table = jnp.einsum(
             "rsbkd,rsbkv->rsdv", by_device(chunk.predictions, "hidden"), by_device(narrow, "vocabulary")
         ).astype(logit_gradients.dtype)
@@ -142,7 +142,7 @@ _sums.defvjp(_sums_and_gradients, _scale_gradients)
 
 
 def _gathered(table: Array, masked: _Masked) -> Array:
-    """The table gathered over fsdp, once for all chunks, in the narrower dtype."""
+    """Returns the table gathered over fsdp, once for all chunks, in the narrower dtype."""
     return constrain(table.astype(masked.predictions.dtype), "vocabulary", "hidden")
 
 
@@ -170,19 +170,19 @@ def _cross_entropy(
 def _add_chunks(
     of_chunk: Callable[[_Masked], tuple[Any, Any]], chunks: int, masked: _Masked
 ) -> tuple[Any, Any]:
-    """Applies `of_chunk`, which returns a tree to sum over the chunks, and an array [B, K of the chunk, …] or None."""
+    """Applies `of_chunk` to each chunk. It returns a tree to sum and an array [B, K of the chunk, …] or None."""
     if chunks == 1:
         return of_chunk(masked)
     positions = masked.ids.shape[1]
     spare = -positions % chunks
 
     def split(x: Array) -> Array:
-        """[B, K, …] to [C, B, K / C, …], padded with zeros (so zero weights) if C does not divide K."""
+        """Reshapes [B, K, …] to [C, B, K / C, …], padded with zeros (and so zero weights) if C does not divide K."""
         x = jnp.pad(x, [(0, 0), (0, spare)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
 
     def join(x: Array) -> Array:
-        """The inverse of `split`."""
+        """Inverts `split`."""
         x = jnp.moveaxis(x, 0, 1)
         return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :positions]
 

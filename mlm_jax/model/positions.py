@@ -1,4 +1,4 @@
-"""How the attention of each layer uses positions: rotary embeddings (Su et al. 2021) and the windows of local layers.
+"""Positions in attention: rotary embeddings (Su et al. 2021) and the windows of local layers.
 
 L length, K head width.
 """
@@ -15,10 +15,10 @@ from mlm_jax.config.model import BertConfig
 
 
 class LayerPositions(NamedTuple):
-    """How a layer's attention uses positions, which count from the start of the row."""
+    """Position information of a layer's attention. Positions count from the start of the row."""
 
     rotation: Float[Array, "2 L half"] | None = None
-    """Cosines and sines by which queries and keys are rotated, K / 2 of each per position."""
+    """Cosines and sines that rotate queries and keys, K / 2 of each per position."""
     reach: Int[Array, ""] | None = None
     """Number of positions on each side to which a query attends; None for all."""
 
@@ -51,7 +51,7 @@ def positions_of_layers(
 
 
 def rotary_table(length: int, head_dim: int, base: float, dtype: str) -> Float[Array, "2 L half"]:
-    """Cosine and sine of position · base^(-2i/K) for i < K / 2, in float32, or in `dtype` if that is wider."""
+    """Returns cosine and sine of position · base^(-2i/K) for i < K / 2, in float32, or in `dtype` if that is wider."""
     wide = jnp.promote_types(dtype, jnp.float32)
     frequencies = jnp.asarray(base ** -(np.arange(0, head_dim, 2) / head_dim), wide)
     angles = jnp.arange(length, dtype=wide)[:, None] * frequencies[None]
@@ -59,7 +59,7 @@ def rotary_table(length: int, head_dim: int, base: float, dtype: str) -> Float[A
 
 
 def rotate(x: Float[Array, "B L H K"], rotation: Float[Array, "2 L half"]) -> Float[Array, "B L H K"]:
-    """Rotates each pair of dimensions i and i + K / 2 by its angle: Hugging Face's pairing, not the paper's.
+    """Rotates each pair of dimensions i and i + K / 2 by its angle. This is Hugging Face's pairing, not the paper's.
 
     The product of a rotated query and a rotated key depends only on the distance between their positions.
     """

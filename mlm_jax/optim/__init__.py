@@ -1,5 +1,5 @@
 """Optimizers and learning-rate schedules.
 
-In: an `OptimizerConfig` and the declared weights of a model. Out: an optax transformation of its stacked parameters.
+In: an `OptimizerConfig` and the declared weights of a model. Out: an optax transformation for its stacked parameters.
 Read `optimizer.py` first.
 """

@@ -1,7 +1,7 @@
-"""optax transformations for stacked layers: each layer's slice of an array is treated as a weight by itself.
+"""optax transformations for stacked layers: each layer's slice of an array is treated as a separate weight.
 
-Parameters are nested dicts of arrays. `weights` maps the path of each to its declaration, which says whether it is
-stacked and whether it is a matrix.
+Parameters are nested dicts of arrays. `weights` maps the path of each parameter to its declaration, which specifies if
+it is stacked and if it is a matrix.
 """
 
 import math
@@ -20,14 +20,14 @@ _EMBEDDINGS = "encoder/embeddings/"
 
 
 def map_paths(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """Maps `function(path, leaf, *leaves)` over a nested dict of parameters and others of its structure."""
+    """Maps `function(path, leaf, *leaves)` over a nested dict of parameters and other trees of the same structure."""
     return jax.tree.map_with_path(
         lambda path, *leaves: function("/".join(str(entry.key) for entry in path), *leaves), tree, *rest
     )
 
 
 def per_layer(transformation: optax.GradientTransformation, weights: Weights) -> optax.GradientTransformation:
-    """Applies a stateless transformation of single weights to each layer's slice of a stack separately."""
+    """Applies a stateless transformation of single weights separately to each layer's slice of a stack."""
 
     def transform(update: Array, param: Array) -> Array:
         return transformation.update(update, transformation.init(param), param)[0]
@@ -42,11 +42,11 @@ def per_layer(transformation: optax.GradientTransformation, weights: Weights) ->
 
 
 def scale_by_factored_rms(epsilon: float, weights: Weights) -> optax.GradientTransformation:
-    """Adafactor's second moments (Shazeer & Stern 2018), as optax computes them for the matrix of a single layer.
+    """Scales by Adafactor's second moments (Shazeer & Stern 2018), as optax does for the matrix of a single layer.
 
-    The kernels of attention are matrices D x HK or HK x D. A matrix is factored if both sides are at least 128; the
-    second moments of all other weights have the weight's shape. Trees of the state that hold nothing for a weight have
-    one number per layer in its place.
+    Attention kernels are treated as matrices D x HK or HK x D. A matrix is factored if both sides are at least 128; the
+    second moments of all other weights have the weight's shape. Trees of the state without data for a weight have one
+    number per layer in its place.
     """
     one_weight = optax.scale_by_factored_rms(epsilon=epsilon)
 
@@ -92,10 +92,10 @@ def scale_by_factored_rms(epsilon: float, weights: Weights) -> optax.GradientTra
 
 
 def scale_by_muon(momentum: float, weights: Weights) -> optax.GradientTransformation:
-    """Orthogonalized momentum (Jordan et al. 2024) of the matrices of layers, as optax computes it for a single layer.
+    """Orthogonalizes the momentum of the matrices of layers (Jordan et al. 2024), as optax does for a single layer.
 
-    The kernels of attention are matrices D x HK or HK x D. An update is scaled by 0.2 √max(inputs, outputs), so that
-    its root mean square matches AdamW's and AdamW's learning rate and weight decay carry over (Liu et al. 2025).
+    Attention kernels are treated as matrices D x HK or HK x D. An update is scaled by 0.2 √max(inputs, outputs), so
+    that its root mean square matches AdamW's, and AdamW's learning rate and weight decay carry over (Liu et al. 2025).
     """
 
     def dimension_numbers(updates: Any) -> Any:
@@ -115,9 +115,9 @@ def scale_by_muon(momentum: float, weights: Weights) -> optax.GradientTransforma
 def scale_by_depth(decay: float, weights: Weights) -> optax.GradientTransformation:
     """Layer-wise learning-rate decay (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT), counting layers as BEiT does.
 
-    The update of layer l of L (from 0, the first after the embeddings) is scaled by decay^(L - l), that of the
-    embeddings by decay^(L + 1); the update of anything after the layers (pooler, head, classifier) is not scaled.
-    ELECTRA's code has one power more for embeddings and layers. A tied embedding counts as an embedding.
+    The update of layer l of L (from 0, the first after the embeddings) is scaled by decay^(L - l), and the update of
+    the embeddings by decay^(L + 1). Updates of parameters after the layers (pooler, head, classifier) are not scaled.
+    ELECTRA's code has one more power for embeddings and layers. A tied embedding counts as an embedding.
     """
     num_layers = max((weight.shape[0] for weight in weights.values() if weight.stacked), default=0)
 
@@ -133,5 +133,5 @@ def scale_by_depth(decay: float, weights: Weights) -> optax.GradientTransformati
 
 
 def _reshape_if_whole(moments: Array, shape: tuple[int, ...]) -> Array:
-    """Reshapes moments that have an element for every element of the weight; returns smaller ones unchanged."""
+    """Reshapes moments that have one element per element of the weight; returns smaller moments unchanged."""
     return moments.reshape(shape) if moments.size == math.prod(shape) else moments

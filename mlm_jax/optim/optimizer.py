@@ -1,4 +1,4 @@
-"""Learning-rate schedules, the weight-decay mask, freezing, and the optax chain of every optimizer.
+"""Learning-rate schedules, weight-decay mask, freezing, and the optax chain of every optimizer.
 
 `weights` maps the path of each parameter ("encoder/layers/attention/query/kernel") to its declaration.
 """
@@ -19,7 +19,7 @@ from mlm_jax.optim.layer_transforms import (
 )
 from mlm_jax.parallel.weights import Weights, nested
 
-# Only a classifier's loss reaches the pooler: in a masked LM, weight decay would shrink it to nothing.
+# A masked-LM loss has no gradient for the pooler, so weight decay would shrink it to zero.
 _POOLER = "encoder/pooler/*"
 
 
@@ -43,12 +43,12 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int, peak: Any = 
 
 
 def decay_mask(weights: Weights) -> Any:
-    """Returns a nested dict that is True for weights that decay: all but biases and norms (Devlin et al. 2018, A.2)."""
+    """Returns a nested dict that is True for weights to decay: all but biases and norms (Devlin et al. 2018, A.2)."""
     return nested({path: weight.is_matrix for path, weight in weights.items()})
 
 
 def frozen_mask(config: OptimizerConfig, weights: Weights) -> Any:
-    """Returns a nested dict that is True for frozen weights: those that `config.freeze` matches, and an LM's pooler.
+    """Returns a nested dict that is True for frozen weights: matches of `config.freeze`, and a masked LM's pooler.
 
     Raises:
         InputError: a pattern matches no parameter, or the patterns leave nothing to train.
@@ -69,11 +69,11 @@ def frozen_mask(config: OptimizerConfig, weights: Weights) -> Any:
 def make_optimizer(
     config: OptimizerConfig, weights: Weights, learning_rate: Any
 ) -> optax.GradientTransformation:
-    """Returns the optax chain for parameters that are the nested dict of `weights`.
+    """Returns the optax chain for parameters with the structure of `weights`.
 
-    Clips, transforms as the optimizer prescribes, adds decoupled weight decay, and scales by depth and by the learning
-    rate. Each layer is treated separately, although layers are stacked in one array. `learning_rate`, a number or a
-    traced float32 [], is that of one step; the state does not depend on it.
+    Clips gradients, applies the optimizer's update rule, adds decoupled weight decay, and scales by depth and learning
+    rate. Layers are treated separately, although they are stacked in one array. `learning_rate`, a number or a traced
+    float32 [], applies to one step; the state does not depend on it.
     """
     chain = []
     if config.max_grad_norm is not None:
@@ -85,15 +85,15 @@ def make_optimizer(
         chain.append(optax.masked(per_layer(optax.scale_by_trust_ratio(), weights), decay_mask(weights)))
     if config.layer_rate_decay != 1.0:
         chain.append(scale_by_depth(config.layer_rate_decay, weights))
-    # A schedule that ignores optax's count, which is of applied updates and stands still when a step is skipped. The
-    # count stays in the state, so that checkpoints keep their structure.
+    # The schedule ignores optax's count of applied updates, which does not change when a step is skipped. The count
+    # stays in the state, so that checkpoints keep their structure.
     chain.append(optax.scale_by_learning_rate(lambda _: learning_rate))
     labels = jax.tree.map(lambda frozen: "frozen" if frozen else "trained", frozen_mask(config, weights))
     return optax.partition({"trained": optax.chain(*chain), "frozen": optax.set_to_zero()}, labels)
 
 
 def _update_rule(config: OptimizerConfig, weights: Weights) -> list[optax.GradientTransformation]:
-    """Turns a gradient into the optimizer's update, before weight decay and the learning rate."""
+    """Returns the transformations from a gradient to the optimizer's update, before weight decay and learning rate."""
     coefficients = config.coefficients
     if config.name == "adafactor":
         # As in optax.adafactor: the learning rate is relative to the weight's root mean square.

@@ -1,11 +1,11 @@
-"""A last message from a process that JAX's runtime aborts.
+"""Lets a process print a last message when JAX's runtime aborts it.
 
-When the process that coordinates a job dies, the runtime of all others calls abort() from one of its own threads,
-within milliseconds of the lost connection. That is too fast for a thread that polls, and `jax_enable_recoverability`
-does not prevent it. Python's signal handlers wait for the main thread, so they never run; a handler called by C does.
+When the coordinator of a job dies, the runtime of all other processes calls abort() from one of its own threads, within
+milliseconds of the lost connection. That is too fast for a polling thread, and `jax_enable_recoverability` does not
+prevent it. Python's signal handlers wait for the main thread, so they never run; a handler called by C does.
 
-The handler needs the GIL. Python threads give it up every 5 ms, and jax releases it in every call that takes long; an
-extension that held it would delay the end of the process until its call returns, since abort() has begun by then.
+The handler needs the GIL. Python threads release it every 5 ms, and jax releases it in every long call. An extension
+that holds it delays the end of the process until its call returns.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 @contextmanager
 def on_abort(last_words: Callable[[], None]) -> Iterator[None]:
-    """A context in which SIGABRT calls `last_words`, which should end the process; otherwise abort() does."""
+    """Makes SIGABRT call `last_words` within the context. It should end the process; otherwise abort() does."""
     handler = _Handler(lambda number: last_words())
     set_handler = ctypes.CDLL(None).signal
     set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]

@@ -1,4 +1,4 @@
-"""Digests of arrays, to check that their bits are unchanged; independent of the mesh."""
+"""Digests of arrays, to check that their bits have not changed; independent of the mesh."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 def array_digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
     """Returns a 32-bit number for each array (any shape; bool, integer or float), computed on its devices."""
-    # Sorted, because Orbax restores arrays in another order, and a restore should reuse the program of the save.
+    # Sorted, because Orbax restores arrays in a different order, and a restore should reuse the program of the save.
     names = sorted(leaves)
     digests = jax.device_get(_program(leaves[names[0]].sharding)([leaves[name] for name in names]))
     return dict(zip(names, digests.tolist(), strict=True))
@@ -34,9 +34,9 @@ def _digest(array: jax.Array) -> jax.Array:
     """Returns the sum modulo 2^32 of a hash of (position, bits) over all elements: uint32 scalar.
 
     Integer addition is exact in any order, so the sharding does not matter. For a fixed position the hash is a
-    bijection of the bits, so a change within one element (or one 32-bit half of a 64-bit element) is always found; any
-    other change is missed with probability 2^-32. Without the mixing, a sum of `bits * odd` would miss flipped sign
-    bits of any two elements. Constants: hash-prospector (C. Wellons), and 2^32 / golden ratio.
+    bijection of the bits, so a change within one element (or one 32-bit half of a 64-bit element) is always detected;
+    any other change is missed with probability 2^-32. Without the mixing, a sum of `bits * odd` would miss flipped sign
+    bits in any two elements. The constants are from hash-prospector (C. Wellons), and 2^32 / golden ratio.
     """
     if array.dtype == jnp.bool_:
         words = array.astype(jnp.uint32)

@@ -1,6 +1,6 @@
-"""Joins the processes of a job by `jax.distributed`.
+"""Joins the processes of a job with `jax.distributed`.
 
-Errors at the start of a job end in one line here; JAX's runtime would abort the process.
+Reports errors at the start of a job in one line; JAX's runtime would abort the process.
 """
 
 import os
@@ -19,21 +19,21 @@ from mlm_jax.parallel.abort import on_abort
 
 
 def join(config: DistributedConfig) -> None:
-    """Joins the job that the config or the scheduler describes; without one, this process is a job of its own.
+    """Joins the job described by the config or the scheduler; without a job, this process runs alone.
 
     `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU. If some process does not join within
-    `timeout_seconds`, this one prints an error and exits with 2. Does nothing if the process has joined already.
+    `timeout_seconds`, this process prints an error and exits with 2. Does nothing if it has already joined.
 
     Raises:
-        InputError: nothing answers at the coordinator's address, the port of process 0 is taken, or JAX has started
-            already.
+        InputError: nothing answers at the coordinator's address, the port of process 0 is in use, or JAX has already
+            started.
     """
     if jax.distributed.is_initialized():
         return
-    # It would swallow a SIGTERM before the run listens for one, and the run agrees on a step to stop by itself.
+    # The service would swallow a SIGTERM before the run handles signals; the run itself agrees on the step to stop at.
     jax.config.update("jax_enable_preemption_service", False)
     end = time.monotonic() + config.timeout_seconds
-    # The runtime aborts the process at its own limits, so they come after ours.
+    # The runtime aborts the process at its own limits, so they must be longer than ours.
     limits: dict[str, Any] = {
         "initialization_timeout": 2 * config.timeout_seconds,
         "heartbeat_timeout_seconds": 3 * config.timeout_seconds,
@@ -80,11 +80,11 @@ def join(config: DistributedConfig) -> None:
 
 
 def _require_alone(config: DistributedConfig) -> None:
-    """Raises InputError if this process, in which JAX has started already, belongs to a job of several processes."""
+    """Raises InputError if this process, in which JAX has already started, belongs to a job of several processes."""
     detected = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 1)[1]
     if (config.num_processes or detected or 1) > 1:
         raise InputError(
-            "the config used JAX before the processes of the job had joined: must be given --distributed.coordinator, "
+            "the config used JAX before the processes of the job had joined: pass --distributed.coordinator, "
             "--distributed.num-processes and --distributed.process-id on the command line or, under a scheduler, call "
             "mlm_jax.parallel.distributed.join(DistributedConfig()) first"
         )
@@ -92,18 +92,18 @@ def _require_alone(config: DistributedConfig) -> None:
 
 def _require_free(address: str) -> None:
     with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
-        # As the runtime binds it: a port that a job has just released is free.
+        # The runtime sets the same option: a port that a job has just released counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", _port(address)))
         except OSError as error:
             raise InputError(
-                f"distributed.coordinator = {address}: {error.strerror}: must be a free port of this machine"
+                f"distributed.coordinator = {address}: {error.strerror}: must be a free port on this machine"
             ) from error
 
 
 def _require_answer(address: str, seconds: int) -> None:
-    """Waits until process 0, which may start after the others, listens there."""
+    """Waits until process 0, which may start after the others, listens at `address`."""
     host, end = address.rpartition(":")[0].strip("[]"), time.monotonic() + seconds
     while True:
         try:
@@ -115,7 +115,7 @@ def _require_answer(address: str, seconds: int) -> None:
             if time.monotonic() > end - 1:
                 raise InputError(
                     f"distributed.coordinator = {address}: {error.strerror or error} for {seconds} s: "
-                    "must be where process 0 listens"
+                    "must be the address at which process 0 listens"
                 ) from error
         time.sleep(0.2)
 

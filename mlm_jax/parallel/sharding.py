@@ -1,6 +1,6 @@
-"""The mesh, and the rules from logical axes to mesh axes.
+"""Device mesh, and rules that map logical axes to mesh axes.
 
-A weight names its dimensions by logical axes where it is declared; only this file says which mesh axes split them.
+Weights are declared with logical axes; only this file defines which mesh axes split them.
 """
 
 import math
@@ -46,8 +46,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """Returns a (data, fsdp, tensor) mesh over `devices`, by default all of them. One device is a mesh of ones.
 
-    With `config.dcn_data` the devices form that many blocks, each within slices, and `data` runs over the blocks
-    outermost, so that only collectives over `data` leave a slice.
+    `config.dcn_data` divides the devices into that many blocks along slices. The blocks are outermost in `data`, so
+    that only collectives over `data` leave a slice.
 
     Raises:
         InputError: the product of the sizes is not the number of devices, or dcn_data is not the number of slices.
@@ -65,17 +65,17 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"mesh: {slices}{shape} is {math.prod(sizes) * len(blocks)} devices: "
             f"must be the {len(devices)} available"
         )
-    # On a TPU the axes follow the torus; without a split, an axis larger than a side of the torus would not fit.
+    # On a TPU, the axes follow the torus; without splitting, an axis longer than a side of the torus would not fit.
     arrays = [create_device_mesh(sizes, block, allow_split_physical_axes=True) for block in blocks]
-    # Explicit about Auto because jax's default may be Explicit, under which custom-partitioned kernels misbehave.
+    # Auto is set because jax's default may be Explicit, which breaks custom-partitioned kernels.
     return Mesh(np.concatenate(arrays), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def _slice_blocks(count: int, devices: list[jax.Device]) -> list[list[jax.Device]]:
     """Divides the devices into `count` blocks of equal size that share no slice.
 
-    Devices other than TPUs may have no slices (CPU) or one slice per host (GPU). Their blocks are neighbors in the
-    order of jax.devices, which is that of the processes.
+    Devices other than TPUs may have no slices (CPU) or one slice per host (GPU). Their blocks are consecutive in the
+    order of jax.devices, which is the order of the processes.
     """
     slices = sorted({_slice_of(device) for device in devices})
     if devices[0].platform == "tpu" and len(slices) != count:
@@ -118,42 +118,42 @@ def partition_spec(axes: tuple[str, ...]) -> PartitionSpec:
 
 
 def constrain(x: Array, *axes: str) -> Array:
-    """Constrains an activation to the sharding of its logical axes on the mesh in use; without a mesh returns `x`."""
+    """Constrains an activation to the sharding of its logical axes on the current mesh; returns `x` without a mesh."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 
 
 def num_shards(*axes: str) -> int:
-    """Number of parts into which the mesh in use splits an array with these logical axes; 1 without a mesh."""
+    """Returns the number of shards of an array with these logical axes on the current mesh; 1 without a mesh."""
     sizes = jax.sharding.get_abstract_mesh().shape
     return math.prod(sizes.get(mesh_axis, 1) for axis in axes for mesh_axis in RULES[axis])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of a value that every device holds in full."""
+    """Returns the sharding of a value that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array whose first dimension is the batch."""
+    """Returns the sharding of an array whose first dimension is the batch."""
     return NamedSharding(mesh, partition_spec(("batch",)))
 
 
 def batch_ways(mesh: Mesh) -> int:
-    """Number of parts into which the mesh splits a batch."""
+    """Returns the number of shards of a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def device_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array with one element per device."""
+    """Returns the sharding of an array with one element per device."""
     return NamedSharding(mesh, PartitionSpec(MESH_AXES))
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Returns the rows of a batch that this process's devices hold, ascending: int64 [rows].
+    """Returns the indices of the rows of a batch that this process's devices hold, ascending: int64 [rows].
 
-    Processes hold the same rows where a mesh axis that does not split the batch spans them.
+    Processes hold the same rows if a mesh axis that does not split the batch spans them.
     """
     places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))

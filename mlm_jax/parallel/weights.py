@@ -1,8 +1,8 @@
-"""The declared weights of a model, and everything that follows from their logical axes.
+"""The declared weights of a model, and the properties that follow from their logical axes.
 
-A weight is declared once, with its shape and logical axes, by `mlm_jax.model.layers.parameter`. Its sharding, whether
-it is stacked by layer, whether it is a matrix and which of its dimensions are inputs all follow from the axes; no other
-file decides any of this by a weight's name. A path joins the names from the model to the weight with "/".
+A weight is declared once, with its shape and logical axes, by `mlm_jax.model.layers.parameter`. The axes determine its
+sharding, if it is stacked by layer, if it is a matrix, and which dimensions are inputs; no other file derives any of
+this from a weight's name. A path joins the names from the model to the weight with "/".
 """
 
 import math
@@ -20,7 +20,7 @@ from mlm_jax.parallel.sharding import RULES, partition_spec, replicated
 
 @dataclass(frozen=True)
 class Weight:
-    """A declared weight: `shape` has one logical axis per dimension in `axes`.
+    """A declared weight: `axes` has one logical axis per dimension of `shape`.
 
     Raises:
         ValueError: the axes do not match the shape, one has no sharding rule, or they are neither those of a vector
@@ -46,14 +46,14 @@ class Weight:
 
     @property
     def stacked(self) -> bool:
-        """True if the first dimension runs over the layers, so that each slice is a weight by itself."""
+        """True if the first dimension is the layer, so that each slice is a separate weight."""
         return self.axes[:1] == ("layers",)
 
     @property
     def sides(self) -> tuple[tuple[int, ...], ...]:
-        """Dimensions of the inputs and of the outputs of a matrix, or of a vector; never that of the layers.
+        """Dimensions of the inputs and of the outputs of a matrix, or of a vector, without the layer dimension.
 
-        Heads and their width together are one side. An embedding table counts as a matrix.
+        Heads and their width form one side. An embedding table counts as a matrix.
         """
         sides: list[tuple[int, ...]] = []
         for dimension, (before, axis) in enumerate(zip(("", *self.axes), self.axes, strict=False)):
@@ -70,13 +70,13 @@ class Weight:
 
     @property
     def side_shape(self) -> tuple[int, ...]:
-        """The shape with one dimension per side, after that of the layers."""
+        """Shape with one dimension per side, after the layer dimension."""
         layers = self.shape[:1] if self.stacked else ()
         return *layers, *(math.prod(self.shape[dimension] for dimension in side) for side in self.sides)
 
 
 Weights = Mapping[str, Weight]
-"""By path."""
+"""Weights by path."""
 
 
 def declared_weights(model: nnx.Module) -> dict[str, Weight]:
@@ -93,7 +93,7 @@ def declared_weights(model: nnx.Module) -> dict[str, Weight]:
 
 
 def nested(by_path: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by path as a nested dict, which is the structure of the parameters."""
+    """Returns values by path as a nested dict, which is the structure of the parameters."""
     tree: dict[str, Any] = nnx.traversals.unflatten_mapping(dict(by_path), sep="/")
     return tree
 
@@ -102,7 +102,7 @@ def parameter_shardings(mesh: Mesh, abstract_model: nnx.Module) -> dict[str, Any
     """Returns a NamedSharding for every parameter, as a nested dict.
 
     Raises:
-        InputError: a mesh axis does not divide the dimension it splits; names the parameter and the axis.
+        InputError: a mesh axis does not divide the dimension it splits. The message names the parameter and the axis.
         ValueError: see `Weight`.
     """
     shardings = {}
@@ -125,10 +125,10 @@ def optimizer_shardings(
     abstract_params: dict[str, Any],
     shardings: dict[str, Any],
 ) -> Any:
-    """Returns `shardings` for moments that have their parameter's shape; everything else is replicated.
+    """Returns the sharding of the parameter for moments of its shape; everything else is replicated.
 
-    That includes the rows and columns of factored second moments, less than 2 MB for BERT-large. Without explicit
-    shardings, `jax.jit(optimizer.init)` returns replicated moments on a mesh of Auto axes.
+    Replicated arrays include the rows and columns of factored second moments, less than 2 MB for BERT-large. Without
+    explicit shardings, `jax.jit(optimizer.init)` returns replicated moments on a mesh of Auto axes.
     """
 
     def is_masked(leaf: Any) -> bool:

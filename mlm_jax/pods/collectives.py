@@ -1,4 +1,4 @@
-"""The collectives of a compiled step: kind, mesh axes, number and size."""
+"""Collectives of a compiled step: kind, mesh axes, number and size."""
 
 import math
 import re
@@ -17,7 +17,7 @@ _MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective instruction of the compiled step."""
+    """A collective instruction of the compiled step."""
 
     kind: str
     axes: tuple[str, ...]
@@ -27,7 +27,7 @@ class Collective:
     count: int
     """Number of executions per step."""
     bytes: int
-    """Size of the whole array per execution: the gathered result, or the operand reduced or exchanged."""
+    """Size of the whole array per execution: the gathered result, or the reduced or exchanged operand."""
     operands: tuple[tuple[int, ...], ...]
     """Dimensions of every operand."""
 
@@ -49,7 +49,7 @@ def collectives_of(module: Module, mesh: Mesh, slices: int = 1) -> list[Collecti
         slices: number of slices that the mesh spans.
 
     Raises:
-        ValueError: a collective is in a loop whose trip count is not known.
+        ValueError: a collective is in a loop with an unknown trip count.
     """
     devices = _Devices(mesh, slices, module.num_partitions)
     found: dict[object, Collective] = {}
@@ -80,7 +80,7 @@ class _Devices:
         self.slice_rows = shape[0] if self.within_slice else shape[0] // slices
 
     def axes(self, groups: np.ndarray) -> tuple[tuple[str, ...], bool]:
-        """Returns the axes that vary within the groups [groups, size], and True if a group crosses slices."""
+        """Returns the mesh axes that vary within the groups [groups, size], and True if a group crosses slices."""
         coordinates = self.coordinates[groups]
         varies = (coordinates != coordinates[:, :1]).any(axis=(0, 1))
         rows = coordinates[..., 0] // self.slice_rows
@@ -113,7 +113,7 @@ def _collective(
 
 
 def _is_scattered(computation: Computation, all_reduce: Instruction) -> bool:
-    """True if a fusion keeps only the device's part of the sum, which is how TPU expresses a reduce-scatter."""
+    """Returns True if a fusion keeps only the device's part of the sum, which is how TPU expresses a reduce-scatter."""
     root = computation.through(computation.root)
     if root.opcode != "dynamic-slice" or len(computation.instructions) > 20:
         return False
@@ -127,7 +127,7 @@ def device_groups(attributes: str, num_devices: int) -> np.ndarray:
     of a mesh `mesh['a'=2,'b'=2] {'a'}`, and the pairs of a permutation.
 
     Raises:
-        ValueError: another notation.
+        ValueError: the notation is unknown.
     """
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
     listed = pairs or re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", attributes)

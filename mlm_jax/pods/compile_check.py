@@ -1,4 +1,4 @@
-"""Checks whether the train step of a config fits chips that are not present, and what would make it fit."""
+"""Checks that the train step of a config fits chips that are not attached, and finds a change that makes it fit."""
 
 import re
 import time
@@ -17,7 +17,7 @@ from mlm_jax.step.program import Program, build_program, device_bytes
 
 @dataclass(frozen=True)
 class DoesNotFit:
-    """XLA did not compile the step because it needs more memory than the chip has."""
+    """Result of a step that XLA did not compile because it needs more memory than the chip has."""
 
     reason: str
     """XLA's message."""
@@ -34,7 +34,7 @@ class Fix:
 def compile_step(
     config: TrainConfig, devices: list[jax.Device], chip_kind: str | None = None
 ) -> StepReport | DoesNotFit:
-    """Compiles the train step of `config` for `devices`, without data, and reports on it.
+    """Compiles the train step of `config` for `devices`, without data, and returns a report.
 
     `chip_kind` is the chip that simulated devices represent, as in `jax.Device.device_kind`.
 
@@ -60,8 +60,8 @@ def smallest_fix(
 ) -> Fix | None:
     """Returns the first change with which the step compiles and fits, or None.
 
-    Changes that cost the least time come first: rematerialization, more fsdp, more microbatches, then all of them.
-    Each is tried by compiling it, unless its parameters and moments alone exceed `memory_bytes`.
+    Changes that cost the least time come first: rematerialization, more fsdp, more microbatches, then all of them. Each
+    change is tried by compiling it, unless its parameters and moments alone exceed `memory_bytes`.
     """
     for flags, candidate in _candidates(config, make_mesh(config.mesh, devices).shape["data"]):
         try:
@@ -77,7 +77,7 @@ def smallest_fix(
 
 
 def _candidates(config: TrainConfig, data: int) -> Iterator[tuple[str, TrainConfig]]:
-    """Yields changes as (flags, changed config); `data` is the size of that mesh axis."""
+    """Yields changes as (flags, changed config); `data` is the size of the mesh axis `data`."""
     stronger = {"none": ("dots", "full"), "dots": ("full",), "full": ()}[config.compute.remat]
     for remat in stronger:
         yield f"--compute.remat {remat}", _with(config, remat=remat)
@@ -132,7 +132,7 @@ def _program(config: TrainConfig, devices: list[jax.Device]) -> Program:
 
 
 def stand_in_masking(config: TrainConfig) -> MaskingConfig:
-    """Completes the recipe with placeholder ids; shapes and costs of the step do not depend on their values."""
+    """Completes the masking recipe with placeholder ids; shapes and costs of the step do not depend on them."""
     size, length = config.model.vocabulary_size, config.data.sequence_length
     return MaskingConfig(
         **vars(config.masking) | {"mask_selection_length": config.masking.selection_length(length)},

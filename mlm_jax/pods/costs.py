@@ -1,7 +1,7 @@
 """FLOPs and memory traffic of a compiled step, with the body of a loop counted once per iteration.
 
-XLA's own `cost_analysis` counts the body of a loop once: of BERT-small in 8 microbatches it reports 19 of 380 GFLOPs. A
-closed form, as in `step/flops.py`, leaves out what rematerialization repeats: 380 of 488 GFLOPs with `remat="full"`.
+XLA's `cost_analysis` counts the body of a loop once: for BERT-small in 8 microbatches, it reports 19 of 380 GFLOPs. A
+closed form, as in `step/flops.py`, omits rematerialization: 380 of 488 GFLOPs with `remat="full"`.
 """
 
 import math
@@ -26,7 +26,7 @@ def matmul_flops(module: Module) -> float:
     """Returns the FLOPs of all matrix products per device and step; a multiply-add is two FLOPs.
 
     Raises:
-        ValueError: one is in a loop whose trip count is not known, or in an unknown kernel.
+        ValueError: a matrix product is in a loop with an unknown trip count or in an unknown kernel.
     """
     total = 0.0
     for computation, instruction, times in module.executed():
@@ -45,7 +45,7 @@ def _dot_flops(computation: Computation, dot: Instruction) -> int:
 
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> int:
-    """Counts as XLA does: only products with an element, not with padding or the gaps of a dilation.
+    """Returns FLOPs as XLA counts them: products with elements, not with padding or the gaps of a dilation.
 
     TPU expresses every matrix product as a convolution, with batch dimensions as strided windows of mostly gaps.
     """
@@ -68,7 +68,7 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
 
 
 def _custom_call_flops(computation: Computation, call: Instruction) -> int:
-    """FLOPs of splash attention, whose third and fourth operands are query [..., L, K] and key [..., S, K]."""
+    """Returns the FLOPs of splash attention. Operands 2 and 3 are query [..., L, K] and key [..., S, K]."""
     if call.attribute("custom_call_target") != '"tpu_custom_call"':
         return 0
     kind = re.match(r"splash_mha_(fwd|dq|dkv)", call.name)
@@ -101,7 +101,7 @@ def _window(attributes: str, rank: int) -> list[dict[str, int]]:
 
 
 def _valid_positions(image: int, kernel: int, result: int, window: dict[str, int]) -> int:
-    """Returns the number of pairs of a result and a kernel position that meet an element of the image."""
+    """Returns the number of pairs of result and kernel positions that meet an element of the image."""
     out, tap = np.arange(result)[:, None], np.arange(kernel)[None]
     place = out * window["stride"] - window["low"] + tap * window["kernel"]
     inside = (place >= 0) & (place <= (image - 1) * window["base"])
@@ -109,9 +109,9 @@ def _valid_positions(image: int, kernel: int, result: int, window: dict[str, int
 
 
 def memory_bytes(module: Module) -> float:
-    """Returns the bytes read from and written to memory per device and step, if every fusion does so once.
+    """Returns the bytes read from and written to memory per device and step, if each fusion reads and writes once.
 
-    Where a loop reads or updates one slice of a stacked array per iteration, only that slice counts. A loop with an
+    If a loop reads or updates one slice of a stacked array per iteration, only that slice counts. A loop with an
     unknown trip count counts once.
     """
     total = 0.0
@@ -144,7 +144,7 @@ def _in_memory(instructions: Iterable[Instruction]) -> int:
 
 
 def _read_of_parameter(module: Module, computation: Computation, index: int) -> int:
-    """Bytes that a fusion reads of a parameter: only the slices, if it is only sliced."""
+    """Returns the bytes of a parameter that a fusion reads: only the slices, if the parameter is only sliced."""
     wanted = str(index)
     parameter = next(
         i for i in computation.instructions.values() if i.opcode == "parameter" and i.argument == wanted
@@ -175,7 +175,7 @@ def _read(module: Module, computation: Computation, source: Instruction) -> int:
 
 
 def _written(module: Module, computation: Computation) -> int:
-    """Bytes that a fusion writes: only the slice, if its root updates one in place."""
+    """Returns the bytes that a fusion writes: only the slice, if its root updates a slice in place."""
     root = computation.through(computation.root)
     results = [computation.through(name) for name in root.operands] if root.opcode == "tuple" else [root]
     total = 0

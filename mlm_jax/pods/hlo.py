@@ -1,7 +1,7 @@
 """Parses the text of a compiled XLA module into instructions, each with its number of executions per step.
 
-The text is XLA's own notation (openxla.org/xla/hlo_to_llvm_ir). The parts that are read are the same for CPU, GPU and
-TPU. Shapes are those of one device.
+The text is in XLA's notation (openxla.org/xla/hlo_to_llvm_ir). The parsed parts are the same for CPU, GPU and TPU.
+Shapes are per device.
 """
 
 import math
@@ -15,7 +15,7 @@ _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9]\w*)?)\[([0-9,]*)\](?:\{([^}
 _NAME = re.compile(r"%([\w.\-]+)")
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")
-# Attributes that name the computations an instruction runs. `to_apply` counts for `call` only.
+# Attributes with the computations that an instruction runs. `to_apply` counts only for `call`.
 _CALLED = re.compile(
     r"\b(?:calls|to_apply|true_computation|false_computation)=%([\w.\-]+)|branch_computations=\{([^}]*)\}"
 )
@@ -23,7 +23,7 @@ _CALLED = re.compile(
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """One array type, for example `bf16[16,512]`."""
+    """An array type, such as `bf16[16,512]`."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -48,7 +48,7 @@ class Instruction:
     name: str
     opcode: str
     shapes: tuple[ArrayShape, ...]
-    """Of the result; several if it is a tuple."""
+    """Shape of the result; several if it is a tuple."""
     operands: tuple[str, ...]
     attributes: str
     argument: str
@@ -83,7 +83,7 @@ class Computation:
         return users
 
     def through(self, name: str) -> Instruction:
-        """Returns the instruction `name`, or the one whose result it only copies or relabels."""
+        """Returns the instruction `name` or, if it only copies or relabels a result, the source of that result."""
         instruction = self.instructions[name]
         while instruction.opcode in ("bitcast", "copy", "reshape", "transpose") and instruction.operands:
             instruction = self.instructions[instruction.operands[0]]
@@ -128,7 +128,7 @@ class Module:
         for instruction in self.computations[name].instructions.values():
             if instruction.opcode == "while":
                 trips = self._trips(instruction, self.computations[name])
-                # The condition runs once more than the body, to end the loop.
+                # The condition runs once more than the body.
                 for part, runs_each in (("body", trips), ("condition", trips + 1)):
                     self._count((instruction.attribute(part) or "").lstrip("%"), times * runs_each, runs)
             # Later parts of an asynchronous operation name the same computation again.
@@ -138,9 +138,9 @@ class Module:
 
     def _trips(self, loop: Instruction, computation: Computation) -> float:
         """Returns the trip count of a `while`, from XLA's annotation or from a condition `counter < constant`."""
-        noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
-        if noted:
-            return float(noted[1])
+        annotation = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
+        if annotation:
+            return float(annotation[1])
         condition = self.computations[(loop.attribute("condition") or "").lstrip("%")]
         compare = condition.instructions[condition.root]
         if compare.opcode != "compare" or compare.attribute("direction") != "LT":
@@ -193,7 +193,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def array_shapes(text: str) -> tuple[ArrayShape, ...]:
-    """Returns the arrays of a type, with tuples flattened; tokens have none."""
+    """Returns the arrays of a type, with tuples flattened; tokens have no arrays."""
     return tuple(
         ArrayShape(dtype, tuple(int(d) for d in dims.split(",") if d), "S(1)" not in (layout or ""))
         for dtype, dims, layout in _ARRAY.findall(text)

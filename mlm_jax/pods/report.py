@@ -1,4 +1,4 @@
-"""What a compiled step needs per chip: memory, FLOPs, collectives, and lower bounds of its time."""
+"""Report on a compiled step: memory, FLOPs and collectives per chip, and lower bounds of its time."""
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -17,24 +17,24 @@ _LINKS, _NETWORK = "links", "network"
 
 @dataclass(frozen=True, kw_only=True)
 class CollectiveTotal:
-    """All collectives of one kind over the same mesh axes."""
+    """Total of all collectives of one kind over the same mesh axes."""
 
     kind: str
     axes: str
-    """For example "data × fsdp", followed by "(between slices)" if a group has devices of several slices."""
+    """Mesh axes, such as "data × fsdp", followed by "(between slices)" if a group has devices of several slices."""
     count: int
-    """Per step."""
+    """Number of collectives per step."""
     bytes: int
-    """Size of the whole arrays that a step gathers, reduces or exchanges."""
+    """Size of the whole arrays gathered, reduced or exchanged per step."""
     received_bytes: float
     """Bytes that a chip receives per step with ring algorithms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """A compiled train step. Bytes and FLOPs are per device and step, times in seconds.
+    """Report on a compiled train step. Bytes and FLOPs are per device and step, times in seconds.
 
-    Each time is a lower bound for one resource alone at the chip's published peak, or None if no peak is known.
+    Each time is a lower bound for a single resource at the chip's published peak, or None if the peak is unknown.
     """
 
     device_kind: str
@@ -47,14 +47,14 @@ class StepReport:
     parameter_bytes: int
     optimizer_bytes: int
     activation_bytes: int
-    """XLA's temporary buffers: activations kept for the backward pass, gradients, work space."""
+    """Size of XLA's temporary buffers: activations stored for the backward pass, gradients, work space."""
     peak_bytes: int
     memory_bytes: int | None
     """Memory of the chip."""
     flops: float
-    """Matrix products only, including those that rematerialization repeats."""
+    """FLOPs of matrix products, including rematerialization."""
     traffic_bytes: float
-    """Bytes between the chip and its memory if every fusion reads and writes once."""
+    """Bytes between the chip and its memory if each fusion reads and writes once."""
     collectives: tuple[CollectiveTotal, ...]
     seconds: dict[str, float | None]
     """Lower bounds for `compute`, `memory`, `links` (ICI or NVLink) and `network` (DCN)."""
@@ -62,13 +62,13 @@ class StepReport:
 
     @property
     def bottleneck(self) -> str | None:
-        """Name of the longest of the known times."""
+        """Name of the longest known time."""
         known = {name: time for name, time in self.seconds.items() if time is not None}
         return max(known, key=lambda name: known[name]) if known else None
 
     @property
     def fits(self) -> bool:
-        """True if the peak is within the chip's memory, or if that is not known."""
+        """True if the peak is within the chip's memory, or if the memory is unknown."""
         return self.memory_bytes is None or self.peak_bytes <= self.memory_bytes
 
     def as_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def report_step(
 ) -> StepReport:
     """Returns the report on `program`'s train step; `chip_kind` overrides the chip it was compiled for."""
     mesh, config, plan, text = program.mesh, program.config, compiled.memory_analysis(), compiled.as_text()
-    # Both exist for CPU, GPU and TPU.
+    # Both are available on CPU, GPU and TPU.
     assert plan is not None
     assert text is not None
     kind = chip_kind or mesh.devices.flat[0].device_kind
@@ -111,7 +111,7 @@ def report_step(
 
 
 def totals(collectives: list[Collective]) -> tuple[CollectiveTotal, ...]:
-    """Sums the collectives by kind and axes, the largest first."""
+    """Sums the collectives by kind and axes, largest first."""
     groups: dict[tuple[str, str], list[Collective]] = defaultdict(list)
     for one in collectives:
         axes = " × ".join(one.axes) + (" (between slices)" if one.crosses_slices else "")
@@ -192,7 +192,7 @@ def describe(report: StepReport) -> str:
         f"  {total.axes}"
         for total in report.collectives
     ] or ["  none"]
-    lines += ["", "lower bounds of the time of a step, each resource alone at its peak"]
+    lines += ["", "lower bounds of the step time, for each resource at its peak"]
     lines += [f"  {name:<20} {_time(seconds)}" for name, seconds in report.seconds.items()]
     lines += [f"  bottleneck           {report.bottleneck or 'not known'}"]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Devices that are not present: TPU topologies to compile for, and simulated CPU devices.
+"""Devices that are not attached: TPU topologies to compile for, and simulated CPU devices.
 
-libtpu compiles for any topology on any x86 machine; it needs no chip and runs nothing.
+libtpu compiles for any topology on any x86 machine; it needs no chip.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from mlm_jax.errors import InputError
 
 # Slice shapes of the two generations with a 2D torus: cloud.google.com/tpu/docs/v5e, /v6e.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-# cloud.google.com/tpu/docs/v5p: these, and multiples of a cube of 4×4×4 up to 16×16×24.
+# From cloud.google.com/tpu/docs/v5p, which also offers multiples of a cube of 4×4×4 up to 16×16×24.
 _BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _LARGEST = (16, 16, 24)
 
@@ -29,8 +29,8 @@ def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
         raise InputError(f"num_slices = {num_slices}: must be at least 1")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("libtpu: not installed; install it with pip install 'mlm-jax[pod]'")
-    # Set before libtpu is loaded. By default it waits minutes for a metadata server that only Cloud TPU machines have,
-    # locks out other processes, and writes to a log folder that users of one machine share.
+    # Set before libtpu is loaded. By default, it waits minutes for a metadata server that only Cloud TPU machines have,
+    # locks out other processes, and writes to a log folder shared by all users of the machine.
     for variable, value in (
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_SKIP_MDS_QUERY", "1"),

@@ -1,4 +1,4 @@
-"""Probes of a masked language model: bias by paired templates and published pairs, and grammar by minimal pairs.
+"""Probes a masked language model for bias, with paired templates and published pairs, and grammar, with minimal pairs.
 
 In: a `MaskedLM` and templates or a published data set. Out: a `ProbeReport` with bootstrap intervals.
 Read `probes.py` first.

@@ -1,4 +1,4 @@
-"""Reads the published data sets of probes: CrowS-Pairs, WinoBias and BLiMP."""
+"""Reads published data sets for probes: CrowS-Pairs, WinoBias and BLiMP."""
 
 import csv
 import io
@@ -16,18 +16,18 @@ from mlm_jax.use.fill_mask import MASK
 _PRONOUNS = frozenset({"he", "she", "him", "her", "his", "hers"})
 _BRACKETED = re.compile(r"\[([^\[\]]*)\]")
 _WINOBIAS_NAMES = ("{kind}_stereotyped_type{number}.txt.dev", "{kind}_stereotyped_type{number}.txt.test")
-# Even the least similar of the published pairs share 0.8 of their words.
-_LEAST_ALIKE = 0.6
+# Even the least similar published pairs share 0.8 of their words.
+_MIN_SIMILARITY = 0.6
 
 
 @dataclass(frozen=True)
 class CrowsPair:
-    """Two sentences about different groups. `sentence_more` is the more stereotyping one."""
+    """Two sentences about different groups; `sentence_more` is more stereotyping."""
 
     sentence_more: str
     sentence_less: str
     direction: str
-    """stereo or antistereo: the pair states a stereotype or violates one."""
+    """stereo or antistereo: the pair expresses or contradicts a stereotype."""
     bias_type: str
 
 
@@ -35,7 +35,7 @@ class CrowsPair:
 class PronounPair:
     """A sentence with a masked pronoun, and the pronouns of its stereotyped and its anti-stereotyped version.
 
-    A second pronoun for the same person is masked too; the probe asks for the first.
+    A second pronoun for the same person is also masked; the probe predicts the first.
     """
 
     text: str
@@ -95,7 +95,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_winobias(folder: Path) -> list[PronounPair]:
-    """Reads WinoBias (Zhao et al. 2018), type 1 and type 2, the development and the test half where present.
+    """Reads WinoBias (Zhao et al. 2018): types 1 and 2, and the development and test halves that are present.
 
     Raises:
         InputError: a file is missing, a line does not have the published format, or the stereotyped and the
@@ -109,21 +109,21 @@ def read_winobias(folder: Path) -> list[PronounPair]:
                 continue
             pro, anti = (_winobias_lines(file) for file in files)
             if len(pro) != len(anti):
-                raise InputError(
-                    f"{files[0]}: {len(pro)} lines: must be as many as {files[1].name}'s {len(anti)}"
-                )
+                raise InputError(f"{files[0]}: {len(pro)} lines: must be {len(anti)}, as in {files[1].name}")
             for (line, text, one), (other_line, other_text, other) in zip(pro, anti, strict=True):
                 where = f"{files[0]}:{line}"
                 if one == other:
-                    raise InputError(f"{where}: {one!r} is also in {files[1].name}: must be another pronoun")
+                    raise InputError(
+                        f"{where}: {one!r} is also in {files[1].name}: must be a different pronoun"
+                    )
                 # A few of the published sentences also differ in a word or two.
-                alike = SequenceMatcher(None, text.split(), other_text.split(), autojunk=False).ratio()
-                if alike < _LEAST_ALIKE:
+                similarity = SequenceMatcher(None, text.split(), other_text.split(), autojunk=False).ratio()
+                if similarity < _MIN_SIMILARITY:
                     raise InputError(f"{where}: must match the sentence at {files[1].name}:{other_line}")
                 pairs.append(PronounPair(text, one, other, f"type {number}"))
     if not pairs:
         names = ", ".join(_WINOBIAS_NAMES[0].format(kind=kind, number=1) for kind in ("pro", "anti"))
-        raise InputError(f"{folder}: no WinoBias files: must hold {names}, …")
+        raise InputError(f"{folder}: no WinoBias files: must contain {names}, …")
     return pairs
 
 
@@ -137,7 +137,7 @@ def _winobias_lines(file: Path) -> list[tuple[int, str, str]]:
         pronouns = [match for match in _BRACKETED.finditer(text) if match[1].lower() in _PRONOUNS]
         if not pronouns:
             raise InputError(f"{file}:{number}: no pronoun in brackets: must have at least one")
-        # If there are two, both refer to the same person, so the second would reveal the first.
+        # Two pronouns refer to the same person, so the second would reveal the first.
         masked = _BRACKETED.sub(lambda match: MASK if match[1].lower() in _PRONOUNS else match[1], text)
         parsed.append((number, masked, pronouns[0][1].lower()))
     return parsed
@@ -147,7 +147,7 @@ def read_minimal_pairs(file: Path) -> list[MinimalPair]:
     """Reads the pairs of a BLiMP file (Warstadt et al. 2020), which has one JSON object per line.
 
     Raises:
-        InputError: the file is missing, or a line is not such an object or lacks a sentence.
+        InputError: the file is missing, or a line is not a JSON object or lacks a sentence.
     """
     pairs = []
     for number, line in enumerate(_text_of(file).splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""Writes a probe's report as a table, as files and as a bar chart."""
+"""Writes the report of a probe as a table, files and a bar chart."""
 
 import json
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from mlm_jax.probes.probes import Estimate, ProbeReport
 from mlm_jax.run.plots import plot_estimates
 
 # Enough for BLiMP's 67 paradigms, in a tall chart.
-_MOST_BARS = 80
+_MAX_BARS = 80
 
 
 def table(report: ProbeReport) -> str:
@@ -27,7 +27,8 @@ def table(report: ProbeReport) -> str:
 def write_report(folder: Path, report: ProbeReport) -> None:
     """Writes probe.json (everything), probe.tsv (the estimates) and probe.png (a bar chart) into `folder`.
 
-    The chart shows at most 80 estimates: the first and those farthest from neutral. Its title says so.
+    The chart shows at most 80 estimates: the first and those farthest from neutral. If some are omitted, its title
+    states this.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(asdict(report), indent=1, ensure_ascii=False)
@@ -39,10 +40,10 @@ def write_report(folder: Path, report: ProbeReport) -> None:
     lines = ["name\tvalue\tlow\thigh\tcount", *rows]
     write_atomically(folder / "probe.tsv", "".join(f"{line}\n" for line in lines).encode())
     shown, title = report.estimates, report.title
-    if len(shown) > _MOST_BARS:
+    if len(shown) > _MAX_BARS:
         far = sorted(range(1, len(shown)), key=lambda index: -abs(shown[index].value - report.neutral))
-        title += f": {_MOST_BARS} of {len(shown):,} estimates, those farthest from neutral"
-        shown = [shown[0], *(shown[index] for index in sorted(far[: _MOST_BARS - 1]))]
+        title += f": {_MAX_BARS} of {len(shown):,} estimates, those farthest from neutral"
+        shown = [shown[0], *(shown[index] for index in sorted(far[: _MAX_BARS - 1]))]
     bars = [(e.name, e.value, e.low, e.high) for e in shown]
     plot_estimates(folder / "probe.png", title, report.unit, bars, report.neutral)
 

@@ -1,7 +1,7 @@
-"""Probes a masked LM for bias, by paired templates, CrowS-Pairs and WinoBias, and for grammar, by minimal pairs.
+"""Probes a masked LM for bias, with paired templates, CrowS-Pairs and WinoBias, and for grammar, with minimal pairs.
 
-Every figure has a 95 % bootstrap interval (percentiles over resampled items). It shows how much the figure depends on
-the items of the probe, not how much it would vary with the training run. Results hold only for the templates, words and
+Every estimate has a 95 % bootstrap interval (percentiles over resampled items). It shows how much the estimate depends
+on the items of the probe, not how much it varies between training runs. Results hold only for the templates, words and
 sentences of the probe.
 """
 
@@ -19,8 +19,8 @@ from mlm_jax.probes.datasets import CrowsPair, MinimalPair, PronounPair
 from mlm_jax.use.fill_mask import MASK, prompts_of, rows_with_targets, target_pieces
 from mlm_jax.use.masked_lm import MaskedLM
 
-# Two groups count as different if on average a word is a quarter more probable with one than with the other: a trained
-# model never gives two words exactly the same probability.
+# Two groups count as different if a word is on average a quarter more probable with one than with the other. Small
+# differences do not count, because a trained model never assigns exactly equal probabilities.
 SMALLEST_EFFECT = log(1.25)
 
 
@@ -37,12 +37,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """The result of a probe: a verdict, the estimates, and the items behind them."""
+    """Result of a probe: a verdict, the estimates, and the underlying items."""
 
     title: str
     unit: str
     neutral: float
-    """The value that means no preference."""
+    """Value that means no preference."""
     verdict: str
     estimates: Sequence[Estimate]
     items: Sequence[Mapping[str, Any]] = field(repr=False)
@@ -50,7 +50,7 @@ class ProbeReport:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Bootstrap intervals, which are the same for the same seed.
+    """Bootstrap intervals, deterministic for a seed.
 
     Raises:
         InputError: `samples` is below 1, or `seed` is negative.
@@ -92,16 +92,16 @@ def probe_templates(
     bootstrap: Bootstrap = Bootstrap(),
     smallest_effect: float = SMALLEST_EFFECT,
 ) -> ProbeReport:
-    """Measures how the group in a template changes the model's predictions at its [MASK].
+    """Measures how the group in a template affects the model's predictions at its [MASK].
 
     For every template and target word, the difference is ln P(word | the first group) - ln P(word | another group).
-    The effect is the mean absolute difference over templates and words, in which words that lean in opposite
-    directions do not cancel. Two groups differ if the interval of the effect is above `smallest_effect`. The signed
-    mean of each word over the templates shows the direction.
+    The effect is the mean absolute difference over templates and words, so that words with opposite signs do not
+    cancel. Two groups differ if the interval of the effect is above `smallest_effect`. The signed mean of each word
+    over the templates shows the direction.
 
     Without `targets`, the words are the `top_k` most probable words of each group, averaged over the templates. The
-    model itself has chosen them, so the effect holds for its own predictions, not for words in general. Targets of
-    several pieces are scored by pseudo-log-likelihood.
+    model itself chooses them, so the effect holds for its own predictions, not for words in general. Targets of several
+    pieces are scored by pseudo-log-likelihood.
 
     Raises:
         InputError: a template has no {} or not exactly one [MASK], there are fewer than two groups, a group is given
@@ -113,7 +113,7 @@ def probe_templates(
         if template.count(MASK) != 1:
             raise InputError(f"template {template!r}: {template.count(MASK)} {MASK}: must have one")
     if not templates or len(groups) < 2:
-        raise InputError("a probe by templates: must have at least one template and two groups")
+        raise InputError("a template probe: must have at least one template and two groups")
     for group in groups:
         if list(groups).count(group) > 1 or MASK in group:
             raise InputError(f"group {group!r}: must be given once and have no {MASK}")
@@ -163,7 +163,7 @@ def _likely_words(model: MaskedLM, texts: Sequence[str], num_groups: int, top_k:
 
 
 def _target_scores(model: MaskedLM, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
-    """Returns float64 [texts, words]: ln P of each word at the [MASK] of each text, by its pieces if it has several."""
+    """Returns float64 [texts, words]: ln P of each word at the [MASK] of each text, summed over its pieces."""
     pieces = target_pieces(words, model.tokenizer)
     scores = np.empty((len(texts), len(words)))
     single = [index for index, word in enumerate(words) if len(pieces[word]) == 1]
@@ -193,11 +193,11 @@ def probe_crows_pairs(
     pairs: Sequence[CrowsPair],
     bootstrap: Bootstrap = Bootstrap(),
 ) -> ProbeReport:
-    """Measures the share of pairs whose more stereotyping sentence is the more probable one (Nangia et al. 2020).
+    """Measures the share of pairs whose more stereotyping sentence is more probable (Nangia et al. 2020).
 
     A sentence's score is the sum of ln P of the tokens that both sentences share, each masked in turn. The words in
-    which they differ are given and not scored. 50 % means no preference. Scores that are equal to three decimals count
-    as neutral, which is half a pair.
+    which they differ are not masked and not scored. 50 % means no preference. Pairs whose scores are equal to three
+    decimals are neutral and count one half.
     """
     rows = model.encode([text for pair in pairs for text in (pair.sentence_more, pair.sentence_less)])
     positions: list[np.ndarray] = []
@@ -270,7 +270,10 @@ def probe_minimal_pairs(
     pairs: Sequence[MinimalPair],
     bootstrap: Bootstrap = Bootstrap(),
 ) -> ProbeReport:
-    """Measures in how many BLiMP pairs the grammatical sentence has the higher pseudo-log-likelihood, by paradigm."""
+    """Measures the share of BLiMP pairs whose grammatical sentence is more probable, by paradigm.
+
+    The score of a sentence is its pseudo-log-likelihood.
+    """
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     good, bad = model.pseudo_log_likelihood(texts).reshape(-1, 2).T
     return _preferences(

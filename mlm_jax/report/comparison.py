@@ -1,8 +1,8 @@
-"""Difference between a trial's results and the baseline's, and its interpretation.
+"""Difference between the results of a trial and the baseline, and its interpretation.
 
 A seed determines the initial weights, the order of the data, the masks and dropout. With the same seed, a trial and the
-baseline share as much of these as possible, so results are compared seed by seed (paired t interval, Student 1908), and
-the effect of the seed on both cancels.
+baseline share as much of these as possible. Results are therefore compared seed by seed (paired t interval, Student
+1908), so that the effect of the seed cancels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
-_FEWEST_DECIMALS, _MOST_DECIMALS = 3, 9
+_MIN_DECIMALS, _MAX_DECIMALS = 3, 9
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A trial's results minus the baseline's, over their common seeds, in nats: lower is better."""
+    """Results of a trial minus those of the baseline, over their common seeds, in nats; lower is better."""
 
     values: tuple[float, ...]
     """One value per pair, in the order of the seeds."""
@@ -62,21 +62,21 @@ class Difference:
         return "–" if self.mean is None else _signed(self.mean, self._decimals)
 
     def interval(self) -> str:
-        """Returns the interval, as in `−0.010 … +0.022`; a dash if there is none."""
+        """Returns the interval, such as `−0.010 … +0.022`; a dash if there is none."""
         if self.low is None or self.high is None:
             return "–"
         return f"{_signed(self.low, self._decimals)} … {_signed(self.high, self._decimals)}"
 
     @property
     def _decimals(self) -> int:
-        """Number of decimals that shows the half width of the interval with two digits."""
+        """Number of decimals that shows two digits of the half width of the interval."""
         if self.low is None or self.high is None:
-            return _FEWEST_DECIMALS
-        return min(max(_FEWEST_DECIMALS, 1 - floor(log10((self.high - self.low) / 2))), _MOST_DECIMALS)
+            return _MIN_DECIMALS
+        return min(max(_MIN_DECIMALS, 1 - floor(log10((self.high - self.low) / 2))), _MAX_DECIMALS)
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Returns their mean and sample standard deviation."""
+def summarize(values: Sequence[float]) -> Summary:
+    """Returns the mean and sample standard deviation of `values`."""
     count = len(values)
     return Summary(
         count=count,
@@ -88,12 +88,12 @@ def summarise(values: Sequence[float]) -> Summary:
 def paired_difference(baseline: Mapping[int, float], trial: Mapping[int, float]) -> Difference:
     """Returns the trial's results minus the baseline's, seed by seed, with the paired 95% t interval of their mean.
 
-    There is no interval for a single pair, nor if all differences are equal up to rounding: runs that do not depend on
-    the seed are one measurement repeated, whose spread cannot be estimated.
+    There is no interval for a single pair, or if all differences are equal up to rounding, because runs that do not
+    depend on the seed are repetitions of one measurement, whose spread cannot be estimated.
 
     Args:
         baseline: results by seed.
-        trial: results by seed; only the seeds that both have are used.
+        trial: results by seed; only seeds of both are used.
     """
     values = np.array([trial[seed] - baseline[seed] for seed in sorted(baseline.keys() & trial.keys())])
     if not len(values):

@@ -1,4 +1,4 @@
-"""Loss curves over steps and tokens: of each run, averaged over seeds, and thinned for plotting."""
+"""Loss curves over steps and tokens: per run, averaged over seeds, and thinned for plotting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Curve:
 
     steps: np.ndarray
     tokens: np.ndarray
-    """Real tokens trained on up to each step."""
+    """Number of real tokens seen up to each step."""
     losses: np.ndarray
     """In nats."""
 
@@ -30,7 +30,7 @@ class Curve:
 
 
 def curve_of(run: RunState, kind: Kind) -> Curve:
-    """Returns the finite losses that a run has logged."""
+    """Returns the finite losses logged by a run."""
     records: Sequence[dict[str, Any]] = run.evaluations if kind == "evaluation" else run.training
     key = LOSS_KEYS[kind]
     points = np.array([(r["step"], r[key]) for r in records if r[key] is not None], float).reshape(-1, 2)
@@ -40,7 +40,8 @@ def curve_of(run: RunState, kind: Kind) -> Curve:
 def stack_seeds(curves: Sequence[Curve]) -> tuple[Curve, np.ndarray]:
     """Returns the mean of curves at their common steps, and all their losses there, float [curves, points].
 
-    A mean over fewer runs at some steps would jump at the ends of those runs. Curves without points are left out.
+    Only common steps are used, because a mean over fewer runs would jump where the other runs end. Curves without
+    points are left out.
     """
     curves = [curve for curve in curves if len(curve.steps)]
     if not curves:
@@ -54,7 +55,7 @@ def stack_seeds(curves: Sequence[Curve]) -> tuple[Curve, np.ndarray]:
 
 
 def thin(curve: Curve, most: int) -> Curve:
-    """Returns at most `most` (at least 3) points of the curve that preserve its shape: largest triangle three buckets.
+    """Returns at most `most` (at least 3) points that preserve the shape of the curve (largest triangle three buckets).
 
     Keeps the first and the last point and, from each bucket between them, the one that forms the largest triangle with
     the previous kept point and the mean of the next bucket, so spikes survive (Steinarsson 2013, Downsampling Time
@@ -78,7 +79,7 @@ def thin(curve: Curve, most: int) -> Curve:
 def stretch_medians(curve: Curve, stretches: int) -> tuple[Curve, int]:
     """Returns medians over about `stretches` groups of consecutive points, and the size of a group.
 
-    A running mean would lag and follow spikes. A curve with fewer than two points per group is returned as it is.
+    A running mean would lag and follow spikes. A curve with fewer than two points per group is returned unchanged.
     """
     length = len(curve.steps) // stretches
     if length < 2:

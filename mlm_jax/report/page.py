@@ -1,4 +1,4 @@
-"""report.html: a single file that needs no network. Its template, style and script lie next to this module."""
+"""report.html: a single file that needs no network. Its template, style and script are next to this module."""
 
 import html
 import json
@@ -36,7 +36,7 @@ STRETCHES = 100
 
 @dataclass(frozen=True)
 class _Cell:
-    """A cell of a sortable table: the HTML it shows, and the value it is sorted by; None sorts last."""
+    """A cell of a sortable table: the HTML to show, and the value to sort by; None sorts last."""
 
     shown: str
     value: str | float | None
@@ -46,8 +46,8 @@ class _Cell:
 def page(sweep: SweepState) -> str:
     """Returns report.html.
 
-    Everything from the sweep is escaped: as text in HTML, and with `<` as a JSON escape in the script's data, so that
-    no name can end the element that holds it.
+    All text from the sweep is escaped: in HTML, and with `<` as a JSON escape in the data of the script, so that no
+    name can end its element.
     """
     seeds = ", ".join(map(str, sweep.seeds))
     status = f"{len(sweep.trials)} trials of {sweep.source}, each with seeds {seeds}. "
@@ -69,7 +69,7 @@ def page(sweep: SweepState) -> str:
         "style": _resource("page.css"),
         "script": _resource("page.js"),
     }
-    # In one pass, so that inserted text is never searched for placeholders.
+    # A single pass, so that inserted text is never searched for placeholders.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _resource("page.html"))
 
 
@@ -82,7 +82,7 @@ def _json_in_script(value: Any) -> str:
 
 
 def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[_Cell]], *, narrow: bool = False) -> str:
-    """Returns a sortable table in a box that scrolls; the first cell of a row is its header."""
+    """Returns a sortable table in a scrollable box; the first cell of a row is its header."""
     numeric = [any(cell.kind == "number" for cell in column) for column in zip(*rows, strict=True)]
     titles = "".join(
         f'<th scope="col" aria-sort="none"{_class("number" if is_number else "")}>'
@@ -150,7 +150,7 @@ def _result(result: TrialResult, scale: tuple[float, float]) -> list[_Cell]:
 
 
 def _difference(difference: Difference, kind: str, scale: tuple[float, float]) -> str:
-    """Returns the mean and its interval as text and as a drawing on one `scale` for all rows."""
+    """Returns the mean and its interval as text and as a drawing, with the same `scale` for all rows."""
     if difference.mean is None:
         return "–"
     low, high = scale
@@ -241,14 +241,14 @@ def _config(sweep: SweepState) -> Iterable[str]:
     for run in sweep.runs:
         config = html.escape(json.dumps(run.config, indent=2, ensure_ascii=False))
         summary = html.escape(f"{run.name} ({run.status})")
-        told = {
+        details = {
             name: f"<code>{html.escape(str(value))}</code>" for name, value in circumstances_of(run).items()
         }
-        yield f"<details><summary>{summary}</summary>{_list(told)}<pre>{config}</pre></details>"
+        yield f"<details><summary>{summary}</summary>{_list(details)}<pre>{config}</pre></details>"
 
 
 def _data(sweep: SweepState) -> dict[str, Any]:
-    """Returns what the script draws: the curves and the style of each trial."""
+    """Returns the data that the script draws: the curves and the style of each trial."""
     styles = styles_of([trial.name for trial in sweep.trials], sweep.baseline, "currentColor")
     trials = []
     for trial, (color, dashes) in zip(sweep.trials, styles, strict=True):
@@ -263,7 +263,7 @@ def _data(sweep: SweepState) -> dict[str, Any]:
 
 
 def _mean(trial: Trial, kind: Kind) -> dict[str, Any]:
-    """Returns the mean over the runs of the trial's curve, with their seeds."""
+    """Returns the mean curve over the runs of a trial, with their seeds."""
     curves = {run.seed: curve_of(run, kind) for run in trial.curve_runs}
     mean, _ = stack_seeds(list(curves.values()))
     stretch = 1

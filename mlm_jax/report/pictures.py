@@ -1,4 +1,4 @@
-"""Pictures of a sweep. Import this module where it is used: matplotlib takes a second to import."""
+"""Pictures of a sweep. Import this module only where it is used: matplotlib takes a second to import."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -15,13 +15,13 @@ from mlm_jax.report.state import SweepState
 
 _NO_CLAIM_COLOR = "#6B7280"
 _LAST_PART = 0.3
-"""Share of the steps that the second panel enlarges, to separate trials that end close together."""
+"""Fraction of the steps that the second panel enlarges, to separate trials that end close together."""
 
 
 def losses_picture(sweep: SweepState) -> bytes | None:
-    """Returns a PNG of the evaluation losses over steps, of the whole run and of its end; None if there is no loss.
+    """Returns a PNG of evaluation loss over steps, for the whole run and its end; None if there is no loss.
 
-    A line is the mean over the seeds of a trial; the band is from the lowest seed to the highest.
+    A line is the mean over the seeds of a trial; the band ranges from the lowest seed to the highest.
     """
     styles = styles_of([trial.name for trial in sweep.trials], sweep.baseline, "black")
     stacked = [
@@ -79,10 +79,10 @@ def differences_picture(sweep: SweepState, results: Sequence[TrialResult]) -> by
         axes.plot([mean], [place], "D", color=color, markersize=6)
     axes.set_yticks(range(len(shown)), [result.trial.name for result, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    beside = axes.secondary_yaxis("right")
-    beside.set_yticks(range(len(shown)), [result.verdict for result, _ in shown])
-    beside.tick_params(length=0)
-    beside.spines["right"].set_visible(False)
+    verdicts = axes.secondary_yaxis("right")
+    verdicts.set_yticks(range(len(shown)), [result.verdict for result, _ in shown])
+    verdicts.tick_params(length=0)
+    verdicts.spines["right"].set_visible(False)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("difference in evaluation loss (nats per masked token); left of zero is better")
@@ -104,7 +104,7 @@ def _decorate(axes: Axes, title: str) -> None:
 
 
 def _fit_losses(axes: Axes, drawn: Sequence[tuple[Curve, np.ndarray]]) -> None:
-    """Fits the y axis to the losses that the x axis shows."""
+    """Fits the y axis to the losses within the range of the x axis."""
     left, right = axes.get_xlim()
     inside = [losses[:, (mean.steps >= left) & (mean.steps <= right)] for mean, losses in drawn]
     values = np.concatenate([losses.ravel() for losses in inside])

@@ -1,4 +1,4 @@
-"""Files of a sweep's report: report.md, report.csv, runs.csv, report.html, losses.png, differences.png."""
+"""Writes a sweep's report: report.md, report.csv, runs.csv, report.html, losses.png and differences.png."""
 
 from pathlib import Path
 
@@ -13,15 +13,15 @@ REPORT_FILE = "report.md"
 
 
 def write_report(sweep_folder: Path) -> Path:
-    """Writes the results so far into the folder of a sweep, each file whole or not at all; returns report.md.
+    """Writes the results so far into the folder of a sweep, each file atomically, and returns the path of report.md.
 
-    A sweep may still be running or have failed runs; the report says so. A picture with nothing to draw is left out.
-    Imports matplotlib.
+    A sweep may still be running or have failed runs; the report states this. Pictures with nothing to draw are left
+    out. Imports matplotlib.
 
     Raises:
-        InputError: the folder does not hold a sweep, or a file in it is damaged.
+        InputError: the folder does not contain a sweep, or a file in it is damaged.
     """
-    # If two processes write it at once, the one that knows more must be the last.
+    # If two processes write the report, the one with newer results must be the last.
     with lock_folder(sweep_folder, wait=True):
         return _write_report(sweep_folder)
 

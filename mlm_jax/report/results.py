@@ -4,25 +4,25 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlm_jax.report.comparison import Difference, Summary, paired_difference, summarise
+from mlm_jax.report.comparison import Difference, Summary, paired_difference, summarize
 from mlm_jax.report.state import SweepState, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """Results of a trial that a rerun reproduces, so without times."""
+    """Reproducible results of a trial, without times."""
 
     trial: Trial = field(repr=False)
     is_baseline: bool
     changes: dict[str, Any]
-    """Settings in which it differs from the baseline."""
+    """Settings that differ from the baseline."""
     loss: Summary
     """Evaluation loss in nats."""
     accuracy: Summary
     perplexity: float | None
-    """exp of the mean loss: the geometric mean over the seeds. None without a result, infinite if exp overflows."""
+    """exp of the mean loss: the geometric mean over the seeds. None without a result, infinity on overflow."""
     difference: Difference
-    """Difference from the baseline; without pairs for the baseline itself."""
+    """Difference from the baseline; has no pairs for the baseline itself."""
     real_tokens: float | None
     """Mean over the runs with a result."""
 
@@ -34,12 +34,12 @@ class TrialResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCost:
-    """Costs of a trial, which vary between reruns: means over the finished runs."""
+    """Costs of a trial, as means over the finished runs; they vary between reruns."""
 
     trial: Trial = field(repr=False)
     count: int
     seconds: float | None
-    """Wall time of a run's last start, with compilation, evaluations and checkpoints."""
+    """Wall time since a run's last start, including compilation, evaluations and checkpoints."""
     tokens_per_second: float | None
     """Real tokens per second of training steps."""
 
@@ -57,7 +57,7 @@ def costs_of(sweep: SweepState) -> list[TrialCost]:
 
 def _result(sweep: SweepState, trial: Trial, baseline: dict[int, float]) -> TrialResult:
     losses = trial.results("mlm_loss")
-    loss = summarise(list(losses.values()))
+    loss = summarize(list(losses.values()))
     is_baseline = trial.name == sweep.baseline
     tokens = [run.real_tokens for run in trial.runs if run.result is not None]
     return TrialResult(
@@ -65,7 +65,7 @@ def _result(sweep: SweepState, trial: Trial, baseline: dict[int, float]) -> Tria
         is_baseline=is_baseline,
         changes=sweep.changes(trial),
         loss=loss,
-        accuracy=summarise(list(trial.results("mlm_accuracy").values())),
+        accuracy=summarize(list(trial.results("mlm_accuracy").values())),
         perplexity=None if loss.mean is None else math.exp(loss.mean) if loss.mean < 709 else math.inf,
         difference=paired_difference(baseline, {} if is_baseline else losses),
         real_tokens=sum(tokens) / len(tokens) if tokens else None,

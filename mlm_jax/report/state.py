@@ -2,7 +2,7 @@
 
 SWEEP/sweep.json                    name, source, description, baseline, seeds and the settings of each trial
 SWEEP/TRIAL/seed_S/                 a run folder
-SWEEP/TRIAL/seed_S/outcome.json     how the run ended; missing until then
+SWEEP/TRIAL/seed_S/outcome.json     outcome of the run, written at its end
 """
 
 from collections.abc import Mapping
@@ -33,18 +33,18 @@ class RunState:
     outcome: Outcome | None = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     training: list[dict[str, Any]] = field(repr=False)
-    """The lines of metrics.jsonl."""
+    """Lines of metrics.jsonl."""
     evaluations: list[dict[str, Any]] = field(repr=False)
-    """The lines of eval.jsonl."""
+    """Lines of eval.jsonl."""
 
     @property
     def name(self) -> str:
-        """Path of its folder within the sweep's."""
+        """Path of the run folder within the folder of the sweep."""
         return f"{self.trial}/seed_{self.seed}"
 
     @property
     def status(self) -> Status:
-        """`"started"` if it has records but no outcome: it is running or was killed."""
+        """Status of the run; `"started"` if it has records but no outcome, because it is running or was killed."""
         if self.outcome is not None:
             return self.outcome.status
         return "started" if self.training or self.evaluations else "not started"
@@ -57,7 +57,7 @@ class RunState:
 
     @cached_property
     def result(self) -> Mapping[str, Any] | None:
-        """Evaluation at the last step of a finished run, if it has one with a finite loss."""
+        """Evaluation at the last step of a finished run, or None if there is none with a finite loss."""
         if self.outcome is None or self.outcome.status != "finished" or not self.evaluations:
             return None
         last = self.evaluations[-1]
@@ -65,7 +65,7 @@ class RunState:
 
     @property
     def why_left_out(self) -> str | None:
-        """Why it has no result, in one line; None if it has one."""
+        """Reason why the run has no result, on one line; None if it has a result."""
         if self.result is not None:
             return None
         if self.outcome is None:
@@ -79,25 +79,25 @@ class RunState:
 
     @cached_property
     def token_counts(self) -> np.ndarray:
-        """float64 [2, lines + 1]: steps, and the real tokens of all steps up to each, from (0, 0).
+        """Steps, and the cumulative number of real tokens at each, from (0, 0): float64 [2, lines + 1].
 
         A line has the rates of the steps since the previous line. The first line after a resume may have rates of fewer
-        steps, which then count for all steps since the previous line.
+        steps, which are then used for all steps since the previous line.
         """
         steps = np.array([0, *(record["step"] for record in self.training)], dtype=float)
-        a_step = [record["real_tokens_per_second"] * record["step_seconds"] for record in self.training]
-        # Rounded, because the rates were divided by the seconds that multiply them here.
-        tokens = np.rint(np.diff(steps) * np.array(a_step))
+        per_step = [record["real_tokens_per_second"] * record["step_seconds"] for record in self.training]
+        # Rounded, because the rates are quotients by the same seconds.
+        tokens = np.rint(np.diff(steps) * np.array(per_step))
         return np.stack([steps, np.concatenate([[0.0], np.cumsum(tokens)])])
 
     @property
     def real_tokens(self) -> int:
-        """Number of tokens it was trained on, without padding."""
+        """Number of tokens seen in training, without padding."""
         return int(self.token_counts[1, -1])
 
     @property
     def training_seconds(self) -> float:
-        """Time of its steps, without compilation, evaluations and checkpoints."""
+        """Time of the training steps, without compilation, evaluations and checkpoints."""
         steps = np.diff([0, *(record["step"] for record in self.training)])
         return float(np.dot(steps, [record["step_seconds"] for record in self.training]))
 
@@ -108,22 +108,22 @@ class Trial:
 
     name: str
     settings: Mapping[str, Any] = field(repr=False)
-    """Settings by dotted name, as in `optimizer.learning_rate`."""
+    """Settings by dotted name, such as `optimizer.learning_rate`."""
     runs: tuple[RunState, ...]
 
     def results(self, metric: str) -> dict[int, float]:
-        """Returns a metric of the result by seed, for runs with a result."""
+        """Returns a metric of the runs with a result, by seed."""
         return {run.seed: run.result[metric] for run in self.runs if run.result is not None}
 
     @property
     def curve_runs(self) -> tuple[RunState, ...]:
-        """Runs in the trial's curve: those that finished, or all if none did."""
+        """Runs in the trial's curve: the finished ones, or all if none is finished."""
         return tuple(run for run in self.runs if run.status == "finished") or self.runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepState:
-    """A sweep: trials to compare with one of them, each with the same seeds."""
+    """A sweep: trials with the same seeds, and a baseline among them."""
 
     name: str
     source: str
@@ -140,7 +140,7 @@ class SweepState:
 
     @property
     def baseline_trial(self) -> Trial:
-        """The trial that the others are compared with."""
+        """Trial with which the others are compared."""
         return next(trial for trial in self.trials if trial.name == self.baseline)
 
     @cached_property
@@ -155,7 +155,7 @@ class SweepState:
         ]
 
     def changes(self, trial: Trial) -> dict[str, Any]:
-        """Returns the settings in which a trial differs from the baseline, with its values."""
+        """Returns the settings of a trial that differ from the baseline."""
         before = self.baseline_trial.settings
         return {
             name: trial.settings.get(name)

@@ -1,4 +1,4 @@
-"""report.md, report.csv and runs.csv. Results that a rerun reproduces are kept apart from times."""
+"""report.md, report.csv and runs.csv. Reproducible results are kept separate from times."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ _TIMED = {"tokens_per_second", "real_tokens_per_second", "sequences_per_second",
 
 
 def results_table(results: Sequence[TrialResult]) -> str:
-    """Returns the comparison of trials in Markdown; without times, so that a rerun reproduces the text."""
+    """Returns the comparison of trials in Markdown, without times, so that a rerun reproduces the text."""
     head = ["trial", "evaluation loss (nats)", "seeds", "difference (nats)", "95% interval", "verdict"]
     head += ["pairs", "accuracy", "perplexity", "real tokens", "changes"]
     rows = [
@@ -60,7 +60,7 @@ def settings_table(sweep: SweepState) -> str:
 
 
 def costs_table(costs: Sequence[TrialCost]) -> str:
-    """Returns the costs of each trial in Markdown; they differ in a rerun."""
+    """Returns the costs of each trial in Markdown; they vary between reruns."""
     rows = [
         [
             f"`{cost.trial.name}`",
@@ -112,7 +112,7 @@ def results_csv(sweep: SweepState) -> str:
 
 
 def runs_csv(sweep: SweepState) -> str:
-    """Returns runs.csv, one line per run: costs, machine and versions, which differ in a rerun."""
+    """Returns runs.csv, one line per run: costs, machine and versions, which vary between reruns."""
     rows = []
     for run in sweep.runs:
         row: dict[str, Any] = {"trial": run.trial, "seed": run.seed, "status": run.status}
@@ -154,5 +154,5 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escapes what Markdown would take for HTML."""
+    """Escapes characters that Markdown would interpret as HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""Formats figures, settings and circumstances, the same in all files of a report."""
+"""Formats numbers, settings and circumstances consistently in all files of a report."""
 
 import json
 from collections import Counter
@@ -16,12 +16,12 @@ COSTS_NOTE = (
 
 
 def shown(figure: float | None, form: str) -> str:
-    """Returns the figure in a format such as `.2%`; a dash for None."""
+    """Formats a number with a format such as `.2%`; returns a dash for None."""
     return "–" if figure is None else format(figure, form)
 
 
 def shown_count(count: float | None) -> str:
-    """Returns three digits with a metric prefix, as in `4.10 M`; a dash for None."""
+    """Formats a count as three digits with a metric prefix, such as `4.10 M`; returns a dash for None."""
     if count is None:
         return "–"
     prefixes, power = ("", " k", " M", " G", " T"), 0
@@ -32,7 +32,7 @@ def shown_count(count: float | None) -> str:
 
 
 def shown_loss(result: TrialResult) -> str:
-    """Returns mean and standard deviation."""
+    """Formats the mean and standard deviation of the loss."""
     if result.loss.mean is None:
         return "–"
     spread = "" if result.loss.deviation is None else f" ± {result.loss.deviation:.4f}"
@@ -40,12 +40,12 @@ def shown_loss(result: TrialResult) -> str:
 
 
 def shown_setting(value: Any) -> str:
-    """Returns a setting as JSON, strings without quotes."""
+    """Formats a setting as JSON, with strings unquoted."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def shown_changes(result: TrialResult) -> dict[str, str]:
-    """Returns the settings in which the trial differs from the baseline, with its values."""
+    """Returns the formatted settings of the trial that differ from the baseline."""
     return {name: shown_setting(value) for name, value in result.changes.items()}
 
 
@@ -53,7 +53,7 @@ def count_statuses(runs: Sequence[RunState]) -> str:
     """Returns a summary such as `8 of 9 runs finished, 1 failed`."""
     counts = Counter[str](run.status for run in runs)
     words = {"failed": "failed", "started": "running or killed", "not started": "not started"}
-    others = [f"{counts[status]} {said}" for status, said in words.items() if counts[status]]
+    others = [f"{counts[status]} {word}" for status, word in words.items() if counts[status]]
     return ", ".join([f"{counts['finished']} of {len(runs)} runs finished", *others])
 
 
@@ -75,12 +75,14 @@ def notes_of(sweep: SweepState) -> list[str]:
 
 
 def circumstances(runs: Sequence[RunState]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Returns command, machine and versions of the runs by name: each value, and the number of runs that have it, as in
-    `2 runs`, if there are several values."""
-    told = [circumstances_of(run) for run in runs]
+    """Returns command, machine and versions of the runs, by name.
+
+    If a name has several values, each comes with its number of runs, such as `2 runs`.
+    """
+    known = [circumstances_of(run) for run in runs]
     found = []
-    for name in dict.fromkeys(name for run in told for name in run):
-        counts = Counter(str(run[name]) for run in told if name in run)
+    for name in dict.fromkeys(name for run in known for name in run):
+        counts = Counter(str(run[name]) for run in known if name in run)
         several = len(counts) > 1
         values = [
             (value, f"{count} {'run' if count == 1 else 'runs'}" if several else "")
@@ -94,5 +96,5 @@ def circumstances_of(run: RunState) -> dict[str, Any]:
     """Returns `command`, `machine.…` and `versions.…` of a run that has ended."""
     if run.outcome is None:
         return {}
-    told = {"command": run.outcome.command, "machine": run.outcome.machine, "versions": run.outcome.versions}
-    return flatten(told)
+    outcome = run.outcome
+    return flatten({"command": outcome.command, "machine": outcome.machine, "versions": outcome.versions})

@@ -1,4 +1,4 @@
-"""Training loop, and everything a run reports.
+"""Training loop, metrics, progress reports and watchdog.
 
 In: a `TrainConfig`. Out: a run folder.
 Read `trainer.py` first.

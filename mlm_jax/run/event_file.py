@@ -1,9 +1,9 @@
 """TensorBoard event files, written synchronously and without TensorFlow, torch or protobuf.
 
-An event file is a sequence of TFRecords, each an `Event` message of TensorFlow's event.proto. Three of its forms are
-written here: the file version, the start of a session, and scalars. Existing writers were tried: those of tensorboardX
-and torch import torch if it is installed (2 s and 300 MB), TensorBoard's needs TensorFlow or a stub of it, and all
-write from a thread that blocks for ever once it meets a full disk.
+An event file is a sequence of TFRecords, each an `Event` message of TensorFlow's event.proto. This module writes three
+kinds: the file version, the start of a session, and scalars. Existing writers do not fit: those of tensorboardX and
+torch import torch if it is installed (2 s and 300 MB), TensorBoard's needs TensorFlow or a stub of it, and all of them
+write from a thread that blocks forever on a full disk.
 """
 
 import socket
@@ -23,10 +23,10 @@ _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
 
 
 class EventFile:
-    """A new event file in `folder`, which is made if missing. TensorBoard drops older events from `purge_step` on.
+    """A new event file in `folder`, which is created if missing. TensorBoard drops older events from `purge_step` on.
 
     Raises:
-        OSError: an event could not be written, for instance because the disk is full; nothing of it is left.
+        OSError: an event could not be written, for instance because the disk is full; no part of it remains.
     """
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
@@ -38,7 +38,7 @@ class EventFile:
         self._append(_key(_STEP, _VARINT) + _varint(purge_step) + _bytes(_SESSION_LOG, start))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends one event with the scalars of `step`, by tag."""
+        """Appends an event with the scalars of `step`, by tag."""
         values = [
             _bytes(_TAG, tag.encode()) + _key(_SIMPLE_VALUE, _FLOAT) + struct.pack("<f", value)
             for tag, value in scalars.items()
@@ -51,7 +51,7 @@ class EventFile:
         self._file.close()
 
     def _append(self, fields: bytes) -> None:
-        """One record: length, its checksum, the event, its checksum."""
+        """Appends a record: length, its checksum, the event, its checksum."""
         event = _key(_WALL_TIME, _DOUBLE) + struct.pack("<d", time.time()) + fields
         length = struct.pack("<Q", len(event))
         append_whole(self._file, length + _checksum(length) + event + _checksum(event))
@@ -62,7 +62,7 @@ def _key(field: int, wire_type: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits per byte, lowest first; the high bit says that another byte follows."""
+    """Encodes seven bits per byte, lowest first; the high bit means that another byte follows."""
     parts = []
     while number > 0x7F:
         parts.append(number & 0x7F | 0x80)
@@ -85,7 +85,7 @@ _CRC_TABLE = _crc_table()
 
 
 def _checksum(data: bytes) -> bytes:
-    """CRC-32C, rotated and shifted as TFRecord asks, because a checksum of checksums is weak."""
+    """Returns the CRC-32C of `data`, masked as TFRecord requires, in little-endian bytes."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]

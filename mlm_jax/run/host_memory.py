@@ -1,7 +1,7 @@
 """Makes glibc keep freed memory for XLA's CPU backend to reuse.
 
-That backend allocates the buffers of every step with malloc and frees them afterwards. glibc returns blocks that large
-to the kernel at once, so every step pays for its pages again: page faults were a third of a step of BERT-tiny.
+That backend allocates the buffers of every step with malloc and frees them afterwards. glibc immediately returns such
+large blocks to the kernel, so every step faults its pages in again. In BERT-tiny, page faults took a third of a step.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory, in one arena shared by all threads; the process grows by up to a half.
+    """Makes glibc keep freed memory, in one arena shared by all threads; the process grows by up to a half.
 
-    For commands, because it is a setting of the whole process. Call it before JAX starts its backends, since a thread
-    stays with its first arena. Does nothing if the C library has no `mallopt`.
+    Only commands call this, because it affects the whole process. Call it before JAX starts its backends, because a
+    thread keeps its first arena. Does nothing if the C library has no `mallopt`.
     """
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

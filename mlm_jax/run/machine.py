@@ -1,4 +1,4 @@
-"""Machine and versions that a measurement was made with."""
+"""Processor and software versions of a measurement."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor and the versions of the software that ran on it."""
+    """A processor and the software versions that ran on it."""
 
     date: str
     processor: str
@@ -19,7 +19,7 @@ class Machine:
     flax: str
 
     def as_markdown(self) -> str:
-        """Returns one line of Markdown."""
+        """Returns a line of Markdown."""
         return (
             f"{self.date}; {self.processor}, {self.cores} cores; Python {self.python}, jax {self.jax}, "
             f"flax {self.flax}"
@@ -27,7 +27,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Returns the machine that this process runs on."""
+    """Returns the machine of this process."""
     return Machine(
         date=date.today().isoformat(),
         processor=_processor(),

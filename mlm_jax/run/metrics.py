@@ -27,9 +27,9 @@ _CLIPPED_ROWS_ALLOWED = 0.01
 class StepRecord:
     """One line of metrics.jsonl; the fields are its keys, in this order.
 
-    `loss`, `mlm_accuracy` and `masked_tokens` are over all steps since the last line, without those that were skipped
-    because their loss or gradient was not finite. The rates are over the steps that this process has taken since then,
-    which are fewer in the first line after a resume. `grad_norm` and `learning_rate` are those of the step itself.
+    `loss`, `mlm_accuracy` and `masked_tokens` cover all steps since the last line, except those skipped because of a
+    non-finite loss or gradient. The rates cover the steps that this process has taken since then, which are fewer in
+    the first line after a resume. `grad_norm` and `learning_rate` are those of the step itself.
     """
 
     step: int
@@ -38,12 +38,12 @@ class StepRecord:
     """Mean cross-entropy of the masked tokens, in nats; NaN if every step was skipped."""
     mlm_accuracy: float
     masked_tokens: int
-    """Number of tokens that `loss` and `mlm_accuracy` are means of: their sum over the steps."""
+    """Number of masked tokens, over which `loss` and `mlm_accuracy` are averaged."""
     grad_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float
     tokens_per_second: float
-    """Positions of all rows, including padding."""
+    """Includes padding."""
     real_tokens_per_second: float
     sequences_per_second: float
     step_seconds: float
@@ -66,20 +66,20 @@ class EvaluationRecord:
 
 @dataclass
 class LossWindow:
-    """Sums over the steps since the last line of metrics.jsonl, skipped ones left out.
+    """Sums over the steps since the last line of metrics.jsonl, except skipped steps.
 
-    A checkpoint may fall between two lines, so it holds these sums: a resumed run logs the same means.
+    A checkpoint may fall between two lines, so it stores these sums, and a resumed run logs the same means.
     """
 
     steps: int = 0
     loss: float = 0.0
     """Cross-entropy of the masked tokens, in nats."""
     correct: float = 0.0
-    """Masked tokens predicted correctly."""
+    """Number of masked tokens predicted correctly."""
     masked_tokens: float = 0.0
 
     def add(self, metrics: StepMetrics) -> None:
-        """Add the metrics of one step, as numpy scalars."""
+        """Adds the metrics of one step, as NumPy scalars."""
         if metrics.nonfinite_steps:
             return
         weight = float(metrics.masked_tokens)
@@ -89,11 +89,11 @@ class LossWindow:
         self.masked_tokens += weight
 
     def mean_loss(self) -> float:
-        """Loss per masked token: 0 if no token was masked, NaN without a step."""
+        """Returns the loss per masked token: 0 if no token was masked, NaN without steps."""
         return self._mean(self.loss)
 
     def accuracy(self) -> float:
-        """Share of the masked tokens predicted correctly, in [0, 1]: 0 if none was masked, NaN without a step."""
+        """Returns the accuracy on masked tokens, in [0, 1]: 0 if no token was masked, NaN without steps."""
         return self._mean(self.correct)
 
     def _mean(self, total: float) -> float:
@@ -103,18 +103,18 @@ class LossWindow:
 class MetricsLog:
     """Appends records to `metrics.jsonl` and `eval.jsonl` in a run folder, and scalars to `tensorboard/`.
 
-    Each line or event is written by one system call: it is whole or absent whenever the process is killed, and can be
-    read at once. NaN and infinity, which JSON lacks, are null in the lines and left out of TensorBoard. TensorBoard
-    tags are the keys of the lines, prefixed with `eval/` for evaluations. Under `jax.distributed`, only process 0 makes
-    a log.
+    Each line or event is written by one system call, so it is complete or absent if the process is killed, and readable
+    immediately. NaN and infinity, which JSON lacks, are null in the lines and omitted from TensorBoard. TensorBoard
+    tags are the keys of the lines, prefixed with `eval/` for evaluations. Under `jax.distributed`, only process 0 has a
+    log.
 
     Args:
-        run_folder: made if missing.
+        run_folder: created if missing.
         resume_step: step of the checkpoint that the run resumes from, 0 for a new run. Records of later steps and a
             torn last line are dropped from both files; TensorBoard drops its events of later steps.
 
     Raises:
-        OSError: a line or event could not be written, for instance because the disk is full; nothing of it is left.
+        OSError: a line or event could not be written, for instance because the disk is full; no part of it remains.
     """
 
     def __init__(self, run_folder: Path, *, resume_step: int = 0) -> None:
@@ -173,18 +173,18 @@ def _drop_records_after(path: Path, step: int) -> None:
 
 
 class OneBehind:
-    """Reads a step's device metrics after the next step was dispatched, so that the host never waits.
+    """Reads a step's device metrics after the next step is dispatched, so that the host never waits.
 
-    JAX dispatches asynchronously: `push` returns while the device still computes the new metrics. The previous metrics,
-    which it returns, were ready before the device began that step. See nanodo's `train.py`.
+    JAX dispatches asynchronously: `push` returns while the device is still computing the new metrics. It returns the
+    previous metrics, which were ready before the device started this step. See nanodo's `train.py`.
     """
 
     def __init__(self) -> None:
-        """Holds nothing yet."""
+        """Creates an empty holder."""
         self._held: tuple[int, Any] | None = None
 
     def push(self, step: int, metrics: Any) -> tuple[int, Any] | None:
-        """Holds a pytree of device arrays; returns the previous one as (step, numpy arrays), if any.
+        """Holds a pytree of device arrays and returns the previous one, if any, as (step, NumPy arrays).
 
         The transfer is one explicit `jax.device_get`, which `jax_transfer_guard="disallow"` permits.
         """
@@ -192,9 +192,9 @@ class OneBehind:
         return None if held is None else (held[0], jax.device_get(held[1]))
 
     def flush(self) -> tuple[int, Any] | None:
-        """Waits for the device and returns the metrics that are held, if any; holds nothing afterwards.
+        """Waits for the device, and returns and forgets the held metrics, if any.
 
-        For the end of a run and before each checkpoint, because a run resumed from it never writes earlier lines.
+        Call it at the end of a run and before each checkpoint, because a resumed run does not write earlier lines.
         """
         held, self._held = self._held, None
         return None if held is None else (held[0], jax.device_get(held[1]))
@@ -202,7 +202,7 @@ class OneBehind:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rates over a window of steps; NaN if it has none."""
+    """Rates over a window of steps; NaN if it has no steps."""
 
     tokens_per_second: float
     real_tokens_per_second: float
@@ -211,10 +211,10 @@ class Throughput:
 
 
 class ThroughputMeter:
-    """Counts steps against a clock. Make it after the step was compiled, or the first window includes that."""
+    """Measures throughput. Create it after the step is compiled; otherwise, the first window includes compilation."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Starts the first window now. `clock` returns seconds."""
+        """Starts the first window. `clock` returns seconds."""
         self._clock = clock
         self._start_window()
 
@@ -227,7 +227,7 @@ class ThroughputMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """A context whose time does not count, for evaluations and checkpoints."""
+        """Excludes the time within the context, for evaluations and checkpoints."""
         start = self._clock()
         try:
             yield
@@ -262,15 +262,15 @@ def masking_warnings(
     masked_tokens: int,
     clipped_rows: int,
 ) -> dict[str, str]:
-    """Returns what is wrong with the masks of some batches, one line by kind; empty if they are as configured.
+    """Returns warnings about the masks of some batches, by kind; empty if the masks are as configured.
 
     The kinds are "clipped" (rows had more selections than `mask_selection_length`) and "rate" (too few or too many
-    tokens are masked). Only the figures in the line of a kind change from call to call.
+    tokens are masked). The warnings of a kind differ only in their numbers.
 
-    The rate is reported if the selection could not have masked that many tokens: `"ceil"` adds at most one per quota,
-    `"bert"` rounds by a half and selects at least one, and `"bernoulli"` deviates by at most five standard deviations,
-    ten if whole words or spans are selected. Words that do not fit may leave one token of a quota unused. On top comes
-    1%, for rows that are clipped without a warning.
+    "rate" is reported if the selection rule cannot mask that many tokens: `"ceil"` adds at most one per quota, `"bert"`
+    rounds by at most a half and selects at least one, and `"bernoulli"` deviates by at most five standard deviations,
+    ten for whole words and spans. Words that do not fit may leave one token of a quota unused. A tolerance of 1% allows
+    for rows that are clipped without a warning.
 
     Args:
         masking: the configuration in use.

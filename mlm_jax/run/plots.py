@@ -1,4 +1,4 @@
-"""Pictures of runs and probes. Import this module where it is used: matplotlib takes a second to import."""
+"""Plots of runs and probes. Import this module only where it is used: matplotlib takes a second to import."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -22,8 +22,8 @@ _FEW_POINTS = 50
 def plot_losses(run_folder: Path) -> Path | None:
     """Draws `loss.png` from metrics.jsonl and eval.jsonl: loss in nats over steps.
 
-    The training loss is drawn pale as logged, and bold as the medians of about a hundred stretches; the evaluation loss
-    has a marker at each evaluation. Spikes above the range of the other losses are cut off. The picture is replaced
+    The training loss is drawn pale as logged, and bold as the medians of about a hundred intervals; the evaluation loss
+    has a marker at each evaluation. Spikes above the range of the other losses are cut off. The file is replaced
     atomically. Returns its path, or None if there is no finite loss to draw.
     """
     training = _curve(run_folder / METRICS_FILE, "loss")
@@ -55,9 +55,9 @@ def plot_estimates(
     estimates: Sequence[tuple[str, float, float | None, float | None]],
     neutral: float,
 ) -> None:
-    """Draws (name, value, low, high) as bars from `neutral` with their intervals; writes the file atomically.
+    """Draws (name, value, low, high) as bars from `neutral` with intervals, and writes the file atomically.
 
-    Values are shares, drawn as percentages, unless `neutral` is 0.
+    Values are fractions, shown as percentages, unless `neutral` is 0.
     """
     height = 1.2 + 0.32 * len(estimates)
     figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
@@ -91,21 +91,21 @@ def _curve(path: Path, key: str) -> np.ndarray:
 def _draw(axes: Axes, curve: np.ndarray, color: str, label: str) -> None:
     if not len(curve):
         return
-    if (stretch := len(curve) // 100) > 1:
+    if (interval := len(curve) // 100) > 1:
         axes.plot(*curve.T, color=color, alpha=0.25, linewidth=0.8)
-        curve, label = _medians(curve, stretch), f"{label}, median of {stretch} points"
+        curve, label = _medians(curve, interval), f"{label}, median of {interval} points"
     marker = "o" if len(curve) <= _FEW_POINTS else None
     axes.plot(*curve.T, color=color, marker=marker, markersize=4, linewidth=1.6, label=label)
 
 
-def _medians(curve: np.ndarray, stretch: int) -> np.ndarray:
-    """Returns [points // stretch, 2]: medians of `stretch` points, which spikes do not move."""
-    whole = curve[len(curve) % stretch :]
-    return np.median(whole.reshape(-1, stretch, 2), axis=1)
+def _medians(curve: np.ndarray, interval: int) -> np.ndarray:
+    """Returns medians of `interval` points each, which spikes do not affect: [points // interval, 2]."""
+    full_intervals = curve[len(curve) % interval :]
+    return np.median(full_intervals.reshape(-1, interval, 2), axis=1)
 
 
 def _loss_range(training: np.ndarray, evaluation: np.ndarray) -> tuple[float, float]:
-    """Returns the lowest loss and the highest that is not a spike, with a margin; the first loss never is one."""
+    """Returns the lowest loss and the highest that is not a spike, with a margin; the first loss is never a spike."""
     losses = np.concatenate([training[:, 1], evaluation[:, 1]])
     low, high = losses.min(), max(np.percentile(losses, 99.5), losses[0], evaluation[:, 1].max(initial=0.0))
     margin = 0.05 * (high - low) or 0.5

@@ -1,4 +1,4 @@
-"""Files of a run's records: how lines are appended and read back. No jax."""
+"""Appends records to the files of a run, and reads them back. Does not import jax."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ EVALUATIONS_FILE = "eval.jsonl"
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of metrics.jsonl or eval.jsonl, oldest first; none if the file is missing."""
+    """Returns the complete lines of metrics.jsonl or eval.jsonl, oldest first; none if the file is missing."""
     if not path.exists():
         return []
     records = []
@@ -25,10 +25,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def append_whole(file: FileIO, data: bytes) -> None:
-    """Appends `data` by one system call, or nothing.
+    """Appends all of `data` with one system call, or nothing.
 
     Raises:
-        OSError: it could not be written, with the name of the file.
+        OSError: the data could not be written; `filename` is set.
     """
     end = os.fstat(file.fileno()).st_size
     try:

@@ -1,4 +1,4 @@
-"""Reports of a running training: progress, metrics, warnings, and the end of a run that diverged."""
+"""Progress, metrics and warnings of a run, and the error that ends a diverged run."""
 
 import sys
 import threading
@@ -35,14 +35,14 @@ _SLOW_SECONDS = 2.0
 
 
 def say(message: str) -> None:
-    """Prints one line on stderr, above the progress bar if there is one; in process 0 only."""
+    """Prints a line on stderr, above the progress bar if there is one. Only process 0 prints."""
     if jax.process_index() == 0:
         tqdm.write(message, file=sys.stderr)
 
 
 @contextmanager
 def announced_if_slow(work: str) -> Iterator[None]:
-    """A context that prints the line `work` once it has taken two seconds."""
+    """Prints the line `work` if the context takes longer than two seconds."""
     timer = threading.Timer(_SLOW_SECONDS, say, [work])
     timer.daemon = True
     timer.start()
@@ -53,18 +53,18 @@ def announced_if_slow(work: str) -> Iterator[None]:
 
 
 class Reporter:
-    """Turns device metrics, one step late, into the bar, the files and the warnings.
+    """Reports device metrics, one step late: progress bar, files and warnings.
 
-    On a terminal a bar shows loss, tokens/s and the time left; elsewhere each logged step is a line. Process 0 writes;
-    the others read the same metrics and decide the same.
+    On a terminal, a bar shows loss, tokens/s and the time left; otherwise, each logged step prints a line. Only process
+    0 writes; the others read the same metrics and make the same decisions.
     """
 
     def __init__(
         self, folder: Path, program: Program, batches: TrainingBatches, start: int, losses: LossWindow
     ) -> None:
-        """Opens the files of the run; drops records after step `start`.
+        """Opens the files of the run and drops records after step `start`.
 
-        `losses` are the sums over the steps up to `start` that have no line yet.
+        `losses` has the sums over the steps up to `start` that are not yet logged.
         """
         self._program, self._config, self._batches = program, program.config, batches
         self._log = MetricsLog(folder, resume_step=start) if jax.process_index() == 0 else None
@@ -77,14 +77,14 @@ class Reporter:
         self._first_step = start + 1
         self._interactive = sys.stderr.isatty() and self._log is not None
         self.stop_voted = False
-        """True if a process asked to stop, in the metrics reported so far."""
+        """True if a process has voted to stop, according to the metrics reported so far."""
         self._bar = tqdm(
             initial=start,
             total=self._config.num_steps,
             unit="step",
             dynamic_ncols=True,
             disable=not self._interactive,
-            # Without tqdm's estimate, which assumes that all steps are as large as the last.
+            # Omits tqdm's estimate, which assumes that all steps have the same size.
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
 
@@ -99,10 +99,10 @@ class Reporter:
             self._log.close()
 
     def step(self, step: int, metrics: StepMetrics) -> None:
-        """Takes the device metrics of `step` (from 1) and reports those of the step before.
+        """Holds the device metrics of `step` (from 1) and reports those of the previous step.
 
         Raises:
-            RunError: too many consecutive steps were not finite.
+            RunError: too many consecutive steps were non-finite.
         """
         self._report(self._behind.push(step, metrics))
 
@@ -111,11 +111,11 @@ class Reporter:
         self._report(self._behind.flush())
 
     def paused(self) -> AbstractContextManager[None]:
-        """A context whose time does not count as training."""
+        """Excludes the time within the context from the throughput."""
         return self._meter.paused()
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Logs an evaluation made after `step` steps."""
+        """Logs an evaluation after `step` steps."""
         if self._log is not None:
             self._log.log_evaluation(
                 EvaluationRecord(step=step, epoch=self._batches.epoch(step), **asdict(evaluation))
@@ -189,12 +189,12 @@ class Reporter:
                 say(f"warning: {warning}")
 
     def _warn_of_nonfinite(self, step: int, metrics: StepMetrics) -> None:
-        in_a_row, limit = int(metrics.nonfinite_steps), self._config.max_nonfinite_steps
+        consecutive, limit = int(metrics.nonfinite_steps), self._config.max_nonfinite_steps
         say(f"warning: step {step:,} was skipped: loss {metrics.loss}, gradient norm {metrics.grad_norm}")
-        if in_a_row >= limit:
+        if consecutive >= limit:
             raise RunError(
-                f"step {step:,}: {in_a_row} consecutive steps had a non-finite loss or gradient (max_nonfinite_steps); "
-                "try a lower optimizer.learning_rate or a longer warmup first"
+                f"step {step:,}: {consecutive} consecutive steps had a non-finite loss or gradient "
+                "(max_nonfinite_steps); try a lower optimizer.learning_rate or a longer warmup first"
             )
 
 
@@ -214,7 +214,7 @@ class _MaskCounts:
             self._counts[name] += round(float(getattr(metrics, name)))
 
     def take(self) -> dict[str, Any]:
-        """Returns the counts and the mean rate, and starts anew. Steps have about the same number of tokens."""
+        """Returns the counts and the mean rate, and resets them. Assumes steps of about equally many tokens."""
         taken = {"rate": self._rates / max(self._steps, 1)} | self._counts
         self._clear()
         return taken
@@ -225,7 +225,7 @@ class _MaskCounts:
 
 
 def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
-    """Prints what is about to be trained, compiles it, and prints the memory it needs."""
+    """Prints a summary of the run, compiles the training step, and prints its memory."""
     count = count_parameters(config.model, pooler=config.model.pooler, mlm_head=True)
     shape = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     device = program.mesh.devices.flat[0].device_kind

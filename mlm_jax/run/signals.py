@@ -9,13 +9,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or SIGINT sets `name`; a second one has its usual effect.
+    """Context manager in which the first SIGTERM or SIGINT sets `name`; the second has its usual effect.
 
-    Does nothing outside the main thread, where Python delivers no signals.
+    Does nothing outside the main thread, where Python does not deliver signals.
     """
 
     def __init__(self) -> None:
-        """Nothing is requested yet."""
+        """Creates a request that is not set."""
         self.name: str | None = None
         self._previous: dict[signal.Signals, object] = {}
 

@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom: data, program, state, steps, end."""
+"""Training loop, from top to bottom: data, program, state, steps, end."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -45,7 +45,7 @@ class TrainResult:
     run_folder: Path
     step: int
     finished: bool
-    """False if a signal stopped the run: its state is saved, and the same call resumes it."""
+    """False if a signal stopped the run; its state is saved, and the same call resumes it."""
 
 
 def train(
@@ -57,19 +57,19 @@ def train(
     on_step: Callable[[int], None] | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
-    """Trains the run of `config.output_dir`, or resumes it.
+    """Trains a model in the run folder `config.output_dir`, or resumes the run.
 
-    The data are the prepared folders that `config.data` names or, if `documents` are given, those strings, tokenized in
-    memory with `tokenizer`. A run folder with checkpoints is resumed from the newest whole one; a finished run is left
-    as it is. `on_step` is called with the number of each step after it was dispatched. `stop` is a request to stop that
-    the caller listens for; by default SIGTERM and Ctrl-C are requests while this function runs.
+    The data are the prepared folders of `config.data` or, if given, `documents`, tokenized in memory with `tokenizer`.
+    A run folder with checkpoints is resumed from the newest intact one; a finished run is not changed. `on_step` is
+    called with the number of each step after it is dispatched. `stop` is a stop request set by the caller; by default,
+    SIGTERM and Ctrl-C stop the run.
 
-    In a job of several processes, each calls this function. If one of them fails, the others end, too, and the one that
-    failed should end at once (`os._exit`), because JAX waits at exit for processes that are gone.
+    In a job of several processes, each process calls this function. If one fails, the others end, too. The failed
+    process should end immediately (`os._exit`), because JAX waits at exit for processes that no longer exist.
 
     Raises:
-        InputError: a setting, the data or the run folder is unusable; names it and says what would be right.
-        RunError: the run cannot continue: a checkpoint or a file could not be written, or the loss is no longer
+        InputError: a setting, the data or the run folder is unusable.
+        RunError: the run cannot continue, because a checkpoint or a file could not be written or the loss is no longer
             finite. Earlier checkpoints are intact.
     """
     folder = Path(config.output_dir)
@@ -115,12 +115,12 @@ def train(
 
 
 def check_run(config: TrainConfig) -> RunData:
-    """Opens the prepared data and traces the shapes, to find what `train` would reject. Returns the data.
+    """Opens the prepared data and traces the shapes, to find errors before training. Returns the data.
 
     Raises:
         InputError: as `train`, except for the run folder, which is not checked.
     """
-    # JAX reads the folder of the cache once, at the first compilation.
+    # JAX reads the cache folder once, at the first compilation.
     _use_compilation_cache(config.compilation_cache_dir)
     sources = _open(config, None, None, None)
     _program(config, sources)
@@ -131,7 +131,7 @@ def check_run(config: TrainConfig) -> RunData:
 
 @dataclass(frozen=True)
 class _Run:
-    """Everything that the loop needs at each step."""
+    """Everything that the training loop needs."""
 
     config: TrainConfig
     folder: Path
@@ -144,18 +144,18 @@ class _Run:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Identity of the run, with which its checkpoints are saved and restored."""
+        """Identity of the run, saved with its checkpoints and compared when they are restored."""
         config = self.config
         return self.sources.description(config.data) | {"model": asdict(config.model), "seed": config.seed}
 
     def start(self) -> tuple[TrainState, TrainingBatches]:
-        """Returns the state to start from and the batches that follow; prints which settings changed."""
+        """Returns the initial or restored state and the batches that follow, and prints changed settings."""
         config = self.config
         with announced_if_slow("restoring the newest checkpoint"):
             restored = self.checkpointer.restore(self.program.abstract_state, self.description)
         with announced_if_slow("initializing the parameters"):
             step, state = restored or (0, _initial_state(config, self.program, self.sources.tokenizer))
-        self.watchdog.require_same({"newest whole checkpoint": step})
+        self.watchdog.require_same({"newest intact checkpoint": step})
         first_example = self.checkpointer.examples(step) if restored else 0
         batches = TrainingBatches(
             self.sources.train,
@@ -174,7 +174,7 @@ class _Run:
         return state, batches
 
     def steps(self, state: TrainState, batches: TrainingBatches) -> int:
-        """Trains from the first step of the batches to the last, or to a signal; returns the step reached and saved.
+        """Trains from the first step of the batches to the last, or to a signal. Returns the last step, which is saved.
 
         The host runs ahead of the device: metrics are read one step late, checkpoints are written in the background,
         and any implicit transfer is an error.
@@ -205,33 +205,33 @@ class _Run:
                         break
                 reporter.flush()
             except RunError:
-                # The curve shows how a run diverged. If the disk is full, the reason matters more.
+                # The plot shows how the run diverged. If the disk is full, the first error matters more.
                 with contextlib.suppress(OSError):
                     self._write(_draw_losses, self.folder)
                 raise
             self.watchdog.pause()
             with announced_if_slow("writing the last checkpoint"):
                 self._write(_draw_losses, self.folder)
-                # Here, because later a signal would end the process before its checkpoint is whole.
+                # Wait here, because later a signal would end the process before its checkpoint is complete.
                 self.checkpointer.wait()
         return step
 
     def _compile(self, rows: int, step: int, reporter: Reporter) -> Program:
-        """Returns the program for steps of `rows` rows, compiled."""
+        """Returns the compiled program for steps of `rows` rows."""
         program = self.program.with_batch_size(rows)
         self.watchdog.pause()
         with reporter.paused(), announced_if_slow(f"compiling the training step for {rows:,} rows"):
             program.compiled_train  # noqa: B018
-        say(f"step {step:,}: {rows:,} rows per step from here on")
+        say(f"step {step:,}: {rows:,} rows per step from now on")
         return program
 
     def _write(self, write: Callable[..., None], *arguments: Any) -> None:
-        """Calls `write` in process 0 only."""
+        """Calls `write`, only in process 0."""
         if jax.process_index() == 0:
             write(*arguments)
 
     def _evaluate_and_save(self, step: int, state: TrainState, examples: int, reporter: Reporter) -> bool:
-        """Evaluates and saves if due after `step`; returns True if the run stops here for a signal, saved."""
+        """Evaluates and saves if due after `step`. Returns True if a signal stops the run, which is then saved."""
         config, rows = self.config, self.sources.evaluation
         ends = step == config.num_steps
         evaluates = rows is not None and (ends or step % config.eval_every == 0)
@@ -239,7 +239,7 @@ class _Run:
         if not (evaluates or saves or self._stops(reporter)):
             return False
         self.watchdog.pause()
-        # A run resumed from here never writes earlier lines.
+        # A run resumed from here does not write earlier lines.
         reporter.flush()
         eval_loss = None
         with reporter.paused():
@@ -248,9 +248,9 @@ class _Run:
                     evaluation = evaluate_rows(self.program, state.params, rows, config.eval_batches)
                 reporter.evaluation(step, evaluation)
                 eval_loss = evaluation.mlm_loss
-            # The best state is kept, also between the steps of checkpoint_every.
+            # The best state is saved even between multiples of checkpoint_every.
             is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
-            # Read once, after the evaluation: a later signal stops the run after the next step.
+            # Read only once, after the evaluation: a later signal stops the run after the next step.
             stops = self._stops(reporter)
             if saves or is_best or stops:
                 self.checkpointer.save(
@@ -264,15 +264,15 @@ class _Run:
         return stops
 
     def _stops(self, reporter: Reporter) -> bool:
-        """True if the run stops now; several processes stop one step later, when all know of the signal."""
+        """Returns True if the run stops now. Several processes stop one step later, when all know of the signal."""
         return reporter.stop_voted if jax.process_count() > 1 else self.stop.name is not None
 
 
 def _facts(config: TrainConfig, sources: RunData) -> dict[str, Any]:
-    """Returns what must be the same in all processes; data may have different paths but not contents."""
+    """Returns the facts that must be equal in all processes. Paths of data may differ, but not their contents."""
     settings = flatten(asdict(config))
-    of_one_process = ("distributed.coordinator", "distributed.process_id", "compilation_cache_dir")
-    for name in (*of_one_process, "data.path", "data.eval_path"):
+    per_process = ("distributed.coordinator", "distributed.process_id", "compilation_cache_dir")
+    for name in (*per_process, "data.path", "data.eval_path"):
         del settings[name]
     return settings | {
         "training data": sources.fingerprint,
@@ -326,14 +326,14 @@ def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) 
 
 
 def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the parameters of the stored model `name` as those of the model `wanted`, in float32."""
+    """Returns the parameters of the stored model `name` in the structure of the model `wanted`, in float32."""
     model = load_model(name)
     if model.tokenizer.fingerprint != tokenizer.fingerprint:
         raise InputError(
             f"init_from = {name!r}: has the tokenizer {model.tokenizer.fingerprint[:12]}: "
             f"must be that of the data, {tokenizer.fingerprint[:12]}"
         )
-    # Dropout and the padding of the vocabulary may differ, but not the meaning of a weight.
+    # Dropout and vocabulary padding may differ, but not the meaning of the weights.
     for setting, value in asdict(wanted).items():
         theirs = getattr(model.config, setting)
         without_pooler = setting == "pooler" and theirs and not value
@@ -357,7 +357,7 @@ def _draw_losses(folder: Path) -> None:
 
 
 def _use_compilation_cache(folder: str | None) -> None:
-    """Keeps every compiled program on disk, however small, so that a second start compiles nothing."""
+    """Caches all compiled programs on disk, even small ones, so that a restart compiles nothing."""
     if folder is None:
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))

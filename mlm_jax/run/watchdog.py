@@ -1,14 +1,14 @@
-"""The processes of a run watch each other: if one dies, hangs or fails, all end and name it.
+"""Lets the processes of a run watch each other: if one dies, hangs or fails, all end with an error that names it.
 
-Each process keeps a record in the key-value store of JAX's coordination service: a beat that a thread increments as
-long as the process lives, the number of turns its loop has made, and its current step. Each process reads the records
-of all others, and ends with exit code 1 and one line if another process is
+Each process has a record in the key-value store of JAX's coordination service: a beat that a thread increments as long
+as the process lives, the number of iterations of its training loop ("turns"), and its current step. Each process reads
+the records of all others, and ends with exit code 1 and a one-line error if another process is
 
-    failed    its record says that it ends with an error
-    silent    its beat has not changed for `timeout_seconds`: it was killed, stopped, or cut off
+    failed    its record has an error
+    silent    its beat has not changed for `timeout_seconds`: it was killed, stopped, or disconnected
     stuck     beats continue but turns do not: the others wait for the process with the fewest turns
 
-A collective with a process missing never returns, so the loop itself could not end the run.
+A collective never returns if a process is missing, so the training loop itself cannot end the run.
 """
 
 import json
@@ -31,7 +31,7 @@ from mlm_jax.errors import EXIT_RUN_FAILED, InputError
 from mlm_jax.parallel.abort import on_abort
 
 _RESUME = "rerun the same command to resume from the last checkpoint"
-# Number of turns before their longest is trusted, and the factor by which a turn may exceed it.
+# Number of turns before the longest turn is trusted, and the factor by which a turn may exceed it.
 _TURNS_TO_KNOW = 3
 _SLACK = 10
 _FOREVER_MS = 10**9
@@ -41,33 +41,33 @@ _runs = count()
 
 @dataclass
 class _Record:
-    """State of a process, as the others see it."""
+    """State of a process, as seen by the others."""
 
     beat: int = 0
     turn: int = 0
     step: int = 0
     limited: bool = False
-    """True during a turn that should end soon; otherwise the number of turns need not change."""
+    """True during a turn of limited duration; otherwise, the number of turns need not change."""
     ended: bool = False
     failure: str | None = None
     verdict: str | None = None
-    """Why this process ends the job."""
+    """Reason for which this process ends the job."""
     name: str = f"host {socket.gethostname()}, pid {os.getpid()}"
 
 
 class Watchdog:
-    """A context around a run that watches the other processes. Does nothing in a single process.
+    """Context manager that watches the other processes of a run. Does nothing in a single process.
 
     Args:
-        timeout_seconds: time after which a silent process ends the job. A stuck one does after the same time or ten
-            times the longest turn so far, whichever is longer.
+        timeout_seconds: time after which a silent process ends the job. A stuck process ends the job after the same
+            time or ten times the longest turn so far, whichever is longer.
     """
 
     def __init__(self, timeout_seconds: int) -> None:
-        """Not watching yet; see the class."""
+        """Creates a watchdog, which starts to watch when its context is entered."""
         self._timeout = timeout_seconds
         self._size, self._index = jax.process_count(), jax.process_index()
-        # Every process reads all records, so traffic is quadratic in the number of processes: less often in a pod.
+        # Every process reads all records, so traffic is quadratic in the number of processes: less frequent in a pod.
         self._period = min(timeout_seconds / 12, max(1.0, self._size / 64))
         self._prefix = f"mlm_jax/run_{next(_runs)}"
         self._comparisons = count()
@@ -81,39 +81,39 @@ class Watchdog:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Starts to watch."""
+        """Starts watching."""
         if self._size > 1:
             self._client = ocp.multihost.get_jax_distributed_client()
-            self._tell()
+            self._publish()
             self._stack.enter_context(on_abort(self._last_words))
-            for work in (self._talk, self._watch):
+            for work in (self._exchange, self._watch):
                 threading.Thread(target=work, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tells the others how the run ended here."""
+        """Reports the end of this process to the others."""
         if self._size == 1:
             return
         if error is None:
             self._me.ended = True
         else:
             if isinstance(error, jax.errors.JaxRuntimeError):
-                # A collective broke, probably because a process is gone, which `_watch` will name meanwhile.
+                # A collective failed, probably because a process died. Meanwhile, `_watch` finds out which one.
                 self._broken.set()
                 time.sleep(12 * self._period)
             self._me.failure = f"{type(error).__name__}: {error}"
         with suppress(jax.errors.JaxRuntimeError):
-            self._tell()
+            self._publish()
         if error is not None:
-            # Time for the others to read it and end.
+            # Gives the others time to read it and end.
             time.sleep(3 * self._period)
         self._over.set()
         self._stack.close()
 
     def heartbeat(self, step: int) -> None:
-        """Call it at the start of each turn of the loop, with the step that begins."""
+        """Marks the start of a turn of the training loop, which takes `step`."""
         now = time.monotonic()
         if self._me.limited:
             self._longest_turn = max(self._longest_turn, now - self._turned)
@@ -121,20 +121,20 @@ class Watchdog:
         self._me.turn, self._me.step, self._me.limited = self._me.turn + 1, step, True
 
     def pause(self) -> None:
-        """Allows any time until the next heartbeat, for compilation and storage."""
+        """Suspends the time limit until the next heartbeat, for compilation and storage."""
         self._me.limited = False
 
     def require_same(self, facts: dict[str, Any]) -> None:
         """Compares facts, by name, with those of process 0.
 
         Raises:
-            InputError: they differ in some process; raised in all processes.
+            InputError: the facts differ in some process. All processes raise it.
         """
         if self._size == 1:
             return
         place = f"{self._prefix}/facts_{next(self._comparisons)}"
         self._client.key_value_set(f"{place}/{self._index}", json.dumps(facts))
-        # `_watch` finds a process that never writes them.
+        # `_watch` detects a process that never writes its facts.
         all_facts = [
             json.loads(self._client.blocking_key_value_get(f"{place}/{process}", _FOREVER_MS))
             for process in range(self._size)
@@ -148,24 +148,24 @@ class Watchdog:
                         "must be the same in all"
                     )
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         record = json.dumps(asdict(self._me))
         self._client.key_value_set(f"{self._prefix}/records/{self._index}", record, allow_overwrite=True)
 
-    def _talk(self) -> None:
-        """Writes and reads records until the run is over. Hangs if process 0, which keeps them, does."""
+    def _exchange(self) -> None:
+        """Writes and reads records until the run is over. Hangs if process 0, which stores them, hangs."""
         while not self._over.is_set():
             self._me.beat += 1
             try:
-                self._tell()
+                self._publish()
                 entries = self._client.key_value_dir_get(f"{self._prefix}/records/")
             except jax.errors.JaxRuntimeError:
                 pass
             else:
-                self._hear(entries)
+                self._receive(entries)
             self._over.wait(self._period)
 
-    def _hear(self, entries: list[tuple[str, str]]) -> None:
+    def _receive(self, entries: list[tuple[str, str]]) -> None:
         now = time.monotonic()
         # While process 0 did not answer, no process could write its record.
         lost = max(0.0, now - self._heard - 2 * self._period)
@@ -184,20 +184,20 @@ class Watchdog:
         self._seen[process] = record
 
     def _watch(self) -> None:
-        """Ends this process when the job cannot continue."""
+        """Ends this process if the job cannot continue."""
         looked = time.monotonic()
         for process in range(self._size):
             self._changed[process, "beat"] = self._changed[process, "turn"] = looked
         while not self._over.wait(self._period / 2):
             before, looked = looked, time.monotonic()
             if looked - before > self._timeout / 3:
-                # This process itself was stopped, for instance with its machine, and has missed records of others.
+                # This process was suspended, perhaps with its machine, and has missed records of others.
                 self._heard = self._turned = looked
                 self._changed = dict.fromkeys(self._changed, looked)
             verdict = self._verdict(looked, dict(self._seen))
             self._me.verdict = verdict
-            # Wait, so that the others read the verdict before this process is gone, and because this process may be
-            # about to fail by itself for the same reason.
+            # Wait, so that the others read the verdict before this process ends, and because this process may be about
+            # to fail itself for the same reason.
             if verdict is not None and not self._over.wait(3 * self._period) and self._me.failure is None:
                 self._end(verdict)
             looked = time.monotonic()
@@ -210,14 +210,14 @@ class Watchdog:
                 return record.verdict
             if record.failure is not None:
                 return f"{self._name(process)} failed: {record.failure}; {_RESUME} once that is fixed"
-        # If a collective broke, some process is gone, and a few beats are enough to tell which.
+        # If a collective failed, some process has died, and a few beats are enough to find out which.
         patience = 5 * self._period if self._broken.is_set() else self._timeout
         others = [process for process in range(self._size) if process != self._index]
         running = [process for process in others if not seen.get(process, _Record()).ended]
         if now - self._heard > patience:
-            # Without process 0, nothing is known of the others.
+            # Without process 0, nothing is known about the others.
             return self._silent([0] if self._index else others, now - self._heard)
-        # Only up to the last answer of process 0: after it, others are not silent by their own fault.
+        # Only up to the last answer of process 0: later silence is not the fault of the others.
         still = {process: self._heard - self._changed[process, "beat"] for process in running}
         silent = [process for process in running if still[process] > patience]
         if silent:
@@ -247,7 +247,7 @@ class Watchdog:
         return f"process {process} ({record.name}, step {record.step:,})"
 
     def _last_words(self) -> None:
-        """Ends a process that the runtime aborts, which it does at once if process 0 is gone."""
+        """Ends a process that the runtime aborts, as it does immediately if process 0 dies."""
         beats = {process: self._changed.get((process, "beat"), -math.inf) for process in range(self._size)}
         oldest = min(beats, key=lambda process: beats[process])
         gone = oldest if max(beats.values()) - beats[oldest] > 4 * self._period else 0
@@ -257,6 +257,6 @@ class Watchdog:
         message = f"{message} (process {self._index}, step {self._me.step:,})"
         print(f"error: {message}", file=sys.stderr, flush=True)
         if self._index == 0:
-            # Process 0 keeps the records: the others need it to read what happened.
+            # Process 0 stores the records, which the others need to find out what happened.
             time.sleep(3 * self._period)
         os._exit(EXIT_RUN_FAILED)

@@ -1,8 +1,8 @@
 """Table of accelerators: memory, bandwidths and peak FLOP/s as published by their vendors. Does not import jax.
 
-Every figure is for one JAX device. Google publishes ICI bandwidth for both directions together and DCN bandwidth per
-pod; NVIDIA publishes NVLink bandwidth for both directions together and bfloat16 FLOP/s with sparsity. They are divided
-accordingly here.
+All values are per JAX device. Google publishes ICI bandwidth as the sum of both directions and DCN bandwidth per pod;
+NVIDIA publishes NVLink bandwidth as the sum of both directions and bfloat16 FLOP/s with sparsity. The table converts
+these values.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _TPU = "cloud.google.com/tpu/docs/"
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Peak figures of one JAX device; None if the vendor publishes none that holds for every machine."""
+    """Peak values of one JAX device; None if the vendor does not publish a value for all machines."""
 
     bfloat16_flops: float
     """Dense FLOP/s of matrix products in bfloat16."""
@@ -23,12 +23,12 @@ class Chip:
     link_bandwidth: float | None = None
     """Bytes per second that the chip receives from its neighbors (ICI, NVLink) over all links."""
     network_bandwidth: float | None = None
-    """Bytes per second and chip of the network between slices or hosts (DCN), in one direction."""
+    """Bytes per second and chip over the network between slices or hosts (DCN), in one direction."""
     source: str
 
 
 CHIPS: dict[str, Chip] = {
-    # A v3 chip is two devices.
+    # A v3 chip has two devices.
     "TPU v3": Chip(bfloat16_flops=61.5e12, source=_TPU + "v3"),
     "TPU v4": Chip(bfloat16_flops=275e12, source=_TPU + "v4"),
     "TPU v5 lite": Chip(
@@ -53,7 +53,7 @@ CHIPS: dict[str, Chip] = {
         memory_bytes=32 * GIB,
         memory_bandwidth=1638e9,
         link_bandwidth=800e9 / 2,
-        # The page gives no network bandwidth per pod.
+        # The page does not specify a network bandwidth per pod.
         source=_TPU + "v6e",
     ),
     "NVIDIA A100": Chip(bfloat16_flops=312e12, source="A100 data sheet"),
@@ -88,7 +88,7 @@ def chip_of(device_kind: str) -> Chip | None:
     device_kind = _ALSO_CALLED.get(device_kind, device_kind)
     if not device_kind.startswith("NVIDIA"):
         return CHIPS.get(device_kind)
-    # NVIDIA appends form factor and memory size; the longest match wins, "H100 PCIe" before "H100".
+    # NVIDIA appends form factor and memory size; the longest match wins: "H100 PCIe" before "H100".
     words = device_kind.replace("-", " ").split()
     names = [" ".join(words[:count]) for count in range(len(words), 0, -1)]
     return next((CHIPS[name] for name in names if name in CHIPS), None)

@@ -22,7 +22,7 @@ class Evaluation:
     """Mean cross-entropy of the masked tokens, in nats; 0 if no token is masked."""
     mlm_accuracy: float
     perplexity: float
-    """exp(mlm_loss); infinity on overflow, NaN if the loss is."""
+    """exp(mlm_loss); infinity on overflow, NaN if the loss is NaN."""
     masked_tokens: int
 
 
@@ -35,7 +35,7 @@ def evaluate_rows(
 ) -> Evaluation:
     """Evaluates `params` on the rows, or on at most `limit` batches spread evenly over them.
 
-    `watch` passes on the sums of the batches, which may not be computed yet.
+    `watch` wraps the iterator over the sums of the batches, which may not be computed yet.
     """
     padding_id, batch_size = program.setup.masking.padding_token_id, program.evaluation_batch_size
     batches = evaluation_batches(rows, batch_size, limit, padding_id, local_rows(program.mesh, batch_size))
@@ -47,8 +47,8 @@ def evaluate_rows(
 def evaluation_of(sums: Sequence[LossSums]) -> Evaluation:
     """Combines the sums of all batches, which are still on the device.
 
-    A batch is summed in float32 on the device and the batches in float64 on the host, because a float32 total of
-    millions of masked tokens would lose the last ones to rounding.
+    Each batch is summed in float32 on the device, and the batches in float64 on the host, because rounding would stop a
+    float32 total of millions of masked tokens from growing.
     """
     loss, correct, weight = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
     mean = float(loss / max(weight, 1.0))

@@ -4,14 +4,14 @@ from mlm_jax.config import BertConfig
 
 
 def train_flops_per_sequence(model: BertConfig, *, length: int, masked: int) -> int:
-    """Number of model FLOPs of a training step on one row: matrix products only, with a backward pass of twice the
-    forward pass.
+    """Returns the model FLOPs of a training step per row.
 
-    Multiply-adds, of two FLOPs each, per layer and position: 4h² for the query, key, value and output projections, 2hf
-    for the feed-forward or 3hf for a gated one, 2·length·h for attention's scores and weighted sum. Per masked
-    position: h² for the MLM head's dense layer and hV for the output embedding. Padding counts, and so do keys outside
-    the window of a local layer, because all implementations here compute and then discard them. Recomputation for
-    rematerialization does not count (Chowdhery et al. 2022, PaLM, appendix B).
+    Only matrix products count; the backward pass costs twice the forward pass. Multiply-adds, of two FLOPs each, per
+    layer and position: 4h² for the query, key, value and output projections, 2hf for the feed-forward or 3hf for a
+    gated one, 2·length·h for attention's scores and weighted sum. Per masked position: h² for the MLM head's dense
+    layer and hV for the output embedding. Padding counts, and so do keys outside the window of a local layer, because
+    all implementations here compute and then discard them. Rematerialization does not count (Chowdhery et al. 2022,
+    PaLM, appendix B).
     """
     h, f = model.hidden_dim, model.intermediate_dim
     feed_forward = (3 if model.gated else 2) * h * f
@@ -23,11 +23,11 @@ def train_flops_per_sequence(model: BertConfig, *, length: int, masked: int) -> 
 def mfu(
     *, flops_per_sequence: float, sequences_per_second: float, num_devices: int, peak: float | None
 ) -> float | None:
-    """Achieved over peak FLOP/s of all devices (PaLM, appendix B), in [0, 1]; None if the peak is unknown.
+    """Returns achieved over peak FLOP/s of all devices (PaLM, appendix B), in [0, 1]; None if the peak is unknown.
 
     Args:
         flops_per_sequence: see `train_flops_per_sequence`.
-        sequences_per_second: of all devices together.
+        sequences_per_second: total of all devices.
         num_devices: number of devices in the mesh.
         peak: FLOP/s of one device, see `mlm_jax.step.chips.peak_flops`.
     """

@@ -1,4 +1,4 @@
-"""A config compiled on a mesh: the shardings of all arrays of a step, and the executables."""
+"""Compiles the steps of a config on a mesh, with the shardings of all arrays."""
 
 import math
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ from mlm_jax.step.update import Hyperparameters, TrainState, hyperparameters_of
 
 @dataclass(frozen=True)
 class Program:
-    """The steps of a run, each compiled on first use."""
+    """Steps of a run, each compiled on first use."""
 
     config: TrainConfig
     mesh: Mesh
@@ -55,12 +55,12 @@ class Program:
 
     @cached_property
     def compiled_train(self) -> jax.stages.Compiled:
-        """Maps (hyperparameters, state, batch, stop votes) to (state, metrics)."""
+        """Compiled train step: (hyperparameters, state, batch, stop votes) to (state, metrics)."""
         return self.lowered_train.compile()
 
     @cached_property
     def lowered_train(self) -> jax.stages.Lowered:
-        """The train step before XLA compiles it."""
+        """Train step, lowered but not compiled."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         step = jax.jit(
             partial(train_step, self.setup),
@@ -77,7 +77,7 @@ class Program:
 
     @cached_property
     def evaluate(self) -> jax.stages.Compiled:
-        """Maps (params, batch of `evaluation_batch_size` rows) to LossSums."""
+        """Compiled evaluation step: (params, batch of `evaluation_batch_size` rows) to LossSums."""
         step = jax.jit(partial(eval_step, self.setup), out_shardings=replicated(self.mesh))
         batch = self._abstract_batch(self.evaluation_batch_size)
         with jax.set_mesh(self.mesh):
@@ -85,15 +85,15 @@ class Program:
 
     @property
     def evaluation_batch_size(self) -> int:
-        """Rows of an evaluation batch: as many as in a microbatch, so that evaluation needs no more memory."""
+        """Number of rows per evaluation batch: the size of a microbatch, so that evaluation needs no more memory."""
         return self.config.batch_size // self.config.accumulation_steps
 
     def with_batch_size(self, rows: int) -> "Program":
-        """Returns the program for steps of `rows` rows, which the mesh must divide.
+        """Returns the program for steps of `rows` rows; the mesh must divide `rows`.
 
-        Its microbatches are no larger than this program's, so its steps need no more memory, and otherwise as large as
-        possible. Their size is a multiple of the common divisor of `rows` and the microbatch, so their number and
-        with it the dropout do not depend on the mesh.
+        Its microbatches are as large as possible but no larger than this program's, so its steps need no more memory.
+        Their size is a multiple of the greatest common divisor of `rows` and the microbatch, so their number, and
+        therefore dropout, does not depend on the mesh.
         """
         if rows == self.config.batch_size:
             return self
@@ -118,7 +118,7 @@ class Program:
 
     @cached_property
     def _hyperparameters(self) -> Hyperparameters:
-        """The hyperparameters, on every device."""
+        """Hyperparameters, on every device."""
         hyperparameters = hyperparameters_of(self.config, self.setup.masking)
         return jax.tree.map(partial(_put, replicated(self.mesh)), hyperparameters)
 
@@ -131,23 +131,23 @@ class Program:
         )
 
     def put(self, batch: Batch) -> Batch:
-        """Returns this process's rows as arrays over the mesh, their first dimension split over the batch axes."""
+        """Returns this process's rows as global arrays, with the first dimension split over the batch axes."""
         sharding = batch_sharding(self.mesh)
         return Batch(*(_put(sharding, part, self._batches_per_local_rows * part.shape[0]) for part in batch))
 
     @cached_property
     def _batches_per_local_rows(self) -> int:
-        """Rows of a batch over rows of this process."""
+        """Ratio of the rows of a batch to the rows of this process."""
         ways = batch_ways(self.mesh)
         return ways // len(local_rows(self.mesh, ways))
 
     def stop_votes(self, stop: bool) -> jax.Array:
-        """Returns an array over all devices, bool [devices], with this process's vote on its own devices."""
+        """Returns a bool [devices] array over all devices, with this process's vote on its own devices."""
         return self._both_votes[stop]
 
     @cached_property
     def _both_votes(self) -> tuple[jax.Array, jax.Array]:
-        """Created once, so that a step needs nothing from the host but its rows."""
+        """Both possible votes, created once, so that a step transfers only its rows from the host."""
         sharding = device_sharding(self.mesh)
         local, size = len(sharding.addressable_devices), self.mesh.size
         return _put(sharding, np.full(local, False), size), _put(sharding, np.full(local, True), size)
@@ -182,14 +182,14 @@ def build_program(
     sep_token_id: int | None = None,
     eval_masking: MaskingConfig | None = None,
 ) -> Program:
-    """Returns the steps of `config` on `mesh`, without compiling anything or allocating parameters.
+    """Returns the program of `config` on `mesh`, without compiling anything or allocating parameters.
 
-    The devices of the mesh need not be attached. `sep_token_id` is needed if rows attend within documents.
+    The devices of the mesh need not be attached. `sep_token_id` is required if rows attend within documents.
     `eval_masking` defaults to `masking`.
 
     Raises:
-        InputError: the mesh does not divide the rows of a microbatch or of the smallest batch or a dimension that it
-            splits, or its devices do not support the attention that the config names.
+        InputError: the mesh does not divide the rows of a microbatch, the rows of the smallest batch, or a dimension
+            that it splits; or its devices do not support the config's attention.
     """
     microbatch = config.batch_size // config.accumulation_steps
     ways = batch_ways(mesh)
@@ -227,20 +227,20 @@ def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainSt
 
 
 def _put(sharding: NamedSharding, local: np.ndarray, *rows: int) -> jax.Array:
-    """Makes a global array of `rows` rows from this process's; without `rows`, one that every process has in full."""
-    # The transfer is intended, but jax counts it as implicit if other processes hold a part.
+    """Creates a global array of `rows` rows from this process's rows, or a replicated array without `rows`."""
+    # The transfer is intended, but jax considers it implicit if other processes hold a part.
     with jax.transfer_guard_host_to_device("allow"):
         return jax.make_array_from_process_local_data(sharding, local, (*rows, *local.shape[len(rows) :]))
 
 
 def peak_bytes(plan: Any) -> int:
-    """Peak bytes per device, from `jax.stages.Compiled.memory_analysis()`."""
+    """Returns the peak bytes per device, from `jax.stages.Compiled.memory_analysis()`."""
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes + plan.generated_code_size_in_bytes
 
 
 def device_bytes(abstract: Any) -> int:
-    """Number of bytes that one device holds of a tree of abstract, sharded arrays."""
+    """Returns the number of bytes per device of a tree of abstract, sharded arrays."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(abstract)

@@ -1,4 +1,4 @@
-"""Masks the rows of a global batch, each device its own rows."""
+"""Masks a global batch, with each device masking its own rows."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from mlm_jax.parallel.sharding import partition_spec
 def mask_rows(
     keys: Array, token_ids: Array, masking: MaskingConfig, table: SelectionTable | None = None, stage: Any = 0
 ) -> tuple[MaskedTokens, Array]:
-    """`mask_and_count` for keys [B] and int32 token_ids [B, L] that are split over the mesh.
+    """Applies `mask_and_count` to keys [B] and int32 token_ids [B, L] that are split over the mesh.
 
-    No device waits for another. Left to the partitioner, the loop over the words or spans of a row would be one loop
-    for all rows, and the devices would communicate before every turn to decide whether it continues.
+    No device waits for another. The partitioner would create one loop over words or spans for all rows, and the devices
+    would communicate in every iteration to decide if it continues.
     """
 
     def mask_own_rows(keys: Array, token_ids: Array, table: SelectionTable | None, stage: Array) -> Any:

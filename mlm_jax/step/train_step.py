@@ -1,6 +1,6 @@
-"""One training step and one evaluation step of masked language modeling: pure functions over plain pytrees.
+"""Training and evaluation steps of masked language modeling: pure functions over plain pytrees.
 
-Rows are masked inside the step, by (seed, epoch, example id).
+Rows are masked inside the step, as a function of (seed, epoch, example id).
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class StepMetrics(NamedTuple):
     real_tokens: Array
     selectable_tokens: Array
     clipped_rows: Array
-    """Number of rows in which the selection rule asked for more positions than mask_selection_length."""
+    """Number of rows in which the selection rule requested more positions than mask_selection_length."""
     grad_norm: Array
     learning_rate: Array
     nonfinite_steps: Array
@@ -50,12 +50,12 @@ class StepMetrics(NamedTuple):
 
 @dataclass(frozen=True)
 class StepSetup(UpdateRule):
-    """The static part of a masked-LM step: everything that does not change during a run."""
+    """Static part of a masked-LM step: everything that does not change during a run."""
 
     graph: nnx.GraphDef
     masking: MaskingConfig
     num_steps: int
-    """Number of steps over which a scheduled masking rate goes from its first value to its last."""
+    """Number of steps over which a scheduled masking rate changes from its first to its last value."""
     eval_masking: MaskingConfig
     document_end_id: int | None
     """Id of the token that ends a document, if rows attend within documents."""
@@ -87,7 +87,7 @@ def make_setup(
 
 
 def initial_state(config: TrainConfig, setup: StepSetup, seed: Array) -> TrainState:
-    """Returns new random parameters, zero moments and step 0. Pure: jit it with the shardings of the state."""
+    """Returns a state with new random parameters, zero moments and step 0. Pure: jit it with the state's shardings."""
     key = purpose_key(seed, Purpose.PARAMETERS)
     return state_of(setup, split_model(BertMaskedLM(config.model, key=key))[1])
 
@@ -95,10 +95,10 @@ def initial_state(config: TrainConfig, setup: StepSetup, seed: Array) -> TrainSt
 def train_step(
     setup: StepSetup, hyperparameters: Hyperparameters, state: TrainState, batch: Batch, stop_votes: Array
 ) -> tuple[TrainState, StepMetrics]:
-    """Masks a batch and updates the parameters on it.
+    """Masks a batch and updates the parameters.
 
-    `stop_votes`, bool [devices], are only counted in the step. This way all processes learn of a signal to one of them
-    at the same step, without extra communication.
+    The step only counts `stop_votes`, bool [devices], so that all processes learn at the same step that one of them has
+    received a signal, without extra communication.
     """
     keys = example_keys(hyperparameters.seed, batch.epochs, batch.example_ids)
     table = hyperparameters.table
@@ -139,14 +139,14 @@ def masked_loss(
     padding_mask: Array | None = None,
     document_ids: Array | None = None,
 ) -> LossSums:
-    """Returns the loss sums of rows that are already masked. Without a key there is no dropout.
+    """Returns the loss sums of rows that are already masked. Without a `dropout_key` there is no dropout.
 
     `padding_mask`, True at real tokens, defaults to the tokens that are not padding. With `document_ids`, int [B, L],
     tokens attend only within their document.
     """
     model = nnx.merge(setup.graph, params)
     if padding_mask is None:
-        # Masking never turns a token into padding or padding into a token, because padding is not selectable.
+        # Masking never changes which tokens are padding, because padding is neither selected nor drawn.
         padding_mask = masked.token_ids != setup.masking.padding_token_id
     predictions = model.predictions(
         masked.token_ids,
@@ -177,7 +177,7 @@ def _loss_of_rows(
 
 
 def _document_ids(setup: StepSetup, token_ids: Array) -> Array | None:
-    """Document of each token, counted from 0 in each row: int32 [B, L]; None if attention crosses documents.
+    """Returns each token's document, counted from 0 in each row: int32 [B, L]; None if attention crosses documents.
 
     Computed from the unmasked rows, because a random replacement may be the token that ends a document.
     """

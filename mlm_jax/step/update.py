@@ -1,7 +1,7 @@
-"""One parameter update for any loss: gradients over microbatches, optimizer, and the new state. Pure functions.
+"""Parameter update for any loss: gradients over microbatches, optimizer, and the new state. Pure functions.
 
-The loss is the sum of weighted losses over the sum of weights, both over the whole global batch: devices and
-microbatches add up sums, which are divided once. Dropout depends on (seed, step, microbatch).
+The loss is the sum of weighted losses over the sum of weights, both over the whole global batch: sums are added over
+devices and microbatches and divided once. Dropout depends on (seed, step, microbatch).
 """
 
 from collections.abc import Callable
@@ -27,37 +27,37 @@ from mlm_jax.parallel.weights import Weights
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that changes during training, and so everything that a checkpoint holds.
+    """Everything that changes during training and is saved in a checkpoint.
 
-    The leaves are arrays, or stand-ins for them such as shapes or shardings.
+    The leaves are arrays, or placeholders such as shapes or shardings.
     """
 
     step: Any
-    """Number of steps taken: int32 []."""
+    """Number of completed steps: int32 []."""
     params: Any
     """Nested dict of float32 arrays."""
     opt_state: Any
     nonfinite_steps: Any
-    """Number of consecutive steps so far that were skipped for a non-finite loss or gradient: int32 []."""
+    """Number of consecutive steps skipped so far because of a non-finite loss or gradient: int32 []."""
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of a run that do not affect array shapes.
+    """Numbers of a run that do not affect array shapes.
 
-    They are inputs of a step, so that runs that differ only in them share one compiled program.
+    They are inputs of a step, so that runs that differ only in these numbers share one compiled program.
     """
 
     seed: Any
     """uint32 []"""
     learning_rate: Any
-    """The peak of the schedule: float32 []"""
+    """Peak of the schedule: float32 []"""
     table: Any
     """`SelectionTable` of the run's masking; None if the rows are masked before the step."""
 
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """The static part of a parameter update, for any loss."""
+    """Static part of a parameter update, for any loss."""
 
     optimizer: Callable[[Any], optax.GradientTransformation]
     """Maps the learning rate of a step to the optimizer; its state does not depend on the rate."""
@@ -74,7 +74,7 @@ SummedLoss = Callable[[Any, Any, Array], LossSums]
 
 
 def hyperparameters_of(config: TrainConfig, masking: MaskingConfig | None = None) -> Hyperparameters:
-    """Returns the hyperparameters of a config, on the host; with `masking` if the step masks."""
+    """Returns the hyperparameters of a config, on the host; `masking` is required if the step masks rows."""
     return Hyperparameters(
         seed=np.array(config.seed, np.uint32),
         learning_rate=np.array(config.optimizer.learning_rate, np.float32),
@@ -83,7 +83,7 @@ def hyperparameters_of(config: TrainConfig, masking: MaskingConfig | None = None
 
 
 def make_update_rule(config: TrainConfig, weights: Weights) -> UpdateRule:
-    """Returns the rule for the config's optimizer and compute settings, and the declared weights of a model."""
+    """Returns the update rule for a config and the declared weights of a model."""
     return UpdateRule(
         optimizer=partial(make_optimizer, config.optimizer, weights),
         schedule=partial(learning_rate_schedule, config.optimizer, config.num_steps),
@@ -94,9 +94,9 @@ def make_update_rule(config: TrainConfig, weights: Weights) -> UpdateRule:
 
 
 def state_of(rule: UpdateRule, params: Any) -> TrainState:
-    """Returns the state in which training starts from these parameters: zero moments, step 0."""
+    """Returns the initial training state for these parameters: zero moments, step 0."""
     zero = jnp.zeros((), jnp.int32)
-    # Any learning rate gives the same state.
+    # The state does not depend on the learning rate.
     opt_state = rule.optimizer(0.0).init(params)
     return TrainState(step=zero, params=params, opt_state=opt_state, nonfinite_steps=zero)
 
@@ -108,10 +108,10 @@ def update(
     inputs: Any,
     summed_loss: SummedLoss,
 ) -> tuple[TrainState, LossSums, Array]:
-    """Forward, backward and update on one batch: returns the new state, the batch's sums and the gradient's norm.
+    """Updates the parameters on one batch. Returns the new state, the batch's sums and the norm of the gradient.
 
-    A step whose loss or gradient is not finite changes neither parameters nor moments. It is counted in
-    `nonfinite_steps` and in `step`, on which the learning rate depends.
+    A step with a non-finite loss or gradient changes neither parameters nor moments. It counts in `nonfinite_steps` and
+    in `step`, which determines the learning rate.
     """
     sums, grads = _accumulate(rule, hyperparameters.seed, state, inputs, summed_loss)
     weight = jnp.maximum(sums.weight, 1.0)
@@ -143,7 +143,7 @@ def _accumulate(
     )
 
     def loss(params: Any, inputs: Any, microbatch: Array) -> tuple[Array, LossSums]:
-        # Otherwise gradients of frozen weights would be computed and would count in the norm.
+        # Otherwise, gradients of frozen weights would be computed and would count in the norm.
         params = jax.tree.map(
             lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, rule.frozen
         )
@@ -158,7 +158,7 @@ def _accumulate(
         return sums_and_grads(inputs, jnp.zeros((), jnp.int32))
 
     def split(x: Array) -> Array:
-        """[B, …] to [steps, B / steps, …]; each microbatch gets an equal number of rows from every device."""
+        """Reshapes [B, …] to [steps, B / steps, …]; each microbatch has equally many rows of every device."""
         return jnp.moveaxis(x.reshape(-1, rule.accumulation_steps, *x.shape[1:]), 1, 0)
 
     def add(total: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:

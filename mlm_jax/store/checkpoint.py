@@ -1,17 +1,17 @@
-"""Checkpoints: asynchronous Orbax saves, and a restore that never returns a wrong state or that of another run.
+"""Checkpoints: asynchronous Orbax saves, and a restore that never returns a damaged state or the state of another run.
 
-`restore` applies these rules to the newest checkpoint, then to the one before it, and so on:
+`restore` applies these rules to the newest checkpoint, then to the previous one, and so on:
 
 1. There is no checkpoint in the folder: returns None, and the run starts at step 0.
-2. The manifest cannot be read, or its checksum does not match: the checkpoint is damaged. Prints one warning on stderr
-   and tries the one before it.
-3. The checkpoint has other data, another tokenizer, model or seed, or other array names, shapes or dtypes: raises
-   `InputError`. Older checkpoints in the folder belong to the same run, so none of them is tried.
-4. The arrays cannot be read, or do not have the digests they were saved with: damaged, as in 2.
-5. Every checkpoint is damaged: raises `InputError`. Starting over silently would throw the run away.
+2. The manifest cannot be read, or its checksum does not match: the checkpoint is damaged. Prints a warning on stderr
+   and tries the previous checkpoint.
+3. The checkpoint has different data, tokenizer, model or seed, or different array names, shapes or dtypes: raises
+   `InputError`. Older checkpoints in the folder belong to the same run, so they are not tried.
+4. The arrays cannot be read, or their digests do not match: the checkpoint is damaged, as in 2.
+5. Every checkpoint is damaged: raises `InputError`, because silently starting over would discard the run.
 
 A checkpoint is the folder `STEP/` with `state/` (the arrays, one entry per leaf) and `manifest/` (JSON). Orbax writes
-it under a temporary name and renames it at the end, so `STEP/` is whole or absent whenever the process is killed.
+it under a temporary name and renames it at the end, so `STEP/` is complete or absent if the process is killed.
 """
 
 import math
@@ -41,31 +41,31 @@ from mlm_jax.store.checkpoint_manifest import (
 )
 from mlm_jax.store.orbax_errors import orbax_silenced, reason
 
-# Orbax moves old checkpoints here first, because a recursive delete may be interrupted and a rename may not.
+# Orbax moves old checkpoints here first, because a recursive delete can be interrupted, but a rename cannot.
 _DELETED = "deleted"
 
 
 class CheckpointError(RunError):
-    """A checkpoint could not be written. One line: step, folder, reason, and which checkpoints are left."""
+    """A checkpoint could not be written. The message states step, folder, reason and remaining checkpoints."""
 
 
 class Checkpointer:
     """Saves and restores a pytree of `jax.Array` under `directory`, one folder per step.
 
-    Use it as a context manager, or call `close`; otherwise a save still running when the program ends cannot report a
-    failure. A folder has one writer; any number of processes may `restore` from it meanwhile. Under `jax.distributed`,
-    every process makes every call.
+    Use it as a context manager, or call `close`; otherwise, a save still running at the end of the program cannot
+    report a failure. A folder has one writer; any number of processes may `restore` from it at the same time. Under
+    `jax.distributed`, every process makes every call.
 
     Nothing on disk changes before the first `save`, which removes partial checkpoints of a killed process.
 
     Args:
-        directory: made by the first `save` if missing.
-        keep_newest: number of newest checkpoints to keep, at least 1. The one with the lowest evaluation loss is kept
-            as well.
+        directory: created by the first `save` if missing.
+        keep_newest: number of newest checkpoints to keep, at least 1. The checkpoint with the lowest evaluation loss
+            is also kept.
     """
 
     def __init__(self, directory: Path, *, keep_newest: int = 3) -> None:
-        """Opens the folder, which need not exist; see the class."""
+        """Opens the folder, which may not exist yet; see the class."""
         if keep_newest < 1:
             raise InputError(f"keep_newest = {keep_newest}: must be at least 1")
         self.directory = Path(directory).absolute()
@@ -94,7 +94,7 @@ class Checkpointer:
         self.close()
 
     def steps(self) -> list[int]:
-        """Returns the steps with a checkpoint on disk, ascending; not that of a save still running."""
+        """Returns the steps with a checkpoint on disk, ascending, without a save still running."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
@@ -109,22 +109,22 @@ class Checkpointer:
         eval_loss: float | None = None,
         log_sums: Mapping[str, float] | None = None,
     ) -> None:
-        """Starts to write a checkpoint; returns as soon as the arrays are copied off the device.
+        """Starts writing a checkpoint, and returns as soon as the arrays are copied from the device.
 
-        The caller may donate the buffers of `state` to its next step at once. Waits first for a save still running.
-        Keeps a checkpoint of `step` that is already there. The first save after a `restore` moves checkpoints found
-        damaged to `STEP.damaged`.
+        The caller may immediately donate the buffers of `state` to its next step. First waits for a save still running.
+        Keeps an existing checkpoint of `step`. The first save after a `restore` renames damaged checkpoints to
+        `STEP.damaged`.
 
         Args:
             step: number of steps taken to reach `state`.
             state: pytree of `jax.Array`, on any mesh.
             description: nested dict of JSON values that identifies the run; `restore` compares it.
-            examples: number of rows of data taken to reach `state`.
+            examples: number of rows of data seen to reach `state`.
             eval_loss: evaluation loss of `state` in nats; None and NaN are never the best.
-            log_sums: sums over the steps since the last line of the log, for `log_sums` to return.
+            log_sums: sums over the steps since the last line of the log, to be returned by `log_sums`.
 
         Raises:
-            CheckpointError: this save could not start, or the one before it failed.
+            CheckpointError: this save could not start, or the previous one failed.
         """
         self.wait()
         self._saving = step
@@ -137,25 +137,25 @@ class Checkpointer:
             raise self._failed(error) from error
 
     def restore(self, abstract_state: PyTree, description: dict[str, Any]) -> tuple[int, PyTree] | None:
-        """Returns the newest whole checkpoint as (step, state), or None if there is none. Changes nothing on disk.
+        """Returns the newest intact checkpoint as (step, state), or None if there is none. Changes nothing on disk.
 
         Args:
-            abstract_state: the tree of `save` with a `jax.ShapeDtypeStruct` at every leaf, whose sharding the array
-                gets; the mesh of the save does not matter.
-            description: the description of the current run.
+            abstract_state: the tree passed to `save` with a `jax.ShapeDtypeStruct` at every leaf, which determines the
+                sharding of the array; the mesh of the save does not matter.
+            description: description of the current run.
 
         Raises:
-            InputError: the checkpoint belongs to something else (the message lists every difference), or every
-                checkpoint is damaged.
+            InputError: the checkpoint belongs to another run (the message lists the differences), or every checkpoint
+                is damaged.
         """
         return self._newest(abstract_state, description, part=None)
 
     def restore_part(
         self, part: str, abstract_part: PyTree, description: dict[str, Any]
     ) -> tuple[int, PyTree] | None:
-        """As `restore`, for one attribute or key of the state, such as "params"; reads nothing else.
+        """Restores one attribute or key of the state, such as "params", like `restore`; reads nothing else.
 
-        Compares only those keys of the description that are given: the data do not matter to a user of the parameters.
+        Compares only the given keys of the description, because the data do not matter to users of the parameters.
         """
         return self._newest(abstract_part, description, part=part)
 
@@ -181,7 +181,7 @@ class Checkpointer:
         )
 
     def examples(self, step: int) -> int:
-        """Returns the `examples` saved with the checkpoint of `step`, which `restore` has read."""
+        """Returns the `examples` saved with the checkpoint of `step`, which must have been restored."""
         return int(self._manifest(step)["examples"])
 
     def log_sums(self, step: int) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Checkpointer:
         return dict(self._manifest(step).get("log_sums", {}))
 
     def best_eval_loss(self) -> float:
-        """Returns the lowest evaluation loss of the checkpoints, in nats; infinity if none has one."""
+        """Returns the lowest evaluation loss of the checkpoints, in nats; infinity if none has a loss."""
         if self._saving is None:
             self._read_eval_losses()
         return min((loss for loss in self._eval_losses.values() if loss is not None), default=math.inf)
@@ -198,7 +198,7 @@ class Checkpointer:
         """Waits until no save is running and old checkpoints are deleted.
 
         Raises:
-            CheckpointError: the save failed. Nothing of it is left on disk; the caller may save again.
+            CheckpointError: the save failed. No part of it remains on disk; the caller may save again.
         """
         if self._saving is None:
             return
@@ -266,13 +266,13 @@ class Checkpointer:
         )
         damage: Exception | None = None
         try:
-            # Without the manager, because its barrier would wait for a process that cannot read its part.
+            # Bypasses the manager, because its barrier would wait for a process that cannot read its part.
             leaves = self._read(ocp.PyTreeCheckpointHandler(), step, "state", target)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # a fault of the machine, not of the file
         except Exception as error:
             damage = error
-        # Each process reads its own part of the arrays, so damage found by one counts for all.
+        # Each process reads its own part of the arrays, so damage found by one process affects all.
         if _in_any_process(damage is not None):
             why = "another process could not read its part" if damage is None else reason(damage)
             raise _DamagedError(f"arrays: {why}") from damage
@@ -300,7 +300,7 @@ class Checkpointer:
         return content["manifest"]
 
     def _read_eval_losses(self) -> None:
-        """Reads each loss once, while no save is running, because Orbax would wait for it."""
+        """Reads each loss once. Called while no save is running, because Orbax would wait for it."""
         for step in self.steps():
             if step not in self._eval_losses and step not in self._damaged:
                 try:
@@ -309,7 +309,7 @@ class Checkpointer:
                     self._eval_losses[step] = None
 
     def _clear_the_way(self) -> None:
-        """Prepares a save: makes the folder, removes leftovers, moves damaged checkpoints aside."""
+        """Prepares a save: creates the folder, removes leftovers, and renames damaged checkpoints."""
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -337,7 +337,7 @@ class Checkpointer:
             shutil.rmtree(path, ignore_errors=True)
 
     def _settle(self) -> None:
-        """Removes what a failed save left, until TensorStore's remaining writes no longer recreate it."""
+        """Removes leftovers of a failed save until TensorStore's remaining writes no longer recreate them."""
         start = last_seen = time.monotonic()
         while time.monotonic() < min(last_seen + 0.3, start + 10):
             if self._leftovers():
@@ -361,9 +361,9 @@ def _in_any_process(here: bool) -> bool:
 
 
 class _NewestAndBest:
-    """Orbax preservation policy: the newest n, and the one with the lowest evaluation loss.
+    """Orbax preservation policy: the newest n checkpoints, and the one with the lowest evaluation loss.
 
-    Orbax's own `BestN` reads losses from a file, and its constructor crashes if that is damaged.
+    Orbax's `BestN` reads losses from a file, and its constructor crashes if the file is damaged.
     """
 
     def __init__(self, keep_newest: int, eval_losses: Mapping[int, float | None]) -> None:
@@ -380,4 +380,4 @@ class _NewestAndBest:
 
 
 class _DamagedError(Exception):
-    """A checkpoint is not as it was saved; the message says how."""
+    """A checkpoint is damaged; the message describes the damage."""

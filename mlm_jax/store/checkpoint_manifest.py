@@ -15,11 +15,11 @@ _ITEMS_SHOWN = 8
 
 
 def name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
-    """Returns the leaves by dotted path, which does not depend on the classes of the tree's nodes, and the treedef.
+    """Returns the leaves by dotted path, and the treedef. Paths do not depend on the classes of the tree's nodes.
 
     Args:
         tree: any pytree.
-        part: attribute or key of `tree` in a larger tree, with which every name then begins.
+        part: attribute or key of `tree` in a larger tree; becomes the first part of every path.
 
     Raises:
         ValueError: two leaves have the same dotted path.
@@ -33,12 +33,12 @@ def name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], 
 
 
 def describe_arrays(leaves: dict[str, Any]) -> dict[str, str]:
-    """Returns dtype and shape of each leaf, as `float32[2,64]`."""
+    """Returns dtype and shape of each leaf, such as `float32[2,64]`."""
     return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in leaves.items()}
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Returns the manifest as JSON reads it back, and its SHA-256."""
+    """Returns the manifest after a round trip through JSON, with its SHA-256."""
     manifest = _as_json(manifest)
     text = json.dumps(manifest, sort_keys=True)
     return {"manifest": manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -59,7 +59,7 @@ def describe_differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def enumerate_some(items: Sequence[object], separator: str = ", ") -> str:
-    """Returns the first few items, and how many more there are."""
+    """Returns the first few items, and the number of the others."""
     shown = separator.join(map(str, items[:_ITEMS_SHOWN]))
     more = len(items) - _ITEMS_SHOWN
     return f"{shown}{separator}and {more} more" if more > 0 else shown

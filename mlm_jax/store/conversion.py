@@ -1,6 +1,6 @@
-"""Converts a model: reads it, compares outputs, writes it, reads it back, compares again, and only then names it.
+"""Converts a model: reads it, compares outputs, writes it, reads it back, and compares again before it appears.
 
-A certificate in the new folder records the source, the versions, the checksums, and how far outputs differ.
+A certificate in the new folder records the source, versions, checksums, and differences of outputs.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ DType = Literal["float32", "bfloat16"]
 
 CERTIFICATE_FILE = "certificate.json"
 
-# Relative to the largest output, or to 1 if that is smaller. Float32 leaves this much open after 24 layers; another
-# GELU or another epsilon moves the outputs by ten times as much.
+# Relative to the largest output, or to 1 if that is smaller. Float32 rounding reaches this after 24 layers; a different
+# GELU or epsilon changes the outputs ten times as much.
 _TOLERANCE = 5e-5
 _DTYPES: Mapping[DType, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _PACKAGES = (
@@ -47,7 +47,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Request:
-    """Changes that a conversion may make to the model."""
+    """Allowed changes to the model in a conversion."""
 
     dtype: DType | None = None
     """Data type of every tensor; None keeps the source's."""
@@ -58,7 +58,7 @@ class Request:
     backbone_only: bool = False
     """Converts only the encoder."""
     change_conventions: bool = False
-    """Replaces a GELU or an epsilon that the target cannot express by the target's."""
+    """Replaces a GELU or epsilon that the target cannot express by the target's own."""
 
 
 def convert(
@@ -69,13 +69,13 @@ def convert(
     *,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Converts the model that `source` names into a new folder and returns its certificate.
+    """Converts the model `source` into a new folder and returns its certificate.
 
-    With `progress`, the current stage is shown on stderr if it is a terminal.
+    With `progress`, shows the current stage on stderr if it is a terminal.
 
     Raises:
-        InputError: the source is not usable, the target exists or cannot hold the model, or a library's outputs differ
-            from ours. No target folder is left behind.
+        InputError: the source is unusable, the target exists or cannot express the model, or a library's outputs differ
+            from ours. No target folder remains.
     """
     stages = tqdm(
         total=6, bar_format="{n_fmt}/{total_fmt} {desc}", disable=None if progress else True, leave=False
@@ -98,7 +98,7 @@ class _Work:
     """A conversion between reading and writing."""
 
     model: StoredModel
-    """The model as the target is to hold it."""
+    """The model to write."""
     batch: Mapping[str, np.ndarray]
     outputs: np.ndarray
     """Our outputs for `model`."""
@@ -110,7 +110,7 @@ def _read(source: str | Path, target: Format, request: Request, stages: tqdm) ->
     folder = find_model(source)
     source_format = format_of(folder)
     reading = source_format.read(folder)
-    # A run may have more vocabulary entries than its tokenizer. Other libraries do not know such models.
+    # A run may have more vocabulary entries than its tokenizer. Other libraries do not support this.
     check_vocabulary(source, reading.model.config, reading.model.tokenizer)
     _begin(stages, "computing outputs")
     batch = fixed_batch(reading.model.config)
@@ -132,13 +132,13 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
     _begin(stages, "writing")
     certificate["target"]["tensors"] = target.write(work.model, folder)
     expected = _contents(work.model)
-    # Otherwise the model would be in memory twice once it is read back.
+    # Otherwise, the model would be in memory twice after it is read back.
     work.model.params.clear()
     _begin(stages, "reading back")
     found = _contents(target.read(folder).model)
     differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     if differing:
-        raise RuntimeError(f"{target.NAME}: read back differs from written: {', '.join(differing[:3])}")
+        raise RuntimeError(f"{target.NAME}: read back with differences: {', '.join(differing[:3])}")
     _begin(stages, "comparing the target with its library")
     certificate["comparisons"]["target"] = _compare(target, folder, work.batch, work.outputs)
     files = (path for path in folder.rglob("*") if path.is_file())
@@ -147,8 +147,8 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
 
 
 def _contents(model: StoredModel) -> dict[str, Any]:
-    """Returns everything that must be read back as written: exact tensors, conventions and tokenizer."""
-    # Dropout and the initializer's spread do not affect a trained model, and not every format has them.
+    """Returns everything that must be the same after reading back: exact tensors, conventions and tokenizer."""
+    # Dropout and the initializer do not affect a trained model, and some formats do not store them.
     contents: dict[str, Any] = {
         name: value for name, value in asdict(model.config).items() if name not in WEIGHT_COMPATIBLE_SETTINGS
     }
@@ -160,7 +160,7 @@ def _contents(model: StoredModel) -> dict[str, Any]:
 
 
 def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
-    """Returns the model as the target is to hold it, and a description of every change."""
+    """Returns the model to write, and a description of every change."""
     config = target.expressible(model.config)
     model, changes = _with_parts(model, target, request)
     config = replace(config, pooler=model.config.pooler)
@@ -174,7 +174,7 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
         if not request.change_conventions:
             raise InputError(
                 f"{target.NAME} cannot express this model's conventions: {', '.join(differing)}; "
-                "--change-conventions converts it anyway and reports how far its outputs move"
+                "--change-conventions converts it anyway and reports how much its outputs change"
             )
         changes += differing
     params = model.params
@@ -188,7 +188,7 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
 
 
 def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
-    """Returns the model with the parts that the target is to hold, and a description of every change."""
+    """Returns the model with the parts to write, and a description of every change."""
     changes = []
     params = dict(model.params)
     if target.NEEDS_POOLER and "pooler" not in params["encoder"]:
@@ -218,7 +218,7 @@ def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[S
 
 
 def _random_part(model: StoredModel, part: str) -> dict[str, Any]:
-    """Returns that part of a random model, in the model's own dtype."""
+    """Returns `part` of a random model, in the model's dtype."""
     dtype = model.params["encoder"]["embeddings"]["token"].dtype
     fresh = random_model(model.config, model.tokenizer, seed=0).params[part]
     cast: dict[str, Any] = jax.tree.map(lambda leaf: leaf.astype(dtype), fresh)
@@ -234,7 +234,7 @@ def _compare(
     if reference.outputs is None:
         return {"library": None, "reason": f"{reference.library}: {reference.reason}"}
     found = _difference(outputs, reference.outputs, batch)
-    # In this form, NaN does not pass.
+    # Negated, so that NaN fails.
     if not found["max_difference"] <= found["tolerance"]:
         raise InputError(
             f"{folder}: {reference.library} computes outputs that differ from ours by {found['max_difference']:.1e}: "

@@ -1,7 +1,7 @@
-"""A folder has one owner at a time: a file lock that names its process and ends with it.
+"""Ensures that a folder has one owner at a time, with a file lock that ends with its process.
 
-FOLDER/lock has a JSON line for each process that has not released the folder: its owner, after those that died as
-owners.
+FOLDER/lock has a JSON line for each process that has not released the folder: previous owners that died, followed by
+the current owner.
 """
 
 import contextlib
@@ -23,26 +23,26 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that owns a folder, or died as its owner."""
+    """A process that owns a folder, or died while it owned the folder."""
 
     host: str
     pid: int
     since: str
-    """ISO 8601, with the offset of the local time."""
+    """ISO 8601, with the offset of local time."""
     step: int | None = None
-    """Last step of the run when this process began to work on it, once it has."""
+    """Last step of the run when this process started working on it; None before that."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
 
 
 class FolderLock:
-    """A lock, or the attempt at one.
+    """A lock, or a failed attempt to lock.
 
     Attributes:
         acquired: True if this process owns the folder.
-        owner: who owns it; None if another process that has not written its name yet.
-        died: previous owners that ended without a release, in order.
+        owner: current owner; None if another process owns the folder and has not written its name yet.
+        died: previous owners that ended without releasing the folder, in order.
     """
 
     def __init__(self, file: BinaryIO, *, acquired: bool) -> None:
@@ -55,13 +55,13 @@ class FolderLock:
             self._write([*self.died, self.owner])
 
     def note_step(self, step: int) -> None:
-        """Records the step from which the owner works on the run."""
+        """Records the step at which the owner started working on the run."""
         assert self.owner is not None
         self.owner = replace(self.owner, step=step)
         self._write([*self.died, self.owner])
 
     def release(self) -> None:
-        """Removes all names; the lock itself ends when the file is closed."""
+        """Removes all owners; the lock itself ends when the file is closed."""
         if self.acquired:
             self._write([])
 
@@ -73,9 +73,9 @@ class FolderLock:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[FolderLock]:
-    """Locks `folder`, which is made if missing, for the block. Without `wait`, the attempt may fail: see `acquired`.
+    """Locks `folder`, which is created if missing, for the block. Without `wait`, the attempt may fail: see `acquired`.
 
-    On a file system without locks it always succeeds, with a warning. Locks of one process exclude each other, too.
+    On a file system without locks, always succeeds, with a warning. Locks of the same process also exclude each other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+b") as file:
@@ -87,10 +87,10 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[FolderLock]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            # Without the name of the folder, so that Python shows it once.
+            # The message omits the folder, so that Python shows it only once.
             warnings.warn(
-                "this file system has no locks, so nothing keeps two processes from training the same run: give each "
-                "process of a sweep its own --index of --count",
+                "this file system has no locks, so two processes may train the same run: give each process of a sweep "
+                "its own --index of --count",
                 stacklevel=3,
             )
         lock = FolderLock(file, acquired=acquired)
@@ -104,7 +104,7 @@ def _read(file: BinaryIO) -> list[Owner]:
     file.seek(0)
     owners = []
     for line in file:
-        # A line may be torn where a process died while it wrote.
+        # A line may be torn if a process died while writing it.
         with contextlib.suppress(ValueError, TypeError):
             owners.append(Owner(**json.loads(line)))
     return owners

@@ -1,4 +1,4 @@
-"""The formats in which a model can be stored, and how the format of a folder is recognized."""
+"""Formats in which models are stored, and recognition of a folder's format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +18,13 @@ class Format(Protocol):
 
     NAME: str
     DROPPED_PARTS: Mapping[str, str]
-    """Parts of a model that the format has no place for: name to the reason why nothing is lost."""
+    """Maps parts of a model that the format does not support to the reason."""
 
     NEEDS_POOLER: bool
     """True if every model of the format has a pooler."""
 
     def recognizes(self, folder: Path) -> bool:
-        """True if the folder has this format."""
+        """Returns True if the folder has this format."""
 
     def expressible(self, config: BertConfig) -> BertConfig:
         """Returns the nearest config that the format can express. Raises InputError for another architecture."""

@@ -1,6 +1,6 @@
-"""Finds a model's files: in a folder, or by a name under which they are kept or downloaded.
+"""Finds a model's files, in a folder or by name, and downloads them if needed.
 
-./folder              itself
+./folder              the folder itself
 bert_base_en_uncased  $MLM_JAX_HOME/models/NAME (by default ~/.cache/mlm_jax), then Hugging Face's hub
 hf://user/model       Hugging Face's hub, through huggingface_hub and its cache
 kaggle://handle       Kaggle's models, through kagglehub and its cache
@@ -14,7 +14,7 @@ from mlm_jax.config.settings import nearest_name
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files import home
 
-# Google's own uploads of the checkpoints that the presets are named after.
+# Google's uploads of the checkpoints after which the presets are named.
 _REPOSITORIES: Mapping[str, str] = {
     "bert_tiny_en_uncased": "google/bert_uncased_L-2_H-128_A-2",
     "bert_small_en_uncased": "google/bert_uncased_L-4_H-512_A-8",
@@ -38,11 +38,11 @@ _WEIGHT_FILES = (
 
 
 def find_model(name: str | Path, *, weights: bool = True) -> Path:
-    """Returns the folder with a model's files and downloads it if needed; with `weights=False`, without weights.
+    """Returns the folder with a model's files, downloading them if needed; with `weights=False`, without weights.
 
     Raises:
-        InputError: there is no such folder or name, or the files are not here and could not be downloaded. The message
-            says which files to put where.
+        InputError: there is no such folder or name, or the files could not be downloaded. For built-in names, the
+            message states where to put which files.
     """
     text = str(name)
     if text.startswith("hf://"):
@@ -82,7 +82,7 @@ def _from_hugging_face(repository: str, weights: bool, remedy: str) -> Path:
                 folder = fetch((*_TOKENIZER_FILES, *patterns))
                 if any(next(folder.glob(pattern), None) for pattern in patterns):
                     break
-    # Every cause (no network, no such repository, no permission) has the same remedy.
+    # All causes (no network, no such repository, no permission) have the same remedy.
     except Exception as error:
         raise InputError(
             f"hf://{repository}: not in the cache and not downloaded ({_summary(error)}){remedy}"
@@ -106,6 +106,6 @@ def _from_kaggle(handle: str, remedy: str) -> Path:
 
 
 def _summary(error: Exception) -> str:
-    """Returns the type of an error and the beginning of its message, which is long in the hubs' libraries."""
+    """Returns the type of an error and the beginning of its message, which may be long."""
     text = one_line(error, 101)
     return f"{type(error).__name__}: {text[:100]}{'…' * (len(text) > 100)}"

@@ -1,4 +1,4 @@
-"""Loads a model by name or folder, whatever library wrote it."""
+"""Loads a model by name or folder, in any supported format."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from mlm_jax.text.tokenizer import Tokenizer
 def load_model(
     name: str | Path, *, load_weights: bool = True, tokenizer: Tokenizer | None = None, seed: int = 0
 ) -> StoredModel:
-    """Loads a model by its built-in name, as hf://user/model or kaggle://handle, or from a folder of any format.
+    """Loads a model by built-in name, hf://user/model or kaggle://handle, or from a folder of any format.
 
-    With `load_weights=False`, returns a masked LM of that architecture with random parameters drawn from `seed`.
-    A `tokenizer` replaces the model's own; a random model of a built-in name then needs no files at all.
+    With `load_weights=False`, returns a masked LM of the same architecture with random parameters drawn from `seed`.
+    A `tokenizer` replaces the model's own; a random model with a built-in name then needs no files at all.
 
     Raises:
-        InputError: there is no such model, its files are not usable, or the tokenizer has another vocabulary size.
+        InputError: there is no such model, its files are unusable, or the tokenizer has a different vocabulary size.
     """
     if not load_weights:
         config, tokenizer = _architecture(name, tokenizer)
@@ -37,7 +37,7 @@ def load_model(
 def load_masked_lm(
     name: str | Path, *, load_weights: bool = True, tokenizer: Tokenizer | None = None, seed: int = 0
 ) -> StoredModel:
-    """`load_model`, with the encoder and the masked-LM head as the only parts.
+    """Loads a model like `load_model`, with only the encoder and the masked-LM head.
 
     Raises:
         InputError: as `load_model`, or the model has no masked-LM head.
@@ -61,7 +61,7 @@ def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertCo
 
 
 def _tokenizer_in(folder: Path) -> Tokenizer:
-    """Loads the tokenizer of a folder that may hold nothing else."""
+    """Loads the tokenizer of a folder that may contain nothing else."""
     try:
         return Tokenizer.load(folder)
     except InputError:

@@ -1,4 +1,4 @@
-"""Our own format: exported model folders, and the run folders of training."""
+"""Our own format: exported model folders, and run folders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,12 +34,12 @@ NEEDS_POOLER = False
 
 
 def recognizes(folder: Path) -> bool:
-    """True if the folder is an exported model or a run."""
+    """Returns True if the folder is an exported model or a run folder."""
     return is_model_folder(folder) or is_run_folder(folder)
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """Returns the config itself: the folder can express every model."""
+    """Returns the config unchanged, because the format can express every model."""
     return config
 
 
@@ -50,7 +50,7 @@ def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
 
 
 def read(folder: Path) -> Reading:
-    """Reads an exported model, or a run's newest complete checkpoint.
+    """Reads an exported model, or the newest intact checkpoint of a run.
 
     Raises:
         InputError: a file is missing or damaged, a tensor is missing, unknown or of the wrong shape, or the run has

@@ -1,4 +1,4 @@
-"""Turns errors of Orbax and TensorStore into one line, in the caller's thread."""
+"""Reduces errors of Orbax and TensorStore to one line, in the caller's thread."""
 
 import gc
 import logging
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 def reason(error: BaseException) -> str:
-    """Returns the root cause of an error in one line; TensorStore wraps the system's message in a page of text."""
+    """Returns the root cause of an error on one line. TensorStore wraps the system's message in a page of text."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -23,11 +23,11 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def orbax_silenced() -> Iterator[None]:
-    """A context that keeps Orbax's tracebacks off stderr: a failure surfaces as one exception, in the caller's thread.
+    """Keeps Orbax's tracebacks off stderr within the context. Failures still raise an exception in the caller's thread.
 
-    Orbax logs failures of its background threads through absl. If one of many reads or writes fails, it drops the
-    others: asyncio then logs exceptions that were never retrieved, and coroutines that fail when they are collected, or
-    finish after their event loop was closed, report to `sys.unraisablehook`. Contexts may overlap in any order.
+    Orbax logs failures of its background threads with absl. If one of many reads or writes fails, it drops the others.
+    asyncio then logs exceptions that were never retrieved, and coroutines that fail when they are collected, or finish
+    after their event loop is closed, report to `sys.unraisablehook`. Contexts may overlap in any order.
     """
     global _open_contexts, _hook_before  # noqa: PLW0603
     with _lock:
@@ -39,7 +39,7 @@ def orbax_silenced() -> Iterator[None]:
     try:
         yield
     finally:
-        # Dropped coroutines complain when they are collected.
+        # Dropped coroutines report errors when they are collected.
         gc.collect()
         with _lock:
             _open_contexts -= 1

@@ -1,6 +1,6 @@
 """Outputs of a format's own library for a folder, and our outputs for the same batch.
 
-The library runs in a child process, which keeps its memory, threads and environment out of the conversion.
+The library runs in a child process, to separate its memory, threads and environment from the conversion.
 """
 
 import os
@@ -25,7 +25,7 @@ from mlm_jax.formats.model_folder import StoredModel
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.model.layers import split_model
 
-# The package that reads each format, by the name under which it is installed.
+# Name of the installed package that reads each format.
 LIBRARIES: Mapping[str, str] = {
     "hugging_face": "transformers",
     "google_tf": "bert-tensorflow",
@@ -37,7 +37,7 @@ _EXIT_ABSENT = 3
 
 @dataclass(frozen=True)
 class Reference:
-    """A library's outputs, or the reason why it could not be asked."""
+    """A library's outputs, or the reason why it could not be run."""
 
     library: str
     outputs: np.ndarray | None
@@ -45,10 +45,10 @@ class Reference:
 
 
 def fixed_batch(config: BertConfig) -> dict[str, np.ndarray]:
-    """Returns `token_ids`, `padding_mask` and `segment_ids`, int32 [3, 24], or shorter if the model's limit is shorter.
+    """Returns `token_ids`, `padding_mask` and `segment_ids`: int32 [3, 24], or shorter if the model's limit is shorter.
 
-    The batch is the same at every call. Its ids come from the whole vocabulary, its rows have three lengths, and it
-    has two segments if the model has them.
+    The batch is the same on every call. Its ids come from the whole vocabulary, its rows have three lengths, and it has
+    two segments if the model supports them.
     """
     length = min(_LENGTH, config.max_sequence_length)
     random = np.random.RandomState(0)
@@ -101,12 +101,12 @@ def ask_library(format_name: str, folder: Path, batch: Mapping[str, Any]) -> Ref
     """Returns the outputs of the format's own library for the folder.
 
     Raises:
-        InputError: the library is installed and does not accept the folder. The message quotes its error.
+        InputError: the library is installed but does not accept the folder. The message includes its error.
     """
     library = LIBRARIES[format_name]
     with tempfile.TemporaryDirectory(prefix="mlm_jax_reference_") as exchange:
         np.savez(Path(exchange) / "batch.npz", **batch)
-        # One device, no network, and none of the variables that configure this process's own jax.
+        # One device, no network, and no variables that configure jax in this process.
         variables = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
         variables["KERAS_BACKEND"] = "jax"
         variables.pop("XLA_FLAGS", None)

@@ -22,14 +22,14 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 
 def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
-    """Writes config.json and tokenizer/, each file whole or not at all."""
+    """Writes config.json and tokenizer/, each file atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / TOKENIZER_FOLDER)
     write_atomically(folder / CONFIG_FILE, to_json(_of_any_process(config)).encode())
 
 
 def is_run_folder(folder: Path) -> bool:
-    """True if the folder has the config.json of a run, with or without a checkpoint."""
+    """Returns True if the folder has the config.json of a run, with or without a checkpoint."""
     try:
         settings = json.loads((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValueError):
@@ -38,10 +38,10 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """Returns the config of a run; raises InputError if the folder is not a run or its config does not parse."""
+    """Returns the config of a run. Raises InputError if the folder is not a run folder or its config is invalid."""
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; mlm-jax train makes one")
+        raise InputError(f"{folder}: not a run folder: no {CONFIG_FILE}; mlm-jax train creates run folders")
     return read_json_config(file)
 
 
@@ -52,16 +52,16 @@ def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
 
 
 def _of_any_process(config: TrainConfig) -> TrainConfig:
-    """Returns the config without settings of one process, so that a run's own config.json starts it anywhere."""
+    """Returns the config without settings of a particular process, so that config.json can be used anywhere."""
     elsewhere = replace(config.distributed, coordinator=None, num_processes=None, process_id=None)
     return replace(config, distributed=elsewhere)
 
 
 def load_params(folder: Path, abstract_params: Any) -> Any:
-    """Returns the parameters of the newest whole checkpoint of a run, with the shardings of `abstract_params`.
+    """Returns the parameters of the newest intact checkpoint of a run, with the shardings of `abstract_params`.
 
     Raises:
-        InputError: the run has no checkpoint, or its parameters have other names or shapes.
+        InputError: the run has no checkpoint, or its parameters have different names or shapes.
     """
     with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
         restored = checkpointer.restore_part("params", abstract_params, {})

@@ -1,7 +1,9 @@
-"""Begins a sweep in a folder, or checks that the folder holds the same sweep.
+"""Starts a sweep in a folder, or checks that the folder contains the same sweep.
 
-SWEEP/sweep.json  TRIAL/seed_S/ a run folder with outcome.json
-A process holds the lock of a run folder while it trains the run, and that of SWEEP while it writes files of the sweep.
+SWEEP/sweep.json
+SWEEP/TRIAL/seed_S/   a run folder with outcome.json
+
+A process holds the lock of a run folder while it trains the run, and the lock of SWEEP while it writes files there.
 """
 
 import json
@@ -22,15 +24,15 @@ Fingerprints = Mapping[str, Mapping[str, str]]
 
 
 def begin(folder: Path, sweep: Sweep, num_seeds: int, data: Fingerprints) -> None:
-    """Writes sweep.json, or adds new trials and seeds to that of the same sweep.
+    """Writes sweep.json, or adds new trials and seeds to the existing one.
 
-    Trials that were removed from the file of the sweep are kept, after the others, if any of their runs started.
+    Trials removed from the file of the sweep are kept, after the others, if any of their runs started.
 
     Raises:
-        InputError: the folder holds something else or another sweep, or a trial that started with another config, on
-            other data, or with another evaluation.
+        InputError: the folder contains other files or another sweep, or a trial that started with a different config,
+            different data, or a different evaluation.
     """
-    # First without the lock, which would leave a file behind in a folder that is not the sweep's.
+    # First without the lock, which would leave a file in a folder that does not belong to the sweep.
     check(folder, sweep, data)
     with lock_folder(folder, wait=True):
         begun = check(folder, sweep, data)
@@ -54,22 +56,22 @@ def begin(folder: Path, sweep: Sweep, num_seeds: int, data: Fingerprints) -> Non
 
 
 def check(folder: Path, sweep: Sweep, data: Fingerprints) -> SweepRecord | None:
-    """Returns the sweep's record with the trials of which a run started, or None if the folder is new.
+    """Returns the sweep's record with the trials that have started runs, or None if the folder is new.
 
-    Writes nothing. Raises what `begin` raises.
+    Writes nothing. Raises InputError as `begin` does.
     """
-    # Before the record is read, because another process that begins the sweep writes the record first.
+    # Before reading the record, because another process that starts the sweep writes the record first.
     is_foreign = folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir())))
     before = read_sweep_record(folder)
     if before is None:
         if is_foreign:
             raise InputError(
-                f"{folder}: holds no sweep: must be a new folder or that of the sweep {sweep.name!r}"
+                f"{folder}: contains no sweep: must be a new folder or the folder of the sweep {sweep.name!r}"
             )
         return None
     if before.name != sweep.name:
         raise InputError(
-            f"{folder}: holds the sweep {before.name!r}: the sweep {sweep.name!r} must have a folder of its own"
+            f"{folder}: contains the sweep {before.name!r}: the sweep {sweep.name!r} must have its own folder"
         )
     begun = [name for name in before.trials if (folder / name).is_dir()]
     configs = {name: _config(folder, before, name) for name in begun}
@@ -107,7 +109,7 @@ def _require_unchanged(folder: Path, sweep: Sweep, trial: str, before: TrainConf
 def _require_same_data(
     folder: Path, before: Mapping[str, str], now: Mapping[str, str], trial: str, sweep: Sweep
 ) -> None:
-    # The training data of a trial that was removed are unknown.
+    # The current training data of a removed trial are unknown.
     kinds = ("training", "evaluation") if trial in sweep.trials else ("evaluation",)
     for kind in kinds:
         if before.get(kind) != now[kind]:
@@ -118,5 +120,5 @@ def _require_same_data(
 
 
 def _is_foreign(path: Path) -> bool:
-    """True unless another process that begins the same sweep may have made it."""
+    """Returns True unless another process that starts the same sweep may have created the file."""
     return path.name != LOCK_FILE and not path.name.endswith(PARTIAL_SUFFIX)

@@ -1,4 +1,4 @@
-"""A sweep: named configs that differ in what is studied, and the checks that make them comparable. No jax."""
+"""A sweep: named configs to compare, and the checks that make them comparable. Does not import jax."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from mlm_jax.config.files import call_in_file
 from mlm_jax.config.settings import changed_settings
 from mlm_jax.errors import InputError
 
-# A valid folder name on any file system.
+# A name that is valid for folders on any file system.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")
 # Other files in the folder of a sweep: lock, sweep.json, report.md, losses.png, ….
 _TAKEN = re.compile(r"lock|.*\.(json|md|csv|html|png)", re.IGNORECASE)
@@ -27,31 +27,31 @@ OF_NO_RESULT = (
     "data.prefetch_batches",
     "distributed.timeout_seconds",
 )
-"""Settings that do not affect what a trial learns."""
+"""Settings that do not affect the results of a trial."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Trials to compare with the first of them, the baseline."""
+    """Trials to compare with the first one, the baseline."""
 
     name: str
-    """Name of its file."""
+    """Name of the file, without its suffix."""
     source: str
     """Path of the file, as given."""
     description: str
-    """First paragraph of the file's docstring, in one line."""
+    """First paragraph of the file's docstring, on one line."""
     trials: Mapping[str, TrainConfig]
     """Config of each trial by name, in the order of the file."""
 
     @property
     def baseline(self) -> str:
-        """Name of the trial that the others are compared with."""
+        """Name of the trial with which the others are compared."""
         return next(iter(self.trials))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trial with one seed."""
+    """A trial with one seed."""
 
     trial: str
     seed: int
@@ -64,17 +64,17 @@ class Run:
 
 
 def load_sweep(path: str | Path) -> Sweep:
-    """Returns the sweep that a Python file defines by `trials() -> dict[str, TrainConfig]`.
+    """Returns the sweep defined by `trials() -> dict[str, TrainConfig]` in a Python file.
 
     `output_dir` and `seed` of the trials are set when they are run.
 
     Raises:
-        InputError: the file cannot be read, a trial sets what it may not, two trials are the same, or they would be
-            evaluated differently. Names the trial and what would be right.
+        InputError: the file cannot be read, a trial has a setting that is not allowed, two trials are equal, or they
+            would be evaluated differently.
     """
     path = Path(path)
     trials, docstring = call_in_file(path, "trials", "dict[str, TrainConfig]")
-    # The rest is about the command and about earlier results, which a report has from the runs themselves.
+    # The rest describes the command and earlier results, which a report takes from the runs themselves.
     description = " ".join(docstring.partition("\n\n")[0].split())
     if not isinstance(trials, dict) or not trials:
         raise InputError(
@@ -83,8 +83,8 @@ def load_sweep(path: str | Path) -> Sweep:
     for name, config in trials.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or _TAKEN.fullmatch(name):
             raise InputError(
-                f"{path}: trial {name!r}: the name must consist of letters, digits and _ . = + -, and must not be that "
-                "of a file in the sweep's folder"
+                f"{path}: trial {name!r}: the name must consist of letters, digits and _ . = + -, and must not be the "
+                "name of a file in the sweep's folder"
             )
         if not isinstance(config, TrainConfig):
             raise InputError(f"{path}: trial {name!r} is {type(config).__name__}: must be a TrainConfig")
@@ -125,27 +125,27 @@ def runs_of(sweep: Sweep, folder: Path, num_seeds: int) -> list[Run]:
 
 
 def share_of(runs: list[Run], index: int, count: int) -> list[Run]:
-    """Returns the runs of share `index` of `count`; the shares are disjoint and cover all runs.
+    """Returns the runs of job `index` of `count`; the shares of all jobs are disjoint and cover all runs.
 
     Raises:
-        InputError: there is no such share.
+        InputError: `index` or `count` is out of range.
     """
     if count < 1 or not 0 <= index < count:
         raise InputError(f"--index {index} --count {count}: must be 0 <= index < count")
-    # Dealt like cards, shifted by one in each round: otherwise, with four trials and four shares, each share would be
-    # a trial.
+    # Dealt in turn, shifted by one in each round: otherwise, with four trials and four jobs, each job would train a
+    # single trial.
     turn = lcm(count, len({run.trial for run in runs}))
     return [run for number, run in enumerate(runs) if (number + number // turn) % count == index]
 
 
 def changed_results(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Returns both values of every setting that differs and may affect what is learned."""
+    """Returns both values of every setting that differs and may affect results."""
     changes = changed_settings(config, other)
     return {name: values for name, values in changes.items() if name not in OF_NO_RESULT}
 
 
 def describe_trial(sweep: Sweep, trial: str) -> str:
-    """Returns how a trial differs from the baseline, in one line."""
+    """Returns the settings of a trial that differ from the baseline, on one line."""
     changes = changed_settings(sweep.trials[sweep.baseline], sweep.trials[trial])
     return ", ".join(f"{name} = {value!r}" for name, (_, value) in changes.items()) or "the baseline"
 
@@ -180,7 +180,7 @@ def require_comparable(sweep: Sweep) -> None:
 
 
 def _evaluated(config: TrainConfig) -> dict[str, Any]:
-    """Returns everything that the evaluation of a run depends on except its parameters."""
+    """Returns everything that the evaluation of a run depends on, except its parameters."""
     data, rows = config.data, None
     if config.eval_batches is not None:
         rows = config.eval_batches * (config.batch_size // config.accumulation_steps)

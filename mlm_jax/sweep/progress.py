@@ -1,4 +1,4 @@
-"""Progress of a sweep over all processes that train its runs."""
+"""Progress of a sweep over all processes that train its runs, shown by each process."""
 
 import sys
 import time
@@ -21,18 +21,18 @@ def last_step(run_folder: Path) -> int:
 
 
 class Progress:
-    """A bar over the steps of all runs, on a terminal, and one line per run.
+    """Shows a bar over the steps of all runs, on a terminal, and a line per run.
 
-    The progress of other processes is read from the run folders whenever a run begins or is left to another process.
-    The time left is that of the remaining steps at the rate of all processes together since this one began.
+    The progress of other processes is read from the run folders whenever a run starts or is left to another process.
+    The time left is the number of remaining steps over the rate of all processes since this process started.
     """
 
     def __init__(self, runs: Sequence[Run], share_size: int) -> None:
-        """`runs` are all runs of the sweep, `share_size` the number of those in this process's share."""
+        """Starts the bar. `runs` are all runs of the sweep, `share_size` is the number of runs of this process."""
         self._runs, self._share_size, self._place = runs, share_size, 0
         self._total = sum(run.config.num_steps for run in runs)
         self._steps = {run.name: _steps_done(run) for run in runs}
-        # Steps taken before this process began.
+        # Number of steps taken before this process started.
         self._found, self._start = self._done, time.monotonic()
         self._current, self._took_steps = "", False
         self._bar = tqdm(
@@ -46,7 +46,7 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
-        """Returns itself."""
+        """Returns the progress itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -67,7 +67,7 @@ class Progress:
         """Reports a run that this process trains until `end`."""
         self._place += 1
         self._current, self._took_steps = run.name, False
-        # Before `_look`, because a run that had failed was counted as done.
+        # Before `_look`, because a failed run was counted as done.
         self._set_found(last_step(Path(run.config.output_dir)))
         self._look()
         taken = self._done - self._found
@@ -79,7 +79,7 @@ class Progress:
         say(f"[{self._place}/{self._share_size}] {run.name}: sweep {done:.0%} done, {left}")
 
     def step(self, step: int) -> None:
-        """Updates the bar: the current run is at `step`."""
+        """Updates the bar to `step` of the current run."""
         if not self._took_steps:
             self._set_found(step - 1)
         self._took_steps = True
@@ -114,6 +114,6 @@ class Progress:
 
 
 def _steps_done(run: Run) -> int:
-    """Returns the steps taken; all of them if the run has ended, even by a failure."""
+    """Returns the number of steps taken; all steps if the run has ended, even if it failed."""
     folder = Path(run.config.output_dir)
     return last_step(folder) if read_outcome(folder) is None else run.config.num_steps

@@ -1,4 +1,4 @@
-"""Files that a sweep writes: sweep.json for its trials, and outcome.json for each run that ended.
+"""Files of a sweep: sweep.json for its trials, and outcome.json for each run that has ended.
 
 SWEEP/sweep.json  TRIAL/seed_S/outcome.json
 """
@@ -25,7 +25,7 @@ class SweepRecord:
     """Path of its Python file."""
     description: str
     baseline: str
-    """Name of the trial that the others are compared with."""
+    """Name of the trial with which the others are compared."""
     seeds: list[int]
     trials: dict[str, dict[str, Any]]
     """Config of each trial, as nested dicts."""
@@ -35,21 +35,21 @@ class SweepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended; the fields are the keys of outcome.json."""
+    """Outcome of a run; the fields are the keys of outcome.json."""
 
     status: Literal["finished", "failed"]
     error: str | None
     """One line."""
     step: int
     seconds: float | None
-    """Time of the last start, with compilation and evaluations; None if no step was left to take."""
+    """Time since the last start, including compilation and evaluations; None if no step was left."""
     command: str
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
 
 
 def read_sweep_record(folder: Path) -> SweepRecord | None:
-    """Returns the content of sweep.json, None if it is missing; raises InputError if it is damaged."""
+    """Returns the content of sweep.json, or None if it is missing. Raises InputError if it is damaged."""
     file = folder / SWEEP_FILE
     if not file.is_file():
         return None
@@ -75,21 +75,21 @@ _JSON_NAMES: dict[type, str] = {str: "string", list: "array", dict: "object"}
 
 
 def write_sweep_record(folder: Path, record: SweepRecord) -> None:
-    """Writes sweep.json, whole or not at all."""
+    """Writes sweep.json atomically."""
     write_atomically(folder / SWEEP_FILE, _json(record))
 
 
 def read_outcome(run_folder: Path) -> Outcome | None:
-    """Returns how the run ended, None if it has not; raises InputError if the file is damaged."""
+    """Returns the outcome of a run, or None if it has not ended. Raises InputError if the file is damaged."""
     file = run_folder / OUTCOME_FILE
     if not file.is_file():
         return None
     tree = read_object(file)
     ended = tree.get("status") in ("finished", "failed")
     timed = tree.get("seconds", "") is None or type(tree.get("seconds")) in (int, float)
-    told = isinstance(tree.get("machine"), dict) and isinstance(tree.get("versions"), dict)
-    if not (ended and timed and told and type(tree.get("step")) is int) or tree.keys() != _OUTCOME_KEYS:
-        raise InputError(f"{file}: must hold the outcome of a run; delete it to train this run again")
+    documented = isinstance(tree.get("machine"), dict) and isinstance(tree.get("versions"), dict)
+    if not (ended and timed and documented and type(tree.get("step")) is int) or tree.keys() != _OUTCOME_KEYS:
+        raise InputError(f"{file}: must contain the outcome of a run; delete it to train this run again")
     return Outcome(**tree)
 
 
@@ -97,18 +97,18 @@ _OUTCOME_KEYS = {field.name for field in fields(Outcome)}
 
 
 def write_outcome(run_folder: Path, outcome: Outcome) -> None:
-    """Writes outcome.json, whole or not at all."""
+    """Writes outcome.json atomically."""
     run_folder.mkdir(parents=True, exist_ok=True)
     write_atomically(run_folder / OUTCOME_FILE, _json(outcome))
 
 
 def forget_outcome(run_folder: Path) -> None:
-    """Removes outcome.json of a run that is trained again."""
+    """Removes outcome.json, so that the run is trained again."""
     (run_folder / OUTCOME_FILE).unlink(missing_ok=True)
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file; raises InputError if it holds something else."""
+    """Returns the JSON object in a file. Raises InputError if the file contains anything else."""
     try:
         tree = json.loads(file.read_bytes())
     except ValueError as error:

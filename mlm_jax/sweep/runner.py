@@ -1,4 +1,4 @@
-"""Runs a sweep: any number of processes share the runs, and one process trains each run once."""
+"""Runs a sweep: any number of processes share the runs, and each run is trained once, by one process."""
 
 import time
 import traceback
@@ -20,41 +20,41 @@ from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
 from mlm_jax.sweep.progress import Progress, last_step
 from mlm_jax.sweep.records import Outcome, forget_outcome, read_outcome, write_outcome
 
-# Number of processes that may die at a run, without a step logged between them, before it is given up.
+# Number of processes that may die in the same run without logging a step before the run counts as failed.
 _MAX_DEATHS = 2
 _VERSIONS = ("mlm_jax", "jax", "jaxlib", "flax", "optax")
 
 Ending = Literal["finished", "failed", "elsewhere", "stopped"]
-"""How a run ended here; `elsewhere` if another process trains it."""
+"""Outcome of a run in this process; `elsewhere` if another process trains it."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Result of `run_sweep`: how each run of the share ended, in the order of the sweep."""
+    """Result of `run_sweep`: the ending of each run of the job, in the order of the sweep."""
 
     runs: dict[str, Ending]
     signal: str | None
-    """Name of the signal that stopped it, if any."""
+    """Name of the signal that stopped the sweep, if any."""
 
     def of(self, ending: Ending) -> list[str]:
-        """Returns the names of the runs that ended that way."""
+        """Returns the names of the runs with this ending."""
         return [name for name, ended in self.runs.items() if ended == ending]
 
 
 def run_sweep(
     sweep: Sweep, folder: Path, *, num_seeds: int = 1, index: int = 0, count: int = 1, command: str = ""
 ) -> SweepResult:
-    """Trains every unfinished run of share `index` of `count`, each in a run folder below `folder`.
+    """Trains every unfinished run of job `index` of `count`, each in a run folder below `folder`.
 
-    A run that another process is training is left to it, so any number of processes may have the same share. A run that
-    had failed before is tried again, from its newest checkpoint. If a run fails, the error is printed and recorded, and
-    the sweep continues with the next run. A signal stops the current run, which is saved, and the sweep. Runs that
-    differ only in seed, learning rate, how masked positions are replaced, or the masking rate at the same
-    `mask_selection_length` share one compiled program by `compilation_cache_dir`.
+    A run that another process is training is left to it, so any number of processes may have the same index. A run that
+    failed before is retried from its newest checkpoint. If a run fails, the error is printed and recorded, and the
+    sweep continues with the next run. A signal stops the current run, which is saved, and the sweep. Runs that differ
+    only in seed, learning rate, replacement rates, or the masking rate at the same `mask_selection_length` share a
+    compiled program through `compilation_cache_dir`.
 
     Raises:
-        InputError: the folder holds something else, there is no such share, or a trial cannot be trained; names the
-            trial. Nothing was trained and no folder made.
+        InputError: the folder contains other files, `index` or `count` is out of range, or a trial cannot be trained.
+            Nothing is trained, and no folder is created.
     """
     if jax.process_count() > 1:
         raise InputError(
@@ -74,7 +74,7 @@ def run_sweep(
 
 
 def plan_of(sweep: Sweep, folder: Path, *, num_seeds: int, index: int = 0, count: int = 1) -> str:
-    """Returns what `run_sweep` would do as text: the trials, how they differ, and their runs. Raises the same."""
+    """Describes what `run_sweep` would do: the trials, their differences, and their runs. Raises the same errors."""
     share = share_of(runs_of(sweep, folder, num_seeds), index, count)
     check(folder, sweep, _check_trials(sweep))
     lines = []
@@ -89,7 +89,7 @@ def plan_of(sweep: Sweep, folder: Path, *, num_seeds: int, index: int = 0, count
 
 
 def _check_trials(sweep: Sweep) -> Fingerprints:
-    """Returns the fingerprints of each trial's data; raises InputError if one could not be trained."""
+    """Returns the fingerprints of each trial's data. Raises InputError if a trial cannot be trained."""
     data = {}
     for name, config in sweep.trials.items():
         try:
@@ -101,7 +101,7 @@ def _check_trials(sweep: Sweep) -> Fingerprints:
 
 
 def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: Progress, command: str) -> Ending:
-    """Trains a run unless it is finished or another process trains it. `before` is its outcome when the sweep began."""
+    """Trains a run unless it is finished or in another process. `before` is its outcome at the start of the sweep."""
     folder = Path(run.config.output_dir)
     with lock_folder(folder) as lock:
         if not lock.acquired:
@@ -130,17 +130,17 @@ def _run(run: Run, before: Outcome | None, stop: StopRequest, progress: Progress
         write_outcome(folder, _outcome(folder, error, seconds, command))
         if error is not None:
             say(f"{run.name} failed: {error}")
-        # The next trial finds the programs it can reuse on disk.
+        # The next trial finds reusable programs on disk.
         jax.clear_caches()
         return "finished" if error is None else "failed"
 
 
 def _train(run: Run, stop: StopRequest, progress: Progress) -> tuple[str | None, bool]:
-    """Returns the error of the run, if it failed, and whether it has taken all its steps."""
+    """Returns the error of the run, if it failed, and True if it has taken all its steps."""
     try:
         return None, train(run.config, on_step=progress.step, stop=stop).finished
-    except (InputError, RunError, OSError) as refused:
-        return f"{refused}", False
+    except (InputError, RunError, OSError) as error:
+        return f"{error}", False
     except Exception as bug:
         # The traceback must not be lost, and a bug in one trial must not stop the others.
         traceback.print_exc()

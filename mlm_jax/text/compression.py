@@ -15,7 +15,7 @@ from mlm_jax.errors import InputError
 COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
 _READ_BYTES = 1 << 16
-# zstandard returns all that a piece decompresses to, up to about 32,000 times as much: 130 MB.
+# zstandard returns the whole decompressed piece at once, up to about 32,000 times its size: 130 MB.
 _ZSTD_PIECE_BYTES = 1 << 12
 
 
@@ -55,7 +55,7 @@ def _decompressed(raw: BinaryIO, compression: str) -> Iterable[bytes]:
 
 
 class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of a .zst file; raises EOFError if the last frame is truncated.
+    """Decompressed stream of a .zst file; raises EOFError if the last frame is truncated.
 
     zstandard's own stream_reader treats the end of a truncated file as a normal end.
     """
@@ -88,7 +88,7 @@ class _ZstdFile(io.RawIOBase):
 
 
 def raise_if_damaged(file: str, error: OSError) -> None:
-    """Raises InputError if `error` means damaged content, not a failing disk."""
+    """Raises InputError if `error` is due to damaged content rather than a failing disk."""
     # gzip, bz2 and pyarrow report damaged content as an OSError without errno; a failing disk sets it.
     if error.errno is None:
         raise InputError(f"{file}: damaged: {one_line(error)}") from error

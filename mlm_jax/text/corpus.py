@@ -1,7 +1,7 @@
-"""Text files to documents.
+"""Reads documents from text files.
 
-A document is one non-empty string. Files are streamed, one line or one record batch at a time, so memory does not
-grow with the corpus; a single document must fit in memory.
+A document is a non-empty string. Files are streamed, one line or one record batch at a time, so memory does not grow
+with the corpus; a single document must fit in memory.
 """
 
 import difflib
@@ -51,15 +51,15 @@ def read_documents(
     """Streams the documents of `paths`, in the order of the paths and of the text in each.
 
     paths: local paths, glob patterns (sorted) and fsspec URLs of `.txt`, `.jsonl` or `.parquet` files; the
-        first two may be compressed as `.gz`, `.zst`, `.xz` or `.bz2`. A file that several paths name is read
+        first two may be compressed as `.gz`, `.zst`, `.xz` or `.bz2`. A file that matches several paths is read
         once.
     text_field: JSON field or Parquet column that holds the text.
     errors: "strict" stops at invalid UTF-8; "replace" substitutes U+FFFD and counts the document.
     document_boundary: in `.txt` files, a document is a line ("line") or a paragraph between blank lines.
     counts: updated while the documents are consumed.
 
-    Raises InputError at the call for paths that cannot be read, and during iteration for damaged content,
-    with the file and the line, row or byte offset (in the decompressed text), or if there is no document.
+    Raises InputError on the call for paths that cannot be read. During iteration, raises it for damaged content, with
+    the file and the line, row or byte offset (in the decompressed text), and if there is no document.
     """
     files = expand_paths(paths)
     counts = counts or CorpusCounts()
@@ -70,10 +70,10 @@ def read_documents(
 
 
 def expand_paths(paths: Sequence[str]) -> list[str]:
-    """Returns the files that `paths` (files, globs, fsspec URLs) match, each once, with globs sorted.
+    """Returns the files that match `paths` (files, globs, fsspec URLs), each once, with globs sorted.
 
-    Relative and absolute paths, `file://` URLs and symbolic links of one local file are recognized as the same;
-    the first name is kept. Remote files are the same if their URLs are.
+    Relative and absolute paths, `file://` URLs and symbolic links to the same local file count as one file; the
+    first name is kept. Remote files are the same if their URLs are equal.
 
     Raises InputError for a path that matches nothing, a folder, an empty file or an unknown suffix.
     """
@@ -146,7 +146,7 @@ def read_files(
     document_boundary: DocumentBoundary,
     counts: CorpusCounts,
 ) -> Iterator[str]:
-    """Same as `read_documents` for files that `expand_paths` returned; they may hold no document."""
+    """Same as `read_documents` for files returned by `expand_paths`, except that they may have no document."""
     for file in files:
         kind, compression = _split_suffixes(file)
         with fsspec.open(file, "rb") as raw:
@@ -175,15 +175,15 @@ def _requiring_any(files: Sequence[str], documents: Iterator[str], counts: Corpu
 
 
 def check_any_document(files: Sequence[str], counts: CorpusCounts) -> None:
-    """Raises InputError if `counts`, over all of `files`, has no document."""
+    """Raises InputError if `counts`, for all of `files`, has no documents."""
     if counts.documents == 0:
         names = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         raise InputError(f"{names}: no readable document ({counts.skipped} were empty or whitespace only)")
 
 
-# A text, and True if something in it was replaced.
+# A text, and True if invalid characters in it were replaced.
 _Texts = Iterator[tuple[str, bool]]
-# The same, after its location for error messages.
+# The same, preceded by its location for error messages.
 _PlacedTexts = Iterator[tuple[str, str, bool]]
 
 

@@ -1,4 +1,4 @@
-"""Documents to blocks of token ids, encoded by several threads, in the order of the documents."""
+"""Encodes documents to blocks of token ids with several threads, keeping their order."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 Separator = Literal["sep", "none"]
 
-# Small, because each thread holds the library's encodings of one block and the threads share the GIL.
+# Small, because each thread keeps the library's encodings of a block in memory and the threads share the GIL.
 _BLOCK_CHARACTERS = 1 << 16
 _BLOCK_DOCUMENTS = 1 << 12
 
@@ -23,7 +23,7 @@ class EncodedBlock:
 
     tokens: `[num_tokens]`, uint16 or uint32, each document followed by its separator.
     document_lengths: int64 `[num_documents]`, in tokens, including the separator; 0 for a document without
-        tokens, for example one of control characters only.
+        tokens, for example one that consists of control characters.
     document_characters: int64 `[num_documents]`, in Unicode code points.
     """
 

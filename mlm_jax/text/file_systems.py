@@ -1,4 +1,4 @@
-"""Paths and URLs to fsspec file systems."""
+"""Resolves paths and URLs to fsspec file systems."""
 
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """Returns the file system that `path` names and the location in it.
+    """Returns the file system of `path` and the location in it.
 
     Raises:
         InputError: the protocol is unknown, or the package that implements it is not installed.
@@ -27,6 +27,6 @@ def file_system(path: str) -> tuple[Any, str]:
 
 
 def is_local(files: Any) -> bool:
-    """True for the file system of this machine."""
+    """Returns True for the local file system."""
     protocol = files.protocol
     return "file" in (protocol if isinstance(protocol, tuple) else (protocol,))

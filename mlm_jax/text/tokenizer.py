@@ -1,4 +1,4 @@
-"""Text to token ids and back: loading, training and encoding; special ids; ids that continue a word."""
+"""BERT tokenizers: loading, training, encoding and decoding, special ids, and ids that continue a word."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ from mlm_jax.text.wordpiece import (
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
 
-# Longer texts are encoded piece by piece. While it encodes, the library needs about 130 bytes per character,
-# and a list of words 15.
+# Longer texts are encoded in pieces. Encoding needs about 130 bytes per character in the library, and 15 for the
+# list of words.
 _PIECE_CHARACTERS = 1 << 16
-# The word table is cleared when it reaches this size, in characters: about 120 MB, half a million English words.
+# Size in characters at which the word table is cleared: about 120 MB, or half a million English words.
 _KNOWN_SIZE_LIMIT = 1 << 24
 _KNOWN_WORD_OVERHEAD = 24
-# A longer "word" is a Chinese sentence or not text at all; it is encoded on its own.
+# A longer "word" is a Chinese sentence or not text at all; it is encoded separately.
 _LONG_WORD = 32
 
 
@@ -40,7 +40,7 @@ class Tokenizer:
     """A BERT tokenizer: text to token ids without [CLS] and [SEP], and back."""
 
     def __init__(self, backend: tokenizers.Tokenizer, source: str) -> None:
-        """Wraps `backend`; InputError, which names `source`, if one of the five special tokens is missing."""
+        """Wraps `backend`. Raises InputError, which names `source`, if one of the five special tokens is missing."""
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
         if missing:
             raise InputError(
@@ -65,13 +65,13 @@ class Tokenizer:
     def load(
         cls, path: str | Path, *, lowercase: bool | None = None, strip_accents: bool | None = None
     ) -> Self:
-        """Loads a `tokenizer.json`, a BERT `vocab.txt`, or a folder that holds one (`tokenizer.json` if both).
+        """Loads a `tokenizer.json`, a BERT `vocab.txt`, or a folder with one of them (`tokenizer.json` if both).
 
-        lowercase: for a `vocab.txt` only. None takes `do_lower_case` from a `tokenizer_config.json` in the
-            same folder. Without one it is guessed: a vocabulary is cased if an entry consists of letters
-            only and one of them is uppercase.
-        strip_accents: for a `vocab.txt` only. None takes it from the same file; without one, accents are
-            stripped if it lowercases, as in BERT.
+        lowercase: for a `vocab.txt` only. None reads `do_lower_case` from a `tokenizer_config.json` in the same
+            folder. Without that file it is guessed: a vocabulary is cased if an entry consists of letters only and
+            one of them is uppercase.
+        strip_accents: for a `vocab.txt` only. None reads it from the same file; without that file, accents are
+            stripped if the text is lowercased, as in BERT.
 
         Raises InputError if the file does not exist or does not parse, or if a special token is missing.
         """
@@ -113,15 +113,15 @@ class Tokenizer:
         lowercase: bool = True,
         sample_characters: int = 50_000_000,
     ) -> Self:
-        """Trains WordPiece on `documents`; the same documents give the same vocabulary on every machine.
+        """Trains WordPiece on `documents`; the same documents yield the same vocabulary on every machine.
 
-        vocabulary_size: number of entries; a small text gives fewer. Ids 0 to 4 are [PAD], [UNK], [CLS],
+        vocabulary_size: maximum number of entries; a small text yields fewer. Ids 0 to 4 are [PAD], [UNK], [CLS],
             [SEP] and [MASK]. The characters follow, as word starts and as continuations, then the learned
             pieces. If there are more characters than fit, the rarest are left out.
-        sample_characters: maximal number of characters to learn from. If there are more, only every second,
-            fourth, … document is used. This bounds memory: about 10 bytes per character of English.
+        sample_characters: maximum number of characters to learn from. If there are more, only every second,
+            fourth, … document is used. This limits memory to about 10 bytes per character of English.
 
-        Raises InputError if the vocabulary is too small for any character or if the documents have no text.
+        Raises InputError if the vocabulary has no room for characters or if the documents have no text.
         """
         vocabulary = train_vocabulary(
             documents, vocabulary_size, lowercase=lowercase, sample_characters=sample_characters
@@ -174,10 +174,10 @@ class Tokenizer:
         ]
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes through a table of the words seen so far, which make up most of a text.
+        """Encodes with a table of the words seen so far, which make up most of a text.
 
-        On 10 MB of Wikipedia this takes half the CPU time of `encode_batch_fast` with an empty table (1.6 to 2.3
-        times faster over 8 rounds, with one thread and with two), and a seventh once the words are known.
+        On 10 MB of Wikipedia this takes half the CPU time of `encode_batch_fast` if the table is empty (1.6 to 2.3
+        times faster in 8 rounds, with one thread and with two), and a seventh once the words are known.
         """
         if self._known_size > _KNOWN_SIZE_LIMIT:
             # A new table, because other threads may still read the old one.
@@ -199,8 +199,8 @@ class Tokenizer:
         ]
 
     def _encode_words(self, words: Sequence[str]) -> list[bytes]:
-        """Returns the ids of each word as the bytes of int32. One call for all words is faster than one for each."""
-        # encode() would hold the GIL, and encode_batch_fast() does not tell which word a token belongs to.
+        """Returns the int32 ids of each word as bytes. One call for all words is faster than one call per word."""
+        # encode() would hold the GIL, and encode_batch_fast() does not return the word of each token.
         (encoding,) = self._backend.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
         data = np.asarray(encoding.ids, dtype=np.int32).tobytes()
         lengths = np.bincount(np.asarray(encoding.word_ids, dtype=np.int64), minlength=len(words))
@@ -208,7 +208,7 @@ class Tokenizer:
         return [data[start:end] for start, end in pairwise([0, *ends])]
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
-        """Returns the text of `token_ids`, with pieces joined into words and special tokens written out."""
+        """Returns the text of `token_ids`, with pieces joined into words and with special tokens."""
         return self._backend.decode([int(token_id) for token_id in token_ids], skip_special_tokens=False)
 
     def id_to_token(self, token_id: int) -> str | None:
@@ -244,7 +244,7 @@ class Tokenizer:
         """Returns the entries of a tokenizer_config.json that complete a `vocab.txt`.
 
         Raises:
-            InputError: the tokenizer does not follow BERT's rules, so that a `vocab.txt` cannot express it.
+            InputError: the tokenizer does not follow BERT's rules, so a `vocab.txt` cannot express it.
         """
         settings = json.loads(self._backend.to_str())
         normalizer = settings["normalizer"] or {}
@@ -266,7 +266,7 @@ class Tokenizer:
 
     @cached_property
     def _splits_at_spaces(self) -> bool:
-        """True if the ids of a text are those of its space-separated words, as BERT's rules guarantee."""
+        """True if the ids of a text are the ids of its space-separated words, as BERT's rules guarantee."""
         added = self._backend.get_added_tokens_decoder().values()
         return (
             isinstance(self._backend.normalizer, BertNormalizer)
@@ -287,7 +287,7 @@ def _pieces(text: str) -> Iterator[str]:
     start = 0
     while len(text) - start > _PIECE_CHARACTERS:
         limit = start + _PIECE_CHARACTERS
-        # So long a text without either is Chinese, where each character is a word, or not text at all.
+        # Such a long text without either is Chinese, where each character is a word, or not text at all.
         space = max(text.rfind(" ", start + 1, limit), text.rfind("\n", start + 1, limit))
         end = limit if space < 0 else space
         yield text[start:end]
@@ -348,6 +348,6 @@ def _read_tokenizer_config(path: Path) -> dict[str, bool | None]:
 
 
 def _is_cased(token: str) -> bool:
-    # Only words count: uncased vocabularies also hold entries such as [MASK] and <S>.
+    # Only words count: uncased vocabularies also have entries such as [MASK] and <S>.
     word = token.removeprefix(CONTINUATION_PREFIX)
     return word.isalpha() and word != word.lower()

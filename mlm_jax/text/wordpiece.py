@@ -1,4 +1,4 @@
-"""BERT's WordPiece, built from the `tokenizers` library, and the training of a vocabulary.
+"""BERT's WordPiece, built with the `tokenizers` library, and training of its vocabulary.
 
 The rules are those of google-research/bert, `tokenization.py`: clean the text, put spaces around Chinese
 characters, lowercase and strip accents if the vocabulary is uncased, split at whitespace and punctuation,
@@ -22,8 +22,8 @@ from mlm_jax.text.progress import track
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION_PREFIX = "##"
 
-# Rarer characters become [UNK]: otherwise thousands of foreign characters of a web corpus would take the
-# place of words. A text of less than a million characters keeps all of its characters.
+# Rarer characters become [UNK]: otherwise thousands of foreign characters in a web corpus would displace words.
+# A text of less than a million characters keeps all of its characters.
 _RAREST_CHARACTER_RATE = 1e-6
 
 
@@ -34,7 +34,7 @@ def bert_backend(
     strip_accents: bool | None = None,
     chinese_characters: bool = True,
 ) -> tokenizers.Tokenizer:
-    """Returns a tokenizer with BERT's rules; strip_accents=None strips accents if it lowercases."""
+    """Returns a tokenizer with BERT's rules; `strip_accents=None` strips accents if `lowercase` is true."""
     token_ids = {token: token_id for token_id, token in enumerate(vocabulary)}
     backend = tokenizers.Tokenizer(
         WordPiece(token_ids, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION_PREFIX)
@@ -62,9 +62,8 @@ def train_vocabulary(
         raise InputError(
             "no text to train a tokenizer on; expected at least one document with a visible character"
         )
-    # The library numbers continuation characters in the order of a randomly seeded hash map and breaks
-    # ties between merges by these numbers. Naming every initial symbol makes the result depend on the
-    # text only.
+    # The library numbers continuation characters in the order of a randomly seeded hash map and breaks ties between
+    # merges by these numbers. Listing every initial symbol makes the result depend only on the text.
     continuations = [CONTINUATION_PREFIX + c for c in alphabet if not _is_split_off(c, backend)]
     trainer = WordPieceTrainer(
         vocab_size=vocabulary_size,
@@ -80,7 +79,7 @@ def train_vocabulary(
 
 
 def check_text(text: object, name: str) -> None:
-    """Raises InputError, which refers to the text as `name`, if it is not a string or has a lone surrogate."""
+    """Raises InputError, which calls the text `name`, if it is not a string or has a lone surrogate."""
     if not isinstance(text, str):
         raise InputError(f"{name}: expected a string, found {type(text).__name__}")
     try:
@@ -92,7 +91,7 @@ def check_text(text: object, name: str) -> None:
 
 
 def _sample(documents: Iterable[str], characters: int) -> list[str]:
-    """Returns documents evenly spread over the stream, at most `characters` in total."""
+    """Returns documents spread evenly over the stream, with at most `characters` in total."""
     sample: list[str] = []
     total, stride = 0, 1
     for index, document in enumerate(track(documents, "read", "documents")):
@@ -108,7 +107,7 @@ def _sample(documents: Iterable[str], characters: int) -> list[str]:
 
 
 def _alphabet(documents: Iterable[str], normalizer: BertNormalizer, limit: int) -> list[str]:
-    """Returns the `limit` most frequent characters, without very rare ones, in code point order."""
+    """Returns the `limit` most frequent characters, except very rare ones, in code point order."""
     counts: Counter[str] = Counter()
     for document in track(documents, "count characters", "documents"):
         counts.update(normalizer.normalize_str(document))

@@ -1,4 +1,4 @@
-"""Uses of a trained model: filling masks, features, likelihoods, fine-tuning, classification.
+"""Uses of a trained model: mask filling, features, likelihoods, fine-tuning and classification.
 
 In: a model by name or folder, and texts. Out: predictions, arrays, reports, fine-tuned models.
 Read `masked_lm.py` first.

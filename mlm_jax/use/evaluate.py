@@ -27,14 +27,14 @@ from mlm_jax.use.progress import counted, progress_bar
 def evaluate_texts(
     settings: TrainConfig, params: Any, rows: Rows, recipe: MaskingRecipe, tokenizer: Tokenizer
 ) -> Evaluation:
-    """Returns loss and accuracy on rows of text, with the same masks at every call."""
+    """Returns loss and accuracy on rows of text, with the same masks on every call."""
     data = DataConfig(sequence_length=rows.sequence_length, packing="document")
     masking = resolve_masking(recipe, tokenizer, rows.sequence_length)
     return _evaluate(replace(settings, data=data), params, rows, masking, tokenizer)
 
 
 def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> Evaluation:
-    """Returns loss and accuracy on batches that are masked already."""
+    """Returns loss and accuracy on batches that are already masked."""
     setup = setup_for_masked_batches(settings, tokenizer)
     sums = jax.jit(lambda params, batch: masked_batch_loss(setup, params, batch, None))
     batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=True)
@@ -44,13 +44,12 @@ def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: T
 def evaluate_model(name: str | Path, data_path: str | Path, *, progress: bool = False) -> Evaluation:
     """Returns loss and accuracy of a model on prepared data.
 
-    The rows of a run are made and masked as in the run's own evaluations, so the results are those of its eval.jsonl,
+    For a run folder, rows are prepared and masked as in the run's own evaluations, so the results match eval.jsonl,
     except that all rows count, regardless of `eval_batches`. Other models are evaluated with the default masking, on
-    rows of 128 tokens or as many as the model takes. With `progress`, a progress bar is shown on stderr if it is a
-    terminal.
+    rows of 128 tokens or the model's maximum. With `progress`, shows a progress bar on stderr if it is a terminal.
 
     Raises:
-        InputError: there is no such model, or the data are not usable or have another tokenizer.
+        InputError: there is no such model, or the data are unusable or have a different tokenizer.
     """
     model = load_masked_lm(name)
     settings = read_config(Path(name)) if is_run_folder(Path(name)) else settings_of(model.config)
@@ -78,9 +77,9 @@ def _evaluate(
     progress: bool = False,
 ) -> Evaluation:
     """Evaluates on one device."""
-    one = MeshConfig(data=1)
-    mesh = make_mesh(one, jax.devices()[:1])
-    program = build_program(replace(settings, mesh=one), masking, mesh, tokenizer.sep_token_id)
+    mesh_config = MeshConfig(data=1)
+    mesh = make_mesh(mesh_config, jax.devices()[:1])
+    program = build_program(replace(settings, mesh=mesh_config), masking, mesh, tokenizer.sep_token_id)
     with progress_bar(rows.num_rows, "row", shown=progress) as bar:
         count = partial(counted, bar=bar, rows=program.evaluation_batch_size)
         return evaluate_rows(program, params, rows, watch=count)

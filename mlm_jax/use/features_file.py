@@ -32,14 +32,15 @@ def extract_features(
     truncate: bool = False,
     progress: bool = False,
 ) -> int:
-    """Writes the features of every text to `output`, completely or not at all, and returns the number of texts.
+    """Writes the features of every text to `output` atomically, and returns the number of texts.
 
     .npz: `features`, float32 [texts, hidden_dim]; with pooling "none", [tokens of all texts, hidden_dim] and `offsets`,
-    int64 [texts + 1]. .parquet: a column `features` of lists of hidden_dim float32, or of lists of those. With
-    `progress`, texts are counted on stderr if it is a terminal.
+    int64 [texts + 1]. .parquet: a column `features` of lists of hidden_dim float32, or of lists of these lists. With
+    `progress`, counts texts on stderr if it is a terminal.
 
     Raises:
-        InputError: the output has another ending, there is no text, or a text is too long. The message has its number.
+        InputError: the output has a different suffix, there is no text, or a text is too long (the message has its
+            number).
     """
     if output.suffix not in (".npz", ".parquet"):
         raise InputError(f"{output}: must end in .npz or .parquet")
@@ -51,7 +52,7 @@ def extract_features(
             try:
                 append(model.features(chunk, layer=layer, pooling=pooling, truncate=truncate))
             except InputError as error:
-                # The model counts from the start of the chunk.
+                # The model numbers texts from the start of the chunk.
                 raise InputError(f"texts {count} to {count + len(chunk) - 1}: {error}") from error
             count += len(chunk)
             counter.update(len(chunk))
@@ -70,7 +71,7 @@ def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
                 lengths.append(len(array) if pooling == "none" else 1)
                 body.write(np.ascontiguousarray(array, np.float32).data)
 
-        # The shape precedes the numbers but is known only after them, so the numbers wait in an unnamed file.
+        # The shape precedes the data but is known only at the end, so the data are first written to an unnamed file.
         yield append
         body.seek(0)
         with _whole(output) as path, zipfile.ZipFile(path, "w") as archive:
@@ -86,7 +87,7 @@ def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
 
 @contextlib.contextmanager
 def _parquet_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
-    # Imported here because pyarrow takes longer to import than the rest.
+    # Imported late, because pyarrow takes longer to import than the rest of this module.
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 

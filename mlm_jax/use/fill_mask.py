@@ -1,4 +1,4 @@
-"""Fills the [MASK] of texts: best candidates, restricted targets, and several masks decoded jointly."""
+"""Fills masks in texts: best candidates, restricted targets, and joint decoding of several masks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ _BEAM_WIDTH = 8
 
 # Maps rows with [CLS] and [SEP], and positions in each, to float32 [positions, vocabulary] per row.
 LogProbabilities = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], list[np.ndarray]]
-# Maps the same to float64 [positions] per row: the log-probability of the token at each position if it is masked.
+# Same arguments; returns float64 [positions] per row: the log-probability of each token if only this token is masked.
 TokenLogProbabilities = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], list[np.ndarray]]
 
 
 class Candidate(TypedDict):
-    """One answer to a mask, or to all masks of a text jointly."""
+    """A candidate for a mask, or for all masks of a text jointly."""
 
     score: float
     """Probability in [0, 1] over the whole vocabulary; the product if there are several pieces or masks."""
     token: int | list[int]
-    """The id, or the ids from left to right if there are several."""
+    """Token id, or list of ids from left to right if there are several."""
     token_str: str | list[str]
-    """The vocabulary entry, `##` included, or the target as it was given."""
+    """Vocabulary entry, including `##`, or the target as given."""
     sequence: str
-    """The text with the mask filled."""
+    """Text with the mask filled."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Hypothesis:
-    """A prompt with some of its masks filled: the mask's index to the id."""
+    """A prompt with some of its masks filled; `filled` maps the index of a mask to the token id."""
 
     log_probability: float = 0.0
     filled: dict[int, int] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
     """Tokenizes texts with masks.
 
     Raises:
-        InputError: a text is empty, has no [MASK] or more than `longest` tokens. The message says which.
+        InputError: a text is empty, has no [MASK], or has more than `longest` tokens. The message has its number.
     """
     prompts = []
     for index, text in enumerate(texts):
@@ -88,7 +88,7 @@ def independent_candidates(
     answers: np.ndarray,
     top_k: int,
 ) -> list[list[list[Candidate]]]:
-    """Returns the best `top_k` of the ids `answers` for each mask of each prompt, with the other masks unfilled."""
+    """Returns the `top_k` best of the ids `answers` for each mask of each prompt, with the other masks unfilled."""
     found = predict([prompt.token_ids for prompt in prompts], [prompt.positions for prompt in prompts])
     results = []
     for prompt, log_probabilities in zip(prompts, found, strict=True):
@@ -112,10 +112,10 @@ def joint_candidates(
     answers: np.ndarray,
     top_k: int,
 ) -> list[list[Candidate]]:
-    """Returns the best `top_k` ways to fill all masks of each prompt, found by a beam search.
+    """Returns the `top_k` best ways to fill all masks of each prompt, found by beam search.
 
-    Each hypothesis first fills the mask with the most confident prediction, and predicts the others given that token.
-    Its score is the product of the probabilities in that order. If two orders give the same tokens, the more probable
+    Each hypothesis first fills the mask with the most confident prediction, then predicts the others given that token.
+    Its score is the product of the probabilities in that order. If two orders yield the same tokens, the more probable
     order counts.
     """
     width = max(top_k, _BEAM_WIDTH)
@@ -134,11 +134,11 @@ def joint_candidates(
         grown: dict[int, dict[tuple[tuple[int, int], ...], _Hypothesis]] = {}
         for (number, hypothesis, masks), log_probabilities in zip(open_ones, found, strict=True):
             chances = log_probabilities[:, answers]
-            surest = int(np.argmax(chances.max(axis=1)))
+            most_confident = int(np.argmax(chances.max(axis=1)))
             beam = grown.setdefault(number, {})
-            for place in _best(chances[surest], width):
-                filled = hypothesis.filled | {int(masks[surest]): int(answers[place])}
-                total = hypothesis.log_probability + float(chances[surest, place])
+            for place in _best(chances[most_confident], width):
+                filled = hypothesis.filled | {int(masks[most_confident]): int(answers[place])}
+                total = hypothesis.log_probability + float(chances[most_confident, place])
                 key = tuple(sorted(filled.items()))
                 if key not in beam or beam[key].log_probability < total:
                     beam[key] = _Hypothesis(total, filled)
@@ -159,7 +159,7 @@ def target_pieces(targets: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.
     if isinstance(targets, str) or not len(targets):
         raise InputError(f"targets = {targets!r}: must be a list of at least one word")
     pieces = dict(zip(targets, tokenizer.encode_batch(list(targets)), strict=True))
-    # An entry that continues a word can be given by its name, `##` included.
+    # An entry that continues a word can be given by its name, including `##`.
     entries = {target: tokenizer.token_to_id(target) for target in pieces}
     pieces |= {target: np.array([entry]) for target, entry in entries.items() if entry is not None}
     for target, ids in pieces.items():
@@ -171,7 +171,7 @@ def target_pieces(targets: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.
 def rows_with_targets(
     prompt: Prompt, pieces: dict[str, np.ndarray], longest: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns the prompt's row with each target in place of its only mask, and the positions of the target's pieces.
+    """Returns the prompt's row with its only mask replaced by each target, and the positions of the target's pieces.
 
     Raises:
         InputError: a row has more than `longest` tokens.
@@ -195,10 +195,10 @@ def rank_targets(
     longest: int,
     top_k: int,
 ) -> list[Candidate]:
-    """Returns the best `top_k` targets for the prompt's only mask, by the pseudo-log-likelihood of their pieces.
+    """Returns the `top_k` best targets for the prompt's only mask, by the pseudo-log-likelihood of their pieces.
 
-    Each piece is masked in turn and predicted from the text with the others (Salazar et al. 2020). For a target of
-    one piece, that is its probability.
+    Each piece is masked in turn and predicted from the text with the other pieces (Salazar et al. 2020). For a target
+    of one piece, this is its log-probability.
     """
     totals = [float(np.sum(chances)) for chances in score(*rows_with_targets(prompt, pieces, longest))]
     ranked = sorted(zip(totals, pieces.items(), strict=True), key=lambda entry: -entry[0])
@@ -214,9 +214,9 @@ def rank_targets(
 
 
 def _best(values: np.ndarray, count: int) -> np.ndarray:
-    """Returns the indices of the `count` largest values, largest first; the first of equal values."""
+    """Returns the indices of the `count` largest values, largest first; of equal values, the first come first."""
     if count < len(values):
-        # Everything from the smallest value that fits; equal values beyond `count` are cut off below.
+        # All values from the `count`-th largest on; surplus equal values are cut off below.
         limit = np.partition(values, -count)[-count]
         places = np.flatnonzero(values >= limit)
     else:
@@ -239,7 +239,7 @@ def _candidate(
 
 
 def _filled_text(text: str, entries: dict[int, str]) -> str:
-    """Returns the text with these masks filled. A piece that continues a word is joined to the text before it."""
+    """Returns the text with masks filled. A piece that continues a word is joined to the preceding text."""
     parts = text.split(MASK)
     joined = parts[0]
     for mask, part in enumerate(parts[1:]):

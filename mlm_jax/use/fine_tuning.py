@@ -1,7 +1,7 @@
-"""Trains a model in memory, without a run folder: a few steps on data that are in memory too.
+"""Fine-tunes a model in memory, without a run folder, on data in memory.
 
-A batch is split over as many local devices as divide it, and every device has all parameters. Use `mlm_jax.train` for
-runs that are resumed, sharded or logged.
+A batch is split over the largest number of local devices that divides it, and every device has all parameters. Use
+`mlm_jax.train` for runs that are resumed, sharded or logged.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -56,21 +56,21 @@ def fit_settings(
     freeze_backbone: bool,
     **optimizer_settings: float,
 ) -> TrainConfig:
-    """Returns the settings of a fit: AdamW with linear warm-up and decay, as BERT is fine-tuned."""
+    """Returns the settings of a fit: AdamW with linear warm-up and decay, as in BERT's fine-tuning."""
     freeze = (_BACKBONE,) if freeze_backbone else ()
     optimizer = OptimizerConfig(freeze=freeze, **optimizer_settings)  # type: ignore[arg-type]
     return settings_of(config, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed)
 
 
 def settings_of(config: BertConfig, **changes: Any) -> TrainConfig:
-    """Returns the default settings for a model, with rows of 128 tokens or as many as the model takes."""
+    """Returns the default settings for a model, with rows of 128 tokens or the model's maximum."""
     data = DataConfig(sequence_length=min(DataConfig().sequence_length, config.max_sequence_length))
     return TrainConfig(model=config, data=data, **changes)
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """A compiled update for batches of `batch_size` rows, split over the local devices that divide it."""
+    """Compiled update for batches of `batch_size` rows, split over local devices."""
 
     rule: UpdateRule
     summed_loss: SummedLoss
@@ -80,13 +80,13 @@ class Tuner:
     def train(
         self, state: TrainState, batches: Iterable[Any], num_steps: int
     ) -> tuple[TrainState, FitResult]:
-        """Trains for `num_steps` steps and returns the new state, on the first device, and the metrics of the steps.
+        """Trains for `num_steps` steps; returns the new state, on the first device, and the metrics of the steps.
 
-        `batches` yields pytrees of arrays whose first axis is the batch. `state` itself is unchanged.
+        `batches` yields pytrees of arrays whose first axis is the batch. `state` itself does not change.
 
         Raises:
             InputError: `batches` ends before the last step.
-            RunError: the loss was not finite for `settings.max_nonfinite_steps` consecutive steps.
+            RunError: the loss was non-finite in `settings.max_nonfinite_steps` consecutive steps.
         """
         split = batch_sharding(self._mesh)
         # A copy, because the step donates its buffers and the caller's state must survive a failure.
@@ -104,7 +104,7 @@ class Tuner:
                 # Checks the previous step, so that the device always has work while the host waits.
                 if number and float(steps[number - 1][2]) >= limit:
                     raise RunError(
-                        f"step {number}: the loss was not finite for {limit} steps in a row; "
+                        f"step {number}: the loss was non-finite in {limit} consecutive steps; "
                         "the model is unchanged"
                     )
         losses, accuracies, _ = zip(*jax.device_get(steps), strict=True)
@@ -129,7 +129,7 @@ class Tuner:
 
 
 def text_rows(texts: Sequence[str], tokenizer: Tokenizer, sequence_length: int | None, longest: int) -> Rows:
-    """Returns strings as rows, one document per row, as long as the longest text if `sequence_length` is None."""
+    """Returns texts as rows, one document per row; without `sequence_length`, as long as the longest text."""
     store = TokenStore.from_documents(texts, tokenizer)
     if sequence_length is None:
         wanted = (
@@ -144,7 +144,7 @@ def text_rows(texts: Sequence[str], tokenizer: Tokenizer, sequence_length: int |
 def fit_texts(
     settings: TrainConfig, params: Any, rows: Rows, recipe: MaskingRecipe, tokenizer: Tokenizer
 ) -> tuple[Any, FitResult]:
-    """Fits on rows of text, masked anew in every epoch."""
+    """Fits on rows of text, with new masks in every epoch."""
     if recipe.rate_schedule != "constant":
         raise InputError(f"masking.rate_schedule = {recipe.rate_schedule!r}: must be 'constant' in a fit")
     setup = make_setup(settings, resolve_masking(recipe, tokenizer, rows.sequence_length))
@@ -162,7 +162,7 @@ def fit_texts(
 
 
 def fit_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> tuple[Any, FitResult]:
-    """Fits on batches that are masked already: see `masked_batches`."""
+    """Fits on batches that are already masked; see `masked_batches`."""
     setup = setup_for_masked_batches(settings, tokenizer)
     batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=False)
     first = next(batches, None)

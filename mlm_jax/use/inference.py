@@ -1,8 +1,8 @@
 """Forward passes over any number of rows of any length, with one compilation per bucket of lengths.
 
-Rows are sorted into buckets by length and padded to the bucket's length. They go through the model one at a time, or as
-many as fit a budget of tokens, so two programs per bucket serve every call. Parameters are arguments: training the
-model does not cause a new compilation.
+Rows are divided into buckets by length and padded to the bucket's length. A batch has either one row or as many as fit
+a budget of tokens, so two programs per bucket suffice. Parameters are arguments, so training the model does not cause a
+recompilation.
 
 B rows, L length, K masked positions, V vocabulary, D hidden_dim.
 """
@@ -35,7 +35,7 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Inference:
-    """The compiled forward passes of models of one config."""
+    """Compiled forward passes for models of one config."""
 
     config: BertConfig
     padding_id: int
@@ -92,7 +92,7 @@ class Inference:
     def _batches(
         self, rows: Sequence[np.ndarray], advance: Advance
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields indices of rows, and these rows as int32 [B, L], followed by rows of padding up to a full batch."""
+        """Yields indices of rows, and these rows as int32 [B, L], with rows of padding to complete the batch."""
         buckets: dict[int, list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
             length = -(-len(row) // LENGTH_BUCKET) * LENGTH_BUCKET
@@ -146,7 +146,7 @@ class Inference:
 
 
 def _slots(wanted: int) -> int:
-    """Returns the first of 1, 4, 16, … that suffices: few sizes to compile, each at most four times too large."""
+    """Returns the first of 1, 4, 16, … that is at least `wanted`, so that few sizes are compiled."""
     slots = 1
     while slots < wanted:
         slots *= 4

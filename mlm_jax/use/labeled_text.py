@@ -1,4 +1,4 @@
-"""Reads labeled sentences in the format of GLUE: tab-separated, with a header line and without quoting."""
+"""Reads labeled texts in the format of GLUE: tab-separated, with a header line and without quoting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _SENTENCES = (
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """Sentences or sentence pairs, and the label of each as written in the file."""
+    """Texts or pairs of texts, and their labels as written in the file."""
 
     texts: Sequence[Text]
     labels: Sequence[str]
@@ -31,7 +31,7 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
     """Reads a TSV file whose header names `label` and `sentence`, or `sentence1` and `sentence2`, ….
 
     Raises:
-        InputError: the file is missing or empty, lacks these columns, or a line has another number of fields.
+        InputError: the file is missing or empty, lacks these columns, or a line has the wrong number of fields.
     """
     try:
         lines = file.read_bytes().decode("utf-8").split("\n")

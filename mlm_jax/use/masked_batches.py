@@ -1,4 +1,4 @@
-"""Batches that the caller has masked: their fields, checks and loss."""
+"""Batches that are masked by the caller: fields, checks and loss."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 
 class MaskedBatch(NamedTuple):
-    """Rows that are masked already."""
+    """Rows that are already masked."""
 
     token_ids: Any
     """int32 [B, L]"""
@@ -29,7 +29,7 @@ class MaskedBatch(NamedTuple):
     mask_positions: Any
     """int32 [B, K]"""
     labels: Any
-    """int32 [B, K]: the original ids at these positions."""
+    """int32 [B, K]: original ids at these positions."""
     mask_weights: Any
     """float32 [B, K]"""
 
@@ -37,14 +37,14 @@ class MaskedBatch(NamedTuple):
 def masked_batches(
     data: Any, config: BertConfig, batch_size: int, *, keep_rest: bool
 ) -> Iterator[MaskedBatch]:
-    """Yields a mapping of arrays [N, …] in batches of `batch_size` rows, or each mapping of an iterable as one batch.
+    """Yields batches of `batch_size` rows from a mapping of arrays [N, …], or each mapping of an iterable as a batch.
 
     The fields are those of `MaskedBatch`. The defaults of `padding_mask`, `segment_ids` and `mask_weights` are no
-    padding, one segment, and weight 1 at every position except 0, which is [CLS] and means no selection. Rows that do
-    not fill a last batch are left out unless `keep_rest`, because all steps have one shape.
+    padding, one segment, and weight 1 at every position except 0, which is [CLS] and means no selection. An incomplete
+    last batch is dropped unless `keep_rest` is true, because all steps have the same shape.
 
     Raises:
-        InputError: a field is missing, unknown, of the wrong shape, or has values that the model does not take.
+        InputError: a field is missing, unknown, of the wrong shape, or has values outside the range of the model.
     """
     if isinstance(data, Mapping):
         whole = _checked(data, config, "batch")
@@ -65,7 +65,7 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
         raise InputError(f"{where}: no field {min(unknown)!r}: must be of {', '.join(MaskedBatch._fields)}")
     if "segment_ids" in data and not config.num_segments:
         raise InputError(
-            f"{where}: segment_ids: must be left out, because the model has model.num_segments = 0"
+            f"{where}: segment_ids: must be omitted, because the model has model.num_segments = 0"
         )
     for name in ("token_ids", "mask_positions", "labels"):
         if name not in data:
@@ -106,14 +106,14 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
         if limit and (
             array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() < limit)
         ):
-            raise InputError(f"{where}: {name}: must hold integers in [0, {limit})")
+            raise InputError(f"{where}: {name}: must contain integers in [0, {limit})")
     types: dict[str, Any] = {"padding_mask": bool, "mask_weights": np.float32}
     typed = {name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()}
     return MaskedBatch(**{"segment_ids": None} | typed)
 
 
 def setup_for_masked_batches(settings: TrainConfig, tokenizer: Tokenizer) -> StepSetup:
-    """Returns the step's setup; of its masking only the padding id is read, because the rows are masked."""
+    """Returns the step's setup. Only the padding id of its masking is used, because the rows are already masked."""
     return make_setup(
         settings, resolve_masking(MaskingRecipe(), tokenizer, settings.model.max_sequence_length)
     )
@@ -122,6 +122,6 @@ def setup_for_masked_batches(settings: TrainConfig, tokenizer: Tokenizer) -> Ste
 def masked_batch_loss(
     setup: StepSetup, params: Any, batch: MaskedBatch, dropout_key: Array | None
 ) -> LossSums:
-    """Returns the sums of the loss over a batch; without a key nothing is dropped."""
+    """Returns the loss sums of a batch; without a `dropout_key` there is no dropout."""
     masked = MaskedTokens(batch.token_ids, batch.mask_positions, batch.labels, batch.mask_weights)
     return masked_loss(setup, params, masked, dropout_key, batch.segment_ids, batch.padding_mask)

@@ -1,4 +1,4 @@
-"""MaskedLM: load a masked language model, predict with it, train it further, save it."""
+"""MaskedLM: loading, prediction, fine-tuning, evaluation and saving of a masked language model."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -49,8 +49,8 @@ _TEXTS_AT_ONCE = 512
 class MaskedLM:
     """A masked language model: its config, parameters and tokenizer.
 
-    `params` is a nested dict of float32 arrays on the first device; `fit` replaces it. If `progress` is set to True,
-    calls that take longer than two seconds show a progress bar on stderr if it is a terminal.
+    `params` is a nested dict of float32 arrays on the first device; `fit` replaces it. If `progress` is True, calls
+    that take longer than two seconds show a progress bar on stderr if it is a terminal.
     """
 
     progress = False
@@ -69,20 +69,20 @@ class MaskedLM:
         tokenizer: Tokenizer | None = None,
         seed: int = 0,
     ) -> Self:
-        """Loads a masked LM by its built-in name, as `hf://user/model` or `kaggle://handle`, or from a folder.
+        """Loads a masked LM by built-in name, `hf://user/model` or `kaggle://handle`, or from a folder.
 
-        The folder can be a training run (its newest complete checkpoint), one that `save` or a conversion made, or
-        one of Hugging Face, Google or KerasHub. With `load_weights=False` the parameters are random, drawn from
+        The folder can be a run folder (its newest intact checkpoint), a folder written by `save` or a conversion, or a
+        folder of Hugging Face, Google or KerasHub. With `load_weights=False`, the parameters are random, drawn from
         `seed`. A `tokenizer` replaces the model's own.
 
         Raises:
-            InputError: there is no such model, its files are not usable, or it has no masked-LM head.
+            InputError: there is no such model, its files are unusable, or it has no masked-LM head.
         """
         stored = load_masked_lm(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
         return cls(stored.config, stored.params, stored.tokenizer)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model to a new folder, completely or not at all; `from_preset` and conversions read it.
+        """Writes the model atomically to a new folder, which `from_preset` and conversions can read.
 
         Raises:
             InputError: the folder exists.
@@ -93,11 +93,11 @@ class MaskedLM:
 
     @property
     def backbone(self) -> BertEncoder:
-        """The encoder with the current parameters: `backbone(token_ids, padding_mask)` returns hidden states."""
+        """Encoder with the current parameters: `backbone(token_ids, padding_mask)` returns hidden states."""
         graph, _ = split_model(abstract_masked_lm(self.config))
         return nnx.merge(graph, self.params).encoder
 
-    # Predicting.
+    # Prediction.
 
     def fill_mask(
         self,
@@ -107,16 +107,17 @@ class MaskedLM:
         targets: Sequence[str] | None = None,
         joint: bool = True,
     ) -> list[Any]:
-        """Returns the `top_k` best answers to the `[MASK]` of a text, best first; for several texts, a list for each.
+        """Returns the `top_k` best candidates for the `[MASK]` of a text, best first, or a list of them per text.
 
-        An answer is a `Candidate`: score, token, token_str, sequence. A score is a probability over the whole
-        vocabulary. Special tokens are never answers.
+        A candidate is a `Candidate`: score, token, token_str, sequence. The score is a probability over the whole
+        vocabulary. Special tokens are never candidates.
 
-        Several masks in one text are filled jointly: a beam search first fills the mask with the most confident
-        prediction and predicts the others given that token. Then score is the product, and token and token_str are
-        lists. With `joint=False` each mask is answered independently: a list of answers for each, left to right.
+        Several masks in a text are filled jointly: a beam search first fills the mask with the most confident
+        prediction, then predicts the others given that token. The score is then the product of the probabilities, and
+        token and token_str are lists. With `joint=False`, each mask is filled independently, and the result has a list
+        of candidates per mask, from left to right.
 
-        `targets` restricts the answers to these words. Words of several pieces are scored by the product of each
+        `targets` restricts the candidates to these words. Words of several pieces are scored by the product of each
         piece's probability given the others (pseudo-log-likelihood, Salazar et al. 2020).
 
         Raises:
@@ -149,12 +150,12 @@ class MaskedLM:
             ordinary = np.unique([int(ids[0]) for ids in pieces.values()])
         arguments = (self._log_probabilities, self.tokenizer, ordinary, min(top_k, len(ordinary)))
         results: dict[int, Any] = {}
-        together = [number for number, several in enumerate(several_masks) if several and joint]
-        alone = [number for number in range(len(prompts)) if number not in together]
-        for part in _parts(together):
+        jointly = [number for number, several in enumerate(several_masks) if several and joint]
+        independently = [number for number in range(len(prompts)) if number not in jointly]
+        for part in _parts(jointly):
             found = joint_candidates([prompts[number] for number in part], *arguments)
             results |= dict(zip(part, found, strict=True))
-        for part in _parts(alone):
+        for part in _parts(independently):
             each = independent_candidates([prompts[number] for number in part], *arguments)
             for number, masks in zip(part, each, strict=True):
                 results[number] = masks if several_masks[number] else masks[0]
@@ -170,10 +171,11 @@ class MaskedLM:
     ) -> Any:
         """Returns hidden states of texts, float32.
 
-        `layer` is an index into Hugging Face's `hidden_states`: 0 is the embeddings' output, -1 the last layer's. With
-        pooling `"none"`, returns an array [tokens, hidden_dim] for each text, [CLS] and [SEP] included. `"cls"` takes
-        the first position and `"mean"` the mean of all tokens, [CLS] and [SEP] included as in sentence-transformers;
-        both return [texts, hidden_dim]. With `truncate`, texts that are too long are cut instead of rejected.
+        `layer` is an index into Hugging Face's `hidden_states`: 0 is the output of the embeddings, -1 that of the last
+        layer. With pooling `"none"`, returns an array [tokens, hidden_dim] per text, including [CLS] and [SEP]. `"cls"`
+        uses the first position, and `"mean"` the mean of all tokens including [CLS] and [SEP], as in
+        sentence-transformers; both return [texts, hidden_dim]. With `truncate`, texts that are too long are truncated
+        instead of rejected.
 
         Raises:
             InputError: there is no such layer, no text, or a text is too long.
@@ -191,7 +193,7 @@ class MaskedLM:
     def pseudo_log_likelihood(self, texts: Sequence[str], *, per_token: bool = False) -> Any:
         """Returns the sum of ln P(token | the others) over a text's tokens, each masked in turn (Salazar et al. 2020).
 
-        The result is float64 [texts], or with `per_token` a list of (vocabulary entry, log-probability) for each text.
+        The result is float64 [texts] or, with `per_token`, a list of (vocabulary entry, log-probability) per text.
 
         Raises:
             InputError: there is no text, or one is too long.
@@ -212,7 +214,7 @@ class MaskedLM:
     def mask_log_probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Returns float32 [texts, vocabulary]: ln P of every entry at the first [MASK] of each text.
 
-        Further masks of a text stay masked.
+        Other masks of a text stay masked.
 
         Raises:
             InputError: a text is empty, too long, or has no [MASK].
@@ -226,8 +228,8 @@ class MaskedLM:
     ) -> list[np.ndarray]:
         """Returns the log-probability of the token at each position, with only that position masked.
 
-        `rows` are as `encode` returns them, `positions` int [positions] for each row; the result is float64
-        [positions] per row.
+        `rows` are the result of `encode`, `positions` int [positions] per row; the result is float64 [positions] per
+        row.
         """
         mask_token_id = self.tokenizer.mask_token_id
         with self._bar(sum(map(len, positions))) as bar:
@@ -255,7 +257,7 @@ class MaskedLM:
             rows.append(np.concatenate([ends[:1], body[: longest - 2], ends[1:]]).astype(np.int32))
         return rows
 
-    # Training and evaluating.
+    # Training and evaluation.
 
     def fit(
         self,
@@ -273,16 +275,16 @@ class MaskedLM:
     ) -> FitResult:
         """Trains the model for `num_steps` steps of AdamW with a linear decay to 0, and replaces `params`.
 
-        `data` is a list of strings or batches that are masked already. Strings are masked anew in every epoch by
-        `masking`; each starts a row, and rows are `sequence_length` long, by default as long as the longest text.
+        `data` is a list of strings, or batches that are already masked. Strings get new masks from `masking` in every
+        epoch; each starts a row, and rows have `sequence_length` tokens, by default as many as the longest text.
         Batches are a mapping of arrays or an iterable of mappings: token_ids, mask_positions and labels, optionally
         padding_mask, segment_ids and mask_weights (see `mlm_jax.use.masked_batches`). A batch is split over the local
         devices that divide it. `layer_rate_decay` is as in `OptimizerConfig`: below 1, the first layers learn more
         slowly than the last.
 
         Raises:
-            InputError: the data or a setting is not usable.
-            RunError: the loss was no longer finite; the model is unchanged.
+            InputError: the data or a setting is invalid.
+            RunError: the loss is no longer finite; the model is unchanged.
         """
         settings = fit_settings(
             self.config,
@@ -309,10 +311,10 @@ class MaskedLM:
         masking: MaskingRecipe = _DEFAULT_RECIPE,
         sequence_length: int | None = None,
     ) -> Evaluation:
-        """Returns loss and accuracy on the same kinds of data as `fit`, with the same masks at every call.
+        """Returns loss and accuracy on the same kinds of data as `fit`, with the same masks on every call.
 
         Raises:
-            InputError: the data or a setting is not usable.
+            InputError: the data or a setting is invalid.
         """
         settings = settings_of(self.config, batch_size=batch_size)
         if not _is_texts(data):

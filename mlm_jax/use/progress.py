@@ -1,4 +1,4 @@
-"""Progress bars for calls that may take longer than two seconds. Commands turn them on."""
+"""Progress bars for calls that may take longer than two seconds. Commands enable them."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -10,14 +10,14 @@ ResultT = TypeVar("ResultT")
 
 
 def progress_bar(total: int | None, unit: str, *, shown: bool) -> tqdm:
-    """Returns a bar that appears on stderr after two seconds, if it is to be shown and stderr is a terminal."""
+    """Returns a bar that appears on stderr after two seconds, if `shown` is true and stderr is a terminal."""
     return tqdm(total=total, unit=unit, delay=2, disable=None if shown else True, leave=False)
 
 
 def counted(results: Iterable[ResultT], bar: tqdm, rows: int) -> Iterator[ResultT]:
-    """Yields results that a device computes, and counts `rows` for each one that is finished.
+    """Yields results computed by a device, and adds `rows` to the bar for each finished result.
 
-    Waits only for the result before the last, so that the device always has work.
+    Waits only for the result before the latest, so that the device always has work.
     """
     previous = None
     for latest in results:

@@ -1,4 +1,4 @@
-"""TextClassifier: a sentence classifier on a pretrained encoder. Load, fine-tune, predict, evaluate, save."""
+"""TextClassifier: loading, fine-tuning, prediction, evaluation and saving of a text classifier."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,12 +31,12 @@ from mlm_jax.use.labeled_text import Text
 from mlm_jax.use.progress import counted, progress_bar
 
 _LENGTH_BUCKET = 16
-# Number of batches within which rows are sorted by length, so that there is little padding.
+# Number of batches within which rows are sorted by length, to reduce padding.
 _WINDOW_BATCHES = 64
 
 
 class LabeledBatch(NamedTuple):
-    """The rows of one step."""
+    """Rows of one step."""
 
     token_ids: Any
     """int32 [B, L]"""
@@ -45,7 +45,7 @@ class LabeledBatch(NamedTuple):
     labels: Any
     """int32 [B]"""
     weights: Any
-    """float32 [B]: 0 for rows that only fill up the batch."""
+    """float32 [B]: 0 for rows that only complete the batch."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class ClassifierEvaluation:
 
 
 class TextClassifier:
-    """A sentence classifier: its config, parameters (encoder and classifier), tokenizer and class names.
+    """A text classifier: its config, parameters (encoder and classifier), tokenizer and class names.
 
-    If `progress` is set to True, evaluations and predictions that take longer than two seconds show a progress bar on
+    If `progress` is True, evaluations and predictions that take longer than two seconds show a progress bar on
     stderr if it is a terminal.
     """
 
@@ -86,14 +86,14 @@ class TextClassifier:
         tokenizer: Tokenizer | None = None,
         seed: int = 0,
     ) -> Self:
-        """Loads a classifier, or adds a new one to the encoder of `model`, which is as in `MaskedLM.from_preset`.
+        """Loads a classifier, or adds a new one to the encoder of `model`; see `MaskedLM.from_preset` for names.
 
         A new classifier has the classes `labels`, or `num_classes` classes named 0, 1, … (by default 2). A message on
-        stderr says which parts are random: the classifier, and the pooler if the encoder has none. `dropout_rate`
-        replaces the model's own, in attention too: models may be pretrained without dropout.
+        stderr lists the random parts: the classifier, and the pooler if the encoder has none. `dropout_rate` replaces
+        the model's own, also in attention, because models may be pretrained without dropout.
 
         Raises:
-            InputError: there is no such model, or it has other classes than requested.
+            InputError: there is no such model, or it does not have the requested classes.
         """
         stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
         if dropout_rate is not None:
@@ -122,7 +122,7 @@ class TextClassifier:
         return cls(config, params, stored.tokenizer, labels or [str(index) for index in range(wanted)])
 
     def save(self, folder: str | Path) -> None:
-        """Writes the classifier to a new folder, completely or not at all. Raises InputError if the folder exists."""
+        """Writes the classifier atomically to a new folder. Raises InputError if the folder exists."""
         with new_folder(Path(folder)) as partial_folder:
             params = jax.tree.map(np.asarray, self.params)
             write_model_folder(partial_folder, StoredModel(self.config, params, self.tokenizer, self.labels))
@@ -143,16 +143,16 @@ class TextClassifier:
         seed: int = 0,
         on_epoch: Callable[[int, FitResult, ClassifierEvaluation | None], None] | None = None,
     ) -> list[ClassifierEvaluation]:
-        """Fine-tunes for `num_epochs` passes of AdamW, with warm-up over a tenth of the steps and linear decay to 0.
+        """Fine-tunes for `num_epochs` epochs of AdamW, with warm-up over a tenth of the steps and linear decay to 0.
 
-        With `eval_texts`, every epoch is evaluated, the parameters of the best epoch are kept (the first of equals),
-        and the evaluations are returned. Texts are strings or pairs of strings, labels are numbers or names.
-        `layer_rate_decay` is as in `OptimizerConfig`: below 1, the first layers learn more slowly than the last.
-        `on_epoch` is called with the epoch's number from 1, its steps and its evaluation.
+        With `eval_texts`, evaluates every epoch, keeps the parameters of the best epoch (the first of equals), and
+        returns the evaluations. Texts are strings or pairs of strings; labels are numbers or names. `layer_rate_decay`
+        is as in `OptimizerConfig`: below 1, the first layers learn more slowly than the last. `on_epoch` is called with
+        the number of the epoch, from 1, its step metrics and its evaluation.
 
         Raises:
-            InputError: a text, a label or a setting is not usable.
-            RunError: the loss was no longer finite; the model is unchanged.
+            InputError: a text, a label or a setting is invalid.
+            RunError: the loss is no longer finite; the model is unchanged.
         """
         rows, targets = self._rows(texts, sequence_length), self._targets(labels, len(texts))
         if (eval_texts is None) != (eval_labels is None):
@@ -201,11 +201,11 @@ class TextClassifier:
         return np.argmax(self.predict_probabilities(texts, batch_size=batch_size), axis=1)
 
     def predict_probabilities(self, texts: Sequence[Text], *, batch_size: int = 64) -> np.ndarray:
-        """Returns float32 [texts, classes]."""
+        """Returns the probabilities of the classes, float32 [texts, classes]."""
         rows = self._rows(texts, None)
         numbers = np.arange(len(rows), dtype=np.int32)
         probabilities = np.empty((len(rows), len(self.labels)), np.float32)
-        # Instead of a label, each row carries its index, because batches are sorted by length.
+        # The labels of the batches hold the indices of the rows, because batches are sorted by length.
         with progress_bar(len(rows), "text", shown=self.progress) as bar:
             for batch in self._batches(rows, numbers, batch_size):
                 real = batch.weights > 0
@@ -243,7 +243,7 @@ class TextClassifier:
     ) -> Array:
         padding_mask = token_ids != self.tokenizer.pad_token_id
         model = nnx.merge(self._graph, params)
-        # Pairs of texts need segments: see `_rows`.
+        # `_rows` rejects pairs of texts for models without segments.
         segments = segment_ids if self.config.num_segments else None
         return model(token_ids, padding_mask, segments, dropout_key=dropout_key)
 
@@ -261,7 +261,7 @@ class TextClassifier:
     def _rows(
         self, texts: Sequence[Text], sequence_length: int | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns the token ids and segment ids of each text. Long texts, or the longer part of a pair, are cut."""
+        """Returns the token ids and segment ids of each text. Truncates long texts, or the longer part of a pair."""
         if isinstance(texts, str) or not len(texts):
             raise InputError("texts: must be a list of at least one string or pair of strings")
         longest = self.config.max_sequence_length
@@ -292,7 +292,7 @@ class TextClassifier:
                 segment_ids[1 + len(pieces[0]) :] = 1
             rows.append((token_ids, segment_ids))
         if cut:
-            say(f"{cut:,} of {len(rows):,} texts are longer than {limit} tokens and were cut")
+            say(f"{cut:,} of {len(rows):,} texts are longer than {limit} tokens and were truncated")
         return rows
 
     def _targets(self, labels: Sequence[int | str], count: int) -> np.ndarray:
@@ -317,10 +317,10 @@ class TextClassifier:
         batch_size: int,
         order: tuple[int, int] | None = None,
     ) -> Iterator[LabeledBatch]:
-        """Yields every row once, sorted by length, or in the order of an epoch if `order` is (seed, epoch).
+        """Yields every row once, sorted by length, or in random order if `order` is (seed, epoch).
 
-        In an epoch, rows are sorted by length within windows of many batches, and the batches of a window are then
-        permuted.
+        In random order, permuted rows are sorted by length within windows of many batches, and the batches of a window
+        are then permuted.
         """
         places = np.arange(len(rows))
         if order is not None:

@@ -1,1 +1,1 @@
-"""`python -m scripts.benchmark` measures: training steps, masking, data and whole runs, also of other libraries."""
+"""Benchmarks of training steps, masking, data and whole runs: `python -m scripts.benchmark`."""

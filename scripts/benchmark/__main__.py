@@ -1,4 +1,4 @@
-"""Measures speed, also of other installed libraries: python -m scripts.benchmark step --peers."""
+"""Measures the speed of mlm_jax and of other installed libraries: python -m scripts.benchmark step --peers."""
 
 import json
 import sys
@@ -17,23 +17,22 @@ class Measurement:
     """Settings of every measurement."""
 
     rounds: int = 7
-    """Number of times each contestant is measured, in turn; figures are medians."""
+    """Number of times each contestant is measured, in turn; results are medians."""
     json: Path | None = None
-    """File to write the figures to, besides printing them."""
+    """File to write the results to, in addition to printing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest(Measurement):
-    """A measurement that other libraries can take part in."""
+    """A measurement that can include other libraries."""
 
     peers: bool = False
-    """Also measure the other libraries that are installed (extra `peers`)."""
-    """Also measure the other libraries that are installed (extra `peers`)."""
+    """Also measure other installed libraries (extra `peers`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Contest):
-    """Training steps: sequences per second, and the fraction of the machine's matrix-product speed they use."""
+    """Training steps: sequences per second, and speed as a fraction of the machine's matrix products."""
 
     sizes: tuple[Literal["tiny", "small", "base"], ...] = ("tiny", "small", "base")
     """BERT-tiny and BERT-small on 32 rows of 128 tokens, BERT-base on 16."""
@@ -58,12 +57,12 @@ class Masking(Contest):
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Measurement):
-    """The input pipeline: rows per second, compared with what a step of BERT-tiny consumes."""
+    """Input pipeline: rows per second, compared with the consumption of a step of BERT-tiny."""
 
     texts: tuple[Path, ...] = ()
-    """Text files in any format that prepare_data.py reads; by default the demo's text."""
+    """Text files in any format that mlm-jax prepare reads; by default the demo's text."""
     sequence_length: int = 128
-    """Tokens per row."""
+    """Number of tokens per row."""
 
     def measure(self) -> Any:
         """Returns the tables."""
@@ -74,10 +73,10 @@ class Data(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEnd(Contest):
-    """From raw text to trained model: tokens per second tokenized, packed, masked and trained on, by BERT-tiny."""
+    """From raw text to a trained BERT-tiny: tokens per second, tokenized, packed, masked and trained on."""
 
     texts: tuple[Path, ...] = ()
-    """Text files in any format that prepare_data.py reads; by default the demo's text."""
+    """Text files in any format that mlm-jax prepare reads; by default the demo's text."""
     tokenizer: Path | None = None
     """Tokenizer folder or vocab.txt; by default a tokenizer is trained on the texts."""
     documents: int = 64
@@ -97,7 +96,7 @@ class Memory(Measurement):
     """Memory and time of a BERT-large step on rows of 512 tokens, for each rematerialization policy."""
 
     rounds: int = 3
-    """Number of times each contestant is measured, in turn; figures are medians."""
+    """Number of times each contestant is measured, in turn; results are medians."""
 
     def measure(self) -> Any:
         """Returns the tables."""
@@ -108,12 +107,12 @@ class Memory(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu(Measurement):
-    """Training steps of BERT-base and BERT-large that fill one NVIDIA GPU, compared with those of transformers."""
+    """Training steps of BERT-base and BERT-large that fill one NVIDIA GPU, compared with transformers."""
 
     rounds: int = 5
-    """Number of times each contestant is measured; figures are medians."""
+    """Number of times each contestant is measured; results are medians."""
     minutes: float = 8
-    """Time limit. The most informative contestants come first; those that do not start in time have no figures."""
+    """Time limit. The most informative contestants come first; those that do not start in time have no results."""
 
     def measure(self) -> Any:
         """Returns the tables."""

@@ -1,7 +1,7 @@
 """Times contestants in turn, each in its own process.
 
-A machine that is slow for a while is slow for all of them, so the ratio within a round is more stable than the times.
-A contestant is a module that calls `serve`; `compete` starts one process for each.
+A machine that is slow for a while is slow for all contestants, so ratios within a round are more stable than times. A
+contestant is a module that calls `serve`; `compete` starts a process for each contestant.
 """
 
 import json
@@ -21,13 +21,13 @@ from typing import IO, Any
 from mlm_jax.errors import RunError
 
 Round = Callable[[], float]
-"""Does the work once, waits until it is done, and returns the number of units of work."""
+"""Does the work once, waits for its end, and returns the number of units of work."""
 
 Steps = Callable[[int], None]
 """Takes the given number of training steps and returns when all are done."""
 
 _WARM_UPS = 2
-_WORDS_LENGTH = 300
+_MAX_MESSAGE_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Result:
-    """Units per second in each round, and what the contestant reported about itself."""
+    """Units per second in each round, and details reported by the contestant."""
 
     name: str
     rates: list[float]
@@ -54,17 +54,17 @@ class Result:
         return median(self.rates)
 
     def ratio_to(self, other: "Result") -> float:
-        """Speed relative to `other`: the median over the rounds of the ratio within a round."""
+        """Returns the speed relative to `other`: the median of the ratios within a round."""
         return median(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
 
 
 def compete(
     contestants: Sequence[Contestant], *, rounds: int, seconds: float = threading.TIMEOUT_MAX
 ) -> list[Result]:
-    """Lets each contestant do its work once per round, one after the other; ends them all after `seconds`.
+    """Lets each contestant do its work once per round, one after the other, and ends all of them after `seconds`.
 
     Raises:
-        RunError: if a contestant failed, with the last line it wrote, or ran out of time.
+        RunError: a contestant failed (the message has its last line) or ran out of time.
     """
     with tempfile.TemporaryDirectory() as folder:
         running = [
@@ -91,13 +91,13 @@ def compete(
             for process in running:
                 process.end()
     return [
-        Result(contestant.name, own, told)
-        for contestant, own, told in zip(contestants, rates, about, strict=True)
+        Result(contestant.name, own, details)
+        for contestant, own, details in zip(contestants, rates, about, strict=True)
     ]
 
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[Round, dict[str, Any]]]) -> None:
-    """Main function of a contestant: `prepare` makes the round from the settings; every line on stdin runs it once."""
+    """Runs a contestant: `prepare` creates the round from the settings, and every line on stdin runs it once."""
     with _own_stdout() as answers, _last_words():
         work, about = prepare(json.loads(sys.argv[1]))
         print(json.dumps(about), file=answers, flush=True)
@@ -131,7 +131,7 @@ class _Running:
         if not line:
             code = self._process.wait()
             if self._late:
-                raise RunError(f"{self._name}: ended because its time was over")
+                raise RunError(f"{self._name}: ran out of time")
             with open(self._log) as written:
                 last = (written.read().strip().splitlines() or ["nothing was written"])[-1]
             raise RunError(f"{self._name}: ended with {code}: {last}")
@@ -148,7 +148,7 @@ class _Running:
 
 @contextmanager
 def _own_stdout() -> Iterator[IO[str]]:
-    """Redirects what libraries print to stderr, and yields the real stdout for the answers."""
+    """Redirects the output of libraries to stderr, and yields the real stdout for the answers."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         yield answers
@@ -156,10 +156,10 @@ def _own_stdout() -> Iterator[IO[str]]:
 
 @contextmanager
 def _last_words() -> Iterator[None]:
-    """Makes the error message the last line written: some libraries print advice after the traceback."""
+    """Writes the error message as the last line, because some libraries print advice after the traceback."""
     try:
         yield
     except Exception as error:
         traceback.print_exc()
-        words = (type(error).__name__, " ".join(str(error).split()))
-        sys.exit(": ".join(filter(None, words))[:_WORDS_LENGTH])
+        parts = (type(error).__name__, " ".join(str(error).split()))
+        sys.exit(": ".join(filter(None, parts))[:_MAX_MESSAGE_LENGTH])

@@ -1,4 +1,4 @@
-"""Text for the benchmarks: files of the user, or the demo's."""
+"""Text for the benchmarks: the user's files, or the demo's text."""
 
 import itertools
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from mlm_jax.text.corpus import read_documents
 from mlm_jax.text.tokenizer import Tokenizer
 
 _VOCABULARY_SIZE = 8192
-_WORDS_A_PASSAGE = 90
+_WORDS_PER_PASSAGE = 90
 
 
 def text_files(texts: tuple[Path, ...]) -> list[str]:
@@ -20,7 +20,7 @@ def text_files(texts: tuple[Path, ...]) -> list[str]:
 
 
 def prepare_for_benchmark(paths: list[str], folder: Path) -> Path:
-    """Writes the shards of `paths` and a tokenizer trained on them to `folder`, and returns it."""
+    """Writes the shards of `paths` and a tokenizer trained on them to `folder`, and returns the folder."""
     prepare(paths, Tokenizer.train(read_documents(paths), _VOCABULARY_SIZE), folder)
     return folder
 
@@ -31,14 +31,14 @@ def passages(documents: list[str]) -> list[str]:
     for document in documents:
         words = document.split()
         cut += [
-            " ".join(words[start : start + _WORDS_A_PASSAGE])
-            for start in range(0, len(words), _WORDS_A_PASSAGE)
+            " ".join(words[start : start + _WORDS_PER_PASSAGE])
+            for start in range(0, len(words), _WORDS_PER_PASSAGE)
         ]
     return cut
 
 
 def document_slices(paths: list[str], documents: int) -> Iterator[list[str]]:
-    """Yields the next `documents` documents each time, starting again after the last."""
+    """Yields slices of `documents` consecutive documents, starting again after the last document."""
     endless = itertools.chain.from_iterable(read_documents(paths) for _ in itertools.count())
     while True:
         yield list(itertools.islice(endless, documents))

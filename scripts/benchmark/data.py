@@ -1,4 +1,4 @@
-"""Rows per second of the input pipeline, compared with what a train step consumes."""
+"""Rows per second of the input pipeline, compared with the consumption of a train step."""
 
 import math
 import tempfile
@@ -18,8 +18,8 @@ def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) 
     """Measures the pipeline on `texts`, packed and unpacked, and BERT-tiny steps with as many tokens per batch.
 
     Raises:
-        InputError: if a text cannot be read.
-        RunError: if a contestant fails.
+        InputError: a text cannot be read.
+        RunError: a contestant fails.
     """
     tokens = SIZES["tiny"].batch_size * SIZES["tiny"].sequence_length
     work = replace(

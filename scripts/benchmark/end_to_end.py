@@ -20,11 +20,11 @@ def measure_end_to_end(
 ) -> list[Table]:
     """Trains BERT-tiny on rows of 128 tokens; a round is an epoch over `documents` new documents.
 
-    All contestants use the tokenizer in the folder `vocabulary`, by default one trained on the text.
+    All contestants use the tokenizer in the folder `vocabulary`, by default a tokenizer trained on the text.
 
     Raises:
-        InputError: if a text or the tokenizer cannot be read.
-        RunError: if a contestant fails.
+        InputError: a text or the tokenizer cannot be read.
+        RunError: a contestant fails.
     """
     work, paths = SIZES["tiny"], text_files(texts)
     with tempfile.TemporaryDirectory(prefix="mlm_jax_benchmark_") as folder:
@@ -47,7 +47,7 @@ def measure_end_to_end(
     return [
         compare(
             f"From text to trained, {work.preset}, {work.batch_size} × {work.sequence_length} tokens, "
-            f"{documents} documents a round",
+            f"{documents} documents per round",
             "real tokens",
             results,
         )

@@ -1,4 +1,4 @@
-"""Batches that fill a GPU: an estimate of the rows that fit, halved until they do."""
+"""Batches that fill a GPU: an estimate of the number of rows, halved until they fit."""
 
 import gc
 import math
@@ -15,9 +15,9 @@ from scripts.benchmark.step_work import StepWork
 FittedT = TypeVar("FittedT")
 
 MOST_TOKENS = 65_536
-"""Tokens per batch beyond which a GPU is no busier."""
+"""Number of tokens per batch beyond which the utilization of a GPU does not increase."""
 
-# Fraction of memory; the rest is for workspaces and temporaries.
+# Fraction of memory to fill; the rest is for workspaces and temporaries.
 _SHARE = 0.8
 # Per parameter: a float32 weight, its gradient and its two moments.
 _STATE_BYTES = 16
@@ -34,10 +34,10 @@ _OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory|STATUS_ALLOC_FAILE
 
 
 def estimated_rows(work: StepWork, memory_bytes: int, *, predicted: int, attention_weights: bool) -> int:
-    """Returns the number of rows that should fill a GPU: a power of two, at most `MOST_TOKENS` tokens in all.
+    """Returns the number of rows that should fill a GPU: a power of two, with at most `MOST_TOKENS` tokens in total.
 
-    `predicted` is the number of positions per row whose logits are all kept (none in our step); `attention_weights`
-    is True if each head's L × L weights are kept for the backward pass.
+    `predicted` is the number of positions per row whose logits are all stored (none in our step); `attention_weights`
+    is True if the L × L weights of each head are stored for the backward pass.
     """
     model, length = work.model, work.sequence_length
     layer = _LAYER_BYTES * model.hidden_dim * length
@@ -50,10 +50,10 @@ def estimated_rows(work: StepWork, memory_bytes: int, *, predicted: int, attenti
 
 
 def largest_that_fits(rows: int, attempt: Callable[[int], FittedT]) -> FittedT:
-    """Returns `attempt(rows)`, halving `rows` as long as it runs out of memory.
+    """Returns `attempt(rows)`, halving `rows` until it does not run out of memory.
 
     Raises:
-        Exception: any other error of `attempt`, or running out of memory with a single row.
+        Exception: `attempt` fails for another reason, or runs out of memory with a single row.
     """
     while True:
         try:
@@ -61,7 +61,7 @@ def largest_that_fits(rows: int, attempt: Callable[[int], FittedT]) -> FittedT:
         except Exception as error:
             if rows == 1 or not _OUT_OF_MEMORY.search(str(error)):
                 raise
-        # Outside the handler, where the error no longer keeps the frames of the attempt and their arrays alive.
+        # Outside the handler, because the error keeps the frames of the attempt, and their arrays, alive.
         gc.collect()
         rows //= 2
 
@@ -72,7 +72,7 @@ def filled_round(work: StepWork, begin: Callable[[StepWork], Steps]) -> tuple[Ro
     `begin` creates a model and returns the function that trains it; units are sequences.
 
     Raises:
-        Exception: if `begin` or its steps fail for any reason but memory.
+        Exception: `begin` or its steps fail for a reason other than memory.
     """
 
     def attempt(rows: int) -> tuple[int, Steps]:

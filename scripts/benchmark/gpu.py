@@ -1,7 +1,7 @@
-"""Training steps that fill one NVIDIA GPU, compared with those of transformers on the same GPU.
+"""Training steps that fill one NVIDIA GPU, compared with transformers on the same GPU.
 
 The contestants do not fit on the GPU together, so they run one after the other, and ratios are ratios of medians. The
-most informative contestants come first, because those without enough time left are skipped.
+most informative contestants come first, because contestants without enough time left are skipped.
 """
 
 import sys
@@ -27,10 +27,10 @@ Outcome = Result | RunError | None
 
 _PRESETS = ("bert_large_en_uncased", "bert_base_en_uncased")
 _DROPOUT_RATES = (0.1, 0.0)
-# Tokens per row, and how many of them are masked.
+# Number of tokens per row, and number of masked tokens.
 _ROWS = ((128, 20), (512, 77))
-# Each contestant has the GPU to itself; jax's default of 0.75 would leave a quarter unused. jax rejects a value for
-# both names of the setting.
+# Each contestant has the whole GPU; jax's default of 0.75 would leave a quarter unused. jax does not accept both names
+# of the setting together.
 _WHOLE_CARD = {"XLA_CLIENT_MEM_FRACTION": "0.9", "XLA_PYTHON_CLIENT_MEM_FRACTION": ""}
 _OURS = "mlm_jax, cuDNN attention"
 _OURS_WITH_DROPOUT = f"{_OURS}, no dropout on its weights"
@@ -43,12 +43,12 @@ class Card:
     kind: str
     """Value of `jax.Device.device_kind`."""
     memory_bytes: int
-    """Memory that jax may use."""
+    """Memory available to jax."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to measure: the table it belongs to, the work, and the contestant."""
+    """A row of a table to measure: its table, its work, and its contestant."""
 
     table: str
     work: StepWork
@@ -58,11 +58,12 @@ class Entry:
 def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
     """Returns a table for each model (BERT-large, BERT-base), dropout rate (0.1, 0) and row length (128, 512).
 
-    Takes about `minutes` at most. A contestant that was skipped for lack of time has a row without figures, and one
-    that failed has a row that says why. transformers takes part if it is installed with a CUDA build of torch.
+    Takes about `minutes` at most. A contestant that is skipped for lack of time has a row without results, and a
+    contestant that fails has a row with the reason. transformers takes part if it is installed with a CUDA build of
+    torch.
 
     Raises:
-        InputError: if jax finds no NVIDIA GPU, or one without bfloat16.
+        InputError: jax finds no NVIDIA GPU, or only one without bfloat16.
     """
     deadline = time.monotonic() + 60 * minutes
     card = _card(deadline)
@@ -80,7 +81,7 @@ def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
             entries, one_after_another(contestants, rounds=rounds, deadline=deadline), strict=True
         ):
             outcomes.append(outcome)
-            print(f"{entry.table}: {_told(entry, outcome)}", file=sys.stderr, flush=True)
+            print(f"{entry.table}: {_described(entry, outcome)}", file=sys.stderr, flush=True)
     return gpu_tables(entries, outcomes, card.kind)
 
 
@@ -97,7 +98,7 @@ def _card(deadline: float) -> Card:
 
 
 def _torch_sees_the_card(deadline: float) -> bool:
-    """True if torch can use the GPU; if it is installed and cannot, stderr says why."""
+    """Returns True if torch can use the GPU. Prints the reason if torch is installed but cannot use it."""
     for outcome in one_after_another(hugging_face("card", {}), rounds=0, deadline=deadline):
         obstacle = outcome.about["obstacle"] if isinstance(outcome, Result) else outcome
         if obstacle is not None:
@@ -159,7 +160,8 @@ def one_after_another(
 ) -> Iterator[Outcome]:
     """Runs the contestants one at a time, until `deadline` on the clock `time.monotonic`.
 
-    A contestant is skipped if less time is left than the longest one took so far, and is ended at the deadline.
+    A contestant is skipped if less time is left than the longest one took so far. The last one is ended at the
+    deadline.
     """
     longest = 0.0
     for contestant in contestants:
@@ -190,7 +192,7 @@ def _table(title: str, measured: list[tuple[Entry, Outcome]], card_kind: str) ->
     return Table(
         title,
         (
-            *("contestant", "version", "rows a batch", "sequences/s", "tokens/s", "model TFLOP/s"),
+            *("contestant", "version", "rows per batch", "sequences/s", "tokens/s", "model TFLOP/s"),
             *("of the chip's peak", "mlm_jax is × as fast"),
         ),
         [
@@ -203,7 +205,7 @@ def _table(title: str, measured: list[tuple[Entry, Outcome]], card_kind: str) ->
 
 
 def _figures(work: StepWork, result: Result, card_kind: str) -> tuple[Cell, ...]:
-    """Returns the cells from the version to the fraction of peak; the rows have no padding."""
+    """Returns the cells from the version to the fraction of peak. The rows have no padding."""
     flops = work.real_flops_per_sequence
     share = mfu(
         flops_per_sequence=flops,
@@ -229,7 +231,7 @@ def _reason(entry: Entry, outcome: RunError | None) -> str | None:
     return None if outcome is None else str(outcome).removeprefix(f"{entry.contestant.name}: ")
 
 
-def _told(entry: Entry, outcome: Outcome) -> str:
+def _described(entry: Entry, outcome: Outcome) -> str:
     if isinstance(outcome, Result):
         return f"{outcome.name}: {outcome.rate:,.0f} sequences/s"
-    return f"{entry.contestant.name}: {_reason(entry, outcome) or 'not begun, no time is left'}"
+    return f"{entry.contestant.name}: {_reason(entry, outcome) or 'skipped, no time is left'}"

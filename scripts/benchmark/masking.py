@@ -1,4 +1,4 @@
-"""Masked rows per second, compared with other libraries; tokens compared with whole words and spans."""
+"""Masked rows per second, compared with other libraries, and by masking unit."""
 
 from dataclasses import asdict
 
@@ -16,10 +16,10 @@ _BATCHES = 64
 
 
 def measure_masking(*, rounds: int, peers: bool) -> list[Table]:
-    """Measures masking of 512-token rows in batches of 512; units of masking are compared on 128-token rows, too.
+    """Measures masking of 512-token rows in batches of 512; masking units are also compared on 128-token rows.
 
     Raises:
-        RunError: if a contestant fails.
+        RunError: a contestant fails.
     """
     settings = {"work": asdict(_WORK), "batches": _BATCHES}
     contestants = [Contestant(_OURS, _CONTESTANT, settings)]
@@ -44,4 +44,4 @@ def _compare_units(work: StepWork, rounds: int) -> Table:
 
 
 def _size(work: StepWork) -> str:
-    return f"{work.masked} of {work.sequence_length} tokens, {work.batch_size} rows a batch"
+    return f"{work.masked} of {work.sequence_length} tokens, {work.batch_size} rows per batch"

@@ -1,4 +1,4 @@
-"""Memory that each rematerialization policy needs for BERT-large, and the time it costs."""
+"""Memory and time of each rematerialization policy for BERT-large."""
 
 import tempfile
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from scripts.benchmark.step_work import StepWork, as_settings, write_batches
 from scripts.benchmark.table import Cell, Table
 
 _COMPILED = StepWork("bert_large_en_uncased", 16, sequence_length=512, masked=77, dropout_rate=0.0)
-# Few enough rows that two contestants fit into 24 GiB.
+# Few enough rows for two contestants to fit into 24 GiB.
 _TIMED = replace(_COMPILED, batch_size=2, steps=1)
 _POLICIES: tuple[Remat, ...] = ("none", "dots", "full")
 
@@ -29,7 +29,7 @@ def measure_memory(*, rounds: int) -> list[Table]:
     """Reports XLA's memory plan for 16 rows of 512 float32 tokens, and times steps of two rows in turn with "none".
 
     Raises:
-        RunError: if a contestant fails.
+        RunError: a contestant fails.
     """
     policies = [
         _Policy(name, _compiled(name), None if name == "none" else _time(name, rounds)) for name in _POLICIES

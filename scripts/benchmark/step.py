@@ -1,4 +1,4 @@
-"""Our train step compared with those of other libraries and with the machine's peak speed."""
+"""Our train step, compared with other libraries and with the machine's peak speed."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from scripts.benchmark.table import Table
 
 _OURS, _UNROLLED, _ROOF = "mlm_jax", "mlm_jax, layers unrolled", "roof"
 
-# Steps per round: enough to be timed, few enough that all contestants of a round see the machine in one state.
+# Enough steps per round to be timed, but few enough for all contestants of a round to see the machine in one state.
 SIZES = {
     "tiny": StepWork("bert_tiny_en_uncased", 32, steps=4),
     "small": StepWork("bert_small_en_uncased", 32, steps=2),
@@ -21,10 +21,10 @@ SIZES = {
 
 
 def measure_steps(works: Sequence[StepWork], *, rounds: int, peers: bool) -> list[Table]:
-    """Returns a table for each work; with `peers`, including every other library that is installed.
+    """Returns a table for each work; with `peers`, includes all other installed libraries.
 
     Raises:
-        RunError: if a contestant fails.
+        RunError: a contestant fails.
     """
     return [_table(work, _compete(work, rounds, peers)) for work in works]
 

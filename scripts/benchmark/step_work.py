@@ -1,4 +1,4 @@
-"""The work of a training step, identical for all contestants: shapes, rows, masks, and FLOPs in closed form."""
+"""Work of a training step, identical for all contestants: shapes, rows, masks, and FLOPs in closed form."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -48,12 +48,12 @@ class StepWork:
     @property
     def model(self) -> BertConfig:
         """The model's config, without the pooler, which the loss does not use."""
-        rate, of_weights = self.dropout_rate, self.attention_dropout_rate
+        rate, attention_rate = self.dropout_rate, self.attention_dropout_rate
         return replace(
             PRESETS[self.preset],
             pooler=False,
             dropout_rate=rate,
-            attention_dropout_rate=rate if of_weights is None else of_weights,
+            attention_dropout_rate=rate if attention_rate is None else attention_rate,
         )
 
     @property
@@ -93,7 +93,7 @@ def token_rows(work: StepWork, count: int) -> np.ndarray:
 
 
 def write_batches(work: StepWork, file: Path, batches: int = BATCHES) -> None:
-    """Writes masked rows, for contestants that do not mask."""
+    """Writes masked rows to `file`, for contestants that do not mask."""
     rows = token_rows(work, batches * work.batch_size)
     keys = example_keys(0, 0, np.arange(len(rows)))
     masked = jax.jit(partial(mask_tokens, config=work.masking))(keys, rows)

@@ -1,4 +1,4 @@
-"""Tables of figures as Markdown and JSON, with the machine and the versions they were measured on."""
+"""Tables of results as Markdown and JSON, with the machine and the versions of the measurement."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,21 +12,21 @@ Cell = str | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of figures; column names include units."""
+    """Rows of results; column names include units."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
 
     def as_markdown(self) -> str:
-        """Returns a heading and the table, with three significant digits and a dash for a missing figure."""
+        """Returns a heading and the table, with three significant digits and a dash for a missing value."""
         lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
         return f"### {self.title}\n\n" + "\n".join(
             f"| {' | '.join(_shown(cell) for cell in line)} |" for line in lines
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the figures with all digits, one object per row."""
+        """Returns the values with all digits, one object per row."""
         return {
             "title": self.title,
             "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows],
@@ -34,7 +34,7 @@ class Table:
 
 
 def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
-    """Returns a table of rates, with the speed of the first contestant (ours) relative to each of the others."""
+    """Returns a table of rates, with the speed of the first contestant (ours) relative to each other contestant."""
     ours = results[0]
     return Table(
         title,

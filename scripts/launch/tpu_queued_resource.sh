@@ -5,7 +5,7 @@
 #     scripts/launch/tpu_queued_resource.sh bert us-west4-a v5litepod-16 configs/bert_large_v5e_16.py \
 #         --output-dir /shared/runs/large --data.path /shared/data/train
 #
-# Run it again to resume: an existing slice of that name is reused. /shared is a folder visible to all hosts, such as a
+# Rerun it to resume: an existing slice with this name is reused. /shared is a folder visible to all hosts, such as a
 # bucket mounted with gcsfuse. RUNTIME is the VM image; SPOT=1 requests a preemptible slice.
 set -euo pipefail
 

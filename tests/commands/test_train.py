@@ -50,7 +50,7 @@ def test_a_process_that_used_jax_cannot_join_a_job_and_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jax.devices()
-    said = r"the config used JAX before .*: must be given --distributed\.coordinator, .* on the command line"
+    said = r"the config used JAX before .*: pass --distributed\.coordinator, .* on the command line"
     job = DistributedConfig(coordinator=f"127.0.0.1:{free_port()}", num_processes=2, process_id=0)
     with pytest.raises(InputError, match=said):
         join(job)

@@ -140,7 +140,7 @@ def test_missing_parts_are_named(corpus, tmp_path):
     with pytest.raises(InputError, match=r"parts 1,3,5-7,11 of 12 are missing \(3 not finished\)"):
         merge_parts(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
-    with pytest.raises(InputError, match=r"no prepared data here .* merge_data\.py"):
+    with pytest.raises(InputError, match=r"no prepared data here .* mlm-jax merge"):
         open_shards(tmp_path)
     with pytest.raises(InputError, match="no parts here"):
         merge_parts(tmp_path / Part(0, 12).folder)
@@ -184,14 +184,14 @@ def test_a_damaged_part_is_rejected(parts):
 
 
 def test_folders_that_hold_other_data_are_rejected(corpus, whole, parts):
-    with pytest.raises(InputError, match=r"holds part-0000.-of-00003, not one of 4 parts"):
+    with pytest.raises(InputError, match=r"contains part-0000.-of-00003, not one of 4 parts"):
         prepare_corpus(corpus, parts, Part(0, 4))
-    with pytest.raises(InputError, match="holds a preparation without parts"):
+    with pytest.raises(InputError, match="contains a preparation without parts"):
         prepare_corpus(corpus, whole, Part(0, 4))
     with pytest.raises(InputError, match="not empty"):
         prepare_corpus(corpus, parts)
     shutil.copytree(parts / Part(0, 3).folder, parts / Part(0, 4).folder)
-    with pytest.raises(InputError, match="holds parts of 00003 and of 00004"):
+    with pytest.raises(InputError, match="contains parts of 00003 and of 00004"):
         merge_parts(parts)
 
 

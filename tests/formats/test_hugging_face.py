@@ -166,7 +166,7 @@ NORM = "bert.encoder.layer.1.output.LayerNorm.bias"
         ({"tensors": state_dict() | {"adapter.weight": np.ones(2)}}, "1 unknown tensor: adapter.weight"),
         (
             {"tensors": state_dict() | {NORM: np.ones(63)}},
-            rf"{NORM} has shape \(63,\): the config asks for \(64,\)",
+            rf"{NORM} has shape \(63,\): the config requires \(64,\)",
         ),
         ({"vocab_size": 210}, "210 vocabulary entries, its tokenizer 211"),
         ({"model_type": "roberta"}, "model_type 'roberta' is not supported: must be 'bert'"),

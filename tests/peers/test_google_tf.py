@@ -144,11 +144,13 @@ def test_errors_name_what_is_not_supported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="damaged or truncated"):
         convert(source, tmp_path / "out", "mlm_jax")
     shutil.copy(next(source.glob("*.index")), source / "other.index")
-    with pytest.raises(InputError, match=r"bert_model\.ckpt\.index, other\.index: must hold one checkpoint"):
+    with pytest.raises(
+        InputError, match=r"bert_model\.ckpt\.index, other\.index: must contain one checkpoint"
+    ):
         google_tf.read(source)
     for file in source.glob("*.index"):
         file.unlink()
-    with pytest.raises(InputError, match="none: must hold one checkpoint"):
+    with pytest.raises(InputError, match="none: must contain one checkpoint"):
         google_tf.read(source)
     assert not (tmp_path / "out").exists()
 

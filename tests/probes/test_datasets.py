@@ -94,7 +94,7 @@ def test_missing_files_and_folders_are_rejected(tmp_path: Path) -> None:
             read(tmp_path / "none")
         with pytest.raises(InputError, match="is a folder: must be a file"):
             read(tmp_path)
-    with pytest.raises(InputError, match="no WinoBias files: must hold pro_stereotyped_type1"):
+    with pytest.raises(InputError, match="no WinoBias files: must contain pro_stereotyped_type1"):
         read_winobias(tmp_path)
     winobias(tmp_path, PRO, ANTI)
     (tmp_path / "anti_stereotyped_type1.txt.dev").unlink()
@@ -120,7 +120,7 @@ def test_winobias(tmp_path: Path) -> None:
     ("pro", "anti", "message"),
     [
         (PRO + "2 [The cook] ran.\n", ANTI, "2: no pronoun in brackets"),
-        (PRO + PRO, ANTI, ": 2 lines: must be as many as anti_stereotyped_type1.txt.dev's 1"),
+        (PRO + PRO, ANTI, ": 2 lines: must be 1, as in anti_stereotyped_type1.txt.dev"),
         (PRO, PRO, "1: 'her' is also in anti_stereotyped_type1.txt.dev"),
         # One file lost a line and has another one at its end.
         (PRO, "2 The nurse asked [a guard] for [his] keys.\n", "1: must match the sentence at anti_stereo"),

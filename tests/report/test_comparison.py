@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlm_jax.report.comparison import Difference, paired_difference, summarise
+from mlm_jax.report.comparison import Difference, paired_difference, summarize
 
 
 def test_a_summary_by_hand() -> None:
-    summary = summarise([2.0, 2.2, 2.4, 3.0])
+    summary = summarize([2.0, 2.2, 2.4, 3.0])
     assert summary.count == 4
     assert summary.mean == pytest.approx(2.4)
     # Deviations -0.4, -0.2, 0 and 0.6: squares add up to 0.56, over n - 1 = 3.
     assert summary.deviation == pytest.approx(math.sqrt(0.56 / 3))
-    assert summarise([2.0]).deviation is None
-    assert summarise([]).mean is None
+    assert summarize([2.0]).deviation is None
+    assert summarize([]).mean is None
 
 
 def test_a_paired_interval_by_hand() -> None:

@@ -168,6 +168,6 @@ def test_a_plan_that_is_no_json_object_is_named(tmp_path: Path, content: bytes) 
 def test_a_damaged_outcome_is_named(tmp_path: Path, outcome: str) -> None:
     (one_run(tmp_path) / "outcome.json").write_text(outcome)
     with pytest.raises(
-        InputError, match=r"seed_0/outcome\.json: (not JSON|must hold the outcome of a run; delete it)"
+        InputError, match=r"seed_0/outcome\.json: (not JSON|must contain the outcome of a run; delete it)"
     ):
         read_sweep(tmp_path)

@@ -140,7 +140,7 @@ def growing(output_dir: Path, **changes: Any) -> TrainConfig:
 
 
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each program that is compiled from here on, whether the clock of the reporter stood still."""
+    """Of each program that is compiled from now on, whether the clock of the reporter stood still."""
     paused, compiled = Reporter.paused, []
     compile_lowered, still = jax.stages.Lowered.compile, []
 
@@ -187,7 +187,7 @@ def test_a_batch_size_that_grows(
         "batch size: 4 rows, growing to 16 at step 17; 4 sizes, each compiled when it is first needed" in told
     )
     for step, size in ((1, 4), (10, 8), (14, 12), (17, 16)):
-        assert f"step {step}: {size} rows per step from here on\n" in told
+        assert f"step {step}: {size} rows per step from now on\n" in told
     records = read_records(run / "metrics.jsonl")
     examples = np.cumsum(GROWING)
     assert [record["epoch"] for record in records] == pytest.approx(examples / rows.train.num_rows)
@@ -201,7 +201,7 @@ def test_a_batch_size_that_grows(
             shutil.rmtree(checkpoint)
     train(growing(again))
     told = capsys.readouterr().err
-    assert "step 11: 8 rows per step from here on" in told
+    assert "step 11: 8 rows per step from now on" in told
     assert "the batch size was different before" not in told
     assert_same_end(again, run)
 

@@ -263,7 +263,7 @@ def test_a_job_that_never_comes_together_ends_in_time(tmp_path: Path) -> None:
     assert first.returncode == second.returncode == 2
     assert f"error: {coordinators[0]}: some processes did not join" in first.stderr
     assert second.stderr == (
-        f"error: {coordinators[1]}: Connection refused for 6 s: must be where process 0 listens\n"
+        f"error: {coordinators[1]}: Connection refused for 6 s: must be the address at which process 0 listens\n"
     )
 
 
@@ -283,5 +283,5 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr == (
         f"error: distributed.coordinator = 127.0.0.1:{port}: Address already in use: "
-        "must be a free port of this machine\n"
+        "must be a free port on this machine\n"
     )

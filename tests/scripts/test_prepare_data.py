@@ -63,7 +63,7 @@ def test_parts_and_their_merge(corpus):
     refused = run("merge_data", corpus / "data")
     assert refused.returncode == 2
     assert refused.stderr == (
-        f"error: {corpus}/data: parts 0 of 2 are missing; run prepare_data.py for them\n"
+        f"error: {corpus}/data: parts 0 of 2 are missing; run mlm-jax prepare for them\n"
     )
     assert run(*command, "--part", 0, "--num-parts", 2).returncode == 0
     merged = run("merge_data", corpus / "data")

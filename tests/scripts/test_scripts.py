@@ -24,7 +24,7 @@ def assert_refused(ended: Any, *said: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--data.path", ""), ("data.path: must name a folder made by mlm-jax prepare",)),
+        (("--data.path", ""), ("data.path: must name a folder written by mlm-jax prepare",)),
         (("--data.path", "no/such/folder"), ("no/such/folder",)),
         (
             ("--mesh.data", 3),
@@ -101,7 +101,7 @@ def test_fill_mask_answers_in_lines_and_in_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("A text without one.",), "no [MASK] in 'A text without one.': must hold at least one"),
+        (("A text without one.",), "no [MASK] in 'A text without one.': must have at least one"),
         (("A [MASK].", "--top-k", 0), "top_k = 0: must be in [1, 295]"),
         (("[MASK] " * 30,), "the text has 32 tokens: the model takes at most 24"),
     ],

@@ -199,7 +199,7 @@ def test_a_folder_that_reads_back_differently_is_not_kept(
         save(tensors | {bias: -tensors[bias]}, *arguments, **options)
 
     monkeypatch.setattr(hugging_face, "save_file", flip_a_sign)
-    with pytest.raises(RuntimeError, match="read back differs from written"):
+    with pytest.raises(RuntimeError, match="read back with differences"):
         convert(source, tmp_path / "out", "hugging_face")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

@@ -171,7 +171,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
         (tmp_path / "s" / trial).mkdir()
     before = (tmp_path / "s" / "sweep.json").read_bytes()
     with pytest.raises(
-        InputError, match="holds the sweep 'rates': the sweep 'norms' must have a folder of its own"
+        InputError, match="contains the sweep 'rates': the sweep 'norms' must have its own folder"
     ):
         begin(tmp_path / "s", replace(SWEEP, name="norms"), 1)
     changed = replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)})
@@ -182,7 +182,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
     assert (tmp_path / "s" / "sweep.json").read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("")
-    with pytest.raises(InputError, match="other: holds no sweep: must be a new folder"):
+    with pytest.raises(InputError, match="other: contains no sweep: must be a new folder"):
         begin(tmp_path / "other", SWEEP, 1)
     (tmp_path / "s" / "sweep.json").write_text("{")
     with pytest.raises(InputError, match=r"sweep.json: not JSON"):
@@ -205,7 +205,7 @@ def test_an_outcome_is_read_back(tmp_path: Path) -> None:
     write_outcome(tmp_path / "run", OUTCOME)
     assert read_outcome(tmp_path / "run") == OUTCOME
     (tmp_path / "run" / "outcome.json").write_text('{"status": "finished"}')
-    with pytest.raises(InputError, match=r"outcome.json: must hold the outcome of a run; delete it"):
+    with pytest.raises(InputError, match=r"outcome.json: must contain the outcome of a run; delete it"):
         read_outcome(tmp_path / "run")
 
 

@@ -9,7 +9,7 @@ from scripts.benchmark.contest import Round, serve
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Reports the GPU's kind and the memory jax may use, or as `obstacle` why it cannot be measured."""
+    """Reports the kind of the GPU and the memory available to jax, or the `obstacle` to a measurement."""
     device = jax.devices()[0]
     obstacle = cudnn_obstacle(device, length=128, head_dim=64, dtype="bfloat16")
     if obstacle is not None:

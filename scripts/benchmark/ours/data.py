@@ -1,4 +1,4 @@
-"""A contestant: the input pipeline of a run, from shards to rows on the host."""
+"""Contestant: the input pipeline of a run, from shards to rows on the host."""
 
 import math
 from itertools import islice
@@ -14,7 +14,7 @@ from scripts.benchmark.contest import Round, serve
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round reads `batches` batches; units are rows. Reports the number of rows and their fraction of padding."""
+    """Returns a round that reads `batches` batches; units are rows. Reports the number of rows and their padding."""
     config = DataConfig(
         path=settings["folder"], sequence_length=settings["sequence_length"], packing=settings["packing"]
     )
@@ -26,10 +26,8 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     def read() -> float:
         return sum(len(batch.token_ids) for batch in islice(stream, settings["batches"]))
 
-    an_epoch = batches.from_step(
-        0, math.ceil(rows.num_rows / settings["batch_size"]), config.prefetch_batches
-    )
-    padding = [np.mean(batch.token_ids == padding_id) for batch in an_epoch]
+    epoch = batches.from_step(0, math.ceil(rows.num_rows / settings["batch_size"]), config.prefetch_batches)
+    padding = [np.mean(batch.token_ids == padding_id) for batch in epoch]
     return read, {"rows": rows.num_rows, "padding": float(np.mean(padding))}
 
 

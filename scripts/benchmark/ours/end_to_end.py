@@ -1,4 +1,4 @@
-"""A contestant: raw text to trained steps, an epoch over new documents each round, by our pipeline and train step."""
+"""Contestant: from raw text to trained steps, with an epoch over new documents per round."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from scripts.benchmark.step_work import StepWork
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Units are real tokens: all tokens of an epoch's documents, except those that do not fill a batch."""
+    """Returns a round of one epoch; units are the real tokens of its complete batches."""
     keep_freed_memory()
     work = StepWork(**settings["work"])
     tokenizer = Tokenizer.load(settings["tokenizer"])

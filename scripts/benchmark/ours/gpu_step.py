@@ -1,4 +1,4 @@
-"""A contestant: our train step on batches that fill the GPU and are on it before timing starts."""
+"""Contestant: our train step on batches that fill the GPU and are on it before timing starts."""
 
 from itertools import cycle, islice
 from typing import Any
@@ -12,7 +12,7 @@ from scripts.benchmark.step_work import BATCHES, StepWork
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Units are sequences; reports as `rows` how many fit into a batch."""
+    """Returns a round whose units are sequences; reports the number of `rows` per batch."""
 
     def begin(work: StepWork) -> Steps:
         program = step_program(work, work.masking)

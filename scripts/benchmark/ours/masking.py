@@ -1,4 +1,4 @@
-"""A contestant: our masking function, jitted."""
+"""Contestant: our masking function, jitted."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,13 +12,13 @@ from scripts.benchmark.step_work import FIRST_WORD_ID, StepWork, token_rows
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round masks `batches` batches of new examples, by masking unit `unit`; units of work are rows."""
+    """Returns a round that masks `batches` batches of new examples with the masking unit `unit`; units are rows."""
     work = StepWork(**settings["work"])
     rows = jax.device_put(token_rows(work, work.batch_size))
     masking = replace(
         work.masking,
         unit=settings.get("unit", "token"),
-        # Random words, of which as many continue the one before as of English text.
+        # As many word continuations as in English text.
         continuation_token_ids=tuple(range(FIRST_WORD_ID, work.model.vocabulary_size, 5)),
     )
 

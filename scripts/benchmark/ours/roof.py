@@ -1,4 +1,4 @@
-"""A contestant that measures the machine's peak: one large matrix product, in FLOP/s."""
+"""Contestant that measures the machine's peak: one large matrix product, in FLOP/s."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from scripts.benchmark.contest import Round, serve
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round is `products` products of square matrices of `size`; units are FLOPs."""
+    """Returns a round of `products` products of square matrices of `size`; units are FLOPs."""
     size, products = settings["size"], settings["products"]
     matrix = jax.random.normal(jax.random.key(0), (size, size), settings["dtype"]) / size**0.5
     multiply = jax.jit(jnp.matmul)

@@ -1,4 +1,4 @@
-"""A contestant: our train step, masking included, as a run compiles it."""
+"""Contestant: our train step, including masking, compiled as in a run."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -33,7 +33,7 @@ def step_config(work: StepWork) -> TrainConfig:
 
 
 def step_program(work: StepWork, masking: MaskingConfig) -> Program:
-    """Returns the program of that run."""
+    """Returns the program of the run of `step_config`."""
     config = step_config(work)
     return build_program(config, masking, make_mesh(config.mesh, jax.devices()[:1]))
 
@@ -46,7 +46,7 @@ def step_batches(work: StepWork, file: str) -> Iterator[Batch]:
 
 
 def begin_training(program: Program, batches: Iterator[Batch]) -> Steps:
-    """Trains a new state on batches that are already on the device."""
+    """Returns a function that trains a new state on batches that are already on the device."""
     votes = program.stop_votes(False)
     state = program.initial_state()
 
@@ -60,7 +60,7 @@ def begin_training(program: Program, batches: Iterator[Batch]) -> Steps:
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round is `steps` steps; units are sequences."""
+    """Returns a round of `steps` steps; units are sequences."""
     keep_freed_memory()
     work = StepWork(**settings["work"])
     program = step_program(work, work.masking)

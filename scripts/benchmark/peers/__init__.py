@@ -20,5 +20,5 @@ def hugging_face(work: str, settings: Mapping[str, Any]) -> list[Contestant]:
     """Returns the contestant of transformers for `work`; an empty list if it is not installed."""
     module = f"{__name__}.hugging_face_{work}"
     there = find_spec("transformers") is not None and find_spec("torch") is not None
-    # If the contestant imports mlm_jax, its jax must leave the accelerator to torch.
+    # If the contestant imports mlm_jax, jax must leave the accelerator to torch.
     return [Contestant(_HUGGING_FACE, module, settings, {"JAX_PLATFORMS": "cpu"})] if there else []

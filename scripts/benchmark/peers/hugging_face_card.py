@@ -1,4 +1,4 @@
-"""Not a contestant: reports whether torch can use an NVIDIA GPU, which needs a CUDA build."""
+"""Not a contestant: checks that torch can use an NVIDIA GPU, which requires a CUDA build."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from scripts.benchmark.contest import Round, serve
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Reports as `obstacle` why it cannot, or None."""
+    """Reports the `obstacle` to using the GPU, or None."""
     there = torch.version.cuda is not None and torch.cuda.is_available()
     return float, {"obstacle": None if there else f"torch {torch.__version__} sees no NVIDIA GPU"}
 

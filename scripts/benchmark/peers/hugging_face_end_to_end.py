@@ -1,4 +1,4 @@
-"""A contestant: what transformers' run_mlm.py does, in a plain loop: grouped texts, its collator, PyTorch."""
+"""Contestant: the work of transformers' run_mlm.py in a plain loop, with grouped texts, its collator and PyTorch."""
 
 from itertools import chain
 from typing import Any
@@ -13,7 +13,7 @@ from scripts.benchmark.step_work import StepWork
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Units are real tokens: rows are cut from the texts one after the other, and none has padding."""
+    """Returns a round whose units are real tokens: consecutive rows are cut from the texts, without padding."""
     work = StepWork(**settings["work"])
     length = work.sequence_length
     tokenizer = transformers.BertTokenizerFast(f"{settings['tokenizer']}/vocab.txt", do_lower_case=True)

@@ -1,4 +1,4 @@
-"""A contestant: the fastest PyTorch training of transformers' BertForMaskedLM on one GPU, on full batches.
+"""Contestant: the fastest PyTorch training of transformers' BertForMaskedLM on one GPU, on full batches.
 
 float32 weights under autocast, SDPA attention (the library's default), fused AdamW, and torch.compile if `compile`. The
 rows have no padding, so there is no attention mask, with which SDPA could not use its flash kernel. The head predicts
@@ -18,13 +18,13 @@ from scripts.benchmark.step_work import BATCHES, StepWork, read_batches
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Units are sequences; reports as `rows` how many fit into a batch."""
+    """Returns a round whose units are sequences; reports the number of `rows` per batch."""
     device = settings["device"]
     torch.set_float32_matmul_precision("high")
 
     def begin(work: StepWork) -> Steps:
         model = hugging_face_model(work).to(device)
-        # Never dynamic: half of a batch that did not fit is a new shape.
+        # Never dynamic, because a halved batch has a new shape.
         forward = torch.compile(model, dynamic=False) if settings["compile"] else model
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
         stored = islice(read_batches(settings["batches"], work.batch_size), BATCHES)

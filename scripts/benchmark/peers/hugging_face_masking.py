@@ -1,4 +1,4 @@
-"""A contestant: transformers' DataCollatorForLanguageModeling, as its Trainer calls it, in one process."""
+"""Contestant: transformers' DataCollatorForLanguageModeling, as its Trainer calls it, in one process."""
 
 import tempfile
 from pathlib import Path
@@ -20,7 +20,7 @@ _SPECIAL = {
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round masks `batches` batches; units are rows."""
+    """Returns a round that masks `batches` batches; units are rows."""
     work = StepWork(**settings["work"])
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"

@@ -1,4 +1,4 @@
-"""A contestant: transformers' BertForMaskedLM in a plain PyTorch loop. Its head predicts at every position."""
+"""Contestant: transformers' BertForMaskedLM in a plain PyTorch loop. Its head predicts at every position."""
 
 from itertools import islice
 from typing import Any
@@ -14,7 +14,7 @@ _IGNORED = -100
 
 
 def hugging_face_batch(batch: dict[str, np.ndarray], padding_id: int) -> dict[str, torch.Tensor]:
-    """Arrays of `MaskedTokens` as the arguments of BertForMaskedLM."""
+    """Converts arrays of `MaskedTokens` to the arguments of BertForMaskedLM."""
     labels = np.full(batch["token_ids"].shape, _IGNORED, np.int64)
     rows, slots = np.nonzero(batch["mask_weights"])
     labels[rows, batch["mask_positions"][rows, slots]] = batch["mask_ids"][rows, slots]
@@ -27,7 +27,7 @@ def hugging_face_batch(batch: dict[str, np.ndarray], padding_id: int) -> dict[st
 
 
 def hugging_face_model(work: StepWork) -> transformers.BertForMaskedLM:
-    """A new model of the work's shape, in training mode."""
+    """Returns a new model of the work's shape, in training mode."""
     shape = work.model
     config = transformers.BertConfig(
         vocab_size=shape.vocabulary_size,
@@ -43,7 +43,7 @@ def hugging_face_model(work: StepWork) -> transformers.BertForMaskedLM:
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round is `steps` steps; units are sequences."""
+    """Returns a round of `steps` steps; units are sequences."""
     work = StepWork(**settings["work"])
     model = hugging_face_model(work)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)

@@ -1,4 +1,4 @@
-"""A contestant: KerasHub's BertMaskedLM, `fit` on strings, with its own tokenizer and masking in tf.data."""
+"""Contestant: KerasHub's BertMaskedLM, `fit` on strings, with its own tokenizer and masking in tf.data."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from scripts.benchmark.step_work import StepWork
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """Units are real tokens of the rows that its tokenizer makes of passages; the rest of a long one it drops."""
+    """Returns a round whose units are real tokens of the rows of passages. KerasHub truncates long passages."""
     work = StepWork(**settings["work"])
     tokenizer = keras_hub.models.BertTokenizer(
         vocabulary=f"{settings['tokenizer']}/vocab.txt", lowercase=True
@@ -35,7 +35,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
         return len(whole) * mean_real_tokens(whole)
 
     def mean_real_tokens(texts: list[str]) -> float:
-        """Of the first rows looked at, once: counting them is not part of the work."""
+        """Returns the mean number of real tokens per row, counted once because it is not part of the work."""
         if not real_tokens:
             inputs, _, _ = preprocessor(texts[:512])
             real_tokens.append(float(np.mean(np.sum(np.asarray(inputs["padding_mask"]), axis=1))))

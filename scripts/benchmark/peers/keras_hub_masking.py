@@ -1,4 +1,4 @@
-"""A contestant: KerasHub's MaskedLMMaskGenerator, inside tf.data on all cores or called eagerly."""
+"""Contestant: KerasHub's MaskedLMMaskGenerator, inside tf.data on all cores or called eagerly."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from scripts.benchmark.step_work import StepWork, token_rows
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round masks `batches` batches; units are rows."""
+    """Returns a round that masks `batches` batches; units are rows."""
     work = StepWork(**settings["work"])
     masking, rows = work.masking, tf.constant(token_rows(work, work.batch_size))
     generate = keras_hub.layers.MaskedLMMaskGenerator(
@@ -29,7 +29,7 @@ def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     )
 
     def in_tf_data() -> float:
-        # From its start, because it would read ahead while others have their turn.
+        # A new iterator per round, because an open one would read ahead during the turns of others.
         for _ in dataset:
             pass
         return batches * work.batch_size

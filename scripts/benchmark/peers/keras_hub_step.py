@@ -1,4 +1,4 @@
-"""A contestant: KerasHub's BertMaskedLM in `fit`, on Keras' jax backend, with its own defaults otherwise.
+"""Contestant: KerasHub's BertMaskedLM in `fit`, on Keras' jax backend, with its own defaults otherwise.
 
 Its rows are masked already: where the library masks, in tf.data, other cores may do so.
 """
@@ -15,7 +15,7 @@ from scripts.benchmark.step_work import StepWork, read_batches
 
 
 def keras_hub_model(work: StepWork, preprocessor: Any = None) -> keras_hub.models.BertMaskedLM:
-    """A new, compiled model of the work's shape."""
+    """Returns a new, compiled model of the work's shape."""
     shape = work.model
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=shape.vocabulary_size,
@@ -36,7 +36,7 @@ def keras_hub_model(work: StepWork, preprocessor: Any = None) -> keras_hub.model
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A round is an epoch of `steps` steps; units are sequences."""
+    """Returns a round of one epoch of `steps` steps; units are sequences."""
     work = StepWork(**settings["work"])
     model = keras_hub_model(work)
     batches = list(islice(read_batches(settings["batches"], work.batch_size), work.steps))
