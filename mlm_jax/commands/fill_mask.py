@@ -17,7 +17,7 @@ class Arguments:
     texts: tuple[str, ...] = positional("TEXT")
     """Texts with at least one [MASK] each."""
     top_k: int = 5
-    """Number of guesses per text."""
+    """Number of guesses per text, or per mask with --no-joint."""
     targets: tuple[str, ...] = ()
     """Words to choose from; by default the whole vocabulary."""
     joint: bool = True

@@ -40,13 +40,13 @@ class MaskingRecipe:
     selection: Selection = "ceil"
     """Rule for the number of selected tokens: ceil, bernoulli or bert.
 
-    See `mlm_jax.masking.masking` for the exact rules."""
+    See `mlm_jax.masking.selection` for the exact rules."""
     random_pool: RandomPool = "no_special"
     """Pool of random replacements: no_special, or the full vocabulary."""
     unit: MaskingUnit = "token"
     """Unit: token, whole_word or span.
 
-    Tokens, whole words, or spans of words; see `mlm_jax.masking.words`."""
+    Tokens, whole words, or spans of words; see `mlm_jax.masking.spans`."""
     quota: Quota = "row"
     """Count selections per row or per document.
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
+from mlm_jax.data.packing import row_index, runs
 from mlm_jax.data.permutation import permute
-from mlm_jax.data.row_index import row_index, runs
 from mlm_jax.data.shards import TokenStore
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer

@@ -191,8 +191,10 @@ class _Run:
         ):
             try:
                 for batch in batches.from_step(start, config.num_steps, config.data.prefetch_batches):
+                    # `step` counts the steps taken, so it is also the number of the next batch, from 0.
                     rows = batches.sizes.size(step)
                     step += 1
+                    # Evaluation keeps self.program, whose microbatches are the largest.
                     if rows != program.config.batch_size:
                         program = self._compile(rows, step, reporter)
                     self.watchdog.heartbeat(step)
@@ -219,7 +221,7 @@ class _Run:
     def _compile(self, rows: int, step: int, reporter: Reporter) -> Program:
         """Returns the compiled program for steps of `rows` rows."""
         program = self.program.with_batch_size(rows)
-        self.watchdog.pause()
+        self.watchdog.pause()  # until the next heartbeat
         with reporter.paused(), announced_if_slow(f"compiling the training step for {rows:,} rows"):
             program.compiled_train  # noqa: B018
         say(f"step {step:,}: {rows:,} rows per step from now on")

@@ -8,8 +8,8 @@ import pytest
 from mlm_jax.config import DataConfig
 from mlm_jax.data.division import Part
 from mlm_jax.data.merge import merge_parts
+from mlm_jax.data.packing import DocumentRows
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.row_index import DocumentRows
 from mlm_jax.data.shards import TokenStore, open_shards, verify_shards
 from mlm_jax.text.tokenizer import Tokenizer
 

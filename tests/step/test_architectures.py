@@ -189,7 +189,7 @@ def test_segments_in_the_data_of_a_model_without_are_refused() -> None:
     config = BertConfig(num_segments=0)
     (batch,) = masked_batches(data, config, 2, keep_rest=True)
     assert batch.segment_ids is None
-    with pytest.raises(InputError, match=r"segment_ids: must be None, .* model\.num_segments = 0"):
+    with pytest.raises(InputError, match=r"segment_ids: must be omitted, .* model\.num_segments = 0"):
         next(masked_batches(data | {"segment_ids": np.zeros_like(ids)}, config, 2, keep_rest=True))
 
 
@@ -206,5 +206,5 @@ def test_a_model_without_segments_is_fitted_on_arrays(run: Path) -> None:
 def test_a_model_without_segments_classifies_texts_and_no_pairs(run: Path) -> None:
     classifier = TextClassifier.from_preset(run, num_classes=2)
     assert classifier.predict_probabilities(["a statue", "a river"]).shape == (2, 2)
-    with pytest.raises(InputError, match="pairs of texts: need a model with two segments"):
+    with pytest.raises(InputError, match="pairs of texts: must have a model with two segments"):
         classifier.predict([("a statue", "a river")])

@@ -57,7 +57,7 @@ def test_a_loss_that_is_no_number_has_a_perplexity_that_is_none_and_is_null_in_j
     evaluation = evaluation_of(math.nan)
     assert math.isnan(evaluation.mlm_loss)
     assert math.isnan(evaluation.perplexity)
-    monkeypatch.setattr(evaluation_of_models, "evaluate_model", lambda model, data: evaluation)
+    monkeypatch.setattr(evaluation_of_models, "evaluate_model", lambda model, data, progress: evaluation)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "run", "--data", "data"])
     evaluate.main()
 

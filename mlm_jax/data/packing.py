@@ -1,4 +1,6 @@
-"""Maps row numbers to locations: the shard of a row, and the position of its body in the shard's tokens.
+"""Cuts shards into rows: maps a row number to its shard and to the position of its body in the shard's tokens.
+
+Nothing is stored: `batches.py` reads the tokens there and adds the special ones.
 
 The locations of packed rows follow from the number of tokens in each shard. If each document starts a row, the number
 of rows before a document depends on the lengths of all documents before it. These rows are counted once, and the count

@@ -14,8 +14,8 @@ import pytest
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import Rows
 from mlm_jax.data.manifest import ShardRecord, content_fingerprint
+from mlm_jax.data.packing import DocumentRows, runs
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.row_index import DocumentRows, runs
 from mlm_jax.data.shards import Shard, TokenStore, open_shards
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def test_rows_are_the_same_with_a_count_for_every_kth_document(
 
     expected = rows()
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("mlm_jax.data.row_index._MAX_COUNTS", max_counts)
+    monkeypatch.setattr("mlm_jax.data.packing._MAX_COUNTS", max_counts)
     np.testing.assert_array_equal(rows(), expected)
     (file,) = (tmp_path / "rows").iterdir()
     assert np.load(file).size <= max_counts + len(store.shards) + 1
@@ -83,7 +83,7 @@ def test_rows_are_the_same_with_a_count_for_every_kth_document(
 
 def test_counts_are_cached_by_data_and_length(prepared, tokenizer, monkeypatch, tmp_path):
     monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("mlm_jax.data.row_index._MAX_COUNTS", 50)
+    monkeypatch.setattr("mlm_jax.data.packing._MAX_COUNTS", 50)
     expected = rows_of(prepared, tokenizer, "document")
     counted = []
     count = DocumentRows._counted
