@@ -1,5 +1,6 @@
-"""Tokenizes text files into shards, in parallel, with bounded memory, and resumable after an interruption. Rows are cut later, when
-they are read (`packing.py`).
+"""Tokenizes text files into shards, in parallel, with bounded memory, and resumable after an interruption.
+
+Rows are cut later, when they are read (`packing.py`).
 
 With `part`, prepares one of several parts, in a subfolder that is itself a preparation; `merge.py` combines them.
 `progress.json` records the settings and the finished shards. It is replaced after each shard and removed once the
