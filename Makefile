@@ -1,5 +1,5 @@
 # make demo | lint | test | check;   PYTHON=python3.12 VENV=.venv312 make test   for another interpreter
-# More tests: test-slow, test-peers, test-browser, test-release (all there are), test-core (a few minutes' worth).
+# More tests: test-slow, test-peers, test-browser, test-release (all tests), test-core (a few minutes).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -33,27 +33,27 @@ check: lint
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
 
-# Both in one session, which imports, trains and compiles once what they share.
+# Both in one session, which shares imports, runs and compiled programs.
 test-and-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m "not peers and not browser and not release"
 
-# Beside transformers, KerasHub and TensorFlow. Where pip's own choice of torch would bring CUDA along, TORCH names one.
+# Comparisons with transformers, KerasHub and TensorFlow. TORCH selects a torch, because pip's default includes CUDA.
 TORCH ?= torch
 test-peers: $(VENV)/.installed-all
 	$(PYTEST) -m peers tests/peers tests/scripts/test_benchmark_gpu.py
 
-# In Chromium, where it and its chromedriver are installed; skipped with a reason elsewhere.
+# In Chromium; skipped with a reason if it or its chromedriver is not installed.
 test-browser: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m browser tests/report
 
-# All tests there are, before a release, with random examples; measurements of time are made one at a time.
+# All tests, before a release, with random examples; tests that measure time run one at a time.
 test-release: $(VENV)/.installed-all
 	$(PIP) -e ".[pod]"
 	HYPOTHESIS_PROFILE=random $(MAKE) test-and-slow
 	$(MAKE) test-peers test-browser
 	$(BIN)/python -m pytest -m release
 
-# What an interpreter or its libraries could change: masks, models, steps, checkpoints, text and settings.
+# Tests of what an interpreter or its libraries may affect: masks, models, steps, checkpoints, text and settings.
 test-core: $(VENV)/.installed-dev
 	$(PYTEST) tests/config tests/text tests/masking tests/model/test_bert.py tests/step/test_train_step.py \
 		tests/store/test_checkpoint.py

@@ -23,7 +23,7 @@ class BatchSizes:
     The size is `final`. With `initial`, which must divide it, a step that begins at example e of the run takes
     initial · (1 + ⌊e · rises / warmup_examples⌋) rows, at most `final`, where rises = final / initial - 1: the size
     grows linearly with the examples seen, in multiples of `initial` (Megatron-LM's `--rampup-batch-size`). The size
-    depends on the example alone, so a run may resume anywhere: step `first_step` begins at example `first_example`.
+    depends only on the example, so a run may resume anywhere: step `first_step` begins at example `first_example`.
     """
 
     final: int
