@@ -31,6 +31,7 @@ def config_that_asks_jax(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_config_may_ask_jax_for_the_number_of_devices(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

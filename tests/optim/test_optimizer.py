@@ -198,7 +198,7 @@ def test_updates_are_exact_in_float64_on_any_mesh(name: Any, mesh: tuple[int, in
         map_paths(compare, updates_of(True), updates_of(False))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", ["adafactor", "muon"])
 def test_moments_are_sharded_and_training_resumes_on_another_mesh(name: Any, tmp_path: Path) -> None:
     eight, one = program_of(name, (2, 2, 2)), program_of(name)

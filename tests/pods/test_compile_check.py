@@ -165,6 +165,7 @@ def test_compile_check_refuses_a_mesh(
     assert_refused(ended, *said)
 
 
+@pytest.mark.slow
 def test_compile_check_prints_json_alone(tmp_path: Path) -> None:
     config = write_config(config_of(tmp_path / "run"))
     ended = run_script_alone("compile_check", config, "--devices", 2, "--mesh.data", 2, "--json")

@@ -85,6 +85,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(one_process: Path, tmp_path: Path) -> None:
     """By the script and its flags; the first process alone writes files and speaks."""
     config = write_config(wide_config(tmp_path / "run"))
@@ -106,7 +107,7 @@ def test_two_processes_train_as_one(one_process: Path, tmp_path: Path) -> None:
     assert stored == {"coordinator": None, "num_processes": None, "process_id": None, "timeout_seconds": 60}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_slurm_needs_no_flags(tmp_path: Path) -> None:
     """As `srun` would start two tasks of one node."""
 
@@ -138,7 +139,7 @@ def test_any_mesh_over_processes_gives_the_run_of_one(
         assert_same_losses(tmp_path / name, one_process / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_run_goes_on_with_any_devices_and_processes(one_process: Path, tmp_path: Path) -> None:
     """8 devices, then 2 of two processes, then 1, then 8 of four: the run of one device that was never stopped."""
     run = tmp_path / "run"
@@ -168,7 +169,7 @@ train(config)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_what_one_process_cannot_read_is_damaged_for_all(one_process: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = write_config(wide_config(run, mesh=MeshConfig(data=1, fsdp=2)))

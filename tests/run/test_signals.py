@@ -52,6 +52,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = write_config(config_of(run))
@@ -62,7 +63,7 @@ def test_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) 
     assert_same_end(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_by_a_signal_saves_and_goes_on_to_the_same_bits(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -163,6 +163,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 GROWING = [4] * 9 + [8] * 4 + [12] * 3 + [16] * 8
 
 
+@pytest.mark.slow
 def test_a_batch_size_that_grows(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,7 +207,7 @@ def test_a_batch_size_that_grows(
     assert_same_end(again, run)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_batch_size_that_grows_on_eight_devices_as_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +305,7 @@ def run_with_little_room(*arguments: object) -> CompletedProcess[str]:
     return run_python(WITH_LITTLE_ROOM, *arguments, variables=CACHE_IS_READ_ONLY)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
     before = listing(run / "checkpoints")
@@ -445,6 +447,7 @@ def test_starts_from_another_run_and_keeps_what_is_frozen(one_device: None, tmp_
     assert evaluations[1]["mlm_loss"] == pytest.approx(evaluations[0]["mlm_loss"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_starts_from_a_converted_model_and_pads_its_vocabulary(one_device: None, tmp_path: Path) -> None:
     convert(uninterrupted(), tmp_path / "converted", "hugging_face")
     ends = {}

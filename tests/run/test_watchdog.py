@@ -193,7 +193,7 @@ train(config)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_process_whose_loop_hangs_is_named(tmp_path: Path) -> None:
     """Its beats go on; the others wait for it in a collective, turns ahead."""
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))

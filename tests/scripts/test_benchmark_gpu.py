@@ -294,6 +294,7 @@ def test_a_jax_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.Monke
         measure_gpu(minutes=1, rounds=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("any_platform")
 def test_a_tiny_model_is_measured_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -123,6 +123,7 @@ def test_the_model_of_a_run_comes_back(run: Path, tmp_path: Path) -> None:
     assert {name: stored[name] for name in EVERYTHING} == EVERYTHING
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_it_and_from_no_other_architecture(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

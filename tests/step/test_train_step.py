@@ -88,6 +88,7 @@ def test_loss_and_gradient_are_means_over_the_masked_tokens() -> None:
     np.testing.assert_allclose(doubled.grad_norm, once.grad_norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     losses = losses_of(program_of(num_steps=150), 150)
     assert np.mean(losses[-10:]) < 0.7 * losses[0]

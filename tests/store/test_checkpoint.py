@@ -398,6 +398,7 @@ for step in itertools.count(int(sys.argv[2])):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
     """Killed while a save is under way, at a different moment of it each time; the next one goes on."""
     first = 1

@@ -56,6 +56,7 @@ def pretence(no_report: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "train", pretend_to_train)
 
 
+@pytest.mark.slow
 def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_path: Path) -> None:
     base = config_of(tmp_path / "run")
     sweep = write_sweep(tmp_path, {"base": base, "low": with_rate(1e-3)})
@@ -225,7 +226,8 @@ def ended_at_a_step(at: int, number: signal.Signals, train: Train = train) -> Tr
 
 
 @pytest.mark.parametrize(
-    ("number", "step"), [(signal.SIGTERM, 12), (signal.SIGTERM, 40), (signal.SIGKILL, 12)]
+    ("number", "step"),
+    [(signal.SIGTERM, 12), (signal.SIGTERM, 40), pytest.param(signal.SIGKILL, 12, marks=pytest.mark.slow)],
 )
 def test_a_sweep_that_was_stopped_goes_on_where_it_was(
     no_report: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, step: int
