@@ -1,9 +1,8 @@
 """TensorBoard event files, written synchronously and without TensorFlow, torch or protobuf.
 
 An event file is a sequence of TFRecords, each an `Event` message of TensorFlow's event.proto. This module writes three
-kinds: the file version, the start of a session, and scalars. Existing writers do not fit: those of tensorboardX and
-torch import torch if it is installed (2 s and 300 MB), TensorBoard's needs TensorFlow or a stub of it, and all of them
-write from a thread that blocks forever on a full disk.
+kinds: the file version, the start of a session, and scalars. tensorboardX, the lightest library for it, imports torch
+if it is installed, which takes two seconds, and writes from a thread that blocks forever once the disk was full.
 """
 
 import socket

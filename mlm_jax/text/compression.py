@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
 
 COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
@@ -92,8 +92,3 @@ def raise_if_damaged(file: str, error: OSError) -> None:
     # gzip, bz2 and pyarrow report damaged content as an OSError without errno; a failing disk sets it.
     if error.errno is None:
         raise InputError(f"{file}: damaged: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    """Returns the message of `error` without line breaks."""
-    return " ".join(str(error).split())

@@ -14,8 +14,8 @@ from typing import BinaryIO, Literal, cast
 import fsspec
 from fsspec.core import has_magic
 
-from mlm_jax.errors import InputError
-from mlm_jax.text.compression import COMPRESSION_SUFFIXES, decompressed_lines, one_line, raise_if_damaged
+from mlm_jax.errors import InputError, one_line
+from mlm_jax.text.compression import COMPRESSION_SUFFIXES, decompressed_lines, raise_if_damaged
 from mlm_jax.text.file_systems import file_system, is_local
 
 ErrorPolicy = Literal["strict", "replace"]

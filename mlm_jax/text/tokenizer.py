@@ -67,13 +67,16 @@ class Tokenizer:
     ) -> Self:
         """Loads a `tokenizer.json`, a BERT `vocab.txt`, or a folder with one of them (`tokenizer.json` if both).
 
-        lowercase: for a `vocab.txt` only. None reads `do_lower_case` from a `tokenizer_config.json` in the same
-            folder. Without that file it is guessed: a vocabulary is cased if an entry consists of letters only and
-            one of them is uppercase.
-        strip_accents: for a `vocab.txt` only. None reads it from the same file; without that file, accents are
-            stripped if the text is lowercased, as in BERT.
+        Args:
+            path: file or folder.
+            lowercase: for a `vocab.txt` only. None reads `do_lower_case` from a `tokenizer_config.json` in the same
+                folder. Without that file it is guessed: a vocabulary is cased if an entry consists of letters only
+                and one of them is uppercase.
+            strip_accents: for a `vocab.txt` only. None reads it from the same file; without that file, accents are
+                stripped if the text is lowercased, as in BERT.
 
-        Raises InputError if the file does not exist or does not parse, or if a special token is missing.
+        Raises:
+            InputError: the file does not exist or does not parse, or a special token is missing.
         """
         path = Path(path)
         if path.is_dir():
@@ -115,13 +118,17 @@ class Tokenizer:
     ) -> Self:
         """Trains WordPiece on `documents`; the same documents yield the same vocabulary on every machine.
 
-        vocabulary_size: maximum number of entries; a small text yields fewer. Ids 0 to 4 are [PAD], [UNK], [CLS],
-            [SEP] and [MASK]. The characters follow, as word starts and as continuations, then the learned
-            pieces. If there are more characters than fit, the rarest are left out.
-        sample_characters: maximum number of characters to learn from. If there are more, only every second,
-            fourth, … document is used. This limits memory to about 10 bytes per character of English.
+        Args:
+            documents: texts to learn from.
+            vocabulary_size: maximum number of entries; a small text yields fewer. Ids 0 to 4 are [PAD], [UNK],
+                [CLS], [SEP] and [MASK]. The characters follow, as word starts and as continuations, then the learned
+                pieces. If there are more characters than fit, the rarest are left out.
+            lowercase: True lowercases texts and strips their accents, as BERT's uncased models do.
+            sample_characters: maximum number of characters to learn from. If there are more, only every second,
+                fourth, … document is used. This limits memory to about 10 bytes per character of English.
 
-        Raises InputError if the vocabulary has no room for characters or if the documents have no text.
+        Raises:
+            InputError: the vocabulary has no room for characters, or the documents have no text.
         """
         vocabulary = train_vocabulary(
             documents, vocabulary_size, lowercase=lowercase, sample_characters=sample_characters
@@ -144,7 +151,9 @@ class Tokenizer:
     def encode(self, text: str, *, parse_special_tokens: bool = False) -> np.ndarray:
         """Returns the int32 ids `[length]` of `text`, without [CLS] and [SEP].
 
-        parse_special_tokens: True reads a literal "[MASK]" as the special token, False as ordinary text.
+        Args:
+            text: may be empty.
+            parse_special_tokens: True reads a literal "[MASK]" as the special token, False as ordinary text.
         """
         return self.encode_batch([text], parse_special_tokens=parse_special_tokens)[0]
 
