@@ -55,6 +55,7 @@ def config_of(recipe: MaskingRecipe, **changes: Any) -> MaskingConfig:
     return MaskingConfig(**vars(recipe) | given | {"mask_selection_length": 25} | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["ceil", "bert", "bernoulli"])
 def test_one_compiled_function_serves_all_rates_and_stages(selection: Any) -> None:
     compiled = 0
@@ -100,6 +101,7 @@ def test_a_table_for_other_rows_is_rejected() -> None:
         mask_tokens(keys, ids, CONFIG, selection_table(replace(CONFIG, selection="bernoulli"), 40))
 
 
+@pytest.mark.slow
 def test_a_run_follows_its_schedule_and_is_evaluated_at_the_usual_rate() -> None:
     recipe = replace(
         RUN.masking, **SCHEDULED | {"mask_selection_rate": 1.0, "final_mask_selection_rate": 0.0}

@@ -108,6 +108,7 @@ def test_adamw_is_optax_adamw(params: Any) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), mine, theirs)
 
 
+@pytest.mark.slow
 def test_lamb_adapts_each_layer_of_a_stack_by_itself(params: Any) -> None:
     config = replace(BASE, name="lamb", weight_decay=0.1, warmup_steps=0, max_grad_norm=None)
     layers = jax.tree.map(

@@ -259,6 +259,7 @@ def test_the_partitioner_never_replicates_as_a_last_resort(
     assert LAST_RESORT not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_compilation_cache")
 def test_the_partitioner_says_where_it_replicates_as_a_last_resort(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

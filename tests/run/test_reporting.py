@@ -56,6 +56,7 @@ def train_here(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     train(config)
 
 
+@pytest.mark.slow
 def test_one_line_a_logged_step_with_the_stated_keys_in_order() -> None:
     records = read_records(uninterrupted() / "metrics.jsonl")
     assert [list(record) for record in records] == [STEP_KEYS] * 20
@@ -69,6 +70,7 @@ def test_one_line_a_logged_step_with_the_stated_keys_in_order() -> None:
     assert 0 < last["loss"] < records[0]["loss"] < np.log(300) + 0.1
 
 
+@pytest.mark.slow
 def test_a_line_has_the_means_over_all_steps_since_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def on_a_terminal(config: Path, columns: int) -> str:
     return sent.decode()
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> None:
     sent = on_a_terminal(write_config(config_of(tmp_path / "run")), columns=100)
     bars = [part for part in re.split(r"[\r\n]+", sent) if "/40 [" in part]

@@ -99,6 +99,7 @@ def test_more_steps_go_on_and_what_changed_is_told(tmp_path: Path) -> None:
     assert steps == [*range(2, 41, 2), 41, 42, 43, 44]
 
 
+@pytest.mark.slow
 def test_another_batch_size_goes_on_at_the_next_example(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -412,6 +413,7 @@ def short_run(output_dir: Path, **changes: Any) -> TrainConfig:
     return config_of(output_dir, **{"optimizer": OptimizerConfig(learning_rate=1e-3)} | settings)
 
 
+@pytest.mark.slow
 def test_trains_on_lists_of_strings_and_leaves_the_process_as_it_was(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +467,7 @@ def test_starts_from_a_converted_model_and_pads_its_vocabulary(one_device: None,
     shutil.rmtree(tmp_path / "converted")
 
 
+@pytest.mark.slow
 def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -> None:
     wider = replace(MODEL, hidden_dim=32)
     with pytest.raises(InputError, match=r"has model.hidden_dim = 16: must be 32") as refused:

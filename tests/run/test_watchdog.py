@@ -208,6 +208,7 @@ def test_a_process_whose_loop_hangs_is_named(tmp_path: Path) -> None:
         job.kill()
 
 
+@pytest.mark.slow
 def test_what_one_process_fails_of_is_told_by_all(tmp_path: Path) -> None:
     config = write_config(wide_config(tmp_path / "run"))
     commands = [["scripts/train.py", config], ["scripts/train.py", config, "--data.path=/nowhere"]]
@@ -243,6 +244,7 @@ def test_processes_started_differently_are_told_in_what(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_never_comes_together_ends_in_time(tmp_path: Path) -> None:
     config = write_config(wide_config(tmp_path / "run"))
     free, stale = free_port(), free_port()

@@ -77,6 +77,7 @@ def test_train_tells_what_is_wrong_with_a_config_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.slow
 def test_fill_mask_answers_in_lines_and_in_json() -> None:
     text = "The [MASK] of Liberty is in [MASK] York."
     arguments = ("fill_mask", uninterrupted(), text, "--top-k", 2)

@@ -55,6 +55,7 @@ ON_MESHES = pytest.mark.parametrize(
 
 
 @ON_MESHES
+@pytest.mark.slow
 def test_a_mesh_trains_as_one_device_does(changes: dict[str, Any], mesh: tuple[int, int, int]) -> None:
     one, many = both_losses(changes, mesh)
     assert abs(one[0] - np.log(MODEL.vocabulary_size)) < 0.2

@@ -51,6 +51,7 @@ def test_every_mesh_trains_as_one_device_does(mesh: tuple[int, int, int], refere
     np.testing.assert_allclose(losses_of(program_of(mesh), 20), reference, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
 def test_accumulation_adds_up_to_the_same_step(mesh: tuple[int, int, int]) -> None:
     model = without_dropout()
@@ -78,6 +79,7 @@ def test_microbatches_of_unequal_weight_are_not_averaged() -> None:
     np.testing.assert_allclose(results[0].grad_norm, results[1].grad_norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_are_means_over_the_masked_tokens() -> None:
     batch = batch_of(0)
     twice = Batch(*(np.concatenate([part, part]) for part in batch))
@@ -165,6 +167,7 @@ def test_a_step_takes_over_the_buffers_of_the_state_it_is_given(program: Program
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)) if leaf.ndim)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_keep_their_values_and_have_no_moments() -> None:
     frozen = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, freeze=("encoder/*",))
     program = program_of(optimizer=frozen)
@@ -286,6 +289,7 @@ def test_documents_end_where_they_did_before_masking(program: Program) -> None:
     assert abs(loss(params, masked, None).loss / found.loss - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_documents_are_split_and_sharded_with_their_rows() -> None:
     model = without_dropout()
     batch = with_documents(batch_of(0))

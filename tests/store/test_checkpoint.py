@@ -131,6 +131,7 @@ def test_keeps_the_newest_and_the_best_across_runs(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6"]
 
 
+@pytest.mark.slow
 def test_what_is_no_longer_kept_leaves_at_once_and_whole(tmp_path: Path) -> None:
     """A process killed while it deletes a checkpoint must not leave half of it among the others."""
     with Checkpointer(tmp_path / "run", keep_newest=1) as checkpointer:
@@ -144,6 +145,7 @@ def test_what_is_no_longer_kept_leaves_at_once_and_whole(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["2"]
 
 
+@pytest.mark.slow
 def test_a_step_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     save_steps(tmp_path, range(1, 2))
     with Checkpointer(tmp_path) as checkpointer:
@@ -247,6 +249,7 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(
     assert_bitwise_equal(restore(tmp_path)[1], make_state(4))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_does_not_count_as_the_best(tmp_path: Path) -> None:
     with Checkpointer(tmp_path) as checkpointer:
         for step, loss in ((1, 2.0), (2, 1.0)):
@@ -265,6 +268,7 @@ def test_a_damaged_checkpoint_does_not_count_as_the_best(tmp_path: Path) -> None
         assert checkpointer.steps() == [2, 3]
 
 
+@pytest.mark.slow
 def test_an_earlier_step_can_be_saved_after_a_damaged_one(tmp_path: Path) -> None:
     save_steps(tmp_path, range(10, 12))
     truncate(tmp_path / "11")
@@ -275,6 +279,7 @@ def test_an_earlier_step_can_be_saved_after_a_damaged_one(tmp_path: Path) -> Non
         assert checkpointer.steps() == [10]
 
 
+@pytest.mark.slow
 def test_all_damaged_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save_steps(tmp_path, range(1, 3))
     truncate(tmp_path / "1")
@@ -284,6 +289,7 @@ def test_all_damaged_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert capfd.readouterr().err.count("warning: ") == 2
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_anywhere_gives_other_values(tmp_path: Path) -> None:
     save_steps(tmp_path, range(1, 3))
     files = [path for path in files_of(tmp_path / "2") if path.stat().st_size]
@@ -299,6 +305,7 @@ def test_no_flipped_byte_anywhere_gives_other_values(tmp_path: Path) -> None:
             path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_the_buffers_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> None:
     """Also: no implicit transfer, which the trainer's guard would refuse."""
     make = jax.jit(lambda key: [jax.random.normal(jax.random.fold_in(key, i), (1024, 512)) for i in range(8)])
@@ -318,6 +325,7 @@ def test_the_buffers_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> N
         assert_bitwise_equal(checkpointer.restore(target, {})[1], make(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_the_first_save_of_a_resumed_run_does_not_wait_either(tmp_path: Path) -> None:
     state = [jax.random.normal(jax.random.key(i), (1024, 512)) for i in range(8)]
     for step in (1, 2):
@@ -378,6 +386,7 @@ with Checkpointer(Path(sys.argv[1])) as checkpointer:
 """
 
 
+@pytest.mark.slow
 def test_restores_onto_another_number_of_devices(tmp_path: Path) -> None:
     for step, devices in enumerate((8, 2, 1, 8), start=1):
         child = run_child(RESHARD, tmp_path, step, devices=devices)

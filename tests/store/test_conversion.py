@@ -54,6 +54,7 @@ def test_round_trip_and_certificate(tmp_path: Path) -> None:
     assert certificate["versions"]["jax"] == jax.__version__
 
 
+@pytest.mark.slow
 def test_a_run_folder_converts(tmp_path: Path) -> None:
     run = uninterrupted()
     convert(run, tmp_path / "out", "hugging_face")

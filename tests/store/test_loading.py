@@ -32,6 +32,7 @@ def test_a_run_gives_its_newest_checkpoint() -> None:
     assert model.tokenizer.fingerprint == tokenizer().fingerprint
 
 
+@pytest.mark.slow
 def test_padding_rows_of_a_runs_vocabulary_are_removed(tmp_path: Path) -> None:
     config = config_of(tmp_path / "run", num_steps=4)
     padded = replace(config, model=replace(config.model, vocabulary_multiple=64))

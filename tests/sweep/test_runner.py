@@ -187,6 +187,7 @@ runpy.run_path("scripts/ablate.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(
     pretence: None, tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ def begin_as_a_process_does(folder: Path, sweep: Path, num_seeds: int) -> None:
     begin(folder, planned, num_seeds, data)
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder_without_training_a_run_twice(
     pretence: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

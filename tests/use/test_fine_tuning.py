@@ -71,6 +71,7 @@ def test_fit_learns_from_strings(model: MaskedLM) -> None:
     assert model.params["head"]["bias"].devices() == {jax.devices()[0]}
 
 
+@pytest.mark.slow
 def test_lower_layers_learn_more_slowly_with_layer_rate_decay(tokenizer: Tokenizer, model: MaskedLM) -> None:
     before, moved = jax.tree.map(np.asarray, model.params), {}
     for decay in (1.0, 0.25):
@@ -90,6 +91,7 @@ def test_two_strings_are_enough(model: MaskedLM) -> None:
     assert np.isfinite(result.losses).all()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_parameters_regardless_of_earlier_calls(
     tokenizer: Tokenizer, model: MaskedLM
 ) -> None:
@@ -175,6 +177,7 @@ def test_errors_name_the_field_of_a_batch(model: MaskedLM, change: dict[str, Any
         model.fit(batch, num_steps=1)
 
 
+@pytest.mark.slow
 def test_errors_name_other_unusable_data(model: MaskedLM) -> None:
     batch = batch_of(model)
     with pytest.raises(InputError, match="found one string"):

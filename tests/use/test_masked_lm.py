@@ -325,6 +325,7 @@ def test_evaluation_rejects_data_of_another_tokenizer() -> None:
         evaluate_model(uninterrupted(), prepared(0, 200, 280))
 
 
+@pytest.mark.slow
 def test_a_run_within_documents_is_evaluated_within_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
