@@ -79,7 +79,7 @@ def numbers(text: str) -> list[float]:
 
 
 def test_the_page_shows_the_sweep(opened: Any) -> None:
-    assert opened.title == "mask_rate: report of a sweep"
+    assert opened.title == "mask_rate: sweep report"
     assert find(opened, "h1")[0].text == "mask_rate"
     assert HOSTILE in find(opened, ".description")[0].text
     assert names(opened) == ["rate_15", "rate_30", "rate_50", "failing"]
