@@ -15,12 +15,10 @@ from jaxtyping import Float32, Int, Integer, Key
 
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.masking.rates import SelectionTable, selection_table
+from mlm_jax.masking.rates import HostOrDevice, SelectionTable, selection_table
 from mlm_jax.masking.replacement import replacement_ids
 from mlm_jax.masking.selection import select_positions
 from mlm_jax.threefry import fold_in, split
-
-HostOrDevice = Array | np.ndarray
 
 
 class MaskedTokens(NamedTuple):

@@ -31,12 +31,10 @@ from mlm_jax.masking.counting import (
     smallest_groups,
 )
 from mlm_jax.masking.quotas import document_ends, document_quotas, row_quota
-from mlm_jax.masking.rates import SelectionTable
+from mlm_jax.masking.rates import HostOrDevice, SelectionTable
 from mlm_jax.masking.spans import Documents, fill_documents, fill_row
 from mlm_jax.masking.words import starts_of_words, words_of
 from mlm_jax.threefry import fold_in, random_bits, random_bits_at
-
-HostOrDevice = Array | np.ndarray
 
 # Larger than every random number, so that unselectable positions come last.
 _NEVER = np.uint32(2**32 - 1)

@@ -18,10 +18,11 @@ from mlm_jax.step.evaluation import Evaluation, evaluate_rows, evaluation_of
 from mlm_jax.step.program import build_program
 from mlm_jax.store.loading import load_masked_lm
 from mlm_jax.store.run_folder import is_run_folder, read_config
+from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.fine_tuning import settings_of
 from mlm_jax.use.masked_batches import masked_batch_loss, masked_batches, setup_for_masked_batches
-from mlm_jax.use.progress import counted, progress_bar
+from mlm_jax.use.progress import counted
 
 
 def evaluate_texts(

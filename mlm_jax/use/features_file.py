@@ -13,9 +13,9 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.files import commit, partial_path, remove_abandoned
+from mlm_jax.text.progress import progress_bar
 from mlm_jax.use.inference import Pooling
 from mlm_jax.use.masked_lm import MaskedLM
-from mlm_jax.use.progress import progress_bar
 
 _TEXTS_AT_ONCE = 1024
 

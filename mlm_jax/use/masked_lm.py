@@ -20,6 +20,7 @@ from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.model.layers import split_model
 from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.store.loading import load_masked_lm
+from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
 from mlm_jax.use.fill_mask import (
@@ -38,7 +39,6 @@ from mlm_jax.use.fine_tuning import (
     text_rows,
 )
 from mlm_jax.use.inference import Inference, Pooling
-from mlm_jax.use.progress import progress_bar
 from mlm_jax.use.pseudo_likelihood import token_log_probabilities
 
 _DEFAULT_RECIPE = MaskingRecipe()

@@ -1,4 +1,4 @@
-"""Progress bars for calls that may take longer than two seconds. Commands enable them."""
+"""Progress of work on a device. The bars are those of `mlm_jax.text.progress`."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,11 +7,6 @@ import jax
 from tqdm import tqdm
 
 ResultT = TypeVar("ResultT")
-
-
-def progress_bar(total: int | None, unit: str, *, shown: bool) -> tqdm:
-    """Returns a bar that appears on stderr after two seconds, if `shown` is true and stderr is a terminal."""
-    return tqdm(total=total, unit=unit, delay=2, disable=None if shown else True, leave=False)
 
 
 def counted(results: Iterable[ResultT], bar: tqdm, rows: int) -> Iterator[ResultT]:

@@ -25,10 +25,11 @@ from mlm_jax.parallel.weights import declared_weights
 from mlm_jax.run.reporting import say
 from mlm_jax.step.update import make_update_rule, state_of
 from mlm_jax.store.loading import load_model
+from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
 from mlm_jax.use.labeled_text import Text
-from mlm_jax.use.progress import counted, progress_bar
+from mlm_jax.use.progress import counted
 
 _LENGTH_BUCKET = 16
 # Number of batches within which rows are sorted by length, to reduce padding.
