@@ -1,4 +1,4 @@
-"""How XLA compiles in tests: quickly, because the models are small and most are compiled once."""
+"""XLA flags for tests: compile quickly, because the models are small and most are compiled once."""
 
 from importlib.metadata import version
 

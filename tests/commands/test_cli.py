@@ -1,4 +1,4 @@
-"""How commands end: exit codes and one-line errors."""
+"""Exit codes and one-line errors of commands."""
 
 from pathlib import Path
 

@@ -264,7 +264,7 @@ def test_the_partitioner_never_replicates_as_a_last_resort(
 def test_the_partitioner_says_where_it_replicates_as_a_last_resort(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the test above looks for is found where every second activation is split along other dimensions."""
+    """The warning that the test above forbids appears if every second activation is split along other dimensions."""
     splits = cycle([PartitionSpec("data"), PartitionSpec(None, "tensor", "fsdp")])
 
     def misplaced(array: jax.Array, *axes: str) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What follows from the logical axes of a declared weight, and which declarations are errors."""
+"""Properties derived from the logical axes of a declared weight, and invalid declarations."""
 
 import jax
 import pytest

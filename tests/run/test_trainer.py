@@ -141,7 +141,7 @@ def growing(output_dir: Path, **changes: Any) -> TrainConfig:
 
 
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each program that is compiled from now on, whether the clock of the reporter stood still."""
+    """Records, for each program compiled from now on, whether the clock of the reporter was paused."""
     paused, compiled = Reporter.paused, []
     compile_lowered, still = jax.stages.Lowered.compile, []
 
