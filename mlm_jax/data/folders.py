@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.files import commit, home, partial_path, remove_abandoned
+from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
+from mlm_jax.files.home import home
 from mlm_jax.text.file_systems import file_system, is_local
 
 ResultT = TypeVar("ResultT")

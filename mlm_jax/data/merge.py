@@ -19,7 +19,7 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
 from mlm_jax.data.shards import open_shards
 from mlm_jax.errors import InputError
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 from mlm_jax.text.progress import track
 
 

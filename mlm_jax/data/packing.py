@@ -18,7 +18,8 @@ import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.data.shards import Shard, TokenStore
-from mlm_jax.files import home, new_file, remove_abandoned
+from mlm_jax.files.atomic import new_file, remove_abandoned
+from mlm_jax.files.home import home
 from mlm_jax.text.progress import track
 
 _MAX_COUNTS = 1 << 24

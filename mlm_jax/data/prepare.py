@@ -34,7 +34,7 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
 from mlm_jax.errors import InputError
-from mlm_jax.files import partial_paths, write_atomically
+from mlm_jax.files.atomic import partial_paths, write_atomically
 from mlm_jax.text.corpus import (
     CorpusCounts,
     DocumentBoundary,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlm_jax.data.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
-from mlm_jax.files import commit, new_file, partial_path
+from mlm_jax.files.atomic import commit, new_file, partial_path
 from mlm_jax.text.encode import EncodedBlock
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from mlm_jax.config import BertConfig
 from mlm_jax.config.settings import from_json
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.layers import split_model

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 from mlm_jax.probes.probes import Estimate, ProbeReport
 from mlm_jax.run.plots import plot_estimates
 

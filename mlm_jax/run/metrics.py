@@ -13,7 +13,7 @@ from typing import Any, Self
 import jax
 
 from mlm_jax.config.masking import MaskingConfig
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 from mlm_jax.run.event_file import EventFile
 from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, append_whole, read_records
 from mlm_jax.step.train_step import StepMetrics

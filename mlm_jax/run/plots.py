@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 
 LOSS_PICTURE = "loss.png"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
-from mlm_jax.files import new_folder
+from mlm_jax.files.atomic import new_folder
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_vocabulary,

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.config.settings import nearest_name
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.files import home
+from mlm_jax.files.home import home
 
 # Google's uploads of the checkpoints after which the presets are named.
 _REPOSITORIES: Mapping[str, str] = {

@@ -12,7 +12,7 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.config.files import read_json_config
 from mlm_jax.config.settings import changed_settings, to_json
 from mlm_jax.errors import InputError
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.text.tokenizer import Tokenizer
 

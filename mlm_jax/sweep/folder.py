@@ -14,8 +14,8 @@ from pathlib import Path
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import from_json
 from mlm_jax.errors import InputError
-from mlm_jax.files import PARTIAL_SUFFIX
-from mlm_jax.store.folder_lock import LOCK_FILE, lock_folder
+from mlm_jax.files.atomic import PARTIAL_SUFFIX
+from mlm_jax.files.folder_lock import LOCK_FILE, lock_folder
 from mlm_jax.sweep.plan import Sweep, changed_results, require_comparable
 from mlm_jax.sweep.records import SWEEP_FILE, SweepRecord, read_sweep_record, write_sweep_record
 

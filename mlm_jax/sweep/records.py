@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlm_jax.errors import InputError
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 
 SWEEP_FILE = "sweep.json"
 OUTCOME_FILE = "outcome.json"

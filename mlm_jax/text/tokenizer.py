@@ -14,7 +14,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
-from mlm_jax.files import write_atomically
+from mlm_jax.files.atomic import write_atomically
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     SPECIAL_TOKENS,

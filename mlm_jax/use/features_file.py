@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.errors import InputError
-from mlm_jax.files import commit, partial_path, remove_abandoned
+from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.use.inference import Pooling
 from mlm_jax.use.masked_lm import MaskedLM

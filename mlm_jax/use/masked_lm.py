@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
-from mlm_jax.files import new_folder
+from mlm_jax.files.atomic import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.model.layers import split_model

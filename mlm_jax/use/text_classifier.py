@@ -15,7 +15,7 @@ from jax import Array
 from mlm_jax.config import BertConfig
 from mlm_jax.data.permutation import permute
 from mlm_jax.errors import InputError
-from mlm_jax.files import new_folder
+from mlm_jax.files.atomic import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.classifier import BertClassifier

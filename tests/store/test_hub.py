@@ -6,7 +6,7 @@ import pytest
 
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
-from mlm_jax.files import home
+from mlm_jax.files.home import home
 from mlm_jax.store.hub import find_model
 from tests.formats.folders import hugging_face_folder
 from tests.run_small import run_python

@@ -13,8 +13,8 @@ import pytest
 from mlm_jax.config import DataConfig, TrainConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
-from mlm_jax.store import folder_lock
-from mlm_jax.store.folder_lock import lock_folder
+from mlm_jax.files import folder_lock
+from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.sweep import folder as folders
 from mlm_jax.sweep.plan import Sweep
 from mlm_jax.sweep.records import Outcome, SweepRecord, read_outcome, write_outcome

@@ -14,7 +14,7 @@ from flax import nnx
 from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
 from mlm_jax.config.settings import to_json
 from mlm_jax.errors import InputError
-from mlm_jax.files import new_folder
+from mlm_jax.files.atomic import new_folder
 from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model

@@ -9,7 +9,7 @@ import pytest
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.files import new_folder
+from mlm_jax.files.atomic import new_folder
 from mlm_jax.formats.model_folder import random_model, write_model_folder
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.labeled_text import read_labeled_texts

@@ -24,11 +24,6 @@ _WRITER = re.compile(r"\.(?P<host>[^/]+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial$")
 _ABANDONED_SECONDS = 24 * 60 * 60
 
 
-def home() -> Path:
-    """Returns `$MLM_JAX_HOME`, by default ~/.cache/mlm_jax."""
-    return Path(os.environ.get("MLM_JAX_HOME") or "~/.cache/mlm_jax").expanduser()
-
-
 def partial_path(path: Path) -> Path:
     """Returns a new temporary name for `path`, in the same folder, that no other writer uses."""
     writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

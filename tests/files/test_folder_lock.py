@@ -8,12 +8,12 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from mlm_jax.store.folder_lock import lock_folder
+from mlm_jax.files.folder_lock import lock_folder
 
 HOLD = """
 import os, sys
 from pathlib import Path
-from mlm_jax.store.folder_lock import lock_folder
+from mlm_jax.files.folder_lock import lock_folder
 with lock_folder(Path(sys.argv[1])) as lock:
     lock.note_step(7)
     print(lock.acquired, flush=True)

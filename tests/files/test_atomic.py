@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.files import (
+from mlm_jax.files.atomic import (
     new_file,
     new_folder,
     partial_path,
