@@ -24,7 +24,10 @@ with own_name(path) if sys.argv[2] == "name" else lock_folder(path) as lock:
 
 @contextlib.contextmanager
 def held_by_another_process(path: Path, what: str = "folder") -> Iterator[subprocess.Popen[str]]:
-    """Locks a folder, or the name of a new folder, in a child that releases it at the end of the block or dies of "die"."""
+    """Locks a folder, or the "name" of a new folder, in a child until the end of the block.
+
+    The child dies without releasing it if "die" is written to its stdin.
+    """
     child = subprocess.Popen(
         [sys.executable, "-c", _HOLD, str(path), what],
         cwd=ROOT,

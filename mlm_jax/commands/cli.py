@@ -5,7 +5,8 @@ import traceback
 from collections.abc import Callable
 
 from mlm_jax.commands import process
-from mlm_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, RunError
+from mlm_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, RunError, one_line
+from mlm_jax.files.targets import failed_write
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -31,23 +32,27 @@ def _code_of(main: Callable[[], int | None]) -> int | str | None:
         return main()
     except SystemExit as end:
         return end.code
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
-    except OSError as error:
-        # The reader of stdout, such as `head`, may close the pipe whenever it likes.
-        if not isinstance(error, BrokenPipeError) or process.flush_stdout():
-            about = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
-            print(f"error: {about}", file=sys.stderr)
-        return EXIT_RUN_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except Exception:
-        if not _is_in_a_job():
+    except Exception as error:
+        message = _message(error)
+        if message is None and not _is_in_a_job():
             raise
-        traceback.print_exc()
-        return EXIT_RUN_FAILED
+        # The reader of stdout, such as `head`, may close the pipe whenever it likes.
+        if not isinstance(error, BrokenPipeError) or process.flush_stdout():
+            print(traceback.format_exc() if message is None else f"error: {message}", file=sys.stderr)
+        return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
+
+
+def _message(error: Exception) -> str | None:
+    """Returns what a user is told, None for a bug."""
+    if isinstance(error, InputError | RunError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    # Libraries have exceptions of their own for a full disk.
+    return one_line(error) if failed_write(error) else None
 
 
 def _is_in_a_job() -> bool:

@@ -28,11 +28,13 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # returns the lowest free number
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
-        if sys.stdout.errors == "strict" or sys.stdout.encoding.lower() != "utf-8":
+        # In UTF-8, "surrogateescape" writes the bytes of a file name as they are.
+        is_utf8 = sys.stdout.encoding.lower() == "utf-8"
+        if sys.stdout.errors == "strict" or not is_utf8:
             sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stderr is sys.__stderr__ and not isinstance(getattr(sys.stderr, "buffer", None), _Messages):
         encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"

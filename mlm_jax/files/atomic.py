@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mlm_jax.errors import InputError, RunError
+from mlm_jax.errors import InputError
 from mlm_jax.files.folder_lock import own_name
-from mlm_jax.files.targets import failed_write
+from mlm_jax.files.targets import naming_target
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -112,7 +112,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         InputError: `path` exists, another process is about to create it, or it cannot be created.
         RunError: the disk is full.
     """
-    with own_name(path):
+    with own_name(path), naming_target(path):
         remove_abandoned(path)
         partial = partial_path(path)
         partial.mkdir()
@@ -124,6 +124,4 @@ def new_folder(path: Path) -> Iterator[Path]:
             # On a file system without locks, another process may have created it.
             if isinstance(error, OSError) and path.exists():
                 raise InputError(f"{path}: already exists; choose a folder that does not exist") from error
-            if isinstance(error, Exception) and (reason := failed_write(error)):
-                raise RunError(f"{path}: {reason}; nothing was written") from error
             raise

@@ -4,8 +4,8 @@ FOLDER/lock has a JSON line for each process that has not released the folder: p
 the current owner. The file is removed with the lock. A folder that does not exist yet, because it is renamed into place
 at the end (`atomic.new_folder`), is locked by a file beside it, `.NAME.lock`.
 
-A lock belongs to a `with` block: within it, the same folder can be locked again, so that a sweep can call `train`. Other
-threads of the process are excluded like other processes.
+A lock belongs to a `with` block: within it, the same folder can be locked again, so that a sweep can call `train`.
+Other threads of the process are excluded like other processes.
 """
 
 import contextlib
@@ -192,7 +192,7 @@ def _open(path: Path, *, wait: bool) -> tuple[FileIO, bool]:
         try:
             _require_lock_file(file, path)
             acquired = _flock(file, wait=wait)
-            if not acquired or path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if not acquired or (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
                 return file, acquired
         except FileNotFoundError:
             pass

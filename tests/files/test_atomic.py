@@ -98,9 +98,9 @@ def test_without_locks_the_second_writer_damages_nothing(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_one_line_that_names_the_target(tmp_path, small_disk):
-    with pytest.raises(RunError, match=r"^\S*/a: No space left on device; nothing was written$"):
-        with new_folder(small_disk / "a") as folder:
-            (folder / "x").write_bytes(bytes(5_000_000))
+    message = r"^\S*/a: No space left on device; nothing was written$"
+    with pytest.raises(RunError, match=message), new_folder(small_disk / "a") as folder:
+        (folder / "x").write_bytes(bytes(5_000_000))
     with pytest.raises(OSError, match="No space left") as failed, new_file(small_disk / "b") as file:
         file.write(bytes(5_000_000))
     assert failed.value.filename == str(small_disk / "b")

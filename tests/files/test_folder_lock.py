@@ -27,12 +27,12 @@ def test_another_process_sees_the_owner_until_it_releases(tmp_path: Path) -> Non
             assert not lock.acquired
             assert lock.owner is not None
             assert (lock.owner.host, lock.owner.pid, lock.owner.step) == (socket.gethostname(), child.pid, 7)
-            assert (
-                abs((datetime.now().astimezone() - datetime.fromisoformat(lock.owner.since)).seconds) < 60
-            )
+            assert abs((datetime.now().astimezone() - datetime.fromisoformat(lock.owner.since)).seconds) < 60
         with lock_folder(tmp_path / "other") as lock:
             assert lock.acquired
-        expected = f"run: in use by process {child.pid} on {socket.gethostname()} since {lock.owner.since[:10]}"
+        expected = (
+            f"run: in use by process {child.pid} on {socket.gethostname()} since {lock.owner.since[:10]}"
+        )
         with pytest.raises(InputError, match=f"{expected}.*; wait until it ends, or choose"):
             own_folder(tmp_path / "run").__enter__()
     with lock_folder(tmp_path / "run") as lock:
@@ -114,7 +114,10 @@ def test_a_folder_that_is_gone_is_noticed(tmp_path: Path, what: str) -> None:
         else:
             shutil.rmtree(folder)
         if what == "replaced":
-            with held_by_another_process(folder), pytest.raises(RunError, match="run: the folder was removed"):
+            with (
+                held_by_another_process(folder),
+                pytest.raises(RunError, match="run: the folder was removed"),
+            ):
                 lock.confirm()
         else:
             with pytest.raises(RunError, match="run: the folder was removed"):

@@ -42,7 +42,7 @@ def test_an_unusable_target_is_refused(
     ("error", "expected"),
     [
         (OSError(28, "whatever"), "No space left on device"),
-        (RuntimeError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'), "No space left on device"),
+        (RuntimeError('IoError(Os { code: 28, message: "No space left on device" })'), "No space left on device"),
         (RuntimeError("I/O error (os error 122)"), "Disk quota exceeded"),
         (RuntimeError("Can't write (file write failed: errno = 28, buf = 0x28)"), "No space left on device"),
         (OSError(2, "No such file"), None),
