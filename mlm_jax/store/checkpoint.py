@@ -228,9 +228,9 @@ class Checkpointer:
         """Returns True if an evaluation of the checkpoint of `step` was due and did not end."""
         return bool(self._note(step, "unevaluated"))
 
-    def note_eval_loss(self, step: int, loss: float) -> None:
+    def note_eval_loss(self, step: int, loss: float | None) -> None:
         """Adds the evaluation loss of a checkpoint that was saved without one, until this checkpointer is closed."""
-        self._eval_losses[step] = loss if math.isfinite(loss) else None
+        self._eval_losses[step] = _finite(loss)
 
     def _note(self, step: int, key: str) -> Any:
         try:
@@ -276,7 +276,7 @@ class Checkpointer:
         eval_loss: float | None,
     ) -> None:
         leaves, _ = name_leaves(state)
-        loss = eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None
+        loss = _finite(eval_loss)
         manifest = {
             "description": description,
             **own,
@@ -386,6 +386,10 @@ class Checkpointer:
 
 def _in_any_process(here: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(here)).any())
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 class _DamagedError(Exception):
