@@ -1,4 +1,4 @@
-"""Our own format: exported model folders, and run folders."""
+"""Our own format: exported model folders, run folders, and their checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +25,7 @@ from mlm_jax.store.run_folder import (
     is_run_folder,
     load_params,
     read_config,
+    run_and_step,
 )
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -34,8 +35,8 @@ NEEDS_POOLER = False
 
 
 def recognizes(folder: Path) -> bool:
-    """Returns True if the folder is an exported model or a run folder."""
-    return is_model_folder(folder) or is_run_folder(folder)
+    """Returns True if the folder is an exported model, a run folder, or a checkpoint in one."""
+    return is_model_folder(folder) or is_run_folder(run_and_step(folder)[0])
 
 
 def expressible(config: BertConfig) -> BertConfig:
@@ -45,17 +46,19 @@ def expressible(config: BertConfig) -> BertConfig:
 
 def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
     """Returns the config and the tokenizer without reading weights."""
+    folder, _ = run_and_step(folder)
     config = read_config(folder).model if is_run_folder(folder) else read_model_config(folder)[0]
     return config, Tokenizer.load(folder / TOKENIZER_FOLDER)
 
 
 def read(folder: Path) -> Reading:
-    """Reads an exported model, or the newest intact checkpoint of a run.
+    """Reads an exported model, a checkpoint of a run (RUN/checkpoints/STEP), or the newest intact one of a run.
 
     Raises:
         InputError: a file is missing or damaged, a tensor is missing, unknown or of the wrong shape, or the run has
             no checkpoint.
     """
+    folder, step = run_and_step(folder)
     if not is_run_folder(folder):
         model = read_model_folder(folder)
         return Reading(model, len(jax.tree.leaves(model.params)), {}, [folder / WEIGHTS_FILE])
@@ -63,10 +66,11 @@ def read(folder: Path) -> Reading:
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
-    params = jax.tree.map(np.asarray, load_params(folder, abstract))
+    params = jax.tree.map(np.asarray, load_params(folder, abstract, step))
     config, params = without_padded_rows(config, params)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-    files = sorted(path for path in (folder / CHECKPOINTS_FOLDER).rglob("*") if path.is_file())
+    checkpoints = folder / CHECKPOINTS_FOLDER / (str(step) if step is not None else "")
+    files = sorted(path for path in checkpoints.rglob("*") if path.is_file())
     return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, files)
 
 

@@ -37,6 +37,15 @@ def is_run_folder(folder: Path) -> bool:
     return isinstance(settings, dict) and {"output_dir", "optimizer"} <= set(settings)
 
 
+def run_and_step(folder: Path) -> tuple[Path, int | None]:
+    """Splits RUN/checkpoints/STEP into the run folder and the step; any other folder is returned with None."""
+    place = folder if folder.parent.name == CHECKPOINTS_FOLDER else folder.absolute()
+    run = place.parent.parent
+    if place.name.isdecimal() and place.parent.name == CHECKPOINTS_FOLDER and is_run_folder(run):
+        return run, int(place.name)
+    return folder, None
+
+
 def read_config(folder: Path) -> TrainConfig:
     """Returns the config of a run. Raises InputError if the folder is not a run folder or its config is invalid."""
     file = folder / CONFIG_FILE
@@ -57,14 +66,17 @@ def _of_any_process(config: TrainConfig) -> TrainConfig:
     return replace(config, distributed=elsewhere)
 
 
-def load_params(folder: Path, abstract_params: Any) -> Any:
-    """Returns the parameters of the newest intact checkpoint of a run, with the shardings of `abstract_params`.
+def load_params(folder: Path, abstract_params: Any, step: int | None = None) -> Any:
+    """Returns the parameters of a checkpoint of a run, by default the newest intact one.
+
+    They have the shardings of `abstract_params`.
 
     Raises:
-        InputError: the run has no checkpoint, or its parameters have different names or shapes.
+        InputError: the run has no checkpoint, or no intact one of `step`, or its parameters have different names or
+            shapes.
     """
     with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
-        restored = checkpointer.restore_part("params", abstract_params, {})
+        restored = checkpointer.restore_part("params", abstract_params, {}, step=step)
     if restored is None:
         raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
     return restored[1]

@@ -1,5 +1,7 @@
 """Loading a model by name or folder, with its weights or as a random model."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,28 @@ def test_a_run_gives_its_newest_checkpoint() -> None:
     saved = arrays_of(uninterrupted(), 40)["params.encoder.embeddings.token"]
     assert model.params["encoder"]["embeddings"]["token"].tobytes() == saved[1]
     assert model.tokenizer.fingerprint == tokenizer().fingerprint
+
+
+def test_a_checkpoint_of_a_run_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = arrays_of(uninterrupted(), 35)["params.encoder.embeddings.token"]
+    monkeypatch.chdir(uninterrupted() / "checkpoints")
+    for name in (uninterrupted() / "checkpoints" / "35", "35"):
+        model = load_model(name)
+        assert model.params["encoder"]["embeddings"]["token"].tobytes() == saved[1]
+        assert model.tokenizer.fingerprint == tokenizer().fingerprint
+    assert load_model("35", load_weights=False).config == model.config
+    convert("35", tmp_path / "ours", "mlm_jax", Request())
+    assert load_model(tmp_path / "ours").params["encoder"]["embeddings"]["token"].tobytes() == saved[1]
+    with pytest.raises(InputError, match="36: no such folder"):
+        load_model(uninterrupted() / "checkpoints" / "36")
+
+
+def test_a_damaged_checkpoint_is_not_replaced_by_another_one(tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted(), tmp_path / "run")
+    for file in (run / "checkpoints" / "35").rglob("d/*"):
+        os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(InputError, match="35 damaged; choose another checkpoint"):
+        load_model(run / "checkpoints" / "35")
 
 
 @pytest.mark.slow
