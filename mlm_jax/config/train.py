@@ -233,7 +233,8 @@ class TrainConfig:
     max_nonfinite_steps: int = 20
     """Consecutive non-finite steps after which the run stops.
 
-    A step with a non-finite loss or gradient is skipped: it changes nothing."""
+    A step with a non-finite loss or gradient, or whose update would make a parameter or a moment non-finite, is
+    skipped: it changes nothing. A run whose last steps were all skipped fails, too."""
     init_from: str | None = None
     """Model whose weights the run starts from.
 
@@ -250,6 +251,7 @@ class TrainConfig:
             *("checkpoint_every", "keep_checkpoints", "max_nonfinite_steps"),
         )
         require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
+        require(self, "num_steps", self.num_steps < 2**31, "below 2**31: steps are counted in int32")
         if self.eval_batches is not None:
             require_positive(self, "eval_batches")
         if self.eval_masking.rate_schedule != "constant":

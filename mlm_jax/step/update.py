@@ -38,7 +38,7 @@ class TrainState:
     """Nested dict of float32 arrays."""
     opt_state: Any
     nonfinite_steps: Any
-    """Number of consecutive steps skipped so far because of a non-finite loss or gradient: int32 []."""
+    """Number of consecutive steps skipped so far because they were non-finite, see `update`: int32 []."""
 
 
 class Hyperparameters(NamedTuple):
@@ -110,8 +110,8 @@ def update(
 ) -> tuple[TrainState, LossSums, Array]:
     """Updates the parameters on one batch. Returns the new state, the batch's sums and the norm of the gradient.
 
-    A step with a non-finite loss or gradient changes neither parameters nor moments. It counts in `nonfinite_steps` and
-    in `step`, which determines the learning rate.
+    A step with a non-finite loss or gradient, or after which a parameter or a moment would be non-finite, changes
+    neither. It counts in `nonfinite_steps` and in `step`, which determines the learning rate.
     """
     sums, grads = _accumulate(rule, hyperparameters.seed, state, inputs, summed_loss)
     weight = jnp.maximum(sums.weight, 1.0)
@@ -121,7 +121,7 @@ def update(
     optimizer = rule.optimizer(rule.schedule(hyperparameters.learning_rate)(state.step))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & _all_finite((params, opt_state))
     params, opt_state = jax.tree.map(
         partial(jnp.where, finite), (params, opt_state), (state.params, state.opt_state)
     )
@@ -132,6 +132,12 @@ def update(
         nonfinite_steps=jnp.where(finite, 0, state.nonfinite_steps + 1),
     )
     return new_state, sums, grad_norm
+
+
+def _all_finite(tree: Any) -> Array:
+    """Returns True if no float in the tree is NaN or infinite: bool []."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def _accumulate(

@@ -14,7 +14,8 @@ import pytest
 import zstandard
 
 from mlm_jax.data.prepare import Preparation, prepare
-from mlm_jax.data.shards import open_shards, verify_shards
+from mlm_jax.data.shards import open_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
 
