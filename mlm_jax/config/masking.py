@@ -81,6 +81,25 @@ class MaskingRecipe:
             require(self, name, final is not None, f"a rate with rate_schedule {self.rate_schedule!r}")
             require_rate(self, name)
 
+    def require_something_to_learn(self) -> None:
+        """Raises InputError if a model could not learn from these masks, or not from those of some stage.
+
+        No token is masked at a rate of 0. If no masked token is replaced, the model sees the tokens that it predicts.
+        """
+        final = self.final_mask_selection_rate
+        require(self, "mask_selection_rate", self.mask_selection_rate > 0, "above 0 for training and evaluation")
+        require(self, "final_mask_selection_rate", final is None or final > 0, "above 0 for training")
+        if self.selection == "bernoulli":
+            for name in ("mask_selection_rate", "final_mask_selection_rate"):
+                rate = getattr(self, name)
+                require(self, name, rate is None or rate >= 2**-30, "at least 2**-30 with selection 'bernoulli'")
+        require(
+            self,
+            "mask_token_rate",
+            self.mask_token_rate + self.random_token_rate >= 2**-20,
+            "above 0 if random_token_rate is 0: the model would see every token that it predicts",
+        )
+
     def stage_rates(self) -> tuple[float, ...]:
         """Returns the rate of each stage of a run: one rate if it is constant, otherwise `STAGES` rates."""
         first, last = self.mask_selection_rate, self.final_mask_selection_rate

@@ -233,8 +233,8 @@ class TrainConfig:
     max_nonfinite_steps: int = 20
     """Consecutive non-finite steps after which the run stops.
 
-    A step with a non-finite loss or gradient, or whose update would make a parameter or a moment non-finite, is
-    skipped: it changes nothing. A run whose last steps were all skipped fails, too."""
+    A step with a non-finite loss, gradient or update is skipped: it changes no parameter. A run whose last steps were
+    all skipped fails, too."""
     init_from: str | None = None
     """Model whose weights the run starts from.
 
@@ -259,6 +259,11 @@ class TrainConfig:
                 f"eval_masking.rate_schedule = {self.eval_masking.rate_schedule!r}: must be 'constant': "
                 "all evaluations of a run must use the same masks"
             )
+        for name in ("masking", "eval_masking"):
+            try:
+                getattr(self, name).require_something_to_learn()
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from error
         divides = self.batch_size % self.accumulation_steps == 0
         require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
         self._check_batch_size_warmup()

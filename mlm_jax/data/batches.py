@@ -55,7 +55,7 @@ class Rows:
                 f"{store.tokenizer_fingerprint[:12]}"
             )
         self.sequence_length = config.sequence_length
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._shards, self._vocabulary_size = store.shards, store.vocabulary_size
         self._index = row_index(store, config)
         self.num_rows = self._index.num_rows
@@ -87,7 +87,7 @@ class Rows:
 
     def _frame(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Adds [CLS], [SEP] and padding to the bodies, in place. A body that ends in [SEP] gets no other [SEP]."""
-        tokenizer, width = self._tokenizer, self.sequence_length - 2
+        tokenizer, width = self.tokenizer, self.sequence_length - 2
         rows[:, 0] = tokenizer.cls_token_id
         rows[:, -1] = tokenizer.pad_token_id
         short = np.flatnonzero(lengths < width)

@@ -172,9 +172,11 @@ def _note(store: TokenStore, matched: dict[str, Stamp | None]) -> None:
         return
     file = _notes_file(store)
     with contextlib.suppress(OSError):
+        # Copies of the data elsewhere have the same fingerprint.
+        kept = {path: stamp for path, stamp in _notes(store).items() if Path(path).exists()}
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(file)
-        write_atomically(file, json.dumps(_notes(store) | settled).encode())
+        write_atomically(file, json.dumps(kept | settled).encode())
 
 
 def _let_others_first() -> None:

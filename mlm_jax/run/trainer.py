@@ -16,14 +16,22 @@ from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS, BertConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
+from mlm_jax.data.verification import Verification
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats.model_folder import with_padded_rows
 from mlm_jax.parallel.sharding import local_rows, make_mesh
 from mlm_jax.run.metrics import LossWindow
-from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
+from mlm_jax.run.reporting import (
+    Reporter,
+    announced_if_slow,
+    describe_start,
+    require_trained_to_the_end,
+    say,
+)
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.watchdog import Watchdog
 from mlm_jax.step.evaluation import evaluate_rows
+from mlm_jax.step.maskable import check_maskable, unknown_share
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
@@ -83,14 +91,20 @@ def train(
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
         program = _program(config, sources)
+        with announced_if_slow("looking for tokens to mask"):
+            _check_masking(sources, program)
 
-        with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            run = _Run(config, folder, sources, program, checkpointer, request, watchdog, on_step)
+        with (
+            Verification(sources.stores) as verification,
+            Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer,
+        ):
+            run = _Run(config, folder, sources, verification, program, checkpointer, request, watchdog, on_step)
 
             # State.
             state, batches = run.start()
             start = batches.sizes.first_step
             if start >= config.num_steps:
+                require_trained_to_the_end(start, int(state.nonfinite_steps))
                 say(
                     f"{folder}: already finished, at step {start:,} of {config.num_steps:,}; "
                     "a larger num_steps resumes it"
@@ -123,7 +137,7 @@ def check_run(config: TrainConfig) -> RunData:
     # JAX reads the cache folder once, at the first compilation.
     _use_compilation_cache(config.compilation_cache_dir)
     sources = _open(config, None, None, None)
-    _program(config, sources)
+    _check_masking(sources, _program(config, sources))
     if config.init_from is not None:
         _params_to_start_from(config.init_from, config.model, sources.tokenizer)
     return sources
@@ -136,6 +150,7 @@ class _Run:
     config: TrainConfig
     folder: Path
     sources: RunData
+    verification: Verification
     program: Program
     checkpointer: Checkpointer
     stop: StopRequest
@@ -198,6 +213,7 @@ class _Run:
                     if rows != program.config.batch_size:
                         program = self._compile(rows, step, reporter)
                     self.watchdog.heartbeat(step)
+                    self.verification.check()
                     votes = program.stop_votes(self.stop.name is not None)
                     state, metrics = program.train(state, program.put(batch), votes)
                     reporter.step(step, metrics)
@@ -206,6 +222,9 @@ class _Run:
                     if self._evaluate_and_save(step, state, batches.sizes.examples(step), reporter):
                         break
                 reporter.flush()
+                if step == config.num_steps:
+                    masked = start > 0 or reporter.masked_tokens > 0
+                    require_trained_to_the_end(step, reporter.nonfinite_steps, masked=masked)
             except RunError:
                 # The plot shows how the run diverged. If the disk is full, the first error matters more.
                 with contextlib.suppress(OSError):
@@ -255,6 +274,9 @@ class _Run:
             # Read only once, after the evaluation: a later signal stops the run after the next step.
             stops = self._stops(reporter)
             if saves or is_best or stops:
+                # A stopped run has no time to wait; its next start compares the rest.
+                with announced_if_slow("comparing the data with their checksums"):
+                    self.verification.wait(lambda: self.stop.name is not None)
                 self.checkpointer.save(
                     step,
                     state,
@@ -313,6 +335,20 @@ def _program(config: TrainConfig, sources: RunData) -> Program:
     )
     separator = sources.tokenizer.sep_token_id
     return build_program(config, masking, make_mesh(config.mesh), separator, eval_masking)
+
+
+def _check_masking(sources: RunData, program: Program) -> None:
+    """Raises InputError if no token of the data can be masked, and warns if many tokens are unknown."""
+    setup = program.setup
+    for name, rows, masking in (
+        ("data.path", sources.train, setup.masking),
+        ("data.eval_path", sources.evaluation, setup.eval_masking),
+    ):
+        if rows is not None:
+            check_maskable(rows, masking, name)
+            unknown = unknown_share(rows)
+            if unknown > 0.01:
+                say(f"warning: {name}: {unknown:.1%} of the first tokens are unknown to the tokenizer, and never masked")
 
 
 def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:
