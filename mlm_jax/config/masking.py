@@ -1,7 +1,7 @@
 """Masking settings, as frozen dataclasses that validate themselves. Nothing here imports jax."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -148,14 +148,12 @@ class MaskingConfig(MaskingRecipe):
     """Number of vocabulary entries."""
     mask_token_id: int
     """Id of [MASK]."""
-    mask_selection_length: int = field()
-    """Maximum number of predictions per row."""
     unselectable_token_ids: tuple[int, ...] = (0,)
     """Ids that are never selected for prediction.
 
     With `random_pool="no_special"` neither they nor `mask_token_id` are drawn as random replacements."""
     padding_token_id: int = 0
-    """Id of padding; needed only by the rule `"bert"`, which counts all other tokens."""
+    """Id of padding, which completes rows of different lengths, and which the rule `"bert"` does not count."""
     continuation_token_ids: tuple[int, ...] = ()
     """Ids that continue the word of the preceding token; needed only for word and span units."""
     document_end_id: int | None = None
@@ -176,6 +174,10 @@ class MaskingConfig(MaskingRecipe):
             require(self, "document_end_id", ends, f"an id in [0, {size}) with quota 'document'")
         drawable = self.random_token_rate == 0 or self.random_pool_size > 0
         require(self, "random_pool", drawable, "'full' if every id of the vocabulary is special")
+
+    def selection_length(self, sequence_length: int) -> int:
+        """Returns the same as for a recipe, but if derived, enough for rows in which every token is selectable."""
+        return super().selection_length(sequence_length + 2)
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:

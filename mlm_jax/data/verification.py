@@ -109,7 +109,7 @@ class Verification:
     def check(self) -> None:
         """Returns at once. Raises RunError if a file has been found damaged so far."""
         if self._damage is not None:
-            raise RunError(f"{self._damage}; prepare the folder again; no checkpoint was written since this start")
+            raise RunError(f"{self._damage}; prepare the folder again; this start has saved nothing")
 
     def wait(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
         """Returns when all files are compared or `is_stopped` returns True. Raises RunError if a file is damaged."""

@@ -184,7 +184,7 @@ class Reporter:
         flops = train_flops_per_sequence(
             config.model,
             length=config.data.sequence_length,
-            masked=self._program.setup.masking.mask_selection_length,
+            masked=self._program.setup.masking.selection_length(config.data.sequence_length),
         )
         return mfu(
             flops_per_sequence=flops,

@@ -33,6 +33,7 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.digest import array_digests, nonfinite
 from mlm_jax.store.checkpoint_manifest import (
     PyTree,
+    abstract_arrays,
     describe_arrays,
     describe_differences,
     enumerate_some,
@@ -180,6 +181,14 @@ class Checkpointer:
             f"{self.directory}: every checkpoint is damaged ({enumerate_some(steps)}); use another output folder, or "
             "delete this one to start from step 0"
         )
+
+    def verify(self, step: int) -> None:
+        """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged."""
+        try:
+            manifest = self._manifest(step)
+            self._load(step, abstract_arrays(manifest["arrays"]), manifest["description"], part=None)
+        except _DamagedError as damage:
+            raise InputError(f"{self.directory / str(step)}: damaged: {damage}") from damage
 
     def examples(self, step: int) -> int:
         """Returns the `examples` saved with the checkpoint of `step`, which must have been restored."""
