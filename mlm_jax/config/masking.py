@@ -87,12 +87,16 @@ class MaskingRecipe:
         No token is masked at a rate of 0. If no masked token is replaced, the model sees the tokens that it predicts.
         """
         final = self.final_mask_selection_rate
-        require(self, "mask_selection_rate", self.mask_selection_rate > 0, "above 0 for training and evaluation")
+        require(
+            self, "mask_selection_rate", self.mask_selection_rate > 0, "above 0 for training and evaluation"
+        )
         require(self, "final_mask_selection_rate", final is None or final > 0, "above 0 for training")
         if self.selection == "bernoulli":
             for name in ("mask_selection_rate", "final_mask_selection_rate"):
                 rate = getattr(self, name)
-                require(self, name, rate is None or rate >= 2**-30, "at least 2**-30 with selection 'bernoulli'")
+                require(
+                    self, name, rate is None or rate >= 2**-30, "at least 2**-30 with selection 'bernoulli'"
+                )
         require(
             self,
             "mask_token_rate",

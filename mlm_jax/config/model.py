@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mlm_jax.config.settings import check_types, require, require_above_zero, require_below_one, require_positive
+from mlm_jax.config.settings import (
+    check_types,
+    require,
+    require_above_zero,
+    require_below_one,
+    require_positive,
+)
 
 HeadActivation = Literal["gelu", "gelu_tanh"]
 Activation = Literal["gelu", "gelu_tanh", "geglu", "swiglu"]

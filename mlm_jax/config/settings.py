@@ -61,7 +61,7 @@ def is_float32(value: object) -> bool:
     # Not isinstance, because a bool is also an int in Python.
     if type(value) not in (int, float):
         return False
-    return value == 0 or _SMALLEST <= abs(value) <= _LARGEST  # type: ignore[arg-type, operator]
+    return value == 0 or _SMALLEST <= abs(value) <= _LARGEST  # type: ignore[arg-type]
 
 
 def expected(kind: Any, value: Any) -> str:

@@ -81,9 +81,7 @@ class Shard:
         if self.mapped:
             offsets = _windows(self.document_offsets, starts, width)
         else:
-            offsets = _read_windows(
-                self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width
-            )
+            offsets = _read_windows(self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width)
         self._check_offsets(offsets, starts)
         return offsets
 
@@ -99,8 +97,8 @@ class Shard:
         self._check_offsets(offsets[None], np.zeros(1, np.int64))
         if (offsets[0], offsets[-1]) != (0, self.num_tokens):
             raise RunError(
-                f"{_name(source)}: damaged: from {offsets[0]} to {offsets[-1]}, must be from 0 to {self.num_tokens}, the "
-                "number of tokens; prepare the folder again"
+                f"{_name(source)}: damaged: from {offsets[0]} to {offsets[-1]}, must be from 0 to {self.num_tokens}, "
+                "the number of tokens; prepare the folder again"
             )
         return offsets
 
@@ -109,19 +107,20 @@ class Shard:
         wrong = ids >= vocabulary_size
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
+            position = min(starts[row] + column, self.num_tokens - 1)
             raise RunError(
-                f"{_name(self.token_source)}: damaged: token {min(starts[row] + column, self.num_tokens - 1):,} has the "
-                f"id {ids[row, column]}, must be below {vocabulary_size}, the size of the vocabulary; "
-                "prepare the folder again"
+                f"{_name(self.token_source)}: damaged: token {position:,} has the id {ids[row, column]}, must be below "
+                f"{vocabulary_size}, the size of the vocabulary; prepare the folder again"
             )
 
     def _check_offsets(self, offsets: np.ndarray, starts: np.ndarray) -> None:
         wrong = (offsets[:, 1:] < offsets[:, :-1]) | (offsets[:, 1:] > self.num_tokens)
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
+            before, offset = offsets[row, column : column + 2]
             raise RunError(
-                f"{_name(self.document_source)}: damaged: offset {starts[row] + column + 1:,} is {offsets[row, column + 1]}, "
-                f"must be from {offsets[row, column]}, the one before, to {self.num_tokens}; prepare the folder again"
+                f"{_name(self.document_source)}: damaged: offset {starts[row] + column + 1:,} is {offset}, must be "
+                f"from {before}, the one before, to {self.num_tokens}; prepare the folder again"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,9 +190,9 @@ class TokenStore:
 def open_shards(path: str | Path) -> TokenStore:
     """Opens a prepared folder at a path or fsspec URL: reads its manifest and checks the sizes of its files.
 
-    Does not map or download anything yet. `verification.py` compares checksums; remote files are also compared when they
-    are downloaded. Raises InputError, which names the file, if the folder is not a complete preparation of this format
-    version or a shard is missing or truncated.
+    Does not map or download anything yet. `verification.py` compares checksums; remote files are also compared when
+    they are downloaded. Raises InputError, which names the file, if the folder is not a complete preparation of this
+    format version or a shard is missing or truncated.
     """
     folder = open_folder(path)
     manifest = read_manifest(folder)

@@ -2,7 +2,8 @@
 
     $MLM_JAX_HOME/verified/FINGERPRINT.json   files of a store that matched, so that the next run need not read them
 
-A file is read again if its size, its times or its inode change. Remote files are also compared when they are downloaded.
+A file is read again if its size, its times or its inode change. Remote files are also compared when they are
+downloaded.
 """
 
 import contextlib
@@ -166,7 +167,7 @@ def _notes(store: TokenStore) -> dict[str, Stamp]:
 
 
 def _note(store: TokenStore, matched: dict[str, Stamp | None]) -> None:
-    """Adds the files that matched, by path, to those of earlier runs. If the home folder is not writable, does nothing."""
+    """Adds the files that matched, by path, to those of earlier runs, if the home folder is writable."""
     settled = {path: stamp for path, stamp in matched.items() if stamp is not None}
     if not settled:
         return

@@ -98,7 +98,9 @@ def train(
             Verification(sources.stores) as verification,
             Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer,
         ):
-            run = _Run(config, folder, sources, verification, program, checkpointer, request, watchdog, on_step)
+            run = _Run(
+                config, folder, sources, verification, program, checkpointer, request, watchdog, on_step
+            )
 
             # State.
             state, batches = run.start()
@@ -348,7 +350,9 @@ def _check_masking(sources: RunData, program: Program) -> None:
             check_maskable(rows, masking, name)
             unknown = unknown_share(rows)
             if unknown > 0.01:
-                say(f"warning: {name}: {unknown:.1%} of the first tokens are unknown to the tokenizer, and never masked")
+                say(
+                    f"warning: {name}: {unknown:.1%} of the first tokens are unknown to the tokenizer, and never masked"
+                )
 
 
 def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:

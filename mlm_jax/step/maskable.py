@@ -40,8 +40,8 @@ def check_maskable(rows: Rows, masking: MaskingConfig, where: str) -> None:
             "longer rows or a higher rate"
         )
     raise InputError(
-        f"{where}: no token can be masked: its {rows.num_rows:,} rows have only special and unknown tokens; prepare the "
-        "text with a tokenizer that was trained on such text"
+        f"{where}: no token can be masked: its {rows.num_rows:,} rows have only special and unknown tokens; prepare "
+        "the text with a tokenizer that was trained on such text"
     )
 
 
@@ -49,8 +49,8 @@ def unknown_share(rows: Rows) -> float:
     """Returns the share of unknown tokens among the tokens of the first rows that stand for text, in [0, 1]."""
     tokenizer = rows.tokenizer
     token_ids = rows.read(np.arange(min(rows.num_rows, _ROWS)))
-    unknown = np.count_nonzero(token_ids == tokenizer.unknown_token_id)
-    known = np.count_nonzero(~np.isin(token_ids, tokenizer.special_token_ids))
+    unknown = int(np.count_nonzero(token_ids == tokenizer.unknown_token_id))
+    known = int(np.count_nonzero(~np.isin(token_ids, tokenizer.special_token_ids)))
     return unknown / max(1, unknown + known)
 
 

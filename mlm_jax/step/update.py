@@ -128,7 +128,9 @@ def update(
     )
     # Finite norms add up to finite parameters: a norm overflows at 1.8e19, and there are fewer than 2**31 steps.
     finite &= jnp.isfinite(optax.tree.norm(updates))
-    params = jax.tree.map(partial(jnp.where, finite), optax.apply_updates(state.params, updates), state.params)
+    params = jax.tree.map(
+        partial(jnp.where, finite), optax.apply_updates(state.params, updates), state.params
+    )
     new_state = TrainState(
         step=state.step + 1,
         params=params,

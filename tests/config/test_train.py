@@ -118,10 +118,18 @@ def test_json_with_a_wrong_setting_is_rejected(path: tuple[str, ...], value: obj
         (BertConfig(), {"num_layers": 0}, r"num_layers = 0: must be at least 1"),
         (DataConfig(), {"sequence_length": 2}, r"sequence_length = 2: must be at least 3"),
         (OptimizerConfig(), {"learning_rate": 0.0}, r"learning_rate = 0.0: must be above 0"),
-        (OptimizerConfig(), {"beta2": 1 - 1e-9}, r"beta2 = 0.999999999: must be in \[0, 1\), in float32, too"),
+        (
+            OptimizerConfig(),
+            {"beta2": 1 - 1e-9},
+            r"beta2 = 0.999999999: must be in \[0, 1\), in float32, too",
+        ),
         (BertConfig(), {"dropout_rate": 1 - 1e-9}, r"dropout_rate = 0.999999999: must be in \[0, 1\), in"),
         (BertConfig(), {"layer_norm_epsilon": 0.0}, "layer_norm_epsilon = 0.0: must be above 0"),
-        (BertConfig(), {"head_layer_norm_epsilon": -1e-5}, "head_layer_norm_epsilon = -1e-05: must be above 0"),
+        (
+            BertConfig(),
+            {"head_layer_norm_epsilon": -1e-5},
+            "head_layer_norm_epsilon = -1e-05: must be above 0",
+        ),
         (BertConfig(), {"initializer_stddev": 0.0}, "initializer_stddev = 0.0: must be above 0"),
         (TrainConfig(), {"num_steps": 2**31}, r"num_steps = 2147483648: must be below 2\*\*31"),
         (
