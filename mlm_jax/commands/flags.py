@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from mlm_jax.config.settings import expected, field_docs, nearest_name
+from mlm_jax.config.settings import expected, field_docs, is_float32, nearest_name
 from mlm_jax.errors import InputError
 
 ArgumentsT = typing.TypeVar("ArgumentsT")
@@ -244,7 +244,10 @@ def _convert(flag: Flag, kind: Any, text: str) -> Any:
                 return text
         else:
             try:
-                return option(text)
+                value = option(text)
             except ValueError:
                 continue
+            if option is float and not is_float32(value):
+                raise InputError(f"{flag.name} {text!r}: must be {expected(kind, value)}")
+            return value
     raise InputError(f"{flag.name} {text!r}: must be {expected(kind, text)}")

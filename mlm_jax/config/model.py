@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mlm_jax.config.settings import check_types, require, require_below_one, require_positive
+from mlm_jax.config.settings import (
+    check_types,
+    require,
+    require_above_zero,
+    require_below_one,
+    require_positive,
+)
 
 HeadActivation = Literal["gelu", "gelu_tanh"]
 Activation = Literal["gelu", "gelu_tanh", "geglu", "swiglu"]
@@ -113,6 +119,8 @@ class BertConfig:
             *("max_sequence_length", "vocabulary_multiple", "global_attention_every"),
         )
         require(self, "num_segments", self.num_segments >= 0, "at least 0")
+        # Without an epsilon, a vector of equal numbers is normalized to NaN; without a spread, weights never differ.
+        require_above_zero(self, "layer_norm_epsilon", "head_layer_norm_epsilon", "initializer_stddev")
         require_below_one(self, "dropout_rate", "attention_dropout_rate")
         divides = self.hidden_dim % self.num_heads == 0
         require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")

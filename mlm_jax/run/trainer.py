@@ -14,6 +14,7 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
+from mlm_jax.data.verification import Verification
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.folder_lock import FolderLock, own_folder
 from mlm_jax.files.targets import check_target
@@ -21,11 +22,18 @@ from mlm_jax.parallel.sharding import local_rows, make_mesh
 from mlm_jax.run.init_from import initial_state, params_to_start_from
 from mlm_jax.run.metrics import LossWindow
 from mlm_jax.run.records import EVALUATIONS_FILE, read_records
-from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
+from mlm_jax.run.reporting import (
+    Reporter,
+    announced_if_slow,
+    describe_start,
+    require_trained_to_the_end,
+    say,
+)
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.stoppable_evaluation import evaluate_unless_stopped, run_stops
 from mlm_jax.run.watchdog import Watchdog
 from mlm_jax.step.evaluation import Evaluation
+from mlm_jax.step.maskable import check_maskable, unknown_share
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
@@ -93,14 +101,22 @@ def train(
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
         program = _program(config, sources)
+        with announced_if_slow("looking for tokens to mask"):
+            _check_masking(sources, program)
 
-        with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            run = _Run(config, folder, lock, sources, program, checkpointer, request, watchdog, on_step)
+        with (
+            Verification(sources.stores) as verification,
+            Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer,
+        ):
+            run = _Run(
+                config, folder, lock, sources, verification, program, checkpointer, request, watchdog, on_step
+            )
 
             # State.
             state, batches = run.start(from_step)
             start = batches.sizes.first_step
             if start >= config.num_steps and not run.owes_evaluation(start):
+                require_trained_to_the_end(start, int(state.nonfinite_steps))
                 say(
                     f"{folder}: already finished, at step {start:,} of {config.num_steps:,}; "
                     "a larger num_steps resumes it"
@@ -134,7 +150,7 @@ def check_run(config: TrainConfig) -> RunData:
     # JAX reads the cache folder once, at the first compilation.
     _use_compilation_cache(config.compilation_cache_dir)
     sources = _open(config, None, None, None)
-    _program(config, sources)
+    _check_masking(sources, _program(config, sources))
     if config.init_from is not None:
         params_to_start_from(config.init_from, config.model, sources.tokenizer)
     return sources
@@ -149,6 +165,7 @@ class _Run:
     lock: FolderLock | None
     """Lock of the run folder, which only process 0 has."""
     sources: RunData
+    verification: Verification
     program: Program
     checkpointer: Checkpointer
     stop: StopRequest
@@ -238,6 +255,7 @@ class _Run:
                     if rows != program.config.batch_size:
                         program = self._compile(rows, step, reporter)
                     self.watchdog.heartbeat(step)
+                    self.verification.check()
                     votes = program.stop_votes(self.stop.name is not None)
                     state, metrics = program.train(state, program.put(batch), votes)
                     reporter.step(step, metrics)
@@ -246,6 +264,9 @@ class _Run:
                     if stops := self._evaluate_and_save(step, state, batches.sizes.examples(step), reporter):
                         break
                 reporter.flush()
+                if step == config.num_steps:
+                    masked = start > 0 or reporter.masked_tokens > 0
+                    require_trained_to_the_end(step, reporter.nonfinite_steps, masked=masked)
             except RunError:
                 # The plot shows how the run diverged. If the disk is full, the first error matters more.
                 with contextlib.suppress(OSError):
@@ -295,6 +316,9 @@ class _Run:
         with reporter.paused():
             if saves or is_best or stops:
                 self.confirm_folder()
+                # A stopped run has no time to wait; its next start compares the rest.
+                with announced_if_slow("comparing the data with their checksums"):
+                    self.verification.wait(lambda: self.stop.name is not None)
                 self.checkpointer.save(
                     step,
                     state,
@@ -356,6 +380,22 @@ def _program(config: TrainConfig, sources: RunData) -> Program:
     )
     separator = sources.tokenizer.sep_token_id
     return build_program(config, masking, make_mesh(config.mesh), separator, eval_masking)
+
+
+def _check_masking(sources: RunData, program: Program) -> None:
+    """Raises InputError if no token of the data can be masked, and warns if many tokens are unknown."""
+    setup = program.setup
+    for name, rows, masking in (
+        ("data.path", sources.train, setup.masking),
+        ("data.eval_path", sources.evaluation, setup.eval_masking),
+    ):
+        if rows is not None:
+            check_maskable(rows, masking, name)
+            unknown = unknown_share(rows)
+            if unknown > 0.01:
+                say(
+                    f"warning: {name}: {unknown:.1%} of the first tokens are unknown to the tokenizer, and never masked"
+                )
 
 
 def _draw_losses(folder: Path) -> None:

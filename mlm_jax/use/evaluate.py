@@ -12,6 +12,7 @@ from mlm_jax.config import DataConfig, MeshConfig, TrainConfig
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.batches import Rows
 from mlm_jax.data.sources import open_run_data, resolve_masking
+from mlm_jax.data.verification import Verification
 from mlm_jax.errors import InputError
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.step.evaluation import Evaluation, evaluate_rows, evaluation_of
@@ -51,6 +52,7 @@ def evaluate_model(name: str | Path, data_path: str | Path, *, progress: bool = 
 
     Raises:
         InputError: there is no such model, or the data are unusable or have a different tokenizer.
+        RunError: a file of the data is damaged.
     """
     model = load_masked_lm(name)
     settings = read_config(Path(name)) if is_run_folder(Path(name)) else settings_of(model.config)
@@ -66,7 +68,10 @@ def evaluate_model(name: str | Path, data_path: str | Path, *, progress: bool = 
     settings = replace(settings, model=model.config, data=data, compute=compute)
     masking = resolve_masking(settings.eval_masking, model.tokenizer, data.sequence_length)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model.params)
-    return _evaluate(settings, params, sources.train, masking, model.tokenizer, progress)
+    with Verification(sources.stores) as verification:
+        found = _evaluate(settings, params, sources.train, masking, model.tokenizer, progress)
+        verification.wait()
+    return found
 
 
 def _evaluate(

@@ -15,7 +15,8 @@ import zstandard
 
 from mlm_jax.data import prepare as prepare_module
 from mlm_jax.data.prepare import Preparation, prepare
-from mlm_jax.data.shards import open_shards, verify_shards
+from mlm_jax.data.shards import open_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.locks import held_by_another_process

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shard_writer import shard_parts
-from mlm_jax.data.shards import TokenStore, open_shards, verify_shards
+from mlm_jax.data.shards import TokenStore, open_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.text.encode import EncodedBlock, encode_documents, token_dtype
 from mlm_jax.text.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.data.shards import verify_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.run_small import run_script as run
 from tests.run_small import run_script_alone
