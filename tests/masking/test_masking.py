@@ -233,8 +233,8 @@ def test_rows_of_different_lengths_are_padded() -> None:
     keys = example_keys(0, 0, np.arange(4))
     expected = mask_tokens(keys, padded, CONFIG)
     rows = [row[:length] for row, length in zip(ids, lengths, strict=True)]
-    for given in (rows, tuple(rows), [row.tolist() for row in rows], [row.astype(np.uint16) for row in rows]):
-        assert_same(mask_tokens(keys, given, CONFIG), expected)
+    for batch in (rows, tuple(rows), [row.tolist() for row in rows], [row.astype(np.uint16) for row in rows]):
+        assert_same(mask_tokens(keys, batch, CONFIG), expected)
     assert not expected.mask_weights[2].any()
     # A row's mask does not depend on how long the others are.
     assert_same(
