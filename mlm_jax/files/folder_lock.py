@@ -105,6 +105,6 @@ def _read(file: BinaryIO) -> list[Owner]:
     owners = []
     for line in file:
         # A line may be torn if a process died while writing it.
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             owners.append(Owner(**json.loads(line)))
     return owners
