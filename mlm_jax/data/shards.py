@@ -30,6 +30,7 @@ from mlm_jax.data.manifest import (
     content_fingerprint,
     read_manifest,
     shard_names,
+    shard_records,
 )
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
 from mlm_jax.errors import InputError, RunError
@@ -159,7 +160,7 @@ def open_shards(path: str | Path) -> TokenStore:
     folder = open_folder(path)
     manifest = read_manifest(folder)
     try:
-        records = [ShardRecord(**record) for record in manifest["shards"]]
+        records = shard_records(manifest)
         vocabulary_size = manifest["vocabulary_size"]
         check_shard_files(folder, records, vocabulary_size)
         store = TokenStore(
@@ -185,7 +186,7 @@ def verify_shards(path: str | Path) -> TokenStore:
     Raises InputError, which names the first file that differs.
     """
     store = open_shards(path)
-    records = [ShardRecord(**record) for record in read_manifest(open_folder(path))["shards"]]
+    records = shard_records(read_manifest(open_folder(path)))
     for shard, record in zip(track(store.shards, "verify", "shards"), records, strict=True):
         sources = (shard.token_source, shard.document_source)
         for source, expected in zip(sources, (record.tokens_sha256, record.documents_sha256), strict=True):
