@@ -79,5 +79,7 @@ def test_a_random_built_in_model_needs_only_a_vocabulary(
 def test_a_tokenizer_of_another_size_is_rejected(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source")
     for load_weights in (True, False):
-        with pytest.raises(InputError, match="211 vocabulary entries, its tokenizer 300: must be equal"):
+        with pytest.raises(
+            InputError, match=r"300 entries.*: must (have 211, as the model's own|be at least)"
+        ):
             load_model(source, load_weights=load_weights, tokenizer=tokenizer())
