@@ -15,8 +15,11 @@ from tests.xla_flags import QUICK
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Workers inherit the flags; given twice, they would be other keys of the compilation cache than in a single process.
-_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
-os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(_FLAGS.split()))
+os.environ["XLA_FLAGS"] = " ".join(
+    dict.fromkeys(
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".split()
+    )
+)
 
 # Workers and child processes inherit these. JAX's own keys tell apart versions and flags.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/mlm_jax/tests").expanduser()))

@@ -138,8 +138,6 @@ def _describe(error: Exception) -> str:
 def read_json_config(path: Path) -> TrainConfig:
     """Reads a config file written with `to_json`. Raises InputError, which names the file, if it is invalid."""
     try:
-        return from_json(TrainConfig, path.read_bytes().decode())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: invalid UTF-8 at byte {error.start}; must be JSON") from error
+        return from_json(TrainConfig, path.read_bytes())
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

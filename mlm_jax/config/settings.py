@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlm_jax.errors import InputError
+from mlm_jax.files.json_files import parse_json
 
 ConfigT = typing.TypeVar("ConfigT")
 
@@ -130,13 +131,9 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
+def from_json(config_class: type[ConfigT], text: str | bytes) -> ConfigT:
     """Parses the output of `to_json`. Raises InputError for invalid JSON and for unknown or ill-typed fields."""
-    try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{config_class.__name__}: not JSON: {error}") from error
-    built: ConfigT = _build(config_class, tree, "")
+    built: ConfigT = _build(config_class, parse_json(text, config_class.__name__), "")
     return built
 
 

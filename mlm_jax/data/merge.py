@@ -13,8 +13,8 @@ from mlm_jax.data.manifest import (
     PART_FOLDERS,
     PROGRESS_FILE,
     TOKENIZER_FOLDER,
-    ShardRecord,
     read_manifest,
+    shard_records,
 )
 from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
 from mlm_jax.data.shards import open_shards
@@ -59,9 +59,9 @@ def _merge(folder: Path) -> Totals:
         **{field.name: sum(part["totals"][field.name] for part in manifests) for field in fields(Totals)}
     )
     shards = [
-        replace(ShardRecord(**record), folder=part.folder)
+        replace(record, folder=part.folder)
         for part, manifest in zip(parts, manifests, strict=True)
-        for record in manifest["shards"]
+        for record in shard_records(manifest)
     ]
     check_any_token(len(shards), totals.documents + totals.skipped)
     _finish(

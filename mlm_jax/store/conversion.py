@@ -4,7 +4,7 @@ A certificate in the new folder records the source, versions, checksums, and dif
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,15 +18,16 @@ from tqdm import tqdm
 from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
+from mlm_jax.files.checksums import checksum, checksums, write_checksums
 from mlm_jax.formats.model_folder import (
     StoredModel,
-    check_vocabulary,
     flatten_params,
     random_model,
+    spare_rows,
     write_json,
 )
 from mlm_jax.formats.name_table import Reading
-from mlm_jax.store.format_registry import FORMATS, Format, format_of
+from mlm_jax.store.format_registry import FORMATS, Format, format_of, read_model
 from mlm_jax.store.hub import find_model
 from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 
@@ -84,6 +85,7 @@ def convert(
         work = _read(source, FORMATS[to], request or Request(), stages)
         certificate = _write(work, FORMATS[to], partial, stages)
         write_json(partial / CERTIFICATE_FILE, certificate)
+        write_checksums(partial)
     return certificate
 
 
@@ -109,9 +111,7 @@ def _read(source: str | Path, target: Format, request: Request, stages: tqdm) ->
     _begin(stages, "reading")
     folder = find_model(source)
     source_format = format_of(folder)
-    reading = source_format.read(folder)
-    # A run may have more vocabulary entries than its tokenizer. Other libraries do not support this.
-    check_vocabulary(source, reading.model.config, reading.model.tokenizer)
+    reading = read_model(folder)
     _begin(stages, "computing outputs")
     batch = fixed_batch(reading.model.config)
     outputs = our_outputs(reading.model, batch)
@@ -141,8 +141,7 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
         raise RuntimeError(f"{target.NAME}: read back with differences: {', '.join(differing[:3])}")
     _begin(stages, "comparing the target with its library")
     certificate["comparisons"]["target"] = _compare(target, folder, work.batch, work.outputs)
-    files = (path for path in folder.rglob("*") if path.is_file())
-    certificate["target"]["files"] = _checksums(folder, files)
+    certificate["target"]["files"] = checksums(folder)
     return certificate
 
 
@@ -266,10 +265,15 @@ def _describe(
             "format": source_format.NAME,
             "tensors": reading.num_tensors,
             "dropped": dict(reading.dropped),
-            "files": _checksums(None, reading.files),
+            "notes": list(dict.fromkeys([*reading.notes, *spare_rows(model.config, model.tokenizer)])),
+            "files": {path.name: checksum(path) for path in sorted(reading.files)},
         },
         "target": {
             "format": target_format.NAME,
+            "vocabulary": {
+                "rows": model.config.vocabulary_size,
+                "entries": model.tokenizer.vocabulary_size,
+            },
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         },
         "changes": changes,
@@ -282,12 +286,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _checksums(root: Path | None, files: Iterable[Path]) -> dict[str, str]:
-    checksums = {}
-    for path in sorted(files):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        checksums[path.name if root is None else str(path.relative_to(root))] = digest.hexdigest()
-    return checksums

@@ -1,12 +1,16 @@
 """Loads a model by name or folder, in any supported format."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
+
+from tqdm import tqdm
 
 from mlm_jax.config import BertConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model
-from mlm_jax.store.format_registry import format_of
+from mlm_jax.store.format_registry import read_architecture, read_model
 from mlm_jax.store.hub import find_model
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -26,12 +30,18 @@ def load_model(
         config, tokenizer = _architecture(name, tokenizer)
         check_vocabulary(name, config, tokenizer)
         return random_model(config, tokenizer, seed)
-    folder = find_model(name)
-    model = format_of(folder).read(folder).model
+    reading = read_model(find_model(name))
+    for note in reading.notes:
+        tqdm.write(f"{name}: {note}", file=sys.stderr)
+    model = reading.model
     if tokenizer is None:
         return model
-    check_vocabulary(name, model.config, tokenizer)
-    return StoredModel(model.config, model.params, tokenizer, model.labels)
+    if tokenizer.vocabulary_size not in (model.tokenizer.vocabulary_size, model.config.vocabulary_size):
+        raise InputError(
+            f"{name}: the tokenizer has {tokenizer.vocabulary_size} entries: must have "
+            f"{model.tokenizer.vocabulary_size}, as the model's own"
+        )
+    return replace(model, tokenizer=tokenizer)
 
 
 def load_masked_lm(
@@ -56,7 +66,7 @@ def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertCo
     folder = find_model(name, weights=False)
     if built_in is not None:
         return built_in, _tokenizer_in(folder)
-    config, own = format_of(folder).read_architecture(folder)
+    config, own = read_architecture(folder)
     return config, tokenizer or own
 
 
@@ -65,4 +75,4 @@ def _tokenizer_in(folder: Path) -> Tokenizer:
     try:
         return Tokenizer.load(folder)
     except InputError:
-        return format_of(folder).read_architecture(folder)[1]
+        return read_architecture(folder)[1]

@@ -10,13 +10,16 @@ from mlm_jax.config import BertConfig
 from mlm_jax.formats.model_folder import (
     WEIGHTS_FILE,
     StoredModel,
+    check_vocabulary,
+    flatten_params,
     is_model_folder,
     read_model_config,
     read_model_folder,
     without_padded_rows,
-    write_model_folder,
+    write_model_files,
 )
 from mlm_jax.formats.name_table import Reading
+from mlm_jax.formats.tensor_checks import check_weight
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
 from mlm_jax.store.run_folder import (
@@ -55,25 +58,28 @@ def read(folder: Path) -> Reading:
     """Reads an exported model, a checkpoint of a run (RUN/checkpoints/STEP), or the newest intact one of a run.
 
     Raises:
-        InputError: a file is missing or damaged, a tensor is missing, unknown or of the wrong shape, or the run has
-            no checkpoint.
+        InputError: a file is missing or damaged, a tensor is missing, unknown, of the wrong shape or not finite, or
+            the run has no checkpoint.
     """
     folder, step = run_and_step(folder)
     if not is_run_folder(folder):
         model = read_model_folder(folder)
-        return Reading(model, len(jax.tree.leaves(model.params)), {}, [folder / WEIGHTS_FILE])
+        return Reading(model, len(jax.tree.leaves(model.params)), {}, [], [folder / WEIGHTS_FILE])
     config = read_config(folder).model
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     params = jax.tree.map(np.asarray, load_params(folder, abstract, step))
+    checkpoints = folder / CHECKPOINTS_FOLDER / (str(step) if step is not None else "")
+    for path, leaf in flatten_params(params).items():
+        check_weight(checkpoints, path, leaf)
     config, params = without_padded_rows(config, params)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-    checkpoints = folder / CHECKPOINTS_FOLDER / (str(step) if step is not None else "")
+    check_vocabulary(folder, config, tokenizer)
     files = sorted(path for path in checkpoints.rglob("*") if path.is_file())
-    return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, files)
+    return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, [], files)
 
 
 def write(model: StoredModel, folder: Path) -> int:
     """Writes the files of an exported model into an empty folder and returns the number of tensors."""
-    return write_model_folder(folder, model)
+    return write_model_files(folder, model)

@@ -3,7 +3,6 @@
 RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mlm_jax.config.files import read_json_config
 from mlm_jax.config.settings import changed_settings, to_json
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -31,10 +31,10 @@ def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
 def is_run_folder(folder: Path) -> bool:
     """Returns True if the folder has the config.json of a run, with or without a checkpoint."""
     try:
-        settings = json.loads((folder / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError):
+        settings = read_json_object(folder / CONFIG_FILE)
+    except (OSError, InputError):
         return False
-    return isinstance(settings, dict) and {"output_dir", "optimizer"} <= set(settings)
+    return {"output_dir", "optimizer"} <= set(settings)
 
 
 def run_and_step(folder: Path) -> tuple[Path, int | None]:

@@ -181,7 +181,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
     with pytest.raises(InputError, match="other: contains no sweep: must be a new folder"):
         begin(tmp_path / "other", SWEEP, 1)
     (tmp_path / "s" / "sweep.json").write_text("{")
-    with pytest.raises(InputError, match=r"sweep.json: not JSON"):
+    with pytest.raises(InputError, match=r"sweep.json: not valid JSON"):
         check(tmp_path / "s", SWEEP)
 
 
