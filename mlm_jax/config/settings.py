@@ -129,9 +129,21 @@ def changed_settings(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def nearest_name(name: str, names: typing.Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the closest of `names`, or an empty string if none is close."""
-    close = difflib.get_close_matches(name, list(names), n=1)
+    """Returns `"; did you mean 'x'?"` for the closest of `names`, or an empty string if none is close.
+
+    The last part of a dotted name may stand for it, and initials for its words: lr for optimizer.learning_rate.
+    """
+    names, given = list(names), _last_part(name)
+    by_part = {_last_part(each): each for each in reversed(names)}
+    initials = {"".join(word[:1] for word in part.split("_")): each for part, each in by_part.items()}
+    close = [table[given] for table in (by_part, initials) if given in table and len(given) > 1]
+    close += difflib.get_close_matches(name, names, n=1)
+    close += [by_part[part] for part in difflib.get_close_matches(given, by_part, n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _last_part(name: str) -> str:
+    return name.strip("-").replace("-", "_").rpartition(".")[2]
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

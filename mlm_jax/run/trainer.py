@@ -12,13 +12,12 @@ import jax
 import numpy as np
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS, BertConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.formats.model_folder import with_padded_rows
 from mlm_jax.parallel.sharding import local_rows, make_mesh
+from mlm_jax.run.init_from import params_to_start_from
 from mlm_jax.run.metrics import LossWindow
 from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
 from mlm_jax.run.signals import StopRequest
@@ -27,7 +26,6 @@ from mlm_jax.step.evaluation import evaluate_rows
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
-from mlm_jax.store.loading import load_model
 from mlm_jax.store.run_folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -125,7 +123,7 @@ def check_run(config: TrainConfig) -> RunData:
     sources = _open(config, None, None, None)
     _program(config, sources)
     if config.init_from is not None:
-        _params_to_start_from(config.init_from, config.model, sources.tokenizer)
+        params_to_start_from(config.init_from, config.model, sources.tokenizer, config.seed)
     return sources
 
 
@@ -319,36 +317,12 @@ def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) 
     state = program.initial_state()
     if config.init_from is None:
         return state
-    params = _params_to_start_from(config.init_from, config.model, tokenizer)
+    params = params_to_start_from(config.init_from, config.model, tokenizer, config.seed)
 
     def place(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
         return jax.make_array_from_callback(leaf.shape, like.sharding, lambda index: leaf[index])
 
     return replace(state, params=jax.tree.map(place, params, program.abstract_state.params))
-
-
-def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the parameters of the stored model `name` in the structure of the model `wanted`, in float32."""
-    model = load_model(name)
-    if model.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise InputError(
-            f"init_from = {name!r}: has the tokenizer {model.tokenizer.fingerprint[:12]}: "
-            f"must be that of the data, {tokenizer.fingerprint[:12]}"
-        )
-    # Dropout and vocabulary padding may differ, but not the meaning of the weights.
-    for setting, value in asdict(wanted).items():
-        theirs = getattr(model.config, setting)
-        without_pooler = setting == "pooler" and theirs and not value
-        if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
-            raise InputError(
-                f"init_from = {name!r}: has model.{setting} = {theirs!r}: must be {value!r}, as in the run"
-            )
-    if "head" not in model.params:
-        raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")
-    params = with_padded_rows(wanted, {part: model.params[part] for part in ("encoder", "head")})
-    if not wanted.pooler:
-        params["encoder"] = {key: leaf for key, leaf in params["encoder"].items() if key != "pooler"}
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
 
 
 def _draw_losses(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Loads a model by name or folder, in any supported format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mlm_jax.config import BertConfig
@@ -31,7 +32,7 @@ def load_model(
     if tokenizer is None:
         return model
     check_vocabulary(name, model.config, tokenizer)
-    return StoredModel(model.config, model.params, tokenizer, model.labels)
+    return replace(model, tokenizer=tokenizer)
 
 
 def load_masked_lm(
@@ -46,7 +47,13 @@ def load_masked_lm(
     if "head" not in model.params:
         raise InputError(f"{name}: has no masked-LM head: converting it with --allow-random-head adds one")
     params = {part: model.params[part] for part in ("encoder", "head")}
-    return StoredModel(model.config, params, model.tokenizer)
+    return replace(model, params=params, labels=None, problem_type=None)
+
+
+def load_config(name: str | Path) -> BertConfig:
+    """Returns the config of a model without its weights. Raises InputError as `load_model` does."""
+    folder = find_model(name, weights=False)
+    return format_of(folder).read_architecture(folder)[0]
 
 
 def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:

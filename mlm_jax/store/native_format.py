@@ -6,13 +6,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mlm_jax.config import BertConfig
+from mlm_jax.config import BertConfig, TrainConfig
+from mlm_jax.config.training_record import record_of
 from mlm_jax.formats.model_folder import (
+    CONFIG_FILE,
     WEIGHTS_FILE,
     StoredModel,
     is_model_folder,
+    read_json_object,
     read_model_config,
     read_model_folder,
+    read_training_record,
     without_padded_rows,
     write_model_folder,
 )
@@ -59,7 +63,8 @@ def read(folder: Path) -> Reading:
     if not is_run_folder(folder):
         model = read_model_folder(folder)
         return Reading(model, len(jax.tree.leaves(model.params)), {}, [folder / WEIGHTS_FILE])
-    config = read_config(folder).model
+    run = read_config(folder)
+    config = run.model
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
@@ -67,7 +72,22 @@ def read(folder: Path) -> Reading:
     config, params = without_padded_rows(config, params)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     files = sorted(path for path in (folder / CHECKPOINTS_FOLDER).rglob("*") if path.is_file())
-    return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, files)
+    model = StoredModel(config, params, tokenizer, training=record_of(run, _longest_rows(run)))
+    return Reading(model, len(jax.tree.leaves(params)), {}, files)
+
+
+def _longest_rows(run: TrainConfig) -> int | None:
+    """Returns the length of the longest rows that the model of a run was trained with, or None if unknown."""
+    if run.init_from is None:
+        return run.data.sequence_length
+    source = Path(run.init_from)
+    if is_run_folder(source) and source.resolve() != Path(run.output_dir).resolve():
+        before = _longest_rows(read_config(source))
+    else:
+        record = read_json_object(source / CONFIG_FILE).get("training") if is_model_folder(source) else None
+        known = read_training_record(source / CONFIG_FILE, record)
+        before = known.longest_rows if known is not None else None
+    return None if before is None else max(before, run.data.sequence_length)
 
 
 def write(model: StoredModel, folder: Path) -> int:

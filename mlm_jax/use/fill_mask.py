@@ -8,6 +8,7 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.labels import kind_of, listed
 
 MASK = "[MASK]"
 _BEAM_WIDTH = 8
@@ -60,12 +61,16 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
     """Tokenizes texts with masks.
 
     Raises:
-        InputError: a text is empty, has no [MASK], or has more than `longest` tokens. The message has its number.
+        InputError: there is no text, or a text is not a string, is empty, has no [MASK], or has more than `longest`
+            tokens. The message has its number.
     """
     prompts = []
+    texts = listed(texts, "texts")
     for index, text in enumerate(texts):
         where = f"text {index}: " if len(texts) > 1 else ""
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str):
+            raise InputError(f"{where}found {kind_of(text)}: must be a string")
+        if not text.strip():
             raise InputError(f"{where}the text is empty: must have at least one {MASK}")
         body = tokenizer.encode(text, parse_special_tokens=True)
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)

@@ -23,7 +23,7 @@ from mlm_jax.config import BertConfig
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
 
-Pooling = Literal["none", "cls", "mean"]
+Pooling = Literal["none", "cls", "mean", "max"]
 
 LENGTH_BUCKET = 32
 _BUDGET_TOKENS = 4096
@@ -77,11 +77,14 @@ class Inference:
         self,
         params: Any,
         rows: Sequence[np.ndarray],
-        depth: int,
+        depth: int | tuple[int, ...],
         pooling: Pooling,
         advance: Advance,
     ) -> list[np.ndarray]:
-        """Returns the hidden states after `depth` layers: float32 [tokens, D] per row, or [D] if pooled."""
+        """Returns the hidden states after `depth` layers: float32 [tokens, D] per row, or [D] if pooled.
+
+        Several depths add an axis before the last: [tokens, depths, D] or [depths, D].
+        """
         results: list[Any] = [None] * len(rows)
         for chosen, token_ids in self._batches(rows, advance):
             found = np.asarray(self._hidden(params["encoder"], token_ids, depth=depth, pooling=pooling))
@@ -132,15 +135,20 @@ class Inference:
         graph, _ = nnx.split(nnx.eval_shape(lambda: abstract_masked_lm(self.config).encoder), nnx.Param)
 
         @partial(jax.jit, static_argnames=("depth", "pooling"))
-        def hidden(encoder: Any, token_ids: Array, depth: int, pooling: Pooling) -> Array:
+        def hidden(encoder: Any, token_ids: Array, depth: int | tuple[int, ...], pooling: Pooling) -> Array:
             padding_mask = token_ids != self.padding_id
             x = nnx.merge(graph, encoder)(token_ids, padding_mask, depth=depth)
+            if isinstance(depth, tuple):
+                x = jnp.moveaxis(x, 0, 2)
             if pooling == "none":
                 return x
             if pooling == "cls":
                 return x[:, 0]
-            weights = padding_mask[..., None].astype(x.dtype)
-            return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
+            real = jnp.expand_dims(padding_mask, tuple(range(2, x.ndim)))
+            if pooling == "max":
+                return jnp.max(x, axis=1, where=real, initial=jnp.finfo(x.dtype).min)
+            count = jnp.sum(real.astype(x.dtype), axis=1)
+            return jnp.sum(x, axis=1, where=real) / jnp.maximum(count, 1.0)
 
         return hidden
 

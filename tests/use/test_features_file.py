@@ -30,8 +30,8 @@ def test_files_hold_the_models_features(
 ) -> None:
     monkeypatch.setattr(features_file, "_TEXTS_AT_ONCE", 10)
     output = tmp_path / f"features.{ending}"
-    assert extract_features(model, iter(TEXTS), output, layer=1, pooling=pooling, truncate=True) == 25
-    expected = model.features(TEXTS, layer=1, pooling=pooling, truncate=True)
+    assert extract_features(model, iter(TEXTS), output, layers=1, pooling=pooling, truncate=True) == 25
+    expected = model.features(TEXTS, layers=1, pooling=pooling, truncate=True)
     if ending == "parquet":
         found = pq.read_table(output)["features"].to_pylist()
         for given, array in zip(found, expected, strict=True):

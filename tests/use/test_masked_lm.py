@@ -238,7 +238,7 @@ def test_mask_log_probabilities(model: MaskedLM) -> None:
 @pytest.mark.parametrize("layer", [0, 1, -1, -2])
 def test_features(model: MaskedLM, layer: int) -> None:
     texts = ["the sea is blue", "red apples", "sea " * 20]
-    none, cls, mean = (model.features(texts, layer=layer, pooling=p) for p in ("none", "cls", "mean"))
+    none, cls, mean = (model.features(texts, layers=layer, pooling=p) for p in ("none", "cls", "mean"))
     encoder = model.backbone
     for index, row in enumerate(rows_of(model, texts)):
         ids, mask = jnp.asarray(row[None]), jnp.ones((1, len(row)), bool)
