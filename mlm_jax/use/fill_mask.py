@@ -8,6 +8,7 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import check_text
 from mlm_jax.use.labels import kind_of, listed
 
 MASK = "[MASK]"
@@ -70,6 +71,7 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
         where = f"text {index}: " if len(texts) > 1 else ""
         if not isinstance(text, str):
             raise InputError(f"{where}found {kind_of(text)}: must be a string")
+        check_text(text, f"text {index}")
         if not text.strip():
             raise InputError(f"{where}the text is empty: must have at least one {MASK}")
         body = tokenizer.encode(text, parse_special_tokens=True)

@@ -56,6 +56,11 @@ class ClassifierEvaluation:
     """`accuracy`; for several labels a text `micro_f1` and `accuracy`; for a regression `pearson`, `spearman` and
     `rmse`. None if undefined, such as a correlation with equal values."""
 
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right texts; None for a regression."""
+        return self.metrics.get("accuracy")
+
 
 class TextClassifier:
     """A text classifier or regression: config, parameters (encoder and classifier), tokenizer, names of the outputs.

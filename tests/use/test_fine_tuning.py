@@ -6,37 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.formats.model_folder import random_model
 from mlm_jax.masking.masking import example_keys, mask_tokens
-from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.masked_lm import MaskedLM
+from tests.tiny import FRUIT, tiny_masked_lm
 
-TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 4
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(TEXTS, 120)
+TEXTS = FRUIT * 4
 
 
 @pytest.fixture
-def model(tokenizer: Tokenizer) -> MaskedLM:
-    config = BertConfig(
-        vocabulary_size=tokenizer.vocabulary_size,
-        num_layers=1,
-        hidden_dim=32,
-        num_heads=2,
-        intermediate_dim=64,
-        max_sequence_length=40,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-    )
-    stored = random_model(config, tokenizer, 0)
-    return MaskedLM(stored.config, stored.params, stored.tokenizer)
+def model() -> MaskedLM:
+    return tiny_masked_lm(pooler=True)
 
 
 def batch_of(model: MaskedLM, texts: list[str] = TEXTS, length: int = 12) -> dict[str, np.ndarray]:
@@ -72,10 +54,10 @@ def test_fit_learns_from_strings(model: MaskedLM) -> None:
 
 
 @pytest.mark.slow
-def test_lower_layers_learn_more_slowly_with_layer_rate_decay(tokenizer: Tokenizer, model: MaskedLM) -> None:
+def test_lower_layers_learn_more_slowly_with_layer_rate_decay(model: MaskedLM) -> None:
     before, moved = jax.tree.map(np.asarray, model.params), {}
     for decay in (1.0, 0.25):
-        fitted = MaskedLM(model.config, before, tokenizer)
+        fitted = MaskedLM(model.config, before, model.tokenizer)
         fitted.fit(batch_of(model), num_steps=1, batch_size=16, learning_rate=1e-2, layer_rate_decay=decay)
         moved[decay] = jax.tree.map(
             lambda after, before: np.abs(np.asarray(after) - before).mean(), fitted.params, before
@@ -92,9 +74,7 @@ def test_two_strings_are_enough(model: MaskedLM) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_parameters_regardless_of_earlier_calls(
-    tokenizer: Tokenizer, model: MaskedLM
-) -> None:
+def test_the_same_seed_gives_the_same_parameters_regardless_of_earlier_calls(model: MaskedLM) -> None:
     start = model.params
     ends = []
     for seed in (0, 0, 1):
