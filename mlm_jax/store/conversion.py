@@ -135,7 +135,9 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
     # Otherwise, the model would be in memory twice after it is read back.
     work.model.params.clear()
     _begin(stages, "reading back")
-    found = _contents(target.read(folder).model)
+    read_back = target.read(folder).model
+    certificate["changes"] += _lost_names(work.model, read_back, target.NAME)
+    found = _contents(read_back)
     differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     if differing:
         raise RuntimeError(f"{target.NAME}: read back with differences: {', '.join(differing[:3])}")
@@ -144,6 +146,22 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
     files = (path for path in folder.rglob("*") if path.is_file())
     certificate["target"]["files"] = _checksums(folder, files)
     return certificate
+
+
+def _lost_names(model: StoredModel, read_back: StoredModel, target: str) -> list[str]:
+    """Returns a description of the names of classes that the target does not keep.
+
+    Raises:
+        InputError: the target does not keep the problem type, so its outputs would be read in another way.
+    """
+    others = ("regression", "multi_label_classification")
+    if model.problem_type in others and read_back.problem_type != model.problem_type:
+        raise InputError(
+            f"{target} cannot express problem_type = {model.problem_type!r}: must be 'single_label_classification'"
+        )
+    if model.labels != read_back.labels:
+        return [f"names of classes left out: {', '.join(model.labels or ())} ({target} has none)"]
+    return []
 
 
 def _contents(model: StoredModel) -> dict[str, Any]:

@@ -72,17 +72,22 @@ def read(folder: Path) -> Reading:
     config, params = without_padded_rows(config, params)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     files = sorted(path for path in (folder / CHECKPOINTS_FOLDER).rglob("*") if path.is_file())
-    model = StoredModel(config, params, tokenizer, training=record_of(run, _longest_rows(run)))
+    model = StoredModel(config, params, tokenizer, training=record_of(run, _longest_rows(folder, run)))
     return Reading(model, len(jax.tree.leaves(params)), {}, files)
 
 
-def _longest_rows(run: TrainConfig) -> int | None:
-    """Returns the length of the longest rows that the model of a run was trained with, or None if unknown."""
+def _longest_rows(folder: Path, run: TrainConfig, later: frozenset[Path] = frozenset()) -> int | None:
+    """Returns the length of the longest rows that the model of a run was trained with, or None if unknown.
+
+    `later` are the runs that start from this one, because folders may have been renamed into a circle.
+    """
     if run.init_from is None:
         return run.data.sequence_length
-    source = Path(run.init_from)
-    if is_run_folder(source) and source.resolve() != Path(run.output_dir).resolve():
-        before = _longest_rows(read_config(source))
+    source, runs = Path(run.init_from), later | {folder.resolve()}
+    if source.resolve() in runs:
+        return None
+    if is_run_folder(source):
+        before = _longest_rows(source, read_config(source), runs)
     else:
         record = read_json_object(source / CONFIG_FILE).get("training") if is_model_folder(source) else None
         known = read_training_record(source / CONFIG_FILE, record)

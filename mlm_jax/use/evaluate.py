@@ -91,7 +91,7 @@ def evaluate_model(
         attend_within_documents = record.attend_within_documents and packing == "packed"
     data = DataConfig(
         path=str(data_path),
-        sequence_length=sequence_length or record.sequence_length,
+        sequence_length=record.sequence_length if sequence_length is None else sequence_length,
         packing=packing,
         attend_within_documents=attend_within_documents,
     )

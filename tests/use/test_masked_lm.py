@@ -1,7 +1,6 @@
 """MaskedLM: filled masks, features and likelihoods, each compared with the bare model on one row at a time."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,12 @@ import pytest
 from flax import nnx
 
 from mlm_jax.config.masking import MaskingRecipe
-from mlm_jax.config.settings import to_json
 from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.errors import InputError
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
-from mlm_jax.parallel.sharding import make_mesh
-from mlm_jax.run import trainer
-from mlm_jax.run.records import read_records
-from mlm_jax.run.trainer import train
-from mlm_jax.use.evaluate import evaluate_model
 from mlm_jax.use.masked_lm import MaskedLM
-from tests.run_small import config_of, prepared, run_python, uninterrupted
+from tests.run_small import run_python
 from tests.tiny import FRUIT, tiny_masked_lm, trained_masked_lm
 
 
@@ -397,28 +390,3 @@ print(min(seconds))
 """
     ended = run_python(code, shared_data / "vocab" / "bert-base-uncased", optimised=True)
     assert float(ended.stdout) < 3, ended.stderr
-
-
-def test_evaluation_rejects_data_of_another_tokenizer() -> None:
-    with pytest.raises(InputError, match="prepared with tokenizer"):
-        evaluate_model(uninterrupted(), prepared(0, 200, 280))
-
-
-@pytest.mark.slow
-def test_a_run_within_documents_is_evaluated_within_documents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
-    config = config_of(tmp_path / "run", num_steps=4, compilation_cache_dir=None)
-    config = replace(
-        config,
-        data=replace(config.data, attend_within_documents=True),
-        model=replace(config.model, initializer_stddev=0.2),
-    )
-    train(config)
-    (record,) = read_records(tmp_path / "run" / "eval.jsonl")
-    evaluation = evaluate_model(tmp_path / "run", prepared(200, 240))
-    assert evaluation.mlm_loss == pytest.approx(record["mlm_loss"], rel=1e-6)
-    across = replace(config, data=replace(config.data, attend_within_documents=False))
-    (tmp_path / "run" / "config.json").write_text(to_json(across))
-    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - record["mlm_loss"]) > 1e-3
