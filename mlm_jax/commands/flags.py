@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from mlm_jax.config.settings import expected, field_docs, nearest_name
+from mlm_jax.config.settings import expected, field_docs, nearest_setting
 from mlm_jax.errors import InputError
 
 ArgumentsT = typing.TypeVar("ArgumentsT")
@@ -218,7 +218,7 @@ def _normalized(flags: Sequence[Flag], arguments: Sequence[str]) -> list[str]:
             continue
         name = name.replace("_", "-")
         if name not in names:
-            raise InputError(f"{name}: no such flag{nearest_name(name, names)}")
+            raise InputError(f"{name}: no such flag{nearest_setting(name, names)}")
         if name in switches and equals:
             if value.lower() not in _BOOLEANS:
                 raise InputError(f"{name} {value!r}: must be True or False")

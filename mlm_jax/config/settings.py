@@ -129,17 +129,25 @@ def changed_settings(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def nearest_name(name: str, names: typing.Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the closest of `names`, or an empty string if none is close.
+    """Returns `"; did you mean 'x'?"` for the closest of `names`, or an empty string if none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
-    The last part of a dotted name may stand for it, and initials for its words: lr for optimizer.learning_rate.
+
+def nearest_setting(name: str, names: typing.Iterable[str]) -> str:
+    """Like `nearest_name` for settings and flags, of which the last part or initials may be given.
+
+    `learning_rate` and `lr` both suggest `optimizer.learning_rate`.
     """
     names, given = list(names), _last_part(name)
+    # Of settings with the same last part, the first is suggested.
     by_part = {_last_part(each): each for each in reversed(names)}
-    initials = {"".join(word[:1] for word in part.split("_")): each for part, each in by_part.items()}
-    close = [table[given] for table in (by_part, initials) if given in table and len(given) > 1]
-    close += difflib.get_close_matches(name, names, n=1)
-    close += [by_part[part] for part in difflib.get_close_matches(given, by_part, n=1)]
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_initials = {"".join(word[:1] for word in part.split("_")): each for part, each in by_part.items()}
+    for table in (by_part, by_initials):
+        if given in table and len(given) > 1:
+            return f"; did you mean {table[given]!r}?"
+    close = difflib.get_close_matches(given, by_part, n=1)
+    return nearest_name(name, names) or (f"; did you mean {by_part[close[0]]!r}?" if close else "")
 
 
 def _last_part(name: str) -> str:
@@ -154,7 +162,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         kinds = typing.get_type_hints(kind)
         for name in value:
             if name not in kinds:
-                raise InputError(f"{where}{name}: no such setting{nearest_name(name, kinds)}")
+                raise InputError(f"{where}{name}: no such setting{nearest_setting(name, kinds)}")
         return kind(**{name: _build(kinds[name], item, f"{where}{name}.") for name, item in value.items()})
     # JSON has no tuples, and a float without a fraction may be written as an int.
     if isinstance(value, list):

@@ -10,6 +10,7 @@ from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking.masking import example_keys, mask_tokens
+from mlm_jax.use.fine_tuning import FitResult, Tuner
 from mlm_jax.use.masked_lm import MaskedLM
 from tests.tiny import FRUIT, tiny_masked_lm
 
@@ -184,3 +185,41 @@ def test_longer_texts_continue_in_further_rows(model: MaskedLM) -> None:
     assert model.evaluate([long], sequence_length=16).masked_tokens > 8
     assert len(model.tokenizer.encode(long)) > 40
     assert np.isfinite(model.fit([long], num_steps=2, batch_size=2).losses).all()
+
+
+def test_an_epoch_is_the_default_and_epochs_can_be_given(
+    model: MaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def train(tuner: Tuner, state: Any, batches: Any, num_steps: int) -> Any:
+        taken.append(num_steps)
+        assert tuner.settings.num_steps == num_steps
+        return state, FitResult((), ())
+
+    monkeypatch.setattr(Tuner, "train", train)
+    batch = batch_of(model)
+    halves = [{name: array[half] for name, array in batch.items()} for half in (slice(0, 8), slice(8, 16))]
+    for data, settings, steps in (
+        (TEXTS, {"batch_size": 8}, 2),
+        (TEXTS, {}, 1),
+        (TEXTS, {"batch_size": 6}, 3),
+        (TEXTS, {"batch_size": 6, "num_epochs": 3}, 8),
+        (np.array(TEXTS), {"batch_size": 8, "num_steps": 5}, 5),
+        # A long text has several rows.
+        ([" ".join(TEXTS)], {"batch_size": 1, "sequence_length": 16, "num_epochs": 2}, 10),
+        (batch, {"batch_size": 8}, 2),
+        (batch, {"batch_size": 5, "num_epochs": 2}, 6),
+        (iter(halves), {"num_epochs": 3}, 6),
+        (halves, {"num_steps": 7}, 7),
+    ):
+        model.fit(data, **settings)
+        assert taken.pop() == steps, settings
+    for settings, message in (
+        ({"num_steps": 1, "num_epochs": 1}, "num_steps and num_epochs: must not be given together"),
+        ({"num_epochs": 0}, "num_epochs = 0: must be at least 1"),
+        ({"num_steps": 0}, "num_steps = 0"),
+        ({"batch_size": 0}, "batch_size = 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.fit(TEXTS, **settings)

@@ -11,7 +11,6 @@ import pytest
 from scipy.stats import spearmanr
 
 from mlm_jax.errors import InputError
-from mlm_jax.use.labeled_text import read_labeled_texts
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.objectives import OBJECTIVES, rank_of
 from mlm_jax.use.text_classifier import TextClassifier
@@ -356,25 +355,6 @@ def test_the_repr_has_shape_type_and_classes(fitted: TextClassifier) -> None:
     assert "single_label_classification, labels ('0', '1'), Tokenizer(" in repr(fitted)
 
 
-def test_labeled_files(tmp_path: Path) -> None:
-    file = tmp_path / "train.tsv"
-    file.write_text('sentence\tlabel\na "quoted film\t1\n\ndull \t0\n')
-    found = read_labeled_texts(file)
-    assert (list(found.texts), list(found.labels)) == (['a "quoted film', "dull "], ["1", "0"])
-    file.write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
-    assert list(read_labeled_texts(file).texts) == [("a", "b")]
-    for content, message in (
-        ("words\tlabel\na\t1\n", "must have label and sentence"),
-        ("sentence\tlabel\na\n", r"train\.tsv:2: 1 fields: must be 2"),
-        ("sentence\tlabel\n", "no line after the header"),
-    ):
-        file.write_text(content)
-        with pytest.raises(InputError, match=message):
-            read_labeled_texts(file)
-    with pytest.raises(InputError, match="no such file"):
-        read_labeled_texts(tmp_path / "none.tsv")
-
-
 def test_the_script(folder: Path, tmp_path: Path) -> None:
     for name in ("train", "dev"):
         rows = [f"{text}\t{label}\n" for text, label in zip(TEXTS, LABELS, strict=True)]
@@ -402,3 +382,71 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     again = run_script("finetune", folder, *arguments, "--output", tmp_path / "out")
     assert (again.returncode, again.stdout) == (2, "")
     assert "already exists" in again.stderr
+
+
+def write_tsv(file: Path, rows: list[tuple[str, object]]) -> Path:
+    file.write_text("sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    return file
+
+
+def test_the_script_fits_a_regression_on_fractions(folder: Path, tmp_path: Path) -> None:
+    rows = [*((text, 4.5) for text in GOOD), *((text, 1) for text in BAD)]
+    train = write_tsv(tmp_path / "train.tsv", rows)
+    arguments = ("finetune", folder, "--num-epochs", 2, "--train", train, "--dev", train)
+    done = run_script(*arguments, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "train.tsv: labels are numbers with fractions, such as 4.5: fits a regression" in done.stderr
+    printed = json.loads(done.stdout)
+    assert {"dev_pearson", "dev_spearman", "dev_rmse", "epoch", "dev_epochs"} == set(printed)
+    assert printed["dev_rmse"] == min(epoch["rmse"] for epoch in printed["dev_epochs"])
+    # Continues as a regression, even on whole numbers.
+    whole = write_tsv(tmp_path / "whole.tsv", [("a joy", 4), ("a waste", 1)])
+    again = run_script("finetune", tmp_path / "out", "--num-epochs", 1, "--train", whole, "--dev", whole)
+    assert "dev_rmse" in json.loads(again.stdout), again.stderr
+    bad = write_tsv(tmp_path / "bad.tsv", [("a joy", 4.5), ("a waste", "low")])
+    refused = run_script("finetune", folder, "--train", bad, "--dev", train)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "bad.tsv:3: label is 'low': must be a number" in refused.stderr
+
+
+def test_the_script_names_lines_with_unusable_labels(
+    folder: Path, fitted: TextClassifier, tmp_path: Path
+) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", "good"), ("a waste", "bad")])
+    fitted.save(tmp_path / "numbered")
+    for name, rows, flags, message in (
+        ("train", [("a joy", "good"), ("a waste", "")], (), ":3: label is '': must be a name"),
+        ("dev", [("a joy", "good"), ("a waste", "Bad")], (), ":3: label: 'Bad': must be"),
+        ("dev", [("a joy", "0")], (), ":2: label: '0': must be"),
+        (
+            "train",
+            [("a joy", "good")],
+            ("--problem-type", "regression"),
+            ":2: label is 'good': must be a number",
+        ),
+    ):
+        file = write_tsv(tmp_path / f"bad_{name}.tsv", rows)
+        files = {"train": train, "dev": train} | {name: file}
+        done = run_script("finetune", folder, "--train", files["train"], "--dev", files["dev"], *flags)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{file}{message}" in done.stderr
+    done = run_script(
+        "finetune", tmp_path / "numbered", "--train", train, "--dev", train, "--num-epochs", "1"
+    )
+    assert "the classes ('0', '1') are now called ('bad', 'good')" in done.stderr
+
+
+def test_the_script_fits_several_labels_a_text(folder: Path, tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", "joy, new"), ("a waste", "waste"), ("cold", "")])
+    flags = (
+        "--problem-type",
+        "multi_label_classification",
+        "--num-epochs",
+        "1",
+        "--output",
+        tmp_path / "out",
+    )
+    done = run_script("finetune", folder, "--train", train, "--dev", train, *flags)
+    assert "dev_micro_f1" in json.loads(done.stdout), done.stderr
+    kept = TextClassifier.from_preset(tmp_path / "out")
+    assert (kept.labels, kept.problem_type) == (("joy", "new", "waste"), "multi_label_classification")
