@@ -104,7 +104,7 @@ def evaluate_model(
             f"{data_path}: prepared with tokenizer {sources.tokenizer.fingerprint[:12]}: the model has "
             f"{model.tokenizer.fingerprint[:12]}"
         )
-    TrainedLength(record.longest_rows).check_length(data.sequence_length)
+    TrainedLength(record).check_length(data.sequence_length)
     resolved = resolve_masking(recipe, model.tokenizer, data.sequence_length)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model.params)
     found = _evaluate(settings, params, sources.train, resolved, model.tokenizer, progress)

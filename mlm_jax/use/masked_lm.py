@@ -1,7 +1,6 @@
 """MaskedLM: loading, prediction, fine-tuning, evaluation and saving of a masked language model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -25,16 +24,9 @@ from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.descriptions import TrainedLength, shape_of
+from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
-from mlm_jax.use.fill_mask import (
-    Prompt,
-    independent_candidates,
-    joint_candidates,
-    prompts_of,
-    rank_targets,
-    target_pieces,
-)
+from mlm_jax.use.fill_mask import Prompt, candidates_of, prompts_of
 from mlm_jax.use.fine_tuning import (
     FitResult,
     counted_batches,
@@ -46,13 +38,10 @@ from mlm_jax.use.fine_tuning import (
     text_rows,
     texts_in,
 )
-from mlm_jax.use.inference import Inference, Pooling
+from mlm_jax.use.inference import Inference, Pooling, token_log_probabilities
 from mlm_jax.use.labels import listed
-from mlm_jax.use.pseudo_likelihood import token_log_probabilities
 
 _DEFAULT_RECIPE = MaskingRecipe()
-# Number of texts for which probabilities over the whole vocabulary are held in memory at once.
-_TEXTS_AT_ONCE = 512
 
 
 class MaskedLM:
@@ -73,7 +62,7 @@ class MaskedLM:
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         self.tokenizer = tokenizer
         self.training = training
-        self._trained_length = TrainedLength(training.longest_rows if training else None)
+        self._trained_length = TrainedLength(training)
 
     def __repr__(self) -> str:
         head = "" if "head" in self.params else ", no masked-LM head"
@@ -146,40 +135,18 @@ class MaskedLM:
             InputError: a text is empty, too long or has no [MASK]; `top_k` is below 1; a target is unknown, or has
                 several pieces although the text has several masks.
         """
-        texts = [text] if isinstance(text, str) else text
-        prompts = self._prompts(texts)
-        ordinary = np.setdiff1d(
-            np.arange(self.tokenizer.vocabulary_size), np.array(self.tokenizer.special_token_ids)
+        prompts = self._prompts([text] if isinstance(text, str) else text)
+        found = candidates_of(
+            prompts,
+            self._log_probabilities,
+            self.token_log_probabilities,
+            self.tokenizer,
+            longest=self.config.max_sequence_length,
+            top_k=top_k,
+            targets=targets,
+            joint=joint,
         )
-        if not 1 <= top_k <= len(ordinary):
-            raise InputError(f"top_k = {top_k}: must be in [1, {len(ordinary)}]")
-        several_masks = [len(prompt.positions) > 1 for prompt in prompts]
-        if targets is not None:
-            pieces = target_pieces(targets, self.tokenizer)
-            if any(len(ids) > 1 for ids in pieces.values()):
-                if any(several_masks):
-                    raise InputError(
-                        "targets of several pieces: must have one piece if a text has several masks"
-                    )
-                longest = self.config.max_sequence_length
-                score = self.token_log_probabilities
-                ranked = [
-                    rank_targets(prompt, pieces, score, self.tokenizer, longest, top_k) for prompt in prompts
-                ]
-                return ranked[0] if isinstance(text, str) else ranked
-            ordinary = np.unique([int(ids[0]) for ids in pieces.values()])
-        arguments = (self._log_probabilities, self.tokenizer, ordinary, min(top_k, len(ordinary)))
-        results: dict[int, Any] = {}
-        jointly = [number for number, several in enumerate(several_masks) if several and joint]
-        independently = [number for number in range(len(prompts)) if number not in jointly]
-        for part in _parts(jointly):
-            found = joint_candidates([prompts[number] for number in part], *arguments)
-            results |= dict(zip(part, found, strict=True))
-        for part in _parts(independently):
-            each = independent_candidates([prompts[number] for number in part], *arguments)
-            for number, masks in zip(part, each, strict=True):
-                results[number] = masks if several_masks[number] else masks[0]
-        return results[0] if isinstance(text, str) else [results[number] for number in range(len(prompts))]
+        return found[0] if isinstance(text, str) else found
 
     def features(
         self,
@@ -338,7 +305,8 @@ class MaskedLM:
             self.params, result = fit_batches(settings, params, data, self.tokenizer)
         else:
             self.params, result = fit_texts(settings, params, rows, masking, self.tokenizer)
-            self._trained_on(longest)
+            self.training = trained_on(self.training, longest)
+            self._trained_length = TrainedLength(self.training)
         return result
 
     def evaluate(
@@ -388,13 +356,6 @@ class MaskedLM:
     def _text_rows(self, texts: Sequence[str], sequence_length: int | None) -> tuple[Rows, int]:
         return text_rows(texts, self.tokenizer, sequence_length, self.config.max_sequence_length)
 
-    def _trained_on(self, length: int) -> None:
-        """Records that the model was trained on rows of `length` tokens."""
-        known = self.training.longest_rows if self.training else None
-        if self.training and known and length > known:
-            self.training = replace(self.training, longest_rows=length)
-            self._trained_length = TrainedLength(length)
-
     def _depths(self, layers: int | Sequence[int]) -> int | tuple[int, ...]:
         """Returns the depth of each layer index. Raises InputError if there is no such layer."""
         depths = range(self.config.num_layers + 1)
@@ -408,7 +369,3 @@ class MaskedLM:
 
     def _bar(self, num_rows: int) -> tqdm:
         return progress_bar(num_rows, "row", shown=self.progress)
-
-
-def _parts(numbers: Sequence[int]) -> list[Sequence[int]]:
-    return [numbers[first : first + _TEXTS_AT_ONCE] for first in range(0, len(numbers), _TEXTS_AT_ONCE)]

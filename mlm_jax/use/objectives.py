@@ -14,6 +14,7 @@ N texts, C outputs.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import jax
@@ -23,8 +24,9 @@ from jax import Array
 from scipy.stats import rankdata
 
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import ProblemType
-from mlm_jax.use.labels import Where, class_targets, label_matrix, value_matrix
+from mlm_jax.formats.model_folder import ProblemType, StoredModel
+from mlm_jax.run.reporting import say
+from mlm_jax.use.labels import Where, class_targets, label_matrix, shown, value_matrix
 
 Metrics = dict[str, float | None]
 
@@ -163,3 +165,37 @@ def rank_of(objective: Objective, metrics: Mapping[str, float | None]) -> float:
     name, sign = objective.best
     value = metrics[name]
     return -math.inf if value is None or math.isnan(value) else sign * value
+
+
+def check_trained_head(
+    model: str | Path,
+    stored: StoredModel,
+    num_classes: int | None,
+    names: Sequence[str] | None,
+    problem_type: ProblemType | None,
+    ordered: bool,
+) -> None:
+    """Raises InputError if an argument contradicts the classifier of a stored model.
+
+    Names that only state positions (LABEL_0, 0) may be replaced by others, which is reported on stderr.
+    """
+    known = tuple(stored.labels or ())
+    remedy = "; mlm-jax convert --backbone-only leaves a classifier out"
+    if stored.problem_type is not None and problem_type not in (None, stored.problem_type):
+        raise InputError(
+            f"{model}: has problem_type {stored.problem_type!r}: must not be given {problem_type!r}{remedy}"
+        )
+    wanted = len(names) if names is not None and ordered else num_classes
+    if wanted not in (None, len(known)):
+        raise InputError(f"{model}: has {len(known)} classes: must have the requested {wanted}{remedy}")
+    if names is None or tuple(names) == known or (not ordered and set(names) <= set(known)):
+        return
+    are_positions = known in (
+        tuple(str(index) for index in range(len(known))),
+        tuple(f"LABEL_{index}" for index in range(len(known))),
+    )
+    if len(names) != len(known) or not are_positions or set(names) & set(known):
+        raise InputError(
+            f"{model}: has the classes {shown(known)}, in this order: must not be given {shown(names)}{remedy}"
+        )
+    say(f"{model}: the classes {shown(known)} are now called {shown(names)}")

@@ -28,7 +28,7 @@ from mlm_jax.step.update import make_update_rule, state_of
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.descriptions import TrainedLength, shape_of
+from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
 from mlm_jax.use.labeled_batches import LabeledBatch, Row, labeled_batches, labeled_rows
 from mlm_jax.use.labeled_text import Text
@@ -37,6 +37,7 @@ from mlm_jax.use.objectives import (
     OBJECTIVES,
     Objective,
     check_problem_type,
+    check_trained_head,
     num_outputs_of,
     problem_of,
     rank_of,
@@ -88,7 +89,7 @@ class TextClassifier:
         self.labels = tuple(labels)
         self.problem_type = problem_type
         self.training = training
-        self._trained_length = TrainedLength(training.longest_rows if training else None)
+        self._trained_length = TrainedLength(training)
         self._graph, _ = split_model(_abstract(self.config, len(self.labels)))
 
     def __repr__(self) -> str:
@@ -155,7 +156,7 @@ class TextClassifier:
             raise InputError(f"num_classes = {num_classes}: must be the number of labels, {len(names)}")
         if "classifier" in stored.params and stored.labels:
             ordered = not isinstance(labels, Set)
-            _check_trained_head(model, stored, num_classes, names, problem_type, ordered)
+            check_trained_head(model, stored, num_classes, names, problem_type, ordered)
             params = {part: stored.params[part] for part in ("encoder", "classifier")}
             named = stored.labels if names is None or set(names) <= set(stored.labels) else names
             known = problem_type or stored.problem_type
@@ -259,6 +260,8 @@ class TextClassifier:
                 self.params = before
         if evaluations:
             self.params = best
+        self.training = trained_on(self.training, max(len(token_ids) for token_ids, _ in rows))
+        self._trained_length = TrainedLength(self.training)
         return evaluations
 
     def predict(self, texts: Sequence[Text], *, batch_size: int = _EVALUATION_BATCH_SIZE) -> np.ndarray:
@@ -374,40 +377,6 @@ class TextClassifier:
     ) -> Iterator[LabeledBatch]:
         longest = self.config.max_sequence_length
         return labeled_batches(rows, targets, batch_size, self.tokenizer.pad_token_id, longest, order)
-
-
-def _check_trained_head(
-    model: str | Path,
-    stored: StoredModel,
-    num_classes: int | None,
-    names: Sequence[str] | None,
-    problem_type: ProblemType | None,
-    ordered: bool,
-) -> None:
-    """Raises InputError if an argument contradicts the classifier of a stored model.
-
-    Names that only state positions (LABEL_0, 0) may be replaced by others, which is reported on stderr.
-    """
-    known = tuple(stored.labels or ())
-    remedy = "; mlm-jax convert --backbone-only leaves a classifier out"
-    if stored.problem_type is not None and problem_type not in (None, stored.problem_type):
-        raise InputError(
-            f"{model}: has problem_type {stored.problem_type!r}: must not be given {problem_type!r}{remedy}"
-        )
-    wanted = len(names) if names is not None and ordered else num_classes
-    if wanted not in (None, len(known)):
-        raise InputError(f"{model}: has {len(known)} classes: must have the requested {wanted}{remedy}")
-    if names is None or tuple(names) == known or (not ordered and set(names) <= set(known)):
-        return
-    are_positions = known in (
-        tuple(str(index) for index in range(len(known))),
-        tuple(f"LABEL_{index}" for index in range(len(known))),
-    )
-    if len(names) != len(known) or not are_positions or set(names) & set(known):
-        raise InputError(
-            f"{model}: has the classes {shown(known)}, in this order: must not be given {shown(names)}{remedy}"
-        )
-    say(f"{model}: the classes {shown(known)} are now called {shown(names)}")
 
 
 def _abstract(config: BertConfig, num_classes: int) -> BertClassifier:

@@ -67,7 +67,7 @@ def test_scores_are_probabilities_over_the_whole_vocabulary(model: MaskedLM) -> 
 def test_many_texts_are_answered_as_one_by_one(
     model: MaskedLM, joint: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlm_jax.use.masked_lm._TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr("mlm_jax.use.fill_mask._TEXTS_AT_ONCE", 7)
     texts = [
         "the [MASK] is blue",
         "red [MASK] are sweet",
