@@ -5,7 +5,7 @@ Supports transformers' `BertModel`, `BertForMaskedLM`, `BertForPreTraining` and 
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,6 @@ from mlm_jax.formats.model_folder import (
     parameters_of,
     read_json_object,
     read_problem_type,
-    read_training_record,
     write_json,
 )
 from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, parts_in, read_params, write_params
@@ -39,7 +38,6 @@ DROPPED_PARTS: Mapping[str, str] = {}
 NEEDS_POOLER = False
 
 _CONFIG = "config.json"
-_TRAINING = "mlm_jax_training"
 
 _ACTIVATIONS: Mapping[str, HeadActivation] = {
     "gelu": "gelu",
@@ -136,10 +134,9 @@ def read(folder: Path) -> Reading:
         check_vocabulary(folder, config, tokenizer)
         labels = _labels(settings) if "classifier.weight" in tensors else None
         problem_type = read_problem_type(folder / _CONFIG, settings) if labels else None
-        training = read_training_record(folder / _CONFIG, settings.get(_TRAINING))
         parameters = declared_parameters(config, parts_in(ROWS, tensors), len(labels or ()))
         params = read_params(folder, ROWS, parameters, tensors)
-    model = StoredModel(config, params, tokenizer, labels, problem_type, training)
+    model = StoredModel(config, params, tokenizer, labels, problem_type)
     return Reading(model, num_tensors, dropped, files)
 
 
@@ -272,9 +269,6 @@ def _settings(model: StoredModel, class_name: str) -> dict[str, Any]:
         settings["label2id"] = {label: index for index, label in enumerate(model.labels)}
     if model.problem_type:
         settings["problem_type"] = model.problem_type
-    if model.training is not None:
-        # transformers keeps keys that it does not know.
-        settings[_TRAINING] = asdict(model.training)
     return settings
 
 

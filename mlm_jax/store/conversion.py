@@ -28,12 +28,11 @@ from mlm_jax.formats.model_folder import (
 from mlm_jax.formats.name_table import Reading
 from mlm_jax.store.format_registry import FORMATS, Format, format_of
 from mlm_jax.store.hub import find_model
+from mlm_jax.store.loading import CERTIFICATE_FILE, with_training_record
 from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 
 FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
 DType = Literal["float32", "bfloat16"]
-
-CERTIFICATE_FILE = "certificate.json"
 
 # Relative to the largest output, or to 1 if that is smaller. Float32 rounding reaches this after 24 layers; a different
 # GELU or epsilon changes the outputs ten times as much.
@@ -113,16 +112,19 @@ def _read(source: str | Path, target: Format, request: Request, stages: tqdm) ->
     # A run may have more vocabulary entries than its tokenizer. Other libraries do not support this.
     check_vocabulary(source, reading.model.config, reading.model.tokenizer)
     _begin(stages, "computing outputs")
-    batch = fixed_batch(reading.model.config)
-    outputs = our_outputs(reading.model, batch)
+    source_model = with_training_record(folder, reading.model)
+    batch = fixed_batch(source_model.config)
+    outputs = our_outputs(source_model, batch)
     _begin(stages, "comparing the source with its library")
     comparisons = {"source": _compare(source_format, folder, batch, outputs)}
-    model, changes = _prepare(reading.model, target, request)
+    model, changes = _prepare(source_model, target, request)
     if changes:
         before, outputs = outputs, our_outputs(model, batch)
         if before.shape == outputs.shape:
             comparisons["change"] = _difference(before, outputs, batch)
     certificate = _describe(source, source_format, reading, model, target, changes)
+    if model.training is not None:
+        certificate["training"] = asdict(model.training)
     return _Work(model, batch, outputs, certificate | {"comparisons": comparisons})
 
 
@@ -232,6 +234,8 @@ def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[S
     for part, reason in target.DROPPED_PARTS.items():
         if params.pop(part, None) is not None:
             changes.append(f"left out: {part} ({reason})")
+    if "classifier" not in params:
+        model = replace(model, labels=None, problem_type=None)
     return replace(model, params=params), changes
 
 

@@ -6,10 +6,18 @@ from pathlib import Path
 from mlm_jax.config import BertConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model
+from mlm_jax.formats.model_folder import (
+    StoredModel,
+    check_vocabulary,
+    random_model,
+    read_json_object,
+    read_training_record,
+)
 from mlm_jax.store.format_registry import format_of
 from mlm_jax.store.hub import find_model
 from mlm_jax.text.tokenizer import Tokenizer
+
+CERTIFICATE_FILE = "certificate.json"
 
 
 def load_model(
@@ -28,7 +36,7 @@ def load_model(
         check_vocabulary(name, config, tokenizer)
         return random_model(config, tokenizer, seed)
     folder = find_model(name)
-    model = format_of(folder).read(folder).model
+    model = with_training_record(folder, format_of(folder).read(folder).model)
     if tokenizer is None:
         return model
     check_vocabulary(name, model.config, tokenizer)
@@ -48,6 +56,14 @@ def load_masked_lm(
         raise InputError(f"{name}: has no masked-LM head: converting it with --allow-random-head adds one")
     params = {part: model.params[part] for part in ("encoder", "head")}
     return replace(model, params=params, labels=None, problem_type=None)
+
+
+def with_training_record(folder: Path, model: StoredModel) -> StoredModel:
+    """Returns a model with the training record that a conversion wrote into the certificate of its folder, if any."""
+    file = folder / CERTIFICATE_FILE
+    if model.training is not None or not file.is_file():
+        return model
+    return replace(model, training=read_training_record(file, read_json_object(file).get("training")))
 
 
 def load_config(name: str | Path) -> BertConfig:

@@ -68,12 +68,12 @@ def evaluate_model(
 ) -> ModelEvaluation:
     """Returns loss and accuracy of a model on prepared data, with the settings they depend on.
 
-    A run, and a model exported from one to our own or Hugging Face's format, is evaluated like the run's own
-    evaluations: the results match eval.jsonl, except that all rows count, regardless of `eval_batches`. Other models
-    are evaluated on packed rows of 128 tokens or the model's maximum, with the default masking. `sequence_length`,
-    `packing`, `attend_within_documents` and `masking`, which maps settings of the `MaskingRecipe` to values, replace
-    these settings, so that different models can be compared. Rows longer than those of the model's training are
-    reported on stderr. With `progress`, shows a progress bar on stderr if it is a terminal.
+    A run, and a model saved or converted from one, is evaluated like the run's own evaluations: the results match
+    eval.jsonl, except that all rows count, regardless of `eval_batches`. Other models are evaluated on packed rows of
+    128 tokens or the model's maximum, with the default masking. `sequence_length`, `packing`,
+    `attend_within_documents` and `masking`, which maps settings of the `MaskingRecipe` to values, replace these
+    settings, so that different models can be compared. Rows longer than those of the model's training are reported on
+    stderr. With `progress`, shows a progress bar on stderr if it is a terminal.
 
     Raises:
         InputError: there is no such model, a setting is invalid, or the data are unusable or have a different

@@ -58,7 +58,7 @@ def class_names(labels: Any) -> tuple[str, ...]:
         InputError: a name is of another type, empty, or given twice.
     """
     names = []
-    for index, label in enumerate(listed(labels, "labels")):
+    for index, label in enumerate(map(_plain, listed(labels, "labels"))):
         is_name = isinstance(label, str | Real) and label != "" and str(label) != "nan"
         if not is_name:
             raise InputError(f"labels[{index}]: found {kind_of(label)}: must be a name")

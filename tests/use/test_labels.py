@@ -99,6 +99,7 @@ def test_values_are_finite_numbers() -> None:
 def test_names_of_classes() -> None:
     assert class_names([1, 2, "three", True, 0.5]) == ("1", "2", "three", "True", "0.5")
     assert class_names(np.array(["b", "a"])) == ("b", "a")
+    assert class_names([np.int64(1), np.bool_(False), np.str_("a")]) == ("1", "False", "a")
     for labels, message in (
         (["a", None], r"labels\[1\]: found None: must be a name"),
         (["a", b"b"], r"labels\[1\]: found bytes"),

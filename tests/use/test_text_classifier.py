@@ -194,6 +194,9 @@ def test_errors_name_the_text_label_or_setting(fitted: TextClassifier) -> None:
         fitted.evaluate(GOOD[:1], ["good"])
     with pytest.raises(InputError, match="1 labels: must be one for each of 2 texts"):
         fitted.evaluate(GOOD[:2], [1])
+    for call in (fitted.evaluate, fitted.fit, lambda texts, _, **size: fitted.predict(texts, **size)):
+        with pytest.raises(InputError, match="batch_size = 0: must be at least 1"):
+            call(GOOD, [1] * 5, batch_size=0)
     with pytest.raises(InputError, match="num_epochs = 0"):
         fitted.fit(GOOD, [1] * 5, num_epochs=0)
 
