@@ -34,6 +34,7 @@ from mlm_jax.formats.model_folder import (
     check_vocabulary,
     declared_parameters,
     parameters_of,
+    read_problem_type,
     spare_rows,
     write_json,
 )
@@ -120,16 +121,18 @@ def read(folder: Path) -> Reading:
         config = replace(config, pooler="bert.pooler.dense.weight" in named.tensors)
         tokenizer = Tokenizer.load(folder)
         check_vocabulary(folder, config, tokenizer)
-        labels, notes = None, spare_rows(config, tokenizer)
+        labels, problem_type, notes = None, None, spare_rows(config, tokenizer)
         if "classifier.weight" in named.tensors:
             labels, label_notes = _labels(file, settings, named.tensors["classifier.weight"].shape[0])
+            problem_type = read_problem_type(file, settings)
             notes += label_notes
         if named.left_out:
             names = ", ".join(sorted(named.left_out))
             notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")
         parameters = declared_parameters(config, parts_in(ROWS, named.tensors), len(labels or ()))
         params = read_params(folder, ROWS, parameters, named.tensors)
-    return Reading(StoredModel(config, params, tokenizer, labels), len(tensors), named.dropped, notes, files)
+    model = StoredModel(config, params, tokenizer, labels, problem_type)
+    return Reading(model, len(tensors), named.dropped, notes, files)
 
 
 def _config_file(folder: Path) -> Path:
@@ -244,6 +247,8 @@ def _settings(model: StoredModel, class_name: str) -> dict[str, Any]:
     if model.labels:
         settings["id2label"] = {str(index): label for index, label in enumerate(model.labels)}
         settings["label2id"] = {label: index for index, label in enumerate(model.labels)}
+    if model.problem_type:
+        settings["problem_type"] = model.problem_type
     return settings
 
 

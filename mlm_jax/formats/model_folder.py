@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from mlm_jax.config import BertConfig
 from mlm_jax.config.settings import from_json
+from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
 from mlm_jax.files.checksums import write_checksums
@@ -34,6 +35,8 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FOLDER = "tokenizer"
 FORMAT = "mlm_jax model"
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
 # Possible parts of a model, in order.
 PARTS = ("encoder", "head", "next_sentence", "classifier")
 
@@ -45,13 +48,16 @@ class StoredModel:
     `params` has a nested dict of arrays for each part of the model: `encoder`, `head` (of the masked LM),
     `next_sentence` and `classifier` (each a kernel `[hidden_dim, classes]` and a bias, applied to the pooled output).
     The arrays are NumPy arrays in the stored dtype, without padding rows for `vocabulary_multiple`. `labels` are the
-    names of the classes.
+    names of the classifier's outputs and `problem_type` is its problem type in transformers, or None if not stated.
+    `training` is None if it is unknown how the model was trained.
     """
 
     config: BertConfig
     params: dict[str, Any]
     tokenizer: Tokenizer
     labels: tuple[str, ...] | None = None
+    problem_type: ProblemType | None = None
+    training: TrainingRecord | None = None
 
 
 def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
@@ -180,6 +186,9 @@ def write_model_files(folder: Path, model: StoredModel) -> int:
     model.tokenizer.save(folder / TOKENIZER_FOLDER)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
     settings = {"format": FORMAT, "model": asdict(model.config), "labels": model.labels}
+    settings |= {"problem_type": model.problem_type}
+    if model.training is not None:
+        settings["training"] = asdict(model.training)
     write_json(folder / CONFIG_FILE, settings)
     return len(tensors)
 
@@ -205,7 +214,10 @@ def read_model_folder(folder: Path) -> StoredModel:
             check_shape(folder / WEIGHTS_FILE, path, shape, parameter.shape)
             array = read_tensor(folder / WEIGHTS_FILE, file, path)
             flat[path] = check_weight(folder / WEIGHTS_FILE, path, array)
-    return StoredModel(config, nest_params(flat), tokenizer, labels)
+    settings = read_json_object(folder / CONFIG_FILE)
+    problem_type = read_problem_type(folder / CONFIG_FILE, settings)
+    training = read_training_record(folder / CONFIG_FILE, settings.get("training"))
+    return StoredModel(config, nest_params(flat), tokenizer, labels, problem_type, training)
 
 
 def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]:
@@ -222,3 +234,22 @@ def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]
     ):
         raise InputError(f"{file}: labels: must be null or a list of names")
     return config, tuple(labels) if labels else None
+
+
+def read_problem_type(file: Path, settings: Mapping[str, Any]) -> ProblemType | None:
+    """Returns the problem type in the settings of a file. Raises InputError if it is unknown."""
+    value = settings.get("problem_type")
+    if value is not None and value not in get_args(ProblemType):
+        names = ", ".join(map(repr, get_args(ProblemType)))
+        raise InputError(f"{file}: problem_type {value!r} is not supported: must be one of {names}")
+    return cast(ProblemType | None, value)
+
+
+def read_training_record(file: Path, value: Any) -> TrainingRecord | None:
+    """Returns the training record in the settings of a file, or None. Raises InputError if it is invalid."""
+    if value is None:
+        return None
+    try:
+        return from_json(TrainingRecord, json.dumps(value))
+    except (InputError, TypeError) as error:
+        raise InputError(f"{file}: training: {error}") from error

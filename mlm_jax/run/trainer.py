@@ -152,7 +152,7 @@ def check_run(config: TrainConfig) -> RunData:
     sources = _open(config, None, None, None)
     _check_masking(sources, _program(config, sources))
     if config.init_from is not None:
-        params_to_start_from(config.init_from, config.model, sources.tokenizer)
+        params_to_start_from(config.init_from, config.model, sources.tokenizer, config.seed)
     return sources
 
 

@@ -29,12 +29,11 @@ from mlm_jax.formats.model_folder import (
 from mlm_jax.formats.name_table import Reading
 from mlm_jax.store.format_registry import FORMATS, Format, format_of, read_model
 from mlm_jax.store.hub import find_model
+from mlm_jax.store.loading import CERTIFICATE_FILE, with_training_record
 from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 
 FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
 DType = Literal["float32", "bfloat16"]
-
-CERTIFICATE_FILE = "certificate.json"
 
 # Relative to the largest output, or to 1 if that is smaller. Float32 rounding reaches this after 24 layers; a different
 # GELU or epsilon changes the outputs ten times as much.
@@ -113,16 +112,19 @@ def _read(source: str | Path, target: Format, request: Request, stages: tqdm) ->
     source_format = format_of(folder)
     reading = read_model(folder)
     _begin(stages, "computing outputs")
-    batch = fixed_batch(reading.model.config)
-    outputs = our_outputs(reading.model, batch)
+    source_model = with_training_record(folder, reading.model)
+    batch = fixed_batch(source_model.config)
+    outputs = our_outputs(source_model, batch)
     _begin(stages, "comparing the source with its library")
     comparisons = {"source": _compare(source_format, folder, batch, outputs)}
-    model, changes = _prepare(reading.model, target, request)
+    model, changes = _prepare(source_model, target, request)
     if changes:
         before, outputs = outputs, our_outputs(model, batch)
         if before.shape == outputs.shape:
             comparisons["change"] = _difference(before, outputs, batch)
     certificate = _describe(source, source_format, reading, model, target, changes)
+    if model.training is not None:
+        certificate["training"] = asdict(model.training)
     return _Work(model, batch, outputs, certificate | {"comparisons": comparisons})
 
 
@@ -135,7 +137,9 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
     # Otherwise, the model would be in memory twice after it is read back.
     work.model.params.clear()
     _begin(stages, "reading back")
-    found = _contents(target.read(folder).model)
+    read_back = target.read(folder).model
+    certificate["changes"] += _lost_names(work.model, read_back, target.NAME)
+    found = _contents(read_back)
     differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     if differing:
         raise RuntimeError(f"{target.NAME}: read back with differences: {', '.join(differing[:3])}")
@@ -143,6 +147,22 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
     certificate["comparisons"]["target"] = _compare(target, folder, work.batch, work.outputs)
     certificate["target"]["files"] = checksums(folder)
     return certificate
+
+
+def _lost_names(model: StoredModel, read_back: StoredModel, target: str) -> list[str]:
+    """Returns a description of the names of classes that the target does not keep.
+
+    Raises:
+        InputError: the target does not keep the problem type, so its outputs would be read in another way.
+    """
+    others = ("regression", "multi_label_classification")
+    if model.problem_type in others and read_back.problem_type != model.problem_type:
+        raise InputError(
+            f"{target} cannot express problem_type = {model.problem_type!r}: must be 'single_label_classification'"
+        )
+    if model.labels != read_back.labels:
+        return [f"names of classes left out: {', '.join(model.labels or ())} ({target} has none)"]
+    return []
 
 
 def _contents(model: StoredModel) -> dict[str, Any]:
@@ -213,6 +233,8 @@ def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[S
     for part, reason in target.DROPPED_PARTS.items():
         if params.pop(part, None) is not None:
             changes.append(f"left out: {part} ({reason})")
+    if "classifier" not in params:
+        model = replace(model, labels=None, problem_type=None)
     return replace(model, params=params), changes
 
 

@@ -9,10 +9,13 @@ from tqdm import tqdm
 from mlm_jax.config import BertConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model
+from mlm_jax.files.json_files import read_json_object
+from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model, read_training_record
 from mlm_jax.store.format_registry import read_architecture, read_model
 from mlm_jax.store.hub import find_model
 from mlm_jax.text.tokenizer import Tokenizer
+
+CERTIFICATE_FILE = "certificate.json"
 
 
 def load_model(
@@ -30,10 +33,11 @@ def load_model(
         config, tokenizer = _architecture(name, tokenizer)
         check_vocabulary(name, config, tokenizer)
         return random_model(config, tokenizer, seed)
-    reading = read_model(find_model(name))
+    folder = find_model(name)
+    reading = read_model(folder)
     for note in reading.notes:
         tqdm.write(f"{name}: {note}", file=sys.stderr)
-    model = reading.model
+    model = with_training_record(folder, reading.model)
     if tokenizer is None:
         return model
     if tokenizer.vocabulary_size not in (model.tokenizer.vocabulary_size, model.config.vocabulary_size):
@@ -56,7 +60,21 @@ def load_masked_lm(
     if "head" not in model.params:
         raise InputError(f"{name}: has no masked-LM head: converting it with --allow-random-head adds one")
     params = {part: model.params[part] for part in ("encoder", "head")}
-    return StoredModel(model.config, params, model.tokenizer)
+    return replace(model, params=params, labels=None, problem_type=None)
+
+
+def with_training_record(folder: Path, model: StoredModel) -> StoredModel:
+    """Returns a model with the training record that a conversion wrote into the certificate of its folder, if any."""
+    file = folder / CERTIFICATE_FILE
+    if model.training is not None or not file.is_file():
+        return model
+    return replace(model, training=read_training_record(file, read_json_object(file).get("training")))
+
+
+def load_config(name: str | Path) -> BertConfig:
+    """Returns the config of a model without its weights. Raises InputError as `load_model` does."""
+    folder = find_model(name, weights=False)
+    return read_architecture(folder)[0]
 
 
 def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:

@@ -6,8 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mlm_jax.config import BertConfig
+from mlm_jax.config import BertConfig, TrainConfig
+from mlm_jax.config.training_record import record_of
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.model_folder import (
+    CONFIG_FILE,
     WEIGHTS_FILE,
     StoredModel,
     check_vocabulary,
@@ -15,6 +18,7 @@ from mlm_jax.formats.model_folder import (
     is_model_folder,
     read_model_config,
     read_model_folder,
+    read_training_record,
     without_padded_rows,
     write_model_files,
 )
@@ -65,7 +69,8 @@ def read(folder: Path) -> Reading:
     if not is_run_folder(folder):
         model = read_model_folder(folder)
         return Reading(model, len(jax.tree.leaves(model.params)), {}, [], [folder / WEIGHTS_FILE])
-    config = read_config(folder).model
+    run = read_config(folder)
+    config = run.model
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
@@ -77,7 +82,27 @@ def read(folder: Path) -> Reading:
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     check_vocabulary(folder, config, tokenizer)
     files = sorted(path for path in checkpoints.rglob("*") if path.is_file())
-    return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, [], files)
+    model = StoredModel(config, params, tokenizer, training=record_of(run, _longest_rows(folder, run)))
+    return Reading(model, len(jax.tree.leaves(params)), {}, [], files)
+
+
+def _longest_rows(folder: Path, run: TrainConfig, later: frozenset[Path] = frozenset()) -> int | None:
+    """Returns the length of the longest rows that the model of a run was trained with, or None if unknown.
+
+    `later` are the runs that start from this one, because folders may have been renamed into a circle.
+    """
+    if run.init_from is None:
+        return run.data.sequence_length
+    source, runs = Path(run.init_from), later | {folder.resolve()}
+    if source.resolve() in runs:
+        return None
+    if is_run_folder(source):
+        before = _longest_rows(source, read_config(source), runs)
+    else:
+        record = read_json_object(source / CONFIG_FILE).get("training") if is_model_folder(source) else None
+        known = read_training_record(source / CONFIG_FILE, record)
+        before = known.longest_rows if known is not None else None
+    return None if before is None else max(before, run.data.sequence_length)
 
 
 def write(model: StoredModel, folder: Path) -> int:
