@@ -6,6 +6,7 @@ kept in a cache on disk that all sessions and their child processes share.
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,11 @@ from pathlib import Path
 from tests.xla_flags import QUICK
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
+# Workers inherit the flags; given twice, they would be other keys of the compilation cache than in a single process.
+os.environ["XLA_FLAGS"] = " ".join(
+    dict.fromkeys(
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".split()
+    )
 )
 
 # Workers and child processes inherit these. JAX's own keys tell apart versions and flags.
@@ -89,3 +93,15 @@ def no_compilation_cache() -> Iterator[None]:
 def shared_data() -> Path:
     assert SHARED_DATA is not None
     return Path(SHARED_DATA).resolve()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB, where the system allows mounting one."""
+    disk = tmp_path / "small_disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

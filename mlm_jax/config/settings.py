@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlm_jax.errors import InputError
+from mlm_jax.files.json_files import parse_json
 
 ConfigT = typing.TypeVar("ConfigT")
 
@@ -130,13 +131,9 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
+def from_json(config_class: type[ConfigT], text: str | bytes) -> ConfigT:
     """Parses the output of `to_json`. Raises InputError for invalid JSON and for unknown or ill-typed fields."""
-    try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{config_class.__name__}: not JSON: {error}") from error
-    built: ConfigT = _build(config_class, tree, "")
+    built: ConfigT = _build(config_class, parse_json(text, config_class.__name__), "")
     return built
 
 
@@ -162,6 +159,26 @@ def nearest_name(name: str, names: typing.Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def nearest_setting(name: str, names: typing.Iterable[str]) -> str:
+    """Like `nearest_name` for settings and flags, of which the last part or initials may be given.
+
+    `learning_rate` and `lr` both suggest `optimizer.learning_rate`.
+    """
+    names, given = list(names), _last_part(name)
+    # Of settings with the same last part, the first is suggested.
+    by_part = {_last_part(each): each for each in reversed(names)}
+    by_initials = {"".join(word[:1] for word in part.split("_")): each for part, each in by_part.items()}
+    for table in (by_part, by_initials):
+        if given in table and len(given) > 1:
+            return f"; did you mean {table[given]!r}?"
+    close = difflib.get_close_matches(given, by_part, n=1)
+    return nearest_name(name, names) or (f"; did you mean {by_part[close[0]]!r}?" if close else "")
+
+
+def _last_part(name: str) -> str:
+    return name.strip("-").replace("-", "_").rpartition(".")[2]
+
+
 def _build(kind: Any, value: Any, where: str) -> Any:
     """Converts parsed JSON to the annotated type `kind`; the settings classes check the values."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -170,7 +187,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         kinds = typing.get_type_hints(kind)
         for name in value:
             if name not in kinds:
-                raise InputError(f"{where}{name}: no such setting{nearest_name(name, kinds)}")
+                raise InputError(f"{where}{name}: no such setting{nearest_setting(name, kinds)}")
         return kind(**{name: _build(kinds[name], item, f"{where}{name}.") for name, item in value.items()})
     # JSON has no tuples, and a float without a fraction may be written as an int.
     if isinstance(value, list):

@@ -30,6 +30,7 @@ from mlm_jax.data.manifest import (
     content_fingerprint,
     read_manifest,
     shard_names,
+    shard_records,
 )
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
 from mlm_jax.errors import InputError, RunError
@@ -197,7 +198,7 @@ def open_shards(path: str | Path) -> TokenStore:
     folder = open_folder(path)
     manifest = read_manifest(folder)
     try:
-        records = [ShardRecord(**record) for record in manifest["shards"]]
+        records = shard_records(manifest)
         vocabulary_size = manifest["vocabulary_size"]
         check_shard_files(folder, records, vocabulary_size)
         store = TokenStore(

@@ -158,9 +158,9 @@ class MetricsLog:
 
 
 def finite_values(record: Any) -> dict[str, Any]:
-    """Returns the fields of a dataclass of numbers for JSON, with None for NaN and infinity."""
+    """Returns the fields of a dataclass for JSON, with None for NaN and infinity."""
     return {
-        key: value if value is not None and math.isfinite(value) else None
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in asdict(record).items()
     }
 

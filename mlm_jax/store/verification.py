@@ -7,7 +7,7 @@ from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import MANIFEST_FILE, PROGRESS_FILE
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import read_json_object
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.conversion import CERTIFICATE_FILE
 from mlm_jax.store.format_registry import format_of

@@ -46,6 +46,7 @@ def read_documents(
     text_field: str = "text",
     errors: ErrorPolicy = "strict",
     document_boundary: DocumentBoundary = "line",
+    keep_empty: bool = False,
     counts: CorpusCounts | None = None,
 ) -> Iterator[str]:
     """Streams the documents of `paths`, in the order of the paths and of the text in each.
@@ -56,6 +57,8 @@ def read_documents(
     text_field: JSON field or Parquet column that holds the text.
     errors: "strict" stops at invalid UTF-8; "replace" substitutes U+FFFD and counts the document.
     document_boundary: in `.txt` files, a document is a line ("line") or a paragraph between blank lines.
+    keep_empty: yield an empty string for a document that is empty, null or whitespace only, so that the documents of
+        `.txt` and `.jsonl` files correspond to their lines, and those of `.parquet` files to their rows.
     counts: updated while the documents are consumed.
 
     Raises InputError on the call for paths that cannot be read. During iteration, raises it for damaged content, with
@@ -64,7 +67,12 @@ def read_documents(
     files = expand_paths(paths)
     counts = counts or CorpusCounts()
     documents = read_files(
-        files, text_field=text_field, errors=errors, document_boundary=document_boundary, counts=counts
+        files,
+        text_field=text_field,
+        errors=errors,
+        document_boundary=document_boundary,
+        keep_empty=keep_empty,
+        counts=counts,
     )
     return _requiring_any(files, documents, counts)
 
@@ -145,6 +153,7 @@ def read_files(
     errors: ErrorPolicy,
     document_boundary: DocumentBoundary,
     counts: CorpusCounts,
+    keep_empty: bool = False,
 ) -> Iterator[str]:
     """Same as `read_documents` for files returned by `expand_paths`, except that they may have no document."""
     for file in files:
@@ -163,6 +172,8 @@ def read_files(
             for text, replaced in texts:
                 if not text or text.isspace():
                     counts.skipped += 1
+                    if keep_empty:
+                        yield ""
                     continue
                 counts.documents += 1
                 counts.replaced += replaced
@@ -218,6 +229,7 @@ def _blank_line_texts(lines: _PlacedTexts) -> _Texts:
 def _jsonl_texts(lines: _PlacedTexts, text_field: str, errors: ErrorPolicy) -> _Texts:
     for where, source, replaced in lines:
         if source.isspace():
+            yield "", replaced
             continue
         try:
             record = json.loads(source.rstrip("\r\n"))

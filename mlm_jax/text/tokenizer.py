@@ -61,6 +61,9 @@ class Tokenizer:
         )
         self.special_token_ids = tuple(sorted(self._token_ids[token] for token in SPECIAL_TOKENS))
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocabulary_size:,} entries, fingerprint {self.fingerprint[:12]})"
+
     @classmethod
     def load(
         cls, path: str | Path, *, lowercase: bool | None = None, strip_accents: bool | None = None

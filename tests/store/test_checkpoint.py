@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -531,3 +532,48 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     ):
         checkpointer.save(1, make_state(1), DESCRIPTION)
     assert "could not be written" in str(error.value)
+
+
+def test_a_run_is_resumed_from_an_earlier_checkpoint_and_then_from_what_follows(tmp_path: Path) -> None:
+    """Even if the process is killed in between, and once the earlier checkpoint is deleted."""
+    save_steps(tmp_path, range(1, 5), keep_newest=9)
+    abstract_state = abstract(make_state(0))
+
+    def restored(from_step: int | None) -> int:
+        with Checkpointer(tmp_path) as checkpointer:
+            found = checkpointer.restore(abstract_state, DESCRIPTION, from_step=from_step)
+        assert found is not None
+        return found[0]
+
+    def names() -> list[str]:
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    assert [restored(None), restored(2), restored(2)] == [4, 2, 2]
+    assert names() == ["1", "2", "3", "4"]
+    with Checkpointer(tmp_path, keep_newest=9) as checkpointer:
+        checkpointer.restore(abstract_state, DESCRIPTION, from_step=2)
+        assert checkpointer.best_eval_loss() == pytest.approx(math.inf)
+        checkpointer.save(3, make_state(30), DESCRIPTION)
+    assert names() == ["1", "2", "3", "3.superseded", "4.superseded"]
+    with Checkpointer(tmp_path, keep_newest=9) as checkpointer:
+        found = checkpointer.restore(abstract_state, DESCRIPTION)
+        assert found is not None
+        assert_bitwise_equal(found[1], make_state(30))
+        # A start without from_step continues the same line.
+        checkpointer.save(5, make_state(5), DESCRIPTION)
+    shutil.rmtree(tmp_path / "2")
+    assert [restored(None), restored(2), restored(3)] == [5, 5, 3]
+    with pytest.raises(InputError, match="no checkpoint of step 4; there are: 1, 3, 5"):
+        restored(4)
+
+
+def test_an_evaluation_that_did_not_end_is_remembered(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, make_state(1), DESCRIPTION, unevaluated=True)
+        checkpointer.save(2, make_state(2), DESCRIPTION, eval_loss=2.0)
+        checkpointer.wait()
+        assert [checkpointer.unevaluated(step) for step in (1, 2)] == [True, False]
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.best_eval_loss() == 2.0
+        checkpointer.note_eval_loss(1, 1.5)
+        assert checkpointer.best_eval_loss() == 1.5
