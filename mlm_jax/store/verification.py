@@ -1,12 +1,12 @@
 """Reads prepared data, the checkpoints of a run, or a model completely, and compares them with their checksums."""
 
-import hashlib
 from pathlib import Path
 
 from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import MANIFEST_FILE, PROGRESS_FILE
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
+from mlm_jax.files.checksums import CHECKSUMS_FILE, checksum, is_plain_name
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.conversion import CERTIFICATE_FILE
@@ -30,11 +30,11 @@ def verify(name: str) -> str:
         raise InputError(f"{name}: no such folder")
     if is_run_folder(folder):
         return _verify_run(folder)
-    files = read_json_object(folder / CERTIFICATE_FILE).get("target", {}).get("files", {})
-    for file, sha256 in files.items():
-        _compare(folder / file, sha256)
+    _compare_with_certificate(folder)
+    # Compares the files with mlm_jax.sha256, too.
     format_of(folder).read(folder)
-    return f"model, {len(files)} files: intact" if files else "model: readable; it has no checksums"
+    has_checksums = any((folder / name).is_file() for name in (CHECKSUMS_FILE, CERTIFICATE_FILE))
+    return "model: intact" if has_checksums else "model: readable; it has no checksums"
 
 
 def _verify_run(folder: Path) -> str:
@@ -48,10 +48,14 @@ def _verify_run(folder: Path) -> str:
     return f"run, checkpoints of steps {', '.join(map(str, steps))}: intact"
 
 
-def _compare(file: Path, sha256: str) -> None:
-    if not file.is_file():
-        raise InputError(f"{file}: missing, but listed in {CERTIFICATE_FILE}")
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != sha256:
-        raise InputError(f"{file}: damaged: its sha256 is {found}, expected {sha256} ({CERTIFICATE_FILE})")
+def _compare_with_certificate(folder: Path) -> None:
+    target = read_json_object(folder / CERTIFICATE_FILE).get("target")
+    listed = target.get("files") if isinstance(target, dict) else None
+    for name, sha256 in listed.items() if isinstance(listed, dict) else ():
+        file = folder / name
+        if not all(map(is_plain_name, name.split("/"))) or not file.is_file():
+            raise InputError(f"{file}: missing, but listed in {CERTIFICATE_FILE}")
+        if (found := checksum(file)) != sha256:
+            raise InputError(
+                f"{file}: damaged: its sha256 is {found}, expected {sha256} ({CERTIFICATE_FILE})"
+            )

@@ -131,7 +131,8 @@ class Tuner:
             hyperparameters = hyperparameters_of(self.settings)
             state, sums, _ = update(self.rule, hyperparameters, state, inputs, self.summed_loss)
             loss, accuracy = (
-                jnp.where(sums.weight > 0, total / sums.weight, jnp.nan) for total in (sums.loss, sums.correct)
+                jnp.where(sums.weight > 0, total / sums.weight, jnp.nan)
+                for total in (sums.loss, sums.correct)
             )
             return state, (loss, accuracy, state.nonfinite_steps)
 

@@ -23,6 +23,7 @@ from mlm_jax.data.verification import StoredFile, Verification
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.run import trainer
+from mlm_jax.run.learning import check_masking
 from mlm_jax.run.records import read_records
 from mlm_jax.run.trainer import train
 from mlm_jax.step import update
@@ -66,7 +67,7 @@ def test_unknown_tokens_alone_are_rejected_before_anything_is_written(tmp_path: 
 def test_many_unknown_tokens_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = short_run(tmp_path)
     sources = tokenize_run_data(["The 統計."] * 9, None, tokenizer(), config.data)
-    trainer._check_masking(sources, trainer._program(config, sources))
+    check_masking(sources, trainer._program(config, sources))
     assert re.match(
         r"warning: data\.path: \d\d\.\d% of the first tokens are unknown", capsys.readouterr().err
     )
