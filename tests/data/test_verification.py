@@ -109,6 +109,15 @@ def test_a_file_that_disappears_is_named(data: Path) -> None:
         verifying.wait()
 
 
+def test_an_error_while_comparing_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(file: StoredFile, is_stopped: Callable[[], bool]) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(StoredFile, "damage", fails)
+    with pytest.raises(RunError, match="could not be compared with their checksums: no memory"):
+        compare(data)
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"x": 1}', b"\xff"])
 def test_damaged_notes_are_ignored(data: Path, read: list[str], content: bytes) -> None:
     compare(data)
