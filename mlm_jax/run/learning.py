@@ -33,6 +33,6 @@ def require_trained_to_the_end(step: int, nonfinite_steps: int, *, masked: bool 
     if nonfinite_steps > 1 or nonfinite_steps == step:
         raise RunError(
             f"step {step:,}: the last {nonfinite_steps:,} steps were skipped, so nothing was learned after step "
-            f"{step - nonfinite_steps:,}; resume with a lower optimizer.learning_rate and a larger num_steps, or from an "
-            "earlier checkpoint if the loss stays non-finite"
+            f"{step - nonfinite_steps:,}; resume with a lower optimizer.learning_rate and a larger num_steps, or from "
+            "an earlier checkpoint if the loss stays non-finite"
         )
