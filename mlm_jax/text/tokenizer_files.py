@@ -1,0 +1,418 @@
+"""Reads the tokenizer of a folder as its makers meant it: with the ids of transformers or KerasHub for the same folder.
+
+What cannot be read in this way is rejected, and the error names the tokenizer's class. Settings are taken from, in this
+order: the caller, `tokenizer_config.json`, `tokenizer.json`, and, for a `vocab.txt` without either, its entries.
+"""
+
+import json
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from mlm_jax.errors import InputError, one_line
+from mlm_jax.text.added_tokens import add_tokens, numbered_tokens
+from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, WORD_LENGTH_LIMIT, bert_backend
+
+TOKENIZER_FILE = "tokenizer.json"
+VOCABULARY_FILE = "vocab.txt"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    TOKENIZER_CONFIG_FILE,
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+"""All files that determine a tokenizer, except the `config.json` of a model, which may name its class."""
+
+GENERIC_CLASS = "PreTrainedTokenizerFast"
+"""Class of transformers that reads a `tokenizer.json` as it is."""
+
+# Classes that build BERT's rules from the vocabulary and the settings of tokenizer_config.json.
+_BERT_CLASSES = frozenset(
+    f"{name}Tokenizer" for name in "Bert DistilBert Electra LayoutLM Lxmert MobileBert SqueezeBert".split()
+)
+_GENERIC_CLASSES = frozenset({"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"})
+# Class of the tokenizer of a model type if no file names it.
+_BERT_MODEL_TYPES = (
+    "bert convbert distilbert electra ernie flava layoutlm lxmert megatron-bert mobilebert nomic_bert squeezebert "
+    "visual_bert"
+)
+_CLASSES_OF_MODEL_TYPES = dict.fromkeys(_BERT_MODEL_TYPES.split(), "BertTokenizer") | {
+    "modernbert": "TokenizersBackend"
+}
+# How other tokenizers mark where words begin or end in their vocabularies.
+_FOREIGN_MARKS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
+
+_SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+"""Settings of BERT's rules, and their defaults in transformers. `strip_accents=None` is the value of do_lower_case."""
+
+# Settings that transformers 4 knew for tokenizers in Python, which transformers 5 reads without effect.
+_IGNORED = {"do_basic_tokenize": True, "never_split": None, "clean_text": True}
+_REQUIRED = {
+    "wordpieces_prefix": CONTINUATION_PREFIX,
+    "word_tokenizer_type": "basic",
+    "subword_tokenizer_type": "wordpiece",
+    "split_special_tokens": False,
+}
+
+
+@dataclass(frozen=True)
+class BertRules:
+    """Settings of BERT's normalizer; a value of None is not known."""
+
+    do_lower_case: bool | None = None
+    strip_accents: bool | None = None
+    tokenize_chinese_chars: bool | None = None
+
+
+def load_backend(
+    path: Path, *, lowercase: bool | None, strip_accents: bool | None
+) -> tuple[tokenizers.Tokenizer, Path]:
+    """Returns the tokenizer at `path`, a file or a folder, and the file that has its vocabulary.
+
+    Raises:
+        InputError: a file is missing or damaged, files contradict each other, or the tokenizer is of another kind.
+    """
+    file = _find(path)
+    given = BertRules(lowercase, strip_accents)
+    if file.name == TOKENIZER_FILE and "registered_name" in (content := read_json(file)):
+        return _read_keras_hub(file, content, given)
+    folder = _Folder(file.parent)
+    folder.check(file)
+    if file.suffix == ".json":
+        return folder.read_tokenizer_json(file, given), file
+    return folder.read_vocabulary(file, given), file
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        candidates = (path / TOKENIZER_FILE, path / VOCABULARY_FILE)
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            if (path / "assets").is_dir():
+                raise InputError(f"{path}: no {TOKENIZER_FILE}, in which KerasHub stores its settings")
+            raise InputError(f"{path}: no tokenizer here; expected {TOKENIZER_FILE} or {VOCABULARY_FILE}")
+        return file
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected {TOKENIZER_FILE}, {VOCABULARY_FILE} or a folder")
+    return path
+
+
+def _read_keras_hub(
+    file: Path, content: Mapping[str, Any], given: BertRules
+) -> tuple[tokenizers.Tokenizer, Path]:
+    """Reads the tokenizer of a KerasHub preset."""
+    kind = str(content["registered_name"]).rsplit(">", maxsplit=1)[-1]
+    if kind != "BertTokenizer":
+        raise InputError(f"{file}: {kind} is not supported; expected KerasHub's BertTokenizer")
+    # The folder of assets has been named after the tokenizer since KerasHub 0.14.
+    places = [file.parent / "assets" / name for name in ("tokenizer/vocabulary.txt", "vocabulary.txt")]
+    vocabulary = next((place for place in places if place.is_file()), None)
+    if vocabulary is None:
+        raise InputError(f"{places[0]}: no such file; expected the vocabulary of {file}")
+    settings = content.get("config") or {}
+    lowercase = bool(settings.get("lowercase")) if given.do_lower_case is None else given.do_lower_case
+    strip = bool(settings.get("strip_accents")) if given.strip_accents is None else given.strip_accents
+    return bert_backend(read_vocabulary(vocabulary), lowercase=lowercase, strip_accents=strip), vocabulary
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder with a tokenizer of transformers, ours, or Google's `vocab.txt`."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Content of `tokenizer_config.json`, with the roles of `special_tokens_map.json` as transformers adds them."""
+        config = read_json(self.path / TOKENIZER_CONFIG_FILE)
+        if "added_tokens_decoder" not in config:
+            config = config | read_json(self.path / "special_tokens_map.json")
+        return config
+
+    @cached_property
+    def class_name(self) -> str | None:
+        """Class of transformers, without "Fast"; None if no file names it."""
+        model = read_json(self.path / "config.json")
+        name = self.config.get("tokenizer_class") or model.get("tokenizer_class")
+        model_type = model.get("model_type")
+        if not name and model_type:
+            name = _CLASSES_OF_MODEL_TYPES.get(str(model_type), f"the tokenizer of {model_type!r}")
+        return str(name).removesuffix("Fast") if name else None
+
+    @property
+    def is_bert(self) -> bool:
+        return self.class_name in _BERT_CLASSES
+
+    def check(self, file: Path) -> None:
+        """Raises InputError if the tokenizer's class or its settings are not supported."""
+        name = self.class_name or "BertTokenizer"
+        where = f"{self.path / TOKENIZER_CONFIG_FILE}: {name}"
+        remote = self.config.get("auto_map")
+        if isinstance(remote, dict) and "AutoTokenizer" in remote:
+            raise InputError(f"{where} has its own code, {remote['AutoTokenizer']}, which is not supported")
+        if self.class_name and name not in _BERT_CLASSES | _GENERIC_CLASSES:
+            raise InputError(
+                f"{file}: its class is {name}, which is not supported; expected BertTokenizer (BERT's WordPiece), or "
+                f"{GENERIC_CLASS} to read a {TOKENIZER_FILE} as it is"
+            )
+        if name in _GENERIC_CLASSES and file.suffix != ".json":
+            raise InputError(
+                f"{file}: its class is {name}, which needs a {TOKENIZER_FILE}; load the folder instead"
+            )
+        for setting, value in _REQUIRED.items():
+            if self.config.get(setting) not in (None, value):
+                raise InputError(
+                    f"{where} with {setting} {self.config[setting]!r} is not supported; expected {value!r}"
+                )
+        for setting, value in _IGNORED.items():
+            if self.config.get(setting) not in (None, value, []):
+                warnings.warn(
+                    f"{where}: {setting} is ignored, as in transformers 5: it applied to tokenizers in Python only",
+                    stacklevel=2,
+                )
+
+    def rules(self, given: BertRules, fallback: BertRules) -> BertRules:
+        """Returns the settings of the caller, of `tokenizer_config.json`, or else `fallback`."""
+        values = {}
+        for name in _SETTINGS:
+            stated = self.config.get(name)
+            if stated is not None and not isinstance(stated, bool):
+                raise InputError(
+                    f"{self.path / TOKENIZER_CONFIG_FILE}: {name} is {stated!r}; expected true or false"
+                )
+            sources = (getattr(given, name), stated, getattr(fallback, name))
+            values[name] = next((value for value in sources if value is not None), None)
+        return BertRules(**values)
+
+    def read_vocabulary(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
+        """Reads a `vocab.txt` with BERT's rules."""
+        token_ids = read_vocabulary(file)
+        _check_marks(file, token_ids, self.class_name)
+        described = self.path / TOKENIZER_FILE
+        if self.is_bert or self.config or given.do_lower_case is not None:
+            fallback = BertRules(**_SETTINGS)
+        elif described.is_file() and (stated := _rules_of(read_json(described))):
+            return self._bert(token_ids, self.rules(given, stated), {})
+        else:
+            fallback = guess_rules(token_ids)
+        rules = self.rules(given, fallback)
+        if self.rules(given, BertRules()).do_lower_case is None:
+            _warn_if_doubtful(file, token_ids, rules, self.class_name)
+        return self._bert(token_ids, rules, {})
+
+    def read_tokenizer_json(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
+        """Reads a `tokenizer.json`: as it is, or with BERT's rules if its class builds them from the vocabulary."""
+        content = read_json(file)
+        stated = _rules_of(content)
+        if stated is None or content["model"].get("continuing_subword_prefix") != CONTINUATION_PREFIX:
+            if self.is_bert:
+                raise InputError(
+                    f"{file}: is not BERT's WordPiece, but its class is {self.class_name}; set tokenizer_class to "
+                    f"{GENERIC_CLASS} in {TOKENIZER_CONFIG_FILE} to read it as it is"
+                )
+            if given != BertRules():
+                raise InputError(f"{file}: is not BERT's WordPiece, so casing cannot be set; expected none")
+        elif self.is_bert or given != BertRules():
+            return self._rebuild(file, content, given, stated)
+        backend = _from_json(file, content)
+        self._add_tokens(backend, {})
+        return backend
+
+    def _rebuild(
+        self, file: Path, content: dict[str, Any], given: BertRules, stated: BertRules
+    ) -> tokenizers.Tokenizer:
+        # Fails for content that the library rejects.
+        _from_json(file, content)
+        rules = self.rules(given, BertRules(**_SETTINGS) if self.is_bert else stated)
+        changed = [
+            name
+            for name in _SETTINGS
+            if _effective(rules)[name] != _effective(stated)[name]
+            and self.rules(given, BertRules()).__dict__[name] is None
+            and not (name == "strip_accents" and rules.strip_accents is None)
+        ]
+        limit = content["model"].get("max_input_chars_per_word", WORD_LENGTH_LIMIT)
+        if changed:
+            warnings.warn(
+                f"{file}: {changed[0]} is {_effective(stated)[changed[0]]}, but {self.class_name} of transformers uses "
+                f"{_effective(rules)[changed[0]]} unless {TOKENIZER_CONFIG_FILE} sets it, and so does mlm_jax",
+                stacklevel=2,
+            )
+        if limit != WORD_LENGTH_LIMIT and self.is_bert:
+            warnings.warn(
+                f"{file}: max_input_chars_per_word is {limit}, but {self.class_name} of transformers 5 reads "
+                f"{WORD_LENGTH_LIMIT}; set tokenizer_class to {GENERIC_CLASS} to use {limit} there, too",
+                stacklevel=2,
+            )
+        return self._bert(content["model"]["vocab"], rules, content, limit)
+
+    def _bert(
+        self,
+        token_ids: Mapping[str, int],
+        rules: BertRules,
+        content: Mapping[str, Any],
+        limit: int = WORD_LENGTH_LIMIT,
+    ) -> tokenizers.Tokenizer:
+        backend = bert_backend(
+            token_ids,
+            lowercase=rules.do_lower_case is not False,
+            strip_accents=rules.strip_accents,
+            chinese_characters=rules.tokenize_chinese_chars is not False,
+            max_input_chars_per_word=limit,
+        )
+        self._add_tokens(backend, content)
+        return backend
+
+    def _add_tokens(self, backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> None:
+        where = self.path / TOKENIZER_CONFIG_FILE
+        numbered = numbered_tokens(self.config, read_json(self.path / "added_tokens.json"), content, where)
+        add_tokens(backend, where, self.config, numbered)
+
+
+def _effective(rules: BertRules) -> dict[str, bool | None]:
+    strip = rules.do_lower_case if rules.strip_accents is None else rules.strip_accents
+    return {**rules.__dict__, "strip_accents": strip}
+
+
+def _rules_of(content: Mapping[str, Any]) -> BertRules | None:
+    """Returns the settings of a `tokenizer.json` with BERT's rules, or None if it has others."""
+    parts = [content.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer")]
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    # Files of 2020 do not name the kind of model.
+    kinds = [parts[0].get("type", "WordPiece"), *(part.get("type") for part in parts[1:])]
+    if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"] or "vocab" not in parts[0]:
+        return None
+    normalizer = parts[1]
+    if not normalizer.get("clean_text", True):
+        return None
+    return BertRules(
+        normalizer.get("lowercase"), normalizer.get("strip_accents"), normalizer.get("handle_chinese_chars")
+    )
+
+
+def guess_rules(entries: Mapping[str, int]) -> BertRules:
+    """Returns the rules that fit a vocabulary: an entry that they can never produce speaks against them."""
+    words = [entry.removeprefix(CONTINUATION_PREFIX) for entry in entries]
+    # Only words count: uncased vocabularies also have entries such as [MASK] and <S>.
+    cased = any(word.isalpha() and word != word.lower() for word in words)
+    return BertRules(do_lower_case=not cased, strip_accents=not cased and not any(map(_has_mark, words)))
+
+
+def _has_mark(word: str) -> bool:
+    return not word.isascii() and any(
+        unicodedata.category(character) == "Mn" for character in unicodedata.normalize("NFD", word)
+    )
+
+
+def _warn_if_doubtful(
+    file: Path, entries: Mapping[str, int], rules: BertRules, class_name: str | None
+) -> None:
+    """Warns if the casing was not stated and does not follow clearly from the entries, or contradicts them."""
+    guess = guess_rules(entries)
+    wanted = BertRules(**{**rules.__dict__, "tokenize_chinese_chars": None})
+    known = any(entry.isalpha() and entry.lower() != entry.upper() for entry in entries)
+    settle = f'write {{"do_lower_case": …, "strip_accents": …}} into {TOKENIZER_CONFIG_FILE} beside it'
+    if _effective(guess) != _effective(wanted):
+        warnings.warn(
+            f"{file}: lowercases, as {class_name or 'BertTokenizer'} of transformers does by default, but its entries "
+            f"are cased or accented; {settle} if this is wrong",
+            stacklevel=2,
+        )
+    elif guess.do_lower_case is False or guess.strip_accents is False or not known:
+        does = "lowercases" if guess.do_lower_case else "keeps case"
+        accents = "strips accents" if guess.strip_accents else "keeps accents"
+        warnings.warn(
+            f"{file}: no {TOKENIZER_CONFIG_FILE} states its casing; judging by its entries, it {does} and {accents}; "
+            f"{settle} to state it",
+            stacklevel=2,
+        )
+
+
+def _check_marks(file: Path, entries: Mapping[str, int], class_name: str | None) -> None:
+    continued = sum(entry.startswith(CONTINUATION_PREFIX) for entry in entries)
+    for mark, kind in _FOREIGN_MARKS.items():
+        if sum(entry.startswith(mark) and len(entry) > 1 for entry in entries) > continued:
+            raise InputError(
+                f"{file}: its entries are those of {kind} ({mark!r} marks words), but it would be read as "
+                f"{class_name or 'BertTokenizer'}; expected BERT's WordPiece ({CONTINUATION_PREFIX!r} marks continuations)"
+            )
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Returns the entries of a `vocab.txt` and their ids, as the `tokenizers` library reads it.
+
+    Spaces after an entry and a byte order mark are no part of it. Of repeated entries the last one counts, with a
+    warning.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: invalid UTF-8 at byte {error.start}; expected one entry per line"
+        ) from error
+    # Only "\n" ends a line: published vocabularies hold entries such as U+2028, where str.splitlines would split.
+    entries = [line.rstrip() or line.removesuffix("\r") for line in text.split("\n")]
+    while entries and not entries[-1]:
+        entries.pop()
+    if not entries:
+        raise InputError(f"{path}: file is empty; expected one vocabulary entry per line")
+    token_ids = {entry: number for number, entry in enumerate(entries)}
+    _warn_of_repeats(path, entries, token_ids)
+    return token_ids
+
+
+def _warn_of_repeats(path: Path, entries: Sequence[str], token_ids: Mapping[str, int]) -> None:
+    repeated = [
+        (number, entry) for number, entry in enumerate(entries) if entry.strip() and token_ids[entry] != number
+    ]
+    if repeated:
+        number, entry = repeated[0]
+        more = f", and {len(repeated) - 1} more repeat" if len(repeated) > 1 else ""
+        warnings.warn(
+            f"{path}:{token_ids[entry] + 1}: repeats the entry {entry!r} of line {number + 1}{more}; the last one "
+            "counts, as in transformers",
+            stacklevel=2,
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file, or an empty one if there is no such file.
+
+    Raises:
+        InputError: the file is not JSON, or has another value.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a {path.name}: expected a JSON object")
+    return content
+
+
+def _from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # The library raises a bare Exception for anything it cannot parse, and a BaseException where it panics.
+    except BaseException as error:
+        raise InputError(f"{path}: not a {TOKENIZER_FILE}: {one_line(error)}") from error
+    for token in content.get("added_tokens") or []:
+        if backend.token_to_id(token["content"]) != token["id"]:
+            raise InputError(
+                f"{path}: the added token {token['content']!r} has id {token['id']}, but the library assigns "
+                f"{backend.token_to_id(token['content'])}; expected ids without gaps"
+            )
+    return backend
