@@ -1,4 +1,7 @@
-"""Entry point of `mlm-jax COMMAND …` and `python -m mlm_jax COMMAND …`. Imports only the module of that command."""
+"""Entry point of `mlm-jax COMMAND …` and `python -m mlm_jax COMMAND …`. Imports only the module of that command.
+
+The other imports are late, too, because a Ctrl-C before `cli.run` ends in a traceback.
+"""
 
 import importlib
 import sys
@@ -6,7 +9,6 @@ from collections.abc import Sequence
 
 import mlm_jax
 from mlm_jax.commands import cli
-from mlm_jax.config.settings import nearest_name
 from mlm_jax.errors import InputError
 
 SUMMARY = "Pretraining of BERT-style encoders with masked language modeling, in JAX."
@@ -45,6 +47,8 @@ def run_command(arguments: Sequence[str]) -> int | None:
         print(f"mlm-jax {mlm_jax.__version__}")
         return 0
     if name not in COMMANDS:
+        from mlm_jax.config.settings import nearest_name
+
         raise InputError(f"{name}: no such command{nearest_name(name, COMMANDS)}; mlm-jax --help lists them")
     command = importlib.import_module(f"mlm_jax.commands.{name.replace('-', '_')}")
     code: int | None = command.main(arguments[1:], f"mlm-jax {name}")

@@ -6,6 +6,7 @@ kept in a cache on disk that all sessions and their child processes share.
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,15 @@ def no_compilation_cache() -> Iterator[None]:
 def shared_data() -> Path:
     assert SHARED_DATA is not None
     return Path(SHARED_DATA).resolve()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB, where the system allows mounting one."""
+    disk = tmp_path / "small_disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

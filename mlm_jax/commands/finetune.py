@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlm_jax.commands.flags import parse, positional, required
-from mlm_jax.errors import InputError
+from mlm_jax.files.folder_lock import own_name
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Arguments:
 def main(arguments: Sequence[str], prog: str) -> None:
     """Fine-tunes the model, printing one line per epoch and a final line of JSON."""
     parsed = parse(Arguments, arguments, prog)
+    with own_name(parsed.output) if parsed.output is not None else nullcontext():
+        _fine_tune(parsed)
+
+
+def _fine_tune(parsed: Arguments) -> None:
     # Imported late, so that a mistyped flag is reported before jax starts.
     from mlm_jax.run.reporting import say
     from mlm_jax.use.fine_tuning import FitResult
@@ -51,8 +57,6 @@ def main(arguments: Sequence[str], prog: str) -> None:
     from mlm_jax.use.text_classifier import ClassifierEvaluation, TextClassifier
 
     train, dev = read_labeled_texts(parsed.train), read_labeled_texts(parsed.dev)
-    if parsed.output is not None and parsed.output.exists():
-        raise InputError(f"{parsed.output}: already exists: must be a folder that does not exist")
     classifier = TextClassifier.from_preset(
         parsed.model,
         labels=sorted(set(train.labels)),

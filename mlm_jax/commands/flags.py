@@ -237,6 +237,8 @@ def _convert(flag: Flag, kind: Any, text: str) -> Any:
     for option in options:
         if option is type(None):
             continue
+        if not text and (option is Path or flag.required):
+            raise InputError(f"{flag.name}: must not be empty")
         if typing.get_origin(option) is Literal:
             if text in typing.get_args(option):
                 return text

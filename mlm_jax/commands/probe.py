@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlm_jax.commands.flags import parse, positional, repeated
 from mlm_jax.errors import InputError
+from mlm_jax.files.folder_lock import own_folder
 
 if TYPE_CHECKING:
     from mlm_jax.probes.probes import ProbeReport
@@ -55,13 +57,12 @@ def main(arguments: Sequence[str], prog: str) -> None:
         )
     if not parsed.template and (parsed.group or parsed.targets):
         raise InputError("--group and --targets: must be given with --template only")
-    if parsed.output is not None and parsed.output.exists() and not parsed.output.is_dir():
-        raise InputError(f"--output {parsed.output}: must be a folder or not exist")
-    report = _probe(parsed)
-    from mlm_jax.probes.output import table, write_report
+    with own_folder(parsed.output) if parsed.output is not None else nullcontext():
+        report = _probe(parsed)
+        from mlm_jax.probes.output import table, write_report
 
-    if parsed.output is not None:
-        write_report(parsed.output, report)
+        if parsed.output is not None:
+            write_report(parsed.output, report)
     print(json.dumps(asdict(report), ensure_ascii=False) if parsed.json else table(report))
 
 

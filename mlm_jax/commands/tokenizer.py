@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlm_jax.commands.flags import parse, required
 from mlm_jax.text.corpus import DocumentBoundary, ErrorPolicy
@@ -32,6 +33,7 @@ class Arguments:
 def main(arguments: Sequence[str], prog: str) -> None:
     """Trains the vocabulary, saves it and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
+    from mlm_jax.files.folder_lock import own_folder
     from mlm_jax.text.corpus import read_documents
     from mlm_jax.text.tokenizer import Tokenizer
 
@@ -41,11 +43,12 @@ def main(arguments: Sequence[str], prog: str) -> None:
         errors=parsed.errors,
         document_boundary=parsed.document_boundary,
     )
-    tokenizer = Tokenizer.train(
-        documents,
-        parsed.vocab_size,
-        lowercase=parsed.lowercase,
-        sample_characters=parsed.sample_characters,
-    )
-    tokenizer.save(parsed.output)
+    with own_folder(Path(parsed.output)):
+        tokenizer = Tokenizer.train(
+            documents,
+            parsed.vocab_size,
+            lowercase=parsed.lowercase,
+            sample_characters=parsed.sample_characters,
+        )
+        tokenizer.save(parsed.output)
     print(f"{parsed.output}: {tokenizer.vocabulary_size:,} entries, fingerprint {tokenizer.fingerprint[:12]}")

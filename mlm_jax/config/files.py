@@ -22,9 +22,10 @@ def load_config(source: str | Path) -> TrainConfig:
     """Loads a config.
 
     Args:
-        source: a Python file with `config() -> TrainConfig`, the `config.json` of a run, a run folder (its config then
-            has that folder as `output_dir`), or the name of a shipped config such as `demo`. A Python config may import
-            its neighbors by name, and shipped configs as `mlm_jax.configs.NAME`, to derive from them.
+        source: a Python file with `config() -> TrainConfig`, a config in JSON, a run folder or the `config.json` in it
+            (the config then has that folder as `output_dir`, even if the folder was moved), or the name of a shipped
+            config such as `demo`. A Python config may import its neighbors by name, and shipped configs as
+            `mlm_jax.configs.NAME`, to derive from them.
 
     Raises:
         InputError: there is no such file, an error occurred inside it (the message has its line), or it has no
@@ -34,7 +35,15 @@ def load_config(source: str | Path) -> TrainConfig:
     if (path / "config.json").is_file():
         return replace(read_json_config(path / "config.json"), output_dir=str(path))
     if path.suffix == ".json" and path.is_file():
-        return read_json_config(path)
+        config = read_json_config(path)
+        is_of_run = path.name == "config.json" and (path.parent / "tokenizer").is_dir()
+        return replace(config, output_dir=str(path.parent)) if is_of_run else config
+    if path.is_dir() and str(path) not in shipped_configs():
+        run = path.parent.parent
+        way = (
+            f"; `{run} --from-step {path.name}` resumes that run" if path.parent.name == "checkpoints" else ""
+        )
+        raise InputError(f"{path}: no config.json in it: must be a run folder or a config file{way}")
     config, _ = call_in_file(path, "config", "TrainConfig")
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path}: config() returned {type(config).__name__}: must return a TrainConfig")

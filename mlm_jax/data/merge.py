@@ -18,8 +18,9 @@ from mlm_jax.data.manifest import (
 )
 from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
 from mlm_jax.data.shards import open_shards
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.folder_lock import own_folder
 from mlm_jax.text.progress import track
 
 
@@ -33,8 +34,16 @@ def merge_parts(folder: str | Path) -> Totals:
         InputError: there are no parts, or some are missing or unfinished; a part differs from the first one in
             settings, tokenizer or input files; a file of a part is missing or truncated; or the folder contains the
             manifest of other data.
+        RunError: the disk is full.
     """
     folder = Path(folder)
+    # Otherwise, the lock would create it.
+    _finished_parts(folder)
+    with own_folder(folder):
+        return _merge(folder)
+
+
+def _merge(folder: Path) -> Totals:
     parts = _finished_parts(folder)
     manifests = [read_manifest(LocalFolder(folder / part.folder)) for part in parts]
     for part, manifest in zip(track(parts, "merge", "parts"), manifests, strict=True):
@@ -108,7 +117,7 @@ def _finish(folder: Path, first_part: Path, manifest: bytes) -> None:
             write_atomically(folder / TOKENIZER_FOLDER / source.name, source.read_bytes())
         write_atomically(file, manifest)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error}") from error
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 def _ranges(parts: Sequence[Part]) -> str:

@@ -33,8 +33,9 @@ from mlm_jax.data.manifest import (
 )
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.atomic import partial_paths, write_atomically
+from mlm_jax.files.folder_lock import LOCK_FILE, FolderLock, own_folder
 from mlm_jax.text.corpus import (
     CorpusCounts,
     DocumentBoundary,
@@ -120,8 +121,9 @@ def prepare(
     The shards are byte-identical for any number of workers and parts, and after any number of interruptions. If the
     folder is complete and has the same settings, does nothing.
 
-    Raises InputError for invalid input, leaving nothing behind; for a folder with other content or settings; and if the
-    output cannot be written, keeping the finished shards for the next call.
+    Raises InputError for invalid input, leaving nothing behind, and for a folder that another process uses or that has
+    other content or settings. Raises RunError if the output cannot be written, keeping the finished shards for the next
+    call.
     """
     _check_arguments(output, shard_tokens, workers)
     folder = Path(output)
@@ -142,27 +144,50 @@ def prepare(
         "tokenizer_fingerprint": tokenizer.fingerprint,
         **(part_settings(part, files) if part else {}),
     }
-    if (folder / MANIFEST_FILE).exists():
+    # A complete folder may be read-only.
+    if _is_finished(folder) and not (folder / LOCK_FILE).exists():
         return Preparation(_check_finished(folder, settings), 0.0, 0)
+    with own_folder(folder) as lock:
+        # Another process may have finished it since.
+        if _is_finished(folder):
+            return Preparation(_check_finished(folder, settings), 0.0, 0)
+        documents = [] if part else [file.path for file in files]
+        return _prepare(folder, lock, settings, streams, tokenizer, workers or _default_workers(), documents)
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / MANIFEST_FILE).exists()
+
+
+def _prepare(
+    folder: Path,
+    lock: FolderLock,
+    settings: dict[str, Any],
+    streams: Iterable[Sequence[InputFile]],
+    tokenizer: Tokenizer,
+    workers: int,
+    required: Sequence[str],
+) -> Preparation:
+    """Prepares or resumes; at least one of the files `required`, if any, must have a document with tokens."""
     counts = CorpusCounts()
     started = time.perf_counter()
-    existed = folder.exists()
     progress = _start_or_resume(folder, settings)
     try:
         documents = (_documents(stream, settings, counts) for stream in streams)
-        text_bytes = _write_shards(folder, progress, documents, tokenizer, workers or _default_workers())
-        if not part:
-            check_any_document([file.path for file in files], counts)
+        text_bytes = _write_shards(folder, progress, documents, tokenizer, workers)
+        if required:
+            check_any_document(required, counts)
             check_any_token(len(progress.shards), counts.documents)
+        lock.confirm()
         totals = _finish(folder, progress, tokenizer, counts)
     except InputError:
-        _remove(folder, keep_folder=existed)
+        _remove(folder)
         raise
     except OSError as error:
-        # If a file is missing, another process that prepares the same data has removed it and taken over the folder.
-        if not progress.shards and not isinstance(error, FileNotFoundError):
-            _remove(folder, keep_folder=existed)
-        raise InputError(f"{folder}: preparation stopped: {error}; rerun it to resume") from error
+        lock.confirm()
+        if not progress.shards:
+            _remove(folder)
+        raise RunError(f"{folder}: preparation stopped: {_described(error)}; rerun it to resume") from error
     return Preparation(totals, time.perf_counter() - started, text_bytes)
 
 
@@ -223,8 +248,7 @@ def _default_workers() -> int:
 def _start_or_resume(folder: Path, settings: dict[str, Any]) -> _Progress:
     file = folder / PROGRESS_FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # If the process that writes these files is still running, it fails, and this one takes over.
+        # Left by a process that was killed.
         for partial in [*partial_paths(folder), *partial_paths(folder / TOKENIZER_FOLDER)]:
             partial.unlink(missing_ok=True)
         if file.exists():
@@ -232,12 +256,12 @@ def _start_or_resume(folder: Path, settings: dict[str, Any]) -> _Progress:
             _check_settings(folder, progress.settings, settings)
             check_shard_files(LocalFolder(folder), progress.shards, settings["vocabulary_size"])
             return progress
-        if any(folder.iterdir()):
+        if any(path.name != LOCK_FILE for path in folder.iterdir()):
             raise InputError(f"{folder}: not empty, and not a preparation to resume; choose another folder")
         progress = _Progress(settings)
         _save_progress(folder, progress)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error}") from error
+        raise RunError(f"{folder}: cannot be written: {_described(error)}") from error
     return progress
 
 
@@ -357,10 +381,12 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _remove(folder: Path, *, keep_folder: bool) -> None:
+def _remove(folder: Path) -> None:
     for pattern in ("tokens-*.bin*", "documents-*.bin*", f"{PROGRESS_FILE}*"):
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
-    if not keep_folder:
-        folder.rmdir()
+
+
+def _described(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)

@@ -1,7 +1,8 @@
 """Files and folders that appear complete or not at all.
 
 Each is written under a unique temporary name in the same folder, `NAME.HOST-PID-TOKEN.partial`, and renamed at the end.
-No two writers share such a name, so nothing here depends on file locks, which some network file systems lack.
+No two writers share such a name, so no file is damaged on file systems without locks. Elsewhere, a lock beside a new
+folder tells the second writer at the start, instead of after all its work.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlm_jax.errors import InputError
+from mlm_jax.files.folder_lock import own_name
+from mlm_jax.files.targets import naming_target
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -79,14 +82,19 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file that becomes `path` at the end of the block and is removed if the block fails.
 
     A reader sees either the old or the new content, even after a crash.
+
+    Raises:
+        OSError: the file could not be written; `filename` is set.
     """
     partial = partial_path(path)
     try:
         with partial.open("wb") as file:
             yield file
             commit(file, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)
         raise
 
 
@@ -101,25 +109,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Creates a temporary folder that becomes `path` at the end of the block and is removed if the block fails.
 
     Raises:
-        InputError: `path` exists, or another process created it during the block.
+        InputError: `path` exists, another process is about to create it, or it cannot be created.
+        RunError: the disk is full.
     """
-    if path.exists():
-        raise _exists(path)
-    remove_abandoned(path)
-    partial = partial_path(path)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
+    with own_name(path), naming_target(path):
+        remove_abandoned(path)
+        partial = partial_path(path)
+        partial.mkdir()
         try:
+            yield partial
             partial.replace(path)
-        except OSError as error:
-            if path.exists():
-                raise _exists(path) from error
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            # On a file system without locks, another process may have created it.
+            if isinstance(error, OSError) and path.exists():
+                raise InputError(f"{path}: already exists; choose a folder that does not exist") from error
             raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _exists(path: Path) -> InputError:
-    return InputError(f"{path}: already exists; choose a folder that does not exist")

@@ -1,24 +1,38 @@
 """Ensures that a folder has one owner at a time, with a file lock that ends with its process.
 
 FOLDER/lock has a JSON line for each process that has not released the folder: previous owners that died, followed by
-the current owner.
+the current owner. The file is removed with the lock. A folder that does not exist yet, because it is renamed into place
+at the end (`atomic.new_folder`), is locked by a file beside it, `.NAME.lock`.
+
+A lock belongs to a `with` block: within it, the same folder can be locked again, so that a sweep can call `train`.
+Other threads of the process are excluded like other processes.
 """
 
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import socket
-import warnings
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.files.targets import check_target
 
 LOCK_FILE = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# A lock that is released while another process opens its file is a file that no longer has a name.
+_ATTEMPTS = 100
+# Time for the owner of a lock to write its name, after which it is called "another process".
+_NAME_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,13 +55,17 @@ class FolderLock:
 
     Attributes:
         acquired: True if this process owns the folder.
-        owner: current owner; None if another process owns the folder and has not written its name yet.
+        owner: current owner; None if another process owns the folder and has not written its name.
         died: previous owners that ended without releasing the folder, in order.
     """
 
-    def __init__(self, file: BinaryIO, *, acquired: bool) -> None:
-        self._file, self.acquired = file, acquired
+    def __init__(self, file: FileIO, path: Path, *, acquired: bool) -> None:
+        self._file, self._path, self.acquired = file, path, acquired
         owners = _read(file)
+        deadline = time.monotonic() + _NAME_SECONDS
+        while not acquired and not owners and time.monotonic() < deadline:
+            time.sleep(0.02)
+            owners = _read(file)
         self.died, self.owner = owners[:-1], owners[-1] if owners else None
         if acquired:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -60,50 +78,162 @@ class FolderLock:
         self.owner = replace(self.owner, step=step)
         self._write([*self.died, self.owner])
 
+    def confirm(self) -> None:
+        """Raises RunError if the folder was removed, moved or replaced since it was locked."""
+        # Not by the number of the file, which some network file systems change.
+        with contextlib.suppress(OSError), self._path.open("rb", buffering=0) as file:
+            if _read(file)[-1:] == [self.owner]:
+                return
+        raise RunError(
+            f"{self._path.parent}: the folder was removed, moved or replaced while this process was using it "
+            f"({self._path.name} is gone)"
+        )
+
     def release(self) -> None:
-        """Removes all owners; the lock itself ends when the file is closed."""
-        if self.acquired:
-            self._write([])
+        """Removes the file; the lock itself ends when the file is closed."""
+        with contextlib.suppress(OSError, RunError):
+            self.confirm()
+            self._path.unlink()
 
     def _write(self, owners: list[Owner]) -> None:
-        self._file.truncate(0)
-        self._file.write(b"".join(json.dumps(asdict(owner)).encode() + b"\n" for owner in owners))
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(b"".join(json.dumps(asdict(owner)).encode() + b"\n" for owner in owners))
+        except OSError as error:
+            self._path.unlink(missing_ok=True)
+            raise RunError(f"{self._path}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[FolderLock]:
     """Locks `folder`, which is created if missing, for the block. Without `wait`, the attempt may fail: see `acquired`.
 
-    On a file system without locks, always succeeds, with a warning. Locks of the same process also exclude each other.
+    If nothing was written into the created folder, it is removed at the end. On a file system without locks, the
+    attempt always succeeds, with a warning on stderr.
+
+    Raises:
+        InputError: `folder` cannot be a folder: it is a URL or a file, or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+b") as file:
-        acquired = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            acquired = False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            # The message omits the folder, so that Python shows it only once.
-            warnings.warn(
-                "this file system has no locks, so two processes may train the same run: give each process of a sweep "
-                "its own --index of --count",
-                stacklevel=3,
-            )
-        lock = FolderLock(file, acquired=acquired)
-        try:
-            yield lock
-        finally:
-            lock.release()
+    with _locked(folder / LOCK_FILE, wait=wait) as lock:
+        yield lock
 
 
-def _read(file: BinaryIO) -> list[Owner]:
+@contextlib.contextmanager
+def own_folder(folder: Path) -> Iterator[FolderLock]:
+    """Locks `folder` like `lock_folder`, for everything that writes into a folder.
+
+    Raises:
+        InputError: another process owns the folder, or as `lock_folder`.
+    """
+    with lock_folder(folder) as lock:
+        _require_acquired(lock, folder)
+        yield lock
+
+
+@contextlib.contextmanager
+def own_name(path: Path) -> Iterator[None]:
+    """Locks the name of a folder that the block creates.
+
+    Raises:
+        InputError: `path` exists, another process is about to create it, or it cannot be created.
+    """
+    with _locked(path.with_name(f".{path.name}.lock")) as lock:
+        _require_acquired(lock, path)
+        if path.exists():
+            raise InputError(f"{path}: already exists; choose a folder that does not exist")
+        yield
+
+
+def _require_acquired(lock: FolderLock, folder: Path) -> None:
+    if not lock.acquired:
+        raise InputError(
+            f"{folder}: in use by {lock.owner or 'another process'}; wait until it ends, or choose another folder"
+        )
+
+
+_held: ContextVar[Mapping[Path, FolderLock]] = ContextVar("_held", default={})  # noqa: B039
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = False) -> Iterator[FolderLock]:
+    """Locks the file `path`; its folders are created, and removed at the end if they are still empty."""
+    place = path.resolve()
+    if place in _held.get():
+        yield _held.get()[place]
+        return
+    check_target(path.parent)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        file, acquired = _open(path, wait=wait)
+        with file:
+            lock = FolderLock(file, path, acquired=acquired)
+            token = _held.set({**_held.get(), place: lock} if acquired else _held.get())
+            try:
+                yield lock
+            finally:
+                _held.reset(token)
+                if acquired:
+                    lock.release()
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _open(path: Path, *, wait: bool) -> tuple[FileIO, bool]:
+    """Opens the file of a lock; returns it and True if it is locked."""
+    for _ in range(_ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b", buffering=0)
+        except FileNotFoundError:
+            # Its owner has just removed the folder, which is empty.
+            continue
+        try:
+            _require_lock_file(file, path)
+            acquired = _flock(file, wait=wait)
+            if not acquired or (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+                return file, acquired
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    raise RunError(f"{path}: changes whenever it is locked; remove it if no process uses {path.parent}")
+
+
+def _require_lock_file(file: FileIO, path: Path) -> None:
+    file.seek(0)
+    if not b'{"host": '.startswith(file.read(9) or b""):
+        raise InputError(f"{path}: not a lock of mlm_jax: must have another name, or be in another folder")
+
+
+def _flock(file: FileIO, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _warn_once()
+    return True
+
+
+@functools.cache
+def _warn_once() -> None:
+    print(
+        "warning: this file system has no locks, so two processes may write the same folder: give each process its own "
+        "folder, and each process of a sweep its own --index of --count",
+        file=sys.stderr,
+    )
+
+
+def _read(file: FileIO) -> list[Owner]:
     file.seek(0)
     owners = []
-    for line in file:
+    for line in file.readlines():
         # A line may be torn if a process died while writing it.
         with contextlib.suppress(ValueError, TypeError):
             owners.append(Owner(**json.loads(line)))

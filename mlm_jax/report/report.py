@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.report.page import page
 from mlm_jax.report.results import results_of
 from mlm_jax.report.state import read_sweep
 from mlm_jax.report.tables import markdown, results_csv, runs_csv
-from mlm_jax.files.folder_lock import lock_folder
 
 REPORT_FILE = "report.md"
 

@@ -1,41 +1,48 @@
-"""Turns SIGTERM and Ctrl-C into a request to stop after the current step."""
+"""Turns signals that announce the end of a process into a request to stop after the current step."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Sent by people and schedulers that want the process to end. SIGXCPU announces the limit of CPU time.
+_ALWAYS = (signal.SIGTERM, signal.SIGINT)
+# `nohup` makes a process ignore SIGHUP, and a program that calls `train` may use the others itself.
+_BY_DEFAULT = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class StopRequest:
-    """Context manager in which the first SIGTERM or SIGINT sets `name`; the second has its usual effect.
+    """Context manager in which the first signal sets `name`. A Ctrl-C after that has its usual effect.
 
-    Does nothing outside the main thread, where Python does not deliver signals.
+    Other signals after the first one change nothing: schedulers and closed terminals repeat them while the state is
+    being saved. Does nothing outside the main thread, where Python does not deliver signals.
     """
 
     def __init__(self) -> None:
         """Creates a request that is not set."""
         self.name: str | None = None
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._request) for number in _SIGNALS}
+            taken = (*_ALWAYS, *(n for n in _BY_DEFAULT if signal.getsignal(n) is signal.SIG_DFL))
+            self._previous = {number: signal.signal(number, self._request) for number in taken}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Restores the previous handlers."""
-        self._restore()
+        for number in [*self._previous]:
+            self._restore(number)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        self._restore()
+        self.name = self.name or signal.Signals(number).name
+        self._restore(signal.SIGINT)
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._previous = {}
+    def _restore(self, number: signal.Signals) -> None:
+        if number in self._previous:
+            handler = self._previous.pop(number)
+            # None is a handler that was not installed by Python, and cannot be restored.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

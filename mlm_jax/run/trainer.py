@@ -1,33 +1,34 @@
 """Training loop, from top to bottom: data, program, state, steps, end."""
 
 import contextlib
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS, BertConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.formats.model_folder import with_padded_rows
+from mlm_jax.files.folder_lock import FolderLock, own_folder
+from mlm_jax.files.targets import check_target
+from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import local_rows, make_mesh
-from mlm_jax.run.metrics import LossWindow
+from mlm_jax.run.initial_state import initial_state, params_to_start_from
+from mlm_jax.run.metrics import LossWindow, OneBehind
 from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.watchdog import Watchdog
-from mlm_jax.step.evaluation import evaluate_rows
+from mlm_jax.step.evaluation import Evaluation, evaluate_rows
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
-from mlm_jax.store.loading import load_model
 from mlm_jax.store.run_folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -56,25 +57,34 @@ def train(
     tokenizer: Tokenizer | None = None,
     on_step: Callable[[int], None] | None = None,
     stop: StopRequest | None = None,
+    from_step: int | None = None,
 ) -> TrainResult:
     """Trains a model in the run folder `config.output_dir`, or resumes the run.
 
     The data are the prepared folders of `config.data` or, if given, `documents`, tokenized in memory with `tokenizer`.
     A run folder with checkpoints is resumed from the newest intact one; a finished run is not changed. `on_step` is
     called with the number of each step after it is dispatched. `stop` is a stop request set by the caller; by default,
-    SIGTERM and Ctrl-C stop the run.
+    Ctrl-C and the signals of `StopRequest` stop the run. `from_step` resumes from an earlier checkpoint, with which the
+    same call later resumes whatever followed; the first checkpoint after it renames the others to `STEP.superseded`.
+
+    Process 0 owns the run folder meanwhile (`files/folder_lock.py`).
 
     In a job of several processes, each process calls this function. If one fails, the others end, too. The failed
     process should end immediately (`os._exit`), because JAX waits at exit for processes that no longer exist.
 
     Raises:
-        InputError: a setting, the data or the run folder is unusable.
-        RunError: the run cannot continue, because a checkpoint or a file could not be written or the loss is no longer
-            finite. Earlier checkpoints are intact.
+        InputError: a setting, the data or the run folder is unusable, or another process uses the run folder.
+        RunError: the run cannot continue, because a checkpoint or a file could not be written, the run folder was
+            removed, or the loss is no longer finite. Earlier checkpoints are intact.
     """
+    check_target(config.output_dir)
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
-    with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:
+    with (
+        listening as request,
+        Watchdog(config.distributed.timeout_seconds) as watchdog,
+        own_folder(folder) if jax.process_index() == 0 else contextlib.nullcontext() as lock,
+    ):
         # Data.
         with announced_if_slow("opening the data"):
             sources = _open(config, documents, eval_documents, tokenizer)
@@ -85,12 +95,12 @@ def train(
         program = _program(config, sources)
 
         with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            run = _Run(config, folder, sources, program, checkpointer, request, watchdog, on_step)
+            run = _Run(config, folder, lock, sources, program, checkpointer, request, watchdog, on_step)
 
             # State.
-            state, batches = run.start()
+            state, batches = run.start(from_step)
             start = batches.sizes.first_step
-            if start >= config.num_steps:
+            if start >= config.num_steps and not run.owes_evaluation(start):
                 say(
                     f"{folder}: already finished, at step {start:,} of {config.num_steps:,}; "
                     "a larger num_steps resumes it"
@@ -99,14 +109,15 @@ def train(
 
             # Steps.
             try:
-                step = run.steps(state, batches)
+                step, finished = run.steps(state, batches)
             except OSError as error:
+                run.confirm_folder()
                 raise RunError(
                     f"{error.filename or folder}: {error.strerror or error}; earlier checkpoints are intact"
                 ) from error
 
     # End.
-    if step < config.num_steps:
+    if not finished:
         signal = request.name or "a signal to another process"
         say(f"{folder}: stopped by {signal} at step {step:,}, saved; rerun the same command to resume")
         return TrainResult(folder, step, finished=False)
@@ -125,7 +136,7 @@ def check_run(config: TrainConfig) -> RunData:
     sources = _open(config, None, None, None)
     _program(config, sources)
     if config.init_from is not None:
-        _params_to_start_from(config.init_from, config.model, sources.tokenizer)
+        params_to_start_from(config.init_from, config.model, sources.tokenizer)
     return sources
 
 
@@ -135,6 +146,8 @@ class _Run:
 
     config: TrainConfig
     folder: Path
+    lock: FolderLock | None
+    """Lock of the run folder, which only process 0 has."""
     sources: RunData
     program: Program
     checkpointer: Checkpointer
@@ -148,14 +161,17 @@ class _Run:
         config = self.config
         return self.sources.description(config.data) | {"model": asdict(config.model), "seed": config.seed}
 
-    def start(self) -> tuple[TrainState, TrainingBatches]:
+    def start(self, from_step: int | None) -> tuple[TrainState, TrainingBatches]:
         """Returns the initial or restored state and the batches that follow, and prints changed settings."""
-        config = self.config
+        config, abstract = self.config, self.program.abstract_state
         with announced_if_slow("restoring the newest checkpoint"):
-            restored = self.checkpointer.restore(self.program.abstract_state, self.description)
+            restored = self.checkpointer.restore(abstract, self.description, from_step=from_step)
         with announced_if_slow("initializing the parameters"):
-            step, state = restored or (0, _initial_state(config, self.program, self.sources.tokenizer))
+            step, state = restored or (0, initial_state(config, self.program, self.sources.tokenizer))
         self.watchdog.require_same({"newest intact checkpoint": step})
+        if from_step is not None:
+            again = f"resumed from step {from_step:,} before, and now from step {step:,}"
+            say(f"resuming from step {step:,}; later checkpoints are renamed" if step == from_step else again)
         first_example = self.checkpointer.examples(step) if restored else 0
         batches = TrainingBatches(
             self.sources.train,
@@ -173,14 +189,26 @@ class _Run:
                 )
         return state, batches
 
-    def steps(self, state: TrainState, batches: TrainingBatches) -> int:
-        """Trains from the first step of the batches to the last, or to a signal. Returns the last step, which is saved.
+    def owes_evaluation(self, step: int) -> bool:
+        """Returns True if a signal stopped the evaluation of the checkpoint of `step`, which is then repeated."""
+        return step > 0 and self.sources.evaluation is not None and self.checkpointer.unevaluated(step)
+
+    def confirm_folder(self) -> None:
+        """Raises RunError if the run folder was removed, moved or replaced."""
+        if self.lock is not None:
+            self.lock.confirm()
+
+    def steps(self, state: TrainState, batches: TrainingBatches) -> tuple[int, bool]:
+        """Trains from the first step of the batches to the last, or to a signal.
+
+        Returns the last step, which is saved, and True if nothing is left to do.
 
         The host runs ahead of the device: metrics are read one step late, checkpoints are written in the background,
         and any implicit transfer is an error.
         """
         config, program = self.config, self.program
         step = start = batches.sizes.first_step
+        stops = False
         self._write(write_run, self.folder, config, self.sources.tokenizer)
         describe_start(config, program, batches.rows)
         losses = LossWindow(**self.checkpointer.log_sums(start)) if start else LossWindow()
@@ -190,7 +218,13 @@ class _Run:
             jax.transfer_guard("disallow"),
         ):
             try:
-                for batch in batches.from_step(start, config.num_steps, config.data.prefetch_batches):
+                if self.owes_evaluation(start):
+                    evaluation = self._evaluate(step, state, reporter)
+                    stops = evaluation is None
+                    if evaluation is not None:
+                        self.checkpointer.note_eval_loss(step, evaluation.mlm_loss)
+                last = start if stops else config.num_steps
+                for batch in batches.from_step(start, last, config.data.prefetch_batches):
                     # `step` counts the steps taken, so it is also the number of the next batch, from 0.
                     rows = batches.sizes.size(step)
                     step += 1
@@ -203,7 +237,7 @@ class _Run:
                     reporter.step(step, metrics)
                     if self.on_step is not None:
                         self.on_step(step)
-                    if self._evaluate_and_save(step, state, batches.sizes.examples(step), reporter):
+                    if stops := self._evaluate_and_save(step, state, batches.sizes.examples(step), reporter):
                         break
                 reporter.flush()
             except RunError:
@@ -216,7 +250,8 @@ class _Run:
                 self._write(_draw_losses, self.folder)
                 # Wait here, because later a signal would end the process before its checkpoint is complete.
                 self.checkpointer.wait()
-        return step
+            self.confirm_folder()
+        return step, step == config.num_steps and not stops
 
     def _compile(self, rows: int, step: int, reporter: Reporter) -> Program:
         """Returns the compiled program for steps of `rows` rows."""
@@ -234,27 +269,26 @@ class _Run:
 
     def _evaluate_and_save(self, step: int, state: TrainState, examples: int, reporter: Reporter) -> bool:
         """Evaluates and saves if due after `step`. Returns True if a signal stops the run, which is then saved."""
-        config, rows = self.config, self.sources.evaluation
+        config = self.config
         ends = step == config.num_steps
-        evaluates = rows is not None and (ends or step % config.eval_every == 0)
+        evaluates = self.sources.evaluation is not None and (ends or step % config.eval_every == 0)
         saves = ends or step % config.checkpoint_every == 0
+        if step % config.log_every == 0:
+            self.confirm_folder()
         if not (evaluates or saves or self._stops(reporter)):
             return False
         self.watchdog.pause()
         # A run resumed from here does not write earlier lines.
         reporter.flush()
-        eval_loss = None
+        evaluation = self._evaluate(step, state, reporter) if evaluates else None
+        eval_loss = None if evaluation is None else evaluation.mlm_loss
+        # The best state is saved even between multiples of checkpoint_every.
+        is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
+        # Read only once, after the evaluation: a later signal stops the run after the next step.
+        stops = self._stops(reporter)
         with reporter.paused():
-            if rows is not None and evaluates:
-                with announced_if_slow(f"step {step:,}: evaluating"):
-                    evaluation = evaluate_rows(self.program, state.params, rows, config.eval_batches)
-                reporter.evaluation(step, evaluation)
-                eval_loss = evaluation.mlm_loss
-            # The best state is saved even between multiples of checkpoint_every.
-            is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
-            # Read only once, after the evaluation: a later signal stops the run after the next step.
-            stops = self._stops(reporter)
             if saves or is_best or stops:
+                self.confirm_folder()
                 self.checkpointer.save(
                     step,
                     state,
@@ -262,12 +296,44 @@ class _Run:
                     examples=examples,
                     eval_loss=eval_loss,
                     log_sums=asdict(reporter.losses),
+                    unevaluated=evaluates and evaluation is None,
                 )
-        return stops
+        return evaluates and evaluation is None if ends else stops
+
+    def _evaluate(self, step: int, state: TrainState, reporter: Reporter) -> Evaluation | None:
+        """Evaluates `state`, or returns None if a signal stops the evaluation, which may exceed a grace period."""
+        rows, limit = self.sources.evaluation, self.config.eval_batches
+        assert rows is not None
+        watch = partial(self._until_stopped, reporter)
+        try:
+            with reporter.paused(), announced_if_slow(f"step {step:,}: evaluating"):
+                evaluation = evaluate_rows(self.program, state.params, rows, limit, watch)
+        except _StoppedError:
+            say(f"step {step:,}: evaluation stopped; it is repeated when the run is resumed")
+            return None
+        reporter.evaluation(step, evaluation)
+        return evaluation
+
+    def _until_stopped(self, reporter: Reporter, sums: Iterator[LossSums]) -> Iterator[LossSums]:
+        """Yields the sums of evaluation batches. Raises _StoppedError in all processes at the same batch."""
+        behind = OneBehind()
+        for number, batch_sums in enumerate(sums):
+            yield batch_sums
+            # Waits for the batch before, so that few batches are left to compute when the run stops.
+            votes = jnp.sum(self.program.stop_votes(self.stop.name is not None))
+            held = behind.push(number, votes if jax.process_count() > 1 else batch_sums.weight)
+            if jax.process_count() > 1:
+                reporter.stop_voted |= held is not None and bool(held[1])
+            if self._stops(reporter):
+                raise _StoppedError
 
     def _stops(self, reporter: Reporter) -> bool:
         """Returns True if the run stops now. Several processes stop one step later, when all know of the signal."""
         return reporter.stop_voted if jax.process_count() > 1 else self.stop.name is not None
+
+
+class _StoppedError(Exception):
+    """A signal stops an evaluation."""
 
 
 def _facts(config: TrainConfig, sources: RunData) -> dict[str, Any]:
@@ -313,42 +379,6 @@ def _program(config: TrainConfig, sources: RunData) -> Program:
     )
     separator = sources.tokenizer.sep_token_id
     return build_program(config, masking, make_mesh(config.mesh), separator, eval_masking)
-
-
-def _initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:
-    state = program.initial_state()
-    if config.init_from is None:
-        return state
-    params = _params_to_start_from(config.init_from, config.model, tokenizer)
-
-    def place(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
-        return jax.make_array_from_callback(leaf.shape, like.sharding, lambda index: leaf[index])
-
-    return replace(state, params=jax.tree.map(place, params, program.abstract_state.params))
-
-
-def _params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the parameters of the stored model `name` in the structure of the model `wanted`, in float32."""
-    model = load_model(name)
-    if model.tokenizer.fingerprint != tokenizer.fingerprint:
-        raise InputError(
-            f"init_from = {name!r}: has the tokenizer {model.tokenizer.fingerprint[:12]}: "
-            f"must be that of the data, {tokenizer.fingerprint[:12]}"
-        )
-    # Dropout and vocabulary padding may differ, but not the meaning of the weights.
-    for setting, value in asdict(wanted).items():
-        theirs = getattr(model.config, setting)
-        without_pooler = setting == "pooler" and theirs and not value
-        if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
-            raise InputError(
-                f"init_from = {name!r}: has model.{setting} = {theirs!r}: must be {value!r}, as in the run"
-            )
-    if "head" not in model.params:
-        raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")
-    params = with_padded_rows(wanted, {part: model.params[part] for part in ("encoder", "head")})
-    if not wanted.pooler:
-        params["encoder"] = {key: leaf for key, leaf in params["encoder"].items() if key != "pooler"}
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
 
 
 def _draw_losses(folder: Path) -> None:

@@ -17,8 +17,7 @@ it under a temporary name and renames it at the end, so `STEP/` is complete or a
 import math
 import shutil
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +26,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.digest import array_digests
@@ -39,10 +37,8 @@ from mlm_jax.store.checkpoint_manifest import (
     name_leaves,
     sealed,
 )
+from mlm_jax.store.checkpoint_retention import DELETED_FOLDER, NewestAndBest, remove_leftovers, settle
 from mlm_jax.store.orbax_errors import orbax_silenced, reason
-
-# Orbax moves old checkpoints here first, because a recursive delete can be interrupted, but a rename cannot.
-_DELETED = "deleted"
 
 
 class CheckpointError(RunError):
@@ -70,7 +66,9 @@ class Checkpointer:
             raise InputError(f"keep_newest = {keep_newest}: must be at least 1")
         self.directory = Path(directory).absolute()
         self._eval_losses: dict[int, float | None] = {}
-        self._damaged: set[int] = set()
+        # Checkpoints to rename at the next save, with their new suffixes.
+        self._aside: dict[int, str] = {}
+        self._from_step: int | None = None
         self._saving: int | None = None
         self._silence = ExitStack()
         self._silence.enter_context(orbax_silenced())
@@ -80,8 +78,8 @@ class Checkpointer:
                 create=False,
                 lightweight_initialize=True,
                 save_root_metadata=False,
-                todelete_subdir=_DELETED,
-                preservation_policy=_NewestAndBest(keep_newest, self._eval_losses),
+                todelete_subdir=DELETED_FOLDER,
+                preservation_policy=NewestAndBest(keep_newest, self._eval_losses),
             ),
         )
 
@@ -108,12 +106,13 @@ class Checkpointer:
         examples: int = 0,
         eval_loss: float | None = None,
         log_sums: Mapping[str, float] | None = None,
+        unevaluated: bool = False,
     ) -> None:
         """Starts writing a checkpoint, and returns as soon as the arrays are copied from the device.
 
         The caller may immediately donate the buffers of `state` to its next step. First waits for a save still running.
         Keeps an existing checkpoint of `step`. The first save after a `restore` renames damaged checkpoints to
-        `STEP.damaged`.
+        `STEP.damaged`, and those after its `from_step` to `STEP.superseded`.
 
         Args:
             step: number of steps taken to reach `state`.
@@ -122,6 +121,7 @@ class Checkpointer:
             examples: number of rows of data seen to reach `state`.
             eval_loss: evaluation loss of `state` in nats; None and NaN are never the best.
             log_sums: sums over the steps since the last line of the log, to be returned by `log_sums`.
+            unevaluated: an evaluation of `state` was due and did not end, to be returned by `unevaluated`.
 
         Raises:
             CheckpointError: this save could not start, or the previous one failed.
@@ -131,13 +131,23 @@ class Checkpointer:
         try:
             self._clear_the_way()
             if step not in self.steps():
-                own = {"examples": examples, "log_sums": dict(log_sums or {})}
+                own = {
+                    "examples": examples,
+                    "log_sums": dict(log_sums or {}),
+                    "unevaluated": unevaluated,
+                    "from_step": self._from_step,
+                }
                 self._begin(step, state, description, own, eval_loss)
         except Exception as error:
             raise self._failed(error) from error
 
-    def restore(self, abstract_state: PyTree, description: dict[str, Any]) -> tuple[int, PyTree] | None:
+    def restore(
+        self, abstract_state: PyTree, description: dict[str, Any], *, from_step: int | None = None
+    ) -> tuple[int, PyTree] | None:
         """Returns the newest intact checkpoint as (step, state), or None if there is none. Changes nothing on disk.
+
+        With `from_step`, returns the checkpoint of that step, or the newest one that was saved after an earlier call
+        with the same `from_step`. The next `save` puts the other later checkpoints aside.
 
         Args:
             abstract_state: the tree passed to `save` with a `jax.ShapeDtypeStruct` at every leaf, which determines the
@@ -145,36 +155,62 @@ class Checkpointer:
             description: description of the current run.
 
         Raises:
-            InputError: the checkpoint belongs to another run (the message lists the differences), or every checkpoint
-                is damaged.
+            InputError: the checkpoint belongs to another run (the message lists the differences), every checkpoint
+                is damaged, or there is no checkpoint of `from_step`.
         """
-        return self._newest(abstract_state, description, part=None)
+        self.wait()
+        steps = self.steps()
+        if from_step is not None:
+            ours = [s for s in steps if s > from_step and self._note(s, "from_step") == from_step]
+            # It may be gone after the run was resumed from it and went on.
+            if not ours:
+                self._require(from_step)
+            self._supersede([step for step in steps if step > from_step and step not in ours])
+            steps = [step for step in steps if step == from_step or step in ours]
+        found = self._newest(steps, abstract_state, description, part=None)
+        if found is not None:
+            self._from_step = from_step if from_step is not None else self._note(found[0], "from_step")
+        return found
 
     def restore_part(
-        self, part: str, abstract_part: PyTree, description: dict[str, Any]
+        self, part: str, abstract_part: PyTree, description: dict[str, Any], *, step: int | None = None
     ) -> tuple[int, PyTree] | None:
         """Restores one attribute or key of the state, such as "params", like `restore`; reads nothing else.
 
-        Compares only the given keys of the description, because the data do not matter to users of the parameters.
+        Compares only the given keys of the description, because the data do not matter to users of the parameters. With
+        `step`, only that checkpoint is tried.
         """
-        return self._newest(abstract_part, description, part=part)
+        self.wait()
+        if step is not None:
+            self._require(step)
+        return self._newest(self.steps() if step is None else [step], abstract_part, description, part=part)
+
+    def _require(self, step: int) -> None:
+        if step not in self.steps():
+            kept = enumerate_some(self.steps()) or "none"
+            raise InputError(f"{self.directory}: no checkpoint of step {step}; there are: {kept}")
+
+    def _supersede(self, steps: list[int]) -> None:
+        for step in steps:
+            self._aside[step] = "superseded"
+            self._eval_losses.pop(step, None)
 
     def _newest(
-        self, abstract: PyTree, description: dict[str, Any], *, part: str | None
+        self, steps: list[int], abstract: PyTree, description: dict[str, Any], *, part: str | None
     ) -> tuple[int, PyTree] | None:
-        self.wait()
-        steps = self.steps()
         for step in reversed(steps):
             try:
                 return step, self._load(step, abstract, description, part=part)
             except _DamagedError as damage:
-                self._damaged.add(step)
+                self._aside[step] = "damaged"
                 self._eval_losses.pop(step, None)
                 if jax.process_index() == 0:
                     folder = self.directory / str(step)
                     print(f"warning: checkpoint {folder} is damaged: {damage}", file=sys.stderr)
         if not steps:
             return None
+        if steps != self.steps():
+            raise InputError(f"{self.directory}: {enumerate_some(steps)} damaged; choose another checkpoint")
         raise InputError(
             f"{self.directory}: every checkpoint is damaged ({enumerate_some(steps)}); use another output folder, or "
             "delete this one to start from step 0"
@@ -187,6 +223,20 @@ class Checkpointer:
     def log_sums(self, step: int) -> dict[str, Any]:
         """Returns the `log_sums` saved with the checkpoint of `step`; empty if it has none."""
         return dict(self._manifest(step).get("log_sums", {}))
+
+    def unevaluated(self, step: int) -> bool:
+        """Returns True if an evaluation of the checkpoint of `step` was due and did not end."""
+        return bool(self._note(step, "unevaluated"))
+
+    def note_eval_loss(self, step: int, loss: float) -> None:
+        """Adds the evaluation loss of a checkpoint that was saved without one, until this checkpointer is closed."""
+        self._eval_losses[step] = loss if math.isfinite(loss) else None
+
+    def _note(self, step: int, key: str) -> Any:
+        try:
+            return self._manifest(step).get(key)
+        except _DamagedError:
+            return None
 
     def best_eval_loss(self) -> float:
         """Returns the lowest evaluation loss of the checkpoints, in nats; infinity if none has a loss."""
@@ -207,7 +257,7 @@ class Checkpointer:
         except Exception as error:
             raise self._failed(error) from error
         self._saving = None
-        self._remove_leftovers()
+        remove_leftovers(self.directory)
 
     def close(self) -> None:
         """Waits, then stops the threads. Raises what `wait` raises."""
@@ -302,52 +352,30 @@ class Checkpointer:
     def _read_eval_losses(self) -> None:
         """Reads each loss once. Called while no save is running, because Orbax would wait for it."""
         for step in self.steps():
-            if step not in self._eval_losses and step not in self._damaged:
+            if step not in self._eval_losses and step not in self._aside:
                 try:
                     self._eval_losses[step] = self._manifest(step)["eval_loss"]
                 except _DamagedError:
                     self._eval_losses[step] = None
 
     def _clear_the_way(self) -> None:
-        """Prepares a save: creates the folder, removes leftovers, and renames damaged checkpoints."""
+        """Prepares a save: creates the folder, removes leftovers, and renames the checkpoints to put aside."""
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
-            for step in self._damaged.intersection(self.steps()):
-                aside = self.directory / f"{step}.damaged"
+            remove_leftovers(self.directory)
+            for step in self._aside.keys() & set(self.steps()):
+                aside = self.directory / f"{step}.{self._aside[step]}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(step)).rename(aside)
-        if self._damaged:
+        if self._aside:
             ocp.multihost.sync_global_processes("mlm_jax.store.checkpoint.moved_aside")
-            self._damaged.clear()
+            self._aside.clear()
             self._manager.reload()
         self._read_eval_losses()
 
-    def _leftovers(self) -> list[Path]:
-        if jax.process_index() != 0 or not self.directory.is_dir():
-            return []
-        return [
-            path
-            for path in self.directory.iterdir()
-            if path.name == _DELETED or ocp.path.atomicity.TMP_DIR_SUFFIX in path.name
-        ]
-
-    def _remove_leftovers(self) -> None:
-        for path in self._leftovers():
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _settle(self) -> None:
-        """Removes leftovers of a failed save until TensorStore's remaining writes no longer recreate them."""
-        start = last_seen = time.monotonic()
-        while time.monotonic() < min(last_seen + 0.3, start + 10):
-            if self._leftovers():
-                self._remove_leftovers()
-                last_seen = time.monotonic()
-            time.sleep(0.05)
-
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None
-        self._settle()
+        settle(self.directory)
         self._manager.reload()
         left = enumerate_some(self.steps()) or "none"
         return CheckpointError(
@@ -358,25 +386,6 @@ class Checkpointer:
 
 def _in_any_process(here: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(here)).any())
-
-
-class _NewestAndBest:
-    """Orbax preservation policy: the newest n checkpoints, and the one with the lowest evaluation loss.
-
-    Orbax's `BestN` reads losses from a file, and its constructor crashes if the file is damaged.
-    """
-
-    def __init__(self, keep_newest: int, eval_losses: Mapping[int, float | None]) -> None:
-        self._keep_newest = keep_newest
-        self._eval_losses = eval_losses
-
-    def should_preserve(
-        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
-    ) -> Sequence[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        losses = {step: loss for step in steps if (loss := self._eval_losses[step]) is not None}
-        kept = {*steps[-self._keep_newest :], *sorted(losses, key=lambda step: (losses[step], -step))[:1]}
-        return [step in kept for step in steps]
 
 
 class _DamagedError(Exception):

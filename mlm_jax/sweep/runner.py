@@ -10,11 +10,11 @@ from typing import Literal
 import jax
 
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.run.machine import this_machine
 from mlm_jax.run.reporting import say
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.trainer import check_run, train
-from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.sweep.folder import Fingerprints, begin, check
 from mlm_jax.sweep.plan import Run, Sweep, describe_trial, runs_of, share_of
 from mlm_jax.sweep.progress import Progress, last_step

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
+from mlm_jax.files.targets import check_target_file, naming_target
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.use.inference import Pooling
 from mlm_jax.use.masked_lm import MaskedLM
@@ -40,14 +41,17 @@ def extract_features(
 
     Raises:
         InputError: the output has a different suffix, there is no text, or a text is too long (the message has its
-            number).
+            number), or the output cannot be created.
+        RunError: the disk is full.
     """
     if output.suffix not in (".npz", ".parquet"):
         raise InputError(f"{output}: must end in .npz or .parquet")
+    check_target_file(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     writer = _npz_writer if output.suffix == ".npz" else _parquet_writer
     count, stream = 0, iter(texts)
     counter = progress_bar(None, "text", shown=progress)
-    with counter, writer(output, model.config.hidden_dim, pooling) as append:
+    with naming_target(output), counter, writer(output, model.config.hidden_dim, pooling) as append:
         while chunk := list(islice(stream, _TEXTS_AT_ONCE)):
             try:
                 append(model.features(chunk, layer=layer, pooling=pooling, truncate=truncate))

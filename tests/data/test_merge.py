@@ -276,17 +276,37 @@ def test_a_killed_part_resumes(corpus, parts, at):
     assert files_of(parts) == expected
 
 
-@pytest.mark.parametrize("shard", [0, 1])
-def test_two_concurrent_jobs_of_one_part_do_no_harm(corpus, parts, shard):
-    """A scheduler may restart a job before its first process is dead; the first process then fails when it resumes."""
+SLOW = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.03), fsync(fd))\n"
+WITHOUT_LOCKS = """
+import errno
+from mlm_jax.files import folder_lock
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+folder_lock.fcntl.flock = refuse
+"""
+
+
+@pytest.mark.parametrize(("shard", "locks"), [(0, True), (0, False), (1, False)])
+def test_a_second_job_of_one_part_does_no_harm(corpus, parts, shard, locks):
+    """A scheduler may restart a job before its first process is dead.
+
+    The second job is refused. Without locks, it takes over, and the first fails when it continues.
+    """
     expected = files_of(parts)
     shutil.rmtree(parts / Part(0, 3).folder)
-    slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.1), fsync(fd))\n"
-    first = part_job(corpus, parts, slow, stderr=subprocess.PIPE, text=True)
+    before = "" if locks else WITHOUT_LOCKS
+    first = part_job(corpus, parts, before + SLOW, stderr=subprocess.PIPE, text=True)
     while first.poll() is None and not list(parts.glob(f"part-00000-*/tokens-{shard:05d}.bin.*.partial")):
         time.sleep(0.005)
     first.send_signal(signal.SIGSTOP)
-    assert part_job(corpus, parts, "").wait() == 0
+    second = part_job(corpus, parts, before, stderr=subprocess.PIPE, text=True)
+    said = second.communicate()[1]
     first.send_signal(signal.SIGCONT)
-    assert "preparation stopped" in first.communicate()[1]
+    first_said = first.communicate()[1]
+    if locks:
+        assert f"in use by process {first.pid} on " in said
+        assert first.returncode == 0, first_said
+    else:
+        assert second.returncode == 0, said
+        assert "the folder was removed, moved or replaced" in first_said
     assert files_of(parts) == expected

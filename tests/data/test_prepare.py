@@ -2,7 +2,7 @@
 
 import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import zstandard
 
+from mlm_jax.data import prepare as prepare_module
 from mlm_jax.data.prepare import Preparation, prepare
 from mlm_jax.data.shards import open_shards, verify_shards
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.tokenizer import Tokenizer
+from tests.locks import held_by_another_process
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
@@ -139,7 +141,8 @@ def test_resumes_after_a_kill_before_any_disk_operation(corpus, uninterrupted, d
         with pytest.raises(InputError, match=r"incomplete|no prepared data"):
             open_shards(output)
     for name, content in (files_of(output) if output.exists() else {}).items():
-        assert name.endswith(".partial") or name == "progress.json" or content == uninterrupted[name]
+        passing = name.endswith(".partial") or name in ("progress.json", "lock")
+        assert passing or content == uninterrupted[name]
     prepare_corpus(corpus, output)
     assert files_of(output) == uninterrupted
 
@@ -216,7 +219,8 @@ def test_other_settings_are_rejected_with_the_difference(corpus, tmp_path, compl
     assert ("manifest.json" in before) == complete
     with pytest.raises(InputError, match=named):
         prepare_corpus(corpus, output, **settings)
-    assert {name: before[name] for name in before if not name.endswith(".partial")} == files_of(output)
+    kept = {name for name in before if not name.endswith(".partial") and name != "lock"}
+    assert {name: before[name] for name in kept} == files_of(output)
 
 
 def test_other_inputs_and_tokenizers_are_rejected(corpus, tmp_path):
@@ -273,6 +277,31 @@ def test_a_folder_with_other_files_is_rejected_and_not_touched(corpus, tmp_path)
     assert files_of(tmp_path) == {"thesis.tex": b"precious", "film.partial": b"half of it"}
 
 
+def test_a_folder_that_another_process_prepares_is_refused_and_not_touched(corpus, uninterrupted, tmp_path):
+    with held_by_another_process(tmp_path / "data") as child:
+        with pytest.raises(
+            InputError, match=f"data: in use by process {child.pid} on .*; wait until it ends"
+        ):
+            prepare_corpus(corpus, tmp_path / "data")
+        assert set(files_of(tmp_path / "data")) == {"lock"}
+    prepare_corpus(corpus, tmp_path / "data")
+    assert files_of(tmp_path / "data") == uninterrupted
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_folder_that_is_removed_meanwhile_is_not_called_bad_input(corpus, tmp_path, monkeypatch):
+    save = prepare_module._save_progress
+
+    def remove_the_folder(folder: Path, progress: object) -> None:
+        save(folder, progress)
+        if len(progress.shards) == 2:
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(prepare_module, "_save_progress", remove_the_folder)
+    with pytest.raises(RunError, match="data: the folder was removed, moved or replaced"):
+        prepare_corpus(corpus, tmp_path / "data")
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
     # With a limit on file sizes, writes fail as on a full disk.
@@ -286,8 +315,8 @@ def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
         "p._save_progress = limiting\n"
     )
     run = run_prepare(corpus, tmp_path / "data", limit)
-    assert "InputError" in run.stderr
-    assert "File too large; rerun it to resume" in re.sub(r"\[Errno 27\] ", "", run.stderr)
+    assert "RunError" in run.stderr
+    assert "File too large; rerun it to resume" in run.stderr
     assert not list((tmp_path / "data").glob("*.partial"))
     assert len(json.loads((tmp_path / "data" / "progress.json").read_text())["shards"]) == 3
     prepare_corpus(corpus, tmp_path / "data")

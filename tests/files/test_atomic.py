@@ -1,5 +1,6 @@
 """Files and folders appear complete or not at all; test_prepare.py kills processes at every step of the way."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.files import atomic
 from mlm_jax.files.atomic import (
     new_file,
     new_folder,
@@ -18,6 +20,7 @@ from mlm_jax.files.atomic import (
     remove_abandoned,
     write_atomically,
 )
+from tests.locks import held_by_another_process
 
 
 @pytest.fixture
@@ -64,7 +67,23 @@ def test_two_writers_of_one_file_do_not_share_a_temporary_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_two_writers_of_one_folder_do_not_share_a_temporary_folder(tmp_path):
+def test_the_second_writer_of_a_folder_is_refused_at_once(tmp_path):
+    with held_by_another_process(tmp_path / "a", "name") as child:
+        with pytest.raises(InputError, match=f"a: in use by process {child.pid} on "):
+            new_folder(tmp_path / "a").__enter__()
+        with new_folder(tmp_path / "b") as other:
+            (other / "x").touch()
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "x").touch()
+    with pytest.raises(InputError, match="a: already exists"):
+        new_folder(tmp_path / "a").__enter__()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_without_locks_the_second_writer_damages_nothing(tmp_path, monkeypatch):
+    """As on a file system without locks, or on two hosts that do not share them."""
+    monkeypatch.setattr(atomic, "own_name", lambda path: contextlib.nullcontext())
+
     def write_while_another_does() -> None:
         with new_folder(tmp_path / "a") as first:
             (first / "x").write_text("first")
@@ -76,6 +95,16 @@ def test_two_writers_of_one_folder_do_not_share_a_temporary_folder(tmp_path):
         write_while_another_does()
     assert (tmp_path / "a" / "x").read_text() == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_full_disk_is_one_line_that_names_the_target(tmp_path, small_disk):
+    message = r"^\S*/a: No space left on device; nothing was written$"
+    with pytest.raises(RunError, match=message), new_folder(small_disk / "a") as folder:
+        (folder / "x").write_bytes(bytes(5_000_000))
+    with pytest.raises(OSError, match="No space left") as failed, new_file(small_disk / "b") as file:
+        file.write(bytes(5_000_000))
+    assert failed.value.filename == str(small_disk / "b")
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_folder_of_the_user_is_never_removed(tmp_path):

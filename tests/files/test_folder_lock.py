@@ -1,67 +1,149 @@
-"""One owner of a folder at a time, which is named while it lives and remembered if it dies."""
+"""A folder has one owner at a time; the owner is named while it lives, and remembered if it dies."""
 
+import errno
 import os
+import shutil
 import signal
 import socket
-import subprocess
-import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 
-from mlm_jax.files.folder_lock import lock_folder
+import pytest
 
-HOLD = """
-import os, sys
-from pathlib import Path
-from mlm_jax.files.folder_lock import lock_folder
-with lock_folder(Path(sys.argv[1])) as lock:
-    lock.note_step(7)
-    print(lock.acquired, flush=True)
-    if sys.stdin.read() == "die":
-        os.kill(os.getpid(), 9)
-"""
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.files import folder_lock
+from mlm_jax.files.folder_lock import lock_folder, own_folder, own_name
+from tests.locks import held_by_another_process
 
 
-def hold(folder: Path) -> subprocess.Popen[str]:
-    """A process that owns the folder until it is told to release it or to die."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "True\n"
-    return child
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
-def test_others_see_who_owns_a_folder_and_own_it_after_a_release(tmp_path: Path) -> None:
-    child = hold(tmp_path / "run")
-    with lock_folder(tmp_path / "run") as lock:
-        assert not lock.acquired
-        assert lock.owner is not None
-        assert (lock.owner.host, lock.owner.pid, lock.owner.step) == (socket.gethostname(), child.pid, 7)
-        assert abs((datetime.now().astimezone() - datetime.fromisoformat(lock.owner.since)).seconds) < 60
-        assert str(lock.owner) == f"process {child.pid} on {socket.gethostname()} since {lock.owner.since}"
-    with lock_folder(tmp_path / "other") as lock:
-        assert lock.acquired
-    child.communicate("release")
-    for _ in range(2):
+def test_another_process_sees_the_owner_until_it_releases(tmp_path: Path) -> None:
+    with held_by_another_process(tmp_path / "run") as child:
         with lock_folder(tmp_path / "run") as lock:
-            assert (lock.acquired, lock.died) == (True, [])
-    assert (tmp_path / "run" / "lock").read_bytes() == b""
+            assert not lock.acquired
+            assert lock.owner is not None
+            assert (lock.owner.host, lock.owner.pid, lock.owner.step) == (socket.gethostname(), child.pid, 7)
+            assert abs((datetime.now().astimezone() - datetime.fromisoformat(lock.owner.since)).seconds) < 60
+        with lock_folder(tmp_path / "other") as lock:
+            assert lock.acquired
+        expected = (
+            f"run: in use by process {child.pid} on {socket.gethostname()} since {lock.owner.since[:10]}"
+        )
+        with pytest.raises(InputError, match=f"{expected}.*; wait until it ends, or choose"):
+            own_folder(tmp_path / "run").__enter__()
+    with lock_folder(tmp_path / "run") as lock:
+        assert (lock.acquired, lock.died) == (True, [])
 
 
-def test_owners_that_die_are_remembered_until_one_releases(tmp_path: Path) -> None:
+def test_dead_owners_are_remembered_until_an_owner_releases(tmp_path: Path) -> None:
     pids = []
     for _ in range(2):
-        child = hold(tmp_path)
-        child.communicate("die")
+        with held_by_another_process(tmp_path) as child:
+            child.communicate("die")
         assert child.returncode == -signal.SIGKILL
         pids.append(child.pid)
     with (tmp_path / "lock").open("a") as file:
         file.write('{"host": "torn')
-    with lock_folder(tmp_path) as lock:
-        assert lock.acquired
+    with own_folder(tmp_path) as lock:
         assert [(owner.pid, owner.step) for owner in lock.died] == [(pid, 7) for pid in pids]
         assert lock.owner is not None
         assert (lock.owner.pid, lock.owner.step) == (os.getpid(), None)
-    with lock_folder(tmp_path) as lock:
+    with own_folder(tmp_path) as lock:
         assert lock.died == []
+
+
+def test_nothing_remains_of_a_lock(tmp_path: Path) -> None:
+    """Neither its file nor an empty folder, unless something was written into the folder."""
+    with own_folder(tmp_path / "a" / "b"):
+        assert names_in(tmp_path / "a" / "b") == {"lock"}
+    assert names_in(tmp_path) == set()
+    with own_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "x").touch()
+    assert names_in(tmp_path / "a" / "b") == {"x"}
+    (tmp_path / "empty").mkdir()
+    with own_folder(tmp_path / "empty"):
+        pass
+    assert names_in(tmp_path) == {"a", "empty"}
+
+
+def test_a_block_locks_its_own_folder_again_but_other_threads_do_not(tmp_path: Path) -> None:
+    found = []
+
+    def try_to_lock() -> None:
+        with lock_folder(tmp_path / "run") as lock:
+            found.append(lock.acquired)
+
+    with own_folder(tmp_path / "run") as outer, own_folder(tmp_path / "x" / ".." / "run") as inner:
+        assert inner is outer
+        thread = threading.Thread(target=try_to_lock)
+        thread.start()
+        thread.join()
+    try_to_lock()
+    assert found == [False, True]
+
+
+def test_a_new_owner_waits_for_a_lock_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    """Its file has no name any more, so owning it would exclude nobody."""
+    waits, owned = threading.Event(), []
+
+    def wait_for_the_lock() -> None:
+        waits.set()
+        with lock_folder(tmp_path / "run", wait=True) as lock:
+            owned.append((tmp_path / "run" / "lock").read_text())
+            lock.confirm()
+
+    with own_folder(tmp_path / "run"):
+        thread = threading.Thread(target=wait_for_the_lock)
+        thread.start()
+        waits.wait()
+    thread.join()
+    assert f'"pid": {os.getpid()}' in owned[0]
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "moved"])
+def test_a_folder_that_is_gone_is_noticed(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "run"
+    with own_folder(folder) as lock:
+        lock.confirm()
+        if what == "moved":
+            folder.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(folder)
+        if what == "replaced":
+            with (
+                held_by_another_process(folder),
+                pytest.raises(RunError, match="run: the folder was removed"),
+            ):
+                lock.confirm()
+        else:
+            with pytest.raises(RunError, match="run: the folder was removed"):
+                lock.confirm()
+
+
+def test_a_file_of_the_user_is_not_taken_for_a_lock(tmp_path: Path) -> None:
+    for name in ("lock", ".b.lock"):
+        (tmp_path / name).write_text("bolt, key and chain")
+    with pytest.raises(InputError, match="lock: not a lock of mlm_jax"):
+        own_folder(tmp_path).__enter__()
+    with pytest.raises(InputError, match=r"\.b\.lock: not a lock of mlm_jax"):
+        own_name(tmp_path / "b").__enter__()
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"bolt, key and chain"}
+
+
+def test_without_locks_there_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
+    folder_lock._warn_once.cache_clear()
+    for name in ("a", "b"):
+        with own_folder(tmp_path / name) as lock:
+            assert lock.acquired
+            lock.confirm()
+    assert capsys.readouterr().err.count("warning: this file system has no locks") == 1

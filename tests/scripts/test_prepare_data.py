@@ -95,8 +95,8 @@ def test_bad_input_is_one_line_and_a_code(corpus, script):
 def test_an_output_that_cannot_be_written_is_one_line(corpus):
     output = corpus / "c.jsonl"
     failed = run("train_tokenizer", "--input", corpus / "a.jsonl", "--text-field", "body", "--output", output)
-    assert failed.returncode == 1
-    assert failed.stderr == f"error: {output}: File exists\n"
+    assert failed.returncode == 2
+    assert failed.stderr == f"error: {output}: is a file; must be a folder\n"
 
 
 @pytest.mark.parametrize("script", ["train_tokenizer", "prepare_data"])

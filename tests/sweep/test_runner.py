@@ -19,9 +19,9 @@ from mlm_jax.config import MeshConfig, TrainConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import RunError
+from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.report import report
 from mlm_jax.run.trainer import TrainResult
-from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.sweep import runner
 from mlm_jax.sweep.folder import begin
 from mlm_jax.sweep.plan import load_sweep

@@ -1,0 +1,76 @@
+"""Checks the path of an output before any work is done for it, and describes failed writes."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlm_jax.errors import InputError, RunError
+
+# `Path` reduces the slashes of gs://bucket/run to one.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def check_target(folder: str | Path) -> None:
+    """Checks that files can be created in `folder`, or that it can be created. Writes nothing.
+
+    Raises:
+        InputError: `folder` has no name, is a URL, is a file or below a file, or cannot be written.
+    """
+    if not str(folder):
+        raise InputError("the output must have a name: it is empty")
+    if url := _URL.match(str(folder)):
+        raise InputError(
+            f"{_URL.sub(rf'{url[1]}://', str(folder), count=1)}: must be a local folder, not a URL"
+        )
+    folder = Path(folder)
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    if not existing.is_dir():
+        where = "" if existing == folder else f"{existing} "
+        raise InputError(f"{folder}: {where}is a file; must be a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{folder}: {existing} cannot be written; choose another folder or change its permissions"
+        )
+
+
+def check_target_file(file: Path) -> None:
+    """Checks that `file` can be created or replaced, like `check_target`."""
+    check_target(file.parent)
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; must be a file")
+
+
+@contextlib.contextmanager
+def naming_target(path: Path) -> Iterator[None]:
+    """Turns the error of a full disk within the block into a RunError that names `path`, which the block creates."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, RunError) and (reason := failed_write(error)):
+            raise RunError(f"{path}: {reason}; nothing was written") from error
+        raise
+
+
+def failed_write(error: BaseException) -> str | None:
+    """Returns the system's words for the error of a full or read-only disk, None for other errors.
+
+    Libraries wrap such errors in exceptions of their own, so their messages are searched, too.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        for number in _FAILED_WRITES:
+            if getattr(found, "errno", None) == number or _mentions(str(found), number):
+                return os.strerror(number)
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _mentions(message: str, number: int) -> bool:
+    # Rust says "os error 28", HDF5 "errno = 28", TensorFlow and TensorStore the words alone.
+    return bool(
+        os.strerror(number) in message or re.search(rf"\b(os error|errno =|errno) {number}\b", message)
+    )

@@ -1,0 +1,57 @@
+"""State of a run at step 0: random, or with the parameters of a stored model."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlm_jax.config import TrainConfig
+from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS, BertConfig
+from mlm_jax.errors import InputError
+from mlm_jax.formats.model_folder import with_padded_rows
+from mlm_jax.step.program import Program
+from mlm_jax.step.update import TrainState
+from mlm_jax.store.loading import load_model
+from mlm_jax.text.tokenizer import Tokenizer
+
+
+def initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:
+    """Returns the state at step 0, with the shardings of the program.
+
+    Raises:
+        InputError: `config.init_from` names no model, or one of another shape or tokenizer.
+    """
+    state = program.initial_state()
+    if config.init_from is None:
+        return state
+    params = params_to_start_from(config.init_from, config.model, tokenizer)
+
+    def place(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, like.sharding, lambda index: leaf[index])
+
+    return replace(state, params=jax.tree.map(place, params, program.abstract_state.params))
+
+
+def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the parameters of the stored model `name` in the structure of the model `wanted`, in float32."""
+    model = load_model(name)
+    if model.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise InputError(
+            f"init_from = {name!r}: has the tokenizer {model.tokenizer.fingerprint[:12]}: "
+            f"must be that of the data, {tokenizer.fingerprint[:12]}"
+        )
+    # Dropout and vocabulary padding may differ, but not the meaning of the weights.
+    for setting, value in asdict(wanted).items():
+        theirs = getattr(model.config, setting)
+        without_pooler = setting == "pooler" and theirs and not value
+        if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
+            raise InputError(
+                f"init_from = {name!r}: has model.{setting} = {theirs!r}: must be {value!r}, as in the run"
+            )
+    if "head" not in model.params:
+        raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")
+    params = with_padded_rows(wanted, {part: model.params[part] for part in ("encoder", "head")})
+    if not wanted.pooler:
+        params["encoder"] = {key: leaf for key, leaf in params["encoder"].items() if key != "pooler"}
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), params)

@@ -1,0 +1,55 @@
+"""Outputs that cannot be written are refused before any work is done for them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.errors import InputError
+from mlm_jax.files.targets import check_target, failed_write
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("gs://bucket/run", "gs://bucket/run: must be a local folder, not a URL"),
+        (Path("s3://bucket/run"), "s3://bucket/run: must be a local folder, not a URL"),
+        ("file:///tmp/run", "file://tmp/run: must be a local folder"),
+        ("", "must have a name"),
+        ("file", "file: is a file; must be a folder"),
+        ("file/below/it", "file/below/it: file is a file; must be a folder"),
+        ("closed/run", "closed/run: closed cannot be written"),
+    ],
+)
+def test_an_unusable_target_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str | Path, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir()
+    # As on a file system that is mounted for reading only, where root cannot write, either.
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "closed" and writable(path, mode))
+    with pytest.raises(InputError, match=message) as refused:
+        check_target(target)
+    assert "\n" not in str(refused.value)
+    for usable in ("new/folder", ".", tmp_path / "a:b", "c:"):
+        check_target(usable)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "closed"}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "whatever"), "No space left on device"),
+        (RuntimeError('IoError(Os { code: 28, message: "No space left on device" })'), "No space left on device"),
+        (RuntimeError("I/O error (os error 122)"), "Disk quota exceeded"),
+        (RuntimeError("Can't write (file write failed: errno = 28, buf = 0x28)"), "No space left on device"),
+        (OSError(2, "No such file"), None),
+        (ValueError("errno = 280 is not 28"), None),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_recognized_in_the_errors_of_libraries(error: Exception, expected: str | None) -> None:
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = error
+    assert failed_write(error) == failed_write(wrapped) == expected
