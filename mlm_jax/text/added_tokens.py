@@ -68,7 +68,9 @@ def numbered_tokens(
         }
         return found | {int(token["id"]): token for token in tokenizer_json.get("added_tokens") or ()}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{where}: its added tokens are damaged; expected an id and a content each") from error
+        raise InputError(
+            f"{where}: its added tokens are damaged; expected an id and a content each"
+        ) from error
 
 
 def _named(config: Mapping[str, Any], where: Path) -> Iterable[AddedToken]:
@@ -98,4 +100,20 @@ def _token(value: Any, where: Path, *, special: bool) -> AddedToken:
         raise InputError(f"{where}: added token {value!r}; expected a string, or an object with its content")
     flags = dict(value) if isinstance(value, Mapping) else {}
     names = ("lstrip", "rstrip", "single_word", "normalized")
-    return AddedToken(content, special=special, **{name: bool(flags[name]) for name in names if name in flags})
+    return AddedToken(
+        content, special=special, **{name: bool(flags[name]) for name in names if name in flags}
+    )
+
+
+def added_tokens_config(tokens: Mapping[int, AddedToken]) -> dict[str, Any]:
+    """Returns the entries of `tokenizer_config.json` for added tokens; none if there are only BERT's five."""
+    names = [token.content for token in tokens.values() if token.content not in SPECIAL_TOKENS]
+    if not names:
+        return {}
+    flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    decoder = {
+        str(token_id): {flag: getattr(token, flag) for flag in flags}
+        for token_id, token in sorted(tokens.items())
+    }
+    special = [token.content for token in tokens.values() if token.special and token.content in names]
+    return {"added_tokens_decoder": decoder} | ({"additional_special_tokens": special} if special else {})

@@ -220,4 +220,6 @@ def check_any_document(files: Sequence[str], counts: CorpusCounts) -> None:
     """Raises InputError if `counts`, for all of `files`, has no documents."""
     if counts.documents == 0:
         names = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-        raise InputError(f"{names}: no readable document ({counts.skipped} were empty or whitespace only)")
+        empty = "file is empty" if len(files) == 1 else "all files are empty"
+        why = f"{counts.skipped} were empty or whitespace only" if counts.skipped else empty
+        raise InputError(f"{names}: no readable document ({why})")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
-from mlm_jax.text.added_tokens import ROLES
+from mlm_jax.text.added_tokens import ROLES, added_tokens_config
 from mlm_jax.text.tokenizer_files import (
     GENERIC_CLASS,
     TOKENIZER_CONFIG_FILE,
@@ -28,9 +28,11 @@ from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     SPECIAL_TOKENS,
     WORD_LENGTH_LIMIT,
+    batches,
     bert_backend,
     check_text,
     decide_accents,
+    pieces,
     sample_documents,
     train_vocabulary,
 )
@@ -70,7 +72,9 @@ class Tokenizer:
         )
         self._added_tokens = backend.get_added_tokens_decoder()
         added = (token_id for token_id, token in self._added_tokens.items() if token.special)
-        self.special_token_ids = tuple(sorted({*(self._token_ids[token] for token in SPECIAL_TOKENS), *added}))
+        self.special_token_ids = tuple(
+            sorted({*(self._token_ids[token] for token in SPECIAL_TOKENS), *added})
+        )
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocabulary_size:,} entries, fingerprint {self.fingerprint[:12]})"
@@ -83,7 +87,7 @@ class Tokenizer:
 
         Settings and added tokens in the other files of the folder are read as transformers reads them
         (`tokenizer_config.json`, `added_tokens.json`, `special_tokens_map.json`, and the tokenizer's class in
-        `config.json`), so the ids are those of transformers for the same folder. A folder may also be a KerasHub preset.
+        `config.json`), so the ids are those of transformers for the same folder. KerasHub's presets are read, too.
 
         Args:
             path: file or folder.
@@ -161,21 +165,9 @@ class Tokenizer:
     def _config(self) -> dict[str, Any]:
         """Returns the content of `tokenizer_config.json`."""
         rules = self._bert_rules
-        if rules is None or self._word_length_limit != WORD_LENGTH_LIMIT:
-            return {"tokenizer_class": GENERIC_CLASS, **ROLES} | self._added_tokens_config()
-        return {"tokenizer_class": "BertTokenizer", **rules} | self._added_tokens_config()
-
-    def _added_tokens_config(self) -> dict[str, Any]:
-        added = {token_id: token for token_id, token in sorted(self._added_tokens.items())}
-        names = [token.content for token in added.values() if token.content not in SPECIAL_TOKENS]
-        if not names:
-            return {}
-        flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
-        decoder = {
-            str(token_id): {flag: getattr(token, flag) for flag in flags} for token_id, token in added.items()
-        }
-        special = [token.content for token in added.values() if token.special and token.content in names]
-        return {"added_tokens_decoder": decoder} | ({"additional_special_tokens": special} if special else {})
+        if rules is None or self.word_length_limit != WORD_LENGTH_LIMIT:
+            return {"tokenizer_class": GENERIC_CLASS, **ROLES} | added_tokens_config(self._added_tokens)
+        return {"tokenizer_class": "BertTokenizer", **rules} | added_tokens_config(self._added_tokens)
 
     def save_vocabulary(self, file: Path) -> None:
         """Writes a `vocab.txt`: the entries in the order of their ids, one per line."""
@@ -222,7 +214,8 @@ class Tokenizer:
         if all(len(text) <= _PIECE_CHARACTERS for text in texts):
             return self._encode_by_words(texts)
         return [
-            np.concatenate([self._encode_by_words([piece])[0] for piece in _pieces(text)]) for text in texts
+            np.concatenate([self._encode_by_words([piece])[0] for piece in pieces(text, _PIECE_CHARACTERS)])
+            for text in texts
         ]
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -238,7 +231,7 @@ class Tokenizer:
         # Other separators, such as tabs, stay inside a "word" and are left to the library.
         texts_words = [text.replace("\n", " ").split(" ") for text in texts]
         new_words = set().union(*texts_words).difference(known)
-        for batch in _batches(word for word in new_words if len(word) <= _LONG_WORD):
+        for batch in batches((word for word in new_words if len(word) <= _LONG_WORD), _PIECE_CHARACTERS):
             known.update(zip(batch, self._encode_words(batch), strict=True))
         for word in new_words:
             if len(word) > _LONG_WORD:
@@ -307,11 +300,13 @@ class Tokenizer:
             raise InputError(
                 f"tokenizer of {', '.join(self._kinds)}: must be WordPiece, BertNormalizer and BertPreTokenizer"
             )
-        if self._word_length_limit != WORD_LENGTH_LIMIT:
+        if self.word_length_limit != WORD_LENGTH_LIMIT:
             raise InputError(
-                f"tokenizer: max_input_chars_per_word is {self._word_length_limit}: must be {WORD_LENGTH_LIMIT}"
+                f"tokenizer: max_input_chars_per_word is {self.word_length_limit}: must be {WORD_LENGTH_LIMIT}"
             )
-        added = [token.content for token in self._added_tokens.values() if token.content not in SPECIAL_TOKENS]
+        added = [
+            token.content for token in self._added_tokens.values() if token.content not in SPECIAL_TOKENS
+        ]
         if added:
             raise InputError(f"tokenizer: a vocab.txt cannot express its added tokens {', '.join(added)}")
         return self._bert_rules
@@ -330,7 +325,7 @@ class Tokenizer:
         return self._kinds[0]
 
     @cached_property
-    def _kinds(self) -> tuple[str, str, str]:
+    def _kinds(self) -> tuple[str, ...]:
         parts = (self._backend.model, self._backend.normalizer, self._backend.pre_tokenizer)
         return tuple(type(part).__name__ for part in parts)
 
@@ -350,7 +345,7 @@ class Tokenizer:
         }
 
     @property
-    def _word_length_limit(self) -> int:
+    def word_length_limit(self) -> int:
         """Largest length of a word that WordPiece divides into pieces."""
         return int(getattr(self._backend.model, "max_input_chars_per_word", WORD_LENGTH_LIMIT))
 
@@ -386,30 +381,3 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.encode_special_tokens = False
         return backend
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Divides `text` into pieces of at most `_PIECE_CHARACTERS`, at a space or line end if there is one."""
-    start = 0
-    while len(text) - start > _PIECE_CHARACTERS:
-        limit = start + _PIECE_CHARACTERS
-        # Such a long text without either is Chinese, where each character is a word, or not text at all.
-        space = max(text.rfind(" ", start + 1, limit), text.rfind("\n", start + 1, limit))
-        end = limit if space < 0 else space
-        yield text[start:end]
-        start = end
-    yield text[start:]
-
-
-def _batches(words: Iterable[str]) -> Iterator[list[str]]:
-    """Divides `words` into lists of about `_PIECE_CHARACTERS`."""
-    batch: list[str] = []
-    characters = 0
-    for word in words:
-        batch.append(word)
-        characters += len(word)
-        if characters > _PIECE_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

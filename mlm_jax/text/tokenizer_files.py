@@ -5,9 +5,8 @@ order: the caller, `tokenizer_config.json`, `tokenizer.json`, and, for a `vocab.
 """
 
 import json
-import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,14 @@ import tokenizers
 
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.text.added_tokens import add_tokens, numbered_tokens
+from mlm_jax.text.vocabulary import (
+    BertRules,
+    check_marks,
+    effective,
+    guess_rules,
+    read_vocabulary,
+    warn_if_doubtful,
+)
 from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, WORD_LENGTH_LIMIT, bert_backend
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -35,9 +42,8 @@ GENERIC_CLASS = "PreTrainedTokenizerFast"
 """Class of transformers that reads a `tokenizer.json` as it is."""
 
 # Classes that build BERT's rules from the vocabulary and the settings of tokenizer_config.json.
-_BERT_CLASSES = frozenset(
-    f"{name}Tokenizer" for name in "Bert DistilBert Electra LayoutLM Lxmert MobileBert SqueezeBert".split()
-)
+_BERT_NAMES = ("Bert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert")
+_BERT_CLASSES = frozenset(f"{name}Tokenizer" for name in _BERT_NAMES)
 _GENERIC_CLASSES = frozenset({"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"})
 # Class of the tokenizer of a model type if no file names it.
 _BERT_MODEL_TYPES = (
@@ -47,9 +53,6 @@ _BERT_MODEL_TYPES = (
 _CLASSES_OF_MODEL_TYPES = dict.fromkeys(_BERT_MODEL_TYPES.split(), "BertTokenizer") | {
     "modernbert": "TokenizersBackend"
 }
-# How other tokenizers mark where words begin or end in their vocabularies.
-_FOREIGN_MARKS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
-
 _SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 """Settings of BERT's rules, and their defaults in transformers. `strip_accents=None` is the value of do_lower_case."""
 
@@ -63,15 +66,6 @@ _REQUIRED = {
 }
 
 
-@dataclass(frozen=True)
-class BertRules:
-    """Settings of BERT's normalizer; a value of None is not known."""
-
-    do_lower_case: bool | None = None
-    strip_accents: bool | None = None
-    tokenize_chinese_chars: bool | None = None
-
-
 def load_backend(
     path: Path, *, lowercase: bool | None, strip_accents: bool | None
 ) -> tuple[tokenizers.Tokenizer, Path]:
@@ -82,8 +76,11 @@ def load_backend(
     """
     file = _find(path)
     given = BertRules(lowercase, strip_accents)
-    if file.name == TOKENIZER_FILE and "registered_name" in (content := read_json(file)):
-        return _read_keras_hub(file, content, given)
+    # The vocabulary of a KerasHub preset is in assets/ or assets/tokenizer/.
+    near = [file.parents[depth] / TOKENIZER_FILE for depth in (1, 2) if depth < len(file.parents)]
+    for place in [file] if file.name == TOKENIZER_FILE else near if file.name == "vocabulary.txt" else []:
+        if "registered_name" in (content := read_json(place)):
+            return _read_keras_hub(place, content, given)
     folder = _Folder(file.parent)
     folder.check(file)
     if file.suffix == ".json":
@@ -117,9 +114,12 @@ def _read_keras_hub(
     vocabulary = next((place for place in places if place.is_file()), None)
     if vocabulary is None:
         raise InputError(f"{places[0]}: no such file; expected the vocabulary of {file}")
-    settings = content.get("config") or {}
-    lowercase = bool(settings.get("lowercase")) if given.do_lower_case is None else given.do_lower_case
-    strip = bool(settings.get("strip_accents")) if given.strip_accents is None else given.strip_accents
+    settings = {"lowercase": False, "strip_accents": False} | (content.get("config") or {})
+    for name in ("lowercase", "strip_accents"):
+        if not isinstance(settings[name], bool):
+            raise InputError(f"{file}: {name} is {settings[name]!r}; expected true or false")
+    lowercase = settings["lowercase"] if given.do_lower_case is None else given.do_lower_case
+    strip = settings["strip_accents"] if given.strip_accents is None else given.strip_accents
     return bert_backend(read_vocabulary(vocabulary), lowercase=lowercase, strip_accents=strip), vocabulary
 
 
@@ -195,7 +195,7 @@ class _Folder:
     def read_vocabulary(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
         """Reads a `vocab.txt` with BERT's rules."""
         token_ids = read_vocabulary(file)
-        _check_marks(file, token_ids, self.class_name)
+        check_marks(file, token_ids, self.class_name)
         described = self.path / TOKENIZER_FILE
         if self.is_bert or self.config or given.do_lower_case is not None:
             fallback = BertRules(**_SETTINGS)
@@ -205,7 +205,7 @@ class _Folder:
             fallback = guess_rules(token_ids)
         rules = self.rules(given, fallback)
         if self.rules(given, BertRules()).do_lower_case is None:
-            _warn_if_doubtful(file, token_ids, rules, self.class_name)
+            warn_if_doubtful(file, token_ids, rules, self.class_name)
         return self._bert(token_ids, rules, {})
 
     def read_tokenizer_json(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
@@ -235,15 +235,15 @@ class _Folder:
         changed = [
             name
             for name in _SETTINGS
-            if _effective(rules)[name] != _effective(stated)[name]
+            if effective(rules)[name] != effective(stated)[name]
             and self.rules(given, BertRules()).__dict__[name] is None
             and not (name == "strip_accents" and rules.strip_accents is None)
         ]
         limit = content["model"].get("max_input_chars_per_word", WORD_LENGTH_LIMIT)
         if changed:
             warnings.warn(
-                f"{file}: {changed[0]} is {_effective(stated)[changed[0]]}, but {self.class_name} of transformers uses "
-                f"{_effective(rules)[changed[0]]} unless {TOKENIZER_CONFIG_FILE} sets it, and so does mlm_jax",
+                f"{file}: {changed[0]} is {effective(stated)[changed[0]]}, but {self.class_name} of transformers uses "
+                f"{effective(rules)[changed[0]]} unless {TOKENIZER_CONFIG_FILE} sets it, and so does mlm_jax",
                 stacklevel=2,
             )
         if limit != WORD_LENGTH_LIMIT and self.is_bert:
@@ -277,11 +277,6 @@ class _Folder:
         add_tokens(backend, where, self.config, numbered)
 
 
-def _effective(rules: BertRules) -> dict[str, bool | None]:
-    strip = rules.do_lower_case if rules.strip_accents is None else rules.strip_accents
-    return {**rules.__dict__, "strip_accents": strip}
-
-
 def _rules_of(content: Mapping[str, Any]) -> BertRules | None:
     """Returns the settings of a `tokenizer.json` with BERT's rules, or None if it has others."""
     parts = [content.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer")]
@@ -297,91 +292,6 @@ def _rules_of(content: Mapping[str, Any]) -> BertRules | None:
     return BertRules(
         normalizer.get("lowercase"), normalizer.get("strip_accents"), normalizer.get("handle_chinese_chars")
     )
-
-
-def guess_rules(entries: Mapping[str, int]) -> BertRules:
-    """Returns the rules that fit a vocabulary: an entry that they can never produce speaks against them."""
-    words = [entry.removeprefix(CONTINUATION_PREFIX) for entry in entries]
-    # Only words count: uncased vocabularies also have entries such as [MASK] and <S>.
-    cased = any(word.isalpha() and word != word.lower() for word in words)
-    return BertRules(do_lower_case=not cased, strip_accents=not cased and not any(map(_has_mark, words)))
-
-
-def _has_mark(word: str) -> bool:
-    return not word.isascii() and any(
-        unicodedata.category(character) == "Mn" for character in unicodedata.normalize("NFD", word)
-    )
-
-
-def _warn_if_doubtful(
-    file: Path, entries: Mapping[str, int], rules: BertRules, class_name: str | None
-) -> None:
-    """Warns if the casing was not stated and does not follow clearly from the entries, or contradicts them."""
-    guess = guess_rules(entries)
-    wanted = BertRules(**{**rules.__dict__, "tokenize_chinese_chars": None})
-    known = any(entry.isalpha() and entry.lower() != entry.upper() for entry in entries)
-    settle = f'write {{"do_lower_case": …, "strip_accents": …}} into {TOKENIZER_CONFIG_FILE} beside it'
-    if _effective(guess) != _effective(wanted):
-        warnings.warn(
-            f"{file}: lowercases, as {class_name or 'BertTokenizer'} of transformers does by default, but its entries "
-            f"are cased or accented; {settle} if this is wrong",
-            stacklevel=2,
-        )
-    elif guess.do_lower_case is False or guess.strip_accents is False or not known:
-        does = "lowercases" if guess.do_lower_case else "keeps case"
-        accents = "strips accents" if guess.strip_accents else "keeps accents"
-        warnings.warn(
-            f"{file}: no {TOKENIZER_CONFIG_FILE} states its casing; judging by its entries, it {does} and {accents}; "
-            f"{settle} to state it",
-            stacklevel=2,
-        )
-
-
-def _check_marks(file: Path, entries: Mapping[str, int], class_name: str | None) -> None:
-    continued = sum(entry.startswith(CONTINUATION_PREFIX) for entry in entries)
-    for mark, kind in _FOREIGN_MARKS.items():
-        if sum(entry.startswith(mark) and len(entry) > 1 for entry in entries) > continued:
-            raise InputError(
-                f"{file}: its entries are those of {kind} ({mark!r} marks words), but it would be read as "
-                f"{class_name or 'BertTokenizer'}; expected BERT's WordPiece ({CONTINUATION_PREFIX!r} marks continuations)"
-            )
-
-
-def read_vocabulary(path: Path) -> dict[str, int]:
-    """Returns the entries of a `vocab.txt` and their ids, as the `tokenizers` library reads it.
-
-    Spaces after an entry and a byte order mark are no part of it. Of repeated entries the last one counts, with a
-    warning.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: invalid UTF-8 at byte {error.start}; expected one entry per line"
-        ) from error
-    # Only "\n" ends a line: published vocabularies hold entries such as U+2028, where str.splitlines would split.
-    entries = [line.rstrip() or line.removesuffix("\r") for line in text.split("\n")]
-    while entries and not entries[-1]:
-        entries.pop()
-    if not entries:
-        raise InputError(f"{path}: file is empty; expected one vocabulary entry per line")
-    token_ids = {entry: number for number, entry in enumerate(entries)}
-    _warn_of_repeats(path, entries, token_ids)
-    return token_ids
-
-
-def _warn_of_repeats(path: Path, entries: Sequence[str], token_ids: Mapping[str, int]) -> None:
-    repeated = [
-        (number, entry) for number, entry in enumerate(entries) if entry.strip() and token_ids[entry] != number
-    ]
-    if repeated:
-        number, entry = repeated[0]
-        more = f", and {len(repeated) - 1} more repeat" if len(repeated) > 1 else ""
-        warnings.warn(
-            f"{path}:{token_ids[entry] + 1}: repeats the entry {entry!r} of line {number + 1}{more}; the last one "
-            "counts, as in transformers",
-            stacklevel=2,
-        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tokenizers
 from tokenizers.decoders import WordPiece as WordPieceDecoder
@@ -166,3 +166,30 @@ def _is_split_off(character: str, backend: tokenizers.Tokenizer) -> bool:
     """True if words are split around `character`, as around punctuation and Chinese characters."""
     text = backend.normalizer.normalize_str(f"a{character}")
     return len(backend.pre_tokenizer.pre_tokenize_str(text)) > 1
+
+
+def pieces(text: str, most_characters: int) -> Iterator[str]:
+    """Divides `text` into pieces of at most `most_characters`, at a space or line end if there is one."""
+    start = 0
+    while len(text) - start > most_characters:
+        limit = start + most_characters
+        # Such a long text without either is Chinese, where each character is a word, or not text at all.
+        space = max(text.rfind(" ", start + 1, limit), text.rfind("\n", start + 1, limit))
+        end = limit if space < 0 else space
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def batches(words: Iterable[str], most_characters: int) -> Iterator[list[str]]:
+    """Divides `words` into lists of about `most_characters`."""
+    batch: list[str] = []
+    characters = 0
+    for word in words:
+        batch.append(word)
+        characters += len(word)
+        if characters > most_characters:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

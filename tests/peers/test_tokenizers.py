@@ -18,7 +18,25 @@ from mlm_jax.text.tokenizer import Tokenizer
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "a lake in utah the café cafe Lake Utah new york ß ss 中 国 ##国 के क ##े ü u ##ü ##u ##s ##a . , [ ] e1 mask".split()
+WORDS = [
+    "a",
+    "lake",
+    "in",
+    "utah",
+    "the",
+    "café",
+    "cafe",
+    "Lake",
+    "Utah",
+    "new",
+    "york",
+    "ß",
+    "ss",
+    "e1",
+    "mask",
+    "u",
+]
+WORDS += ["ü", "中", "国", "##国", "के", "क", "##े", "##ü", "##u", "##s", "##a", ".", ",", "[", "]"]
 VOCABULARY = [*SPECIAL, *WORDS]
 SIZE = len(VOCABULARY)
 TEXTS = [
@@ -134,10 +152,14 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "tokenizer_config": {"added_tokens_decoder": {str(SIZE): MARKER}},
     },
     "added_tokens_decoder of a vocabulary entry": {
-        "tokenizer_config": {"added_tokens_decoder": {str(VOCABULARY.index("Lake")): MARKER | {"content": "Lake"}}}
+        "tokenizer_config": {
+            "added_tokens_decoder": {str(VOCABULARY.index("Lake")): MARKER | {"content": "Lake"}}
+        }
     },
     "added_tokens_decoder with lstrip": {
-        "tokenizer_config": {"added_tokens_decoder": {str(SIZE): MARKER | {"lstrip": True, "single_word": True}}}
+        "tokenizer_config": {
+            "added_tokens_decoder": {str(SIZE): MARKER | {"lstrip": True, "single_word": True}}
+        }
     },
     "additional_special_tokens": {"tokenizer_config": {"additional_special_tokens": ["[E1]", "the"]}},
     "extra_special_tokens": {"tokenizer_config": {"extra_special_tokens": {"marker_token": "[E1]"}}},
@@ -165,7 +187,13 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "byte-level": {"vocabulary": lines([*SPECIAL, "Ġa", "Ġlake", "s", "Ġin"])},
     **{
         name: {"tokenizer_config": {"tokenizer_class": name}, "tokenizer": rebuilt(True)}
-        for name in ("AlbertTokenizer", "XLMRobertaTokenizer", "RobertaTokenizer", "MPNetTokenizer", "FNetTokenizer")
+        for name in (
+            "AlbertTokenizer",
+            "XLMRobertaTokenizer",
+            "RobertaTokenizer",
+            "MPNetTokenizer",
+            "FNetTokenizer",
+        )
     },
     "model type of another tokenizer": {"config": {"model_type": "roberta"}, "tokenizer": rebuilt(True)},
     "own code": {
@@ -249,7 +277,7 @@ def test_a_saved_folder_is_read_equally_by_all(tmp_path: Path, name: str) -> Non
     assert again.special_token_ids == ours.special_token_ids
     assert_same_ids(saved, again)
     if json.loads((saved / "tokenizer_config.json").read_text())["tokenizer_class"] != "BertTokenizer":
-        with pytest.raises(InputError, match="needs a tokenizer.json"):
+        with pytest.raises(InputError, match=r"needs a tokenizer\.json"):
             Tokenizer.load(saved / "vocab.txt")
     else:
         alone = Tokenizer.load(saved / "vocab.txt")

@@ -1,0 +1,115 @@
+"""Counts of a preparation, what they say about it, and its manifest."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlm_jax.data.manifest import FORMAT_VERSION, ShardRecord, content_fingerprint
+from mlm_jax.text.encode import token_dtype
+
+_LARGEST_UNKNOWN_SHARE = 0.01
+_EXAMPLE_CHARACTERS = 24
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Total counts of a preparation.
+
+    characters: in the documents kept. skipped: documents without text or without tokens. replaced: documents
+    in which invalid text was replaced. unknown_tokens: [UNK] among the tokens. duplicates: documents kept whose text
+    is that of an earlier one of the same part; an estimate for large corpora (`mlm_jax.text.document_hashes`).
+    empty_files: files without a document.
+    """
+
+    documents: int
+    tokens: int
+    characters: int
+    skipped: int
+    replaced: int
+    unknown_tokens: int = 0
+    duplicates: int = 0
+    empty_files: int = 0
+
+    def summary(self) -> str:
+        """Returns the totals on one line."""
+        line = f"{self.documents:,} documents, {self.tokens:,} tokens, {self.characters:,} characters"
+        details = (
+            (self.skipped, "documents skipped"),
+            (self.replaced, "with invalid text replaced"),
+            (self.duplicates, "exact duplicates"),
+            (self.empty_files, "files without a document"),
+        )
+        found = [f"{count:,} {what}" for count, what in details if count]
+        if self.unknown_tokens:
+            found.append(f"{self.unknown_tokens / self.tokens:.2%} of the tokens unknown")
+        return f"{line} ({', '.join(found)})" if found else line
+
+    def unknown_warning(self, separators: int, words: Sequence[str], word_length_limit: int) -> str | None:
+        """Returns a warning if more than 1 % of the tokens, without the `separators`, are unknown.
+
+        words: examples of words that are unknown.
+        """
+        share = self.unknown_tokens / max(self.tokens - separators, 1)
+        if share <= _LARGEST_UNKNOWN_SHARE:
+            return None
+        examples = ", ".join(repr(_shortened(word)) for word in words)
+        long = any(len(word) > word_length_limit for word in words)
+        hint = (
+            f"words of more than {word_length_limit} characters are unknown: see mlm-jax tokenizer "
+            "--max-input-chars-per-word"
+            if long
+            else "a model learns nothing from them; is the tokenizer meant for this text?"
+        )
+        return f"{share:.1%} of the tokens are unknown ([UNK]), such as {examples}; {hint}"
+
+
+def _shortened(word: str) -> str:
+    if len(word) <= _EXAMPLE_CHARACTERS:
+        return word
+    return f"{word[:_EXAMPLE_CHARACTERS]}… ({len(word):,} characters)"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Result of `prepare`.
+
+    seconds and text_bytes (UTF-8) cover this call; 0 if everything was already done. warnings: about the content.
+    evaluation: the documents that were held out, if any.
+    """
+
+    totals: Totals
+    seconds: float
+    text_bytes: int
+    warnings: tuple[str, ...] = ()
+    evaluation: "Preparation | None" = None
+
+    def summary(self) -> str:
+        """Returns the totals on one line, with the time of this call or a note that there was nothing to do."""
+        if not self.seconds:
+            return f"{self.totals.summary()}; already complete, nothing to do"
+        speed = self.text_bytes / 1e6 / self.seconds
+        return f"{self.totals.summary()}; {self.seconds:.1f} s, {speed:.2f} MB/s"
+
+
+def manifest_content(settings: dict[str, Any], totals: Totals, shards: Sequence[ShardRecord]) -> bytes:
+    """Returns the content of the manifest of a preparation with `settings`."""
+    identity = (settings["separator"], settings["vocabulary_size"], settings["tokenizer_fingerprint"])
+    return json_bytes(
+        {
+            "version": FORMAT_VERSION,
+            "fingerprint": content_fingerprint(*identity, shards),
+            "token_dtype": token_dtype(settings["vocabulary_size"]).name,
+            "separator": settings["separator"],
+            "vocabulary_size": settings["vocabulary_size"],
+            "tokenizer_fingerprint": settings["tokenizer_fingerprint"],
+            "totals": asdict(totals),
+            "settings": settings,
+            "shards": [asdict(shard) for shard in shards],
+        }
+    )
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """Returns the content of a JSON file."""
+    return (json.dumps(content, indent=2) + "\n").encode()
