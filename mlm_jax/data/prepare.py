@@ -180,7 +180,7 @@ def _prepare(
             check_any_document([file.path for file in job.files], counts)
             check_any_token(len(progress.shards), counts.documents, settings.get("eval_share"))
         lock.confirm()
-        totals = _finish(folder, progress, job.tokenizer, counts, hashes.duplicates)
+        totals = _finish(folder, progress, job.tokenizer, counts)
     except InputError:
         _remove(folder)
         raise
@@ -191,7 +191,8 @@ def _prepare(
         raise RunError(f"{folder}: preparation stopped: {_described(error)}; rerun it to resume") from error
     separators = totals.documents if settings["separator"] == "sep" else 0
     warning = totals.unknown_warning(separators, unknown_words, job.tokenizer.word_length_limit)
-    return Preparation(totals, time.perf_counter() - started, text_bytes, tuple(filter(None, [warning])))
+    seconds, warnings = time.perf_counter() - started, tuple(filter(None, [warning]))
+    return Preparation(totals, seconds, text_bytes, warnings, hashes.duplicates)
 
 
 def check_any_token(num_shards: int, num_documents: int, eval_share: float | None = None) -> None:
@@ -338,9 +339,7 @@ def _advance(progress: _Progress, part: EncodedBlock, unknown_token_id: int) -> 
     progress.unknown_tokens += int(np.count_nonzero(part.tokens == unknown_token_id))
 
 
-def _finish(
-    folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: CorpusCounts, duplicates: int
-) -> Totals:
+def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: CorpusCounts) -> Totals:
     totals = Totals(
         documents=sum(shard.documents for shard in progress.shards),
         tokens=sum(shard.tokens for shard in progress.shards),
@@ -348,7 +347,6 @@ def _finish(
         skipped=counts.skipped + progress.documents_without_tokens,
         replaced=counts.replaced,
         unknown_tokens=progress.unknown_tokens,
-        duplicates=duplicates,
         empty_files=counts.empty_files,
     )
     tokenizer.save(folder / TOKENIZER_FOLDER)

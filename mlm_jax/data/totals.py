@@ -17,9 +17,8 @@ class Totals:
     """Total counts of a preparation.
 
     characters: in the documents kept. skipped: documents without text or without tokens. replaced: documents
-    in which invalid text was replaced. unknown_tokens: [UNK] among the tokens. duplicates: documents kept whose text
-    is that of an earlier one of the same part; an estimate for large corpora (`mlm_jax.text.document_hashes`).
-    empty_files: files without a document.
+    in which invalid text was replaced. unknown_tokens: [UNK] among the tokens. empty_files: files
+    without a document.
     """
 
     documents: int
@@ -28,16 +27,15 @@ class Totals:
     skipped: int
     replaced: int
     unknown_tokens: int = 0
-    duplicates: int = 0
     empty_files: int = 0
 
-    def summary(self) -> str:
-        """Returns the totals on one line."""
+    def summary(self, duplicates: int = 0) -> str:
+        """Returns the totals on one line, with a number of duplicates."""
         line = f"{self.documents:,} documents, {self.tokens:,} tokens, {self.characters:,} characters"
         details = (
             (self.skipped, "documents skipped"),
             (self.replaced, "with invalid text replaced"),
-            (self.duplicates, "exact duplicates"),
+            (duplicates, "exact duplicates"),
             (self.empty_files, "files without a document"),
         )
         found = [f"{count:,} {what}" for count, what in details if count]
@@ -75,13 +73,15 @@ class Preparation:
     """Result of `prepare`.
 
     seconds and text_bytes (UTF-8) cover this call; 0 if everything was already done. warnings: about the content.
-    evaluation: the documents that were held out, if any.
+    duplicates: documents whose text is that of an earlier one of the same call; an estimate for large corpora
+    (`mlm_jax.text.document_hashes`). evaluation: the documents that were held out, if any.
     """
 
     totals: Totals
     seconds: float
     text_bytes: int
     warnings: tuple[str, ...] = ()
+    duplicates: int = 0
     evaluation: "Preparation | None" = None
 
     def summary(self) -> str:
@@ -89,7 +89,7 @@ class Preparation:
         if not self.seconds:
             return f"{self.totals.summary()}; already complete, nothing to do"
         speed = self.text_bytes / 1e6 / self.seconds
-        return f"{self.totals.summary()}; {self.seconds:.1f} s, {speed:.2f} MB/s"
+        return f"{self.totals.summary(self.duplicates)}; {self.seconds:.1f} s, {speed:.2f} MB/s"
 
 
 def manifest_content(settings: dict[str, Any], totals: Totals, shards: Sequence[ShardRecord]) -> bytes:

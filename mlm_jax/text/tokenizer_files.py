@@ -22,7 +22,8 @@ from mlm_jax.text.vocabulary import (
     effective,
     guess_rules,
     read_vocabulary,
-    warn_if_doubtful,
+    warn_of_contradiction,
+    warn_of_guess,
 )
 from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, WORD_LENGTH_LIMIT, bert_backend
 
@@ -198,14 +199,14 @@ class _Folder:
         check_marks(file, token_ids, self.class_name)
         described = self.path / TOKENIZER_FILE
         if self.is_bert or self.config or given.do_lower_case is not None:
-            fallback = BertRules(**_SETTINGS)
+            rules = self.rules(given, BertRules(**_SETTINGS))
+            if self.rules(given, BertRules()).do_lower_case is None:
+                warn_of_contradiction(file, token_ids, rules, self.class_name)
         elif described.is_file() and (stated := _rules_of(read_json(described))):
-            return self._bert(token_ids, self.rules(given, stated), {})
+            rules = self.rules(given, stated)
         else:
-            fallback = guess_rules(token_ids)
-        rules = self.rules(given, fallback)
-        if self.rules(given, BertRules()).do_lower_case is None:
-            warn_if_doubtful(file, token_ids, rules, self.class_name)
+            rules = self.rules(given, guess_rules(token_ids))
+            warn_of_guess(file, token_ids, rules)
         return self._bert(token_ids, rules, {})
 
     def read_tokenizer_json(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:

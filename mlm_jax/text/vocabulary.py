@@ -12,6 +12,8 @@ from mlm_jax.text.wordpiece import CONTINUATION_PREFIX
 # How other tokenizers mark where words begin or end in their vocabularies.
 _FOREIGN_MARKS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
 
+_SETTLE = 'write {"do_lower_case": …, "strip_accents": …} into tokenizer_config.json beside it'
+
 
 @dataclass(frozen=True)
 class BertRules:
@@ -42,26 +44,29 @@ def _has_mark(word: str) -> bool:
     )
 
 
-def warn_if_doubtful(
+def warn_of_guess(file: Path, entries: Mapping[str, int], rules: BertRules) -> None:
+    """Warns that `rules` were guessed, unless they are BERT's default and the entries are proof of lowercased text."""
+    has_letters = any(entry.isalpha() and entry.lower() != entry.upper() for entry in entries)
+    if rules.do_lower_case and rules.strip_accents and has_letters:
+        return
+    does = "lowercases" if rules.do_lower_case else "keeps case"
+    accents = "strips accents" if rules.strip_accents else "keeps accents"
+    warnings.warn(
+        f"{file}: no tokenizer_config.json states its casing; judging by its entries, it {does} and {accents}; "
+        f"{_SETTLE} to state it",
+        stacklevel=2,
+    )
+
+
+def warn_of_contradiction(
     file: Path, entries: Mapping[str, int], rules: BertRules, class_name: str | None
 ) -> None:
-    """Warns if the casing was not stated and does not follow clearly from the entries, or contradicts them."""
-    guess = guess_rules(entries)
-    wanted = BertRules(**{**rules.__dict__, "tokenize_chinese_chars": None})
-    known = any(entry.isalpha() and entry.lower() != entry.upper() for entry in entries)
-    settle = 'write {"do_lower_case": …, "strip_accents": …} into tokenizer_config.json beside it'
-    if effective(guess) != effective(wanted):
+    """Warns if `rules`, which are the defaults of a class, can never produce some of the entries."""
+    guess = effective(guess_rules(entries))
+    if any(effective(rules)[name] and not guess[name] for name in ("do_lower_case", "strip_accents")):
         warnings.warn(
-            f"{file}: lowercases, as {class_name or 'BertTokenizer'} of transformers does by default, but its entries "
-            f"are cased or accented; {settle} if this is wrong",
-            stacklevel=2,
-        )
-    elif guess.do_lower_case is False or guess.strip_accents is False or not known:
-        does = "lowercases" if guess.do_lower_case else "keeps case"
-        accents = "strips accents" if guess.strip_accents else "keeps accents"
-        warnings.warn(
-            f"{file}: no tokenizer_config.json states its casing; judging by its entries, it {does} and {accents}; "
-            f"{settle} to state it",
+            f"{file}: is read lowercased and without accents, as {class_name or 'BertTokenizer'} of transformers does "
+            f"by default, but its entries are cased or accented; {_SETTLE} if this is wrong",
             stacklevel=2,
         )
 

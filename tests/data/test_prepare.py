@@ -93,6 +93,7 @@ def test_totals_and_manifest(corpus, tmp_path):
     assert set(files_of(tmp_path / "data")) == {
         "manifest.json",
         "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
         "tokenizer/vocab.txt",
         *(f"{kind}-{i:05d}.bin" for kind in ("tokens", "documents") for i in range(len(store.shards))),
     }

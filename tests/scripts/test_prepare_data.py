@@ -32,7 +32,8 @@ def test_text_to_shards(corpus):
     assert trained.returncode == 0, trained.stderr
     tokenizer = Tokenizer.load(corpus / "tokenizer")
     assert f"{tokenizer.vocabulary_size} entries" in trained.stdout
-    assert {path.name for path in (corpus / "tokenizer").iterdir()} == {"tokenizer.json", "vocab.txt"}
+    names = {path.name for path in (corpus / "tokenizer").iterdir()}
+    assert names == {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
 
     command = ("prepare_data", *inputs, "--tokenizer", corpus / "tokenizer", "--output", corpus / "data")
     prepared = run_script_alone(*command, "--workers", 2)

@@ -333,7 +333,7 @@ def test_invalid_tables_are_reported(tmp_path, name, content, expected):
 
 def test_invalid_utf8_in_a_table(tmp_path):
     path = write(tmp_path / "a.csv", b'text\n"a\nb\xff"\nc\n')
-    assert f"{path}:3: invalid UTF-8 at byte 8" in refusal(path)
+    assert f"{path}:3: invalid UTF-8 at byte 9" in refusal(path)
     counts = CorpusCounts()
     assert read(path, errors="replace", counts=counts) == ["a\nb\ufffd", "c"]
     assert counts == CorpusCounts(documents=2, replaced=1)
