@@ -43,6 +43,7 @@ from mlm_jax.text.document_hashes import DocumentHashes
 from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents
 from mlm_jax.text.progress import byte_counter
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import unknown_warning
 
 EVALUATION_FOLDER = "eval"
 
@@ -189,8 +190,7 @@ def _prepare(
         if not progress.shards:
             _remove(folder)
         raise RunError(f"{folder}: preparation stopped: {_described(error)}; rerun it to resume") from error
-    separators = totals.documents if settings["separator"] == "sep" else 0
-    warning = totals.unknown_warning(separators, unknown_words, job.tokenizer.word_length_limit)
+    warning = unknown_warning(totals.unknown_share, unknown_words, job.tokenizer.word_length_limit)
     seconds, warnings = time.perf_counter() - started, tuple(filter(None, [warning]))
     return Preparation(totals, seconds, text_bytes, warnings, hashes.duplicates)
 
@@ -340,13 +340,15 @@ def _advance(progress: _Progress, part: EncodedBlock, unknown_token_id: int) -> 
 
 
 def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: CorpusCounts) -> Totals:
+    num_documents = sum(shard.documents for shard in progress.shards)
     totals = Totals(
-        documents=sum(shard.documents for shard in progress.shards),
+        documents=num_documents,
         tokens=sum(shard.tokens for shard in progress.shards),
         characters=progress.characters,
         skipped=counts.skipped + progress.documents_without_tokens,
         replaced=counts.replaced,
         unknown_tokens=progress.unknown_tokens,
+        separators=num_documents if progress.settings["separator"] == "sep" else 0,
         empty_files=counts.empty_files,
     )
     tokenizer.save(folder / TOKENIZER_FOLDER)

@@ -8,17 +8,14 @@ from typing import Any
 from mlm_jax.data.manifest import FORMAT_VERSION, ShardRecord, content_fingerprint
 from mlm_jax.text.encode import token_dtype
 
-_LARGEST_UNKNOWN_SHARE = 0.01
-_EXAMPLE_CHARACTERS = 24
-
 
 @dataclass(frozen=True)
 class Totals:
     """Total counts of a preparation.
 
     characters: in the documents kept. skipped: documents without text or without tokens. replaced: documents
-    in which invalid text was replaced. unknown_tokens: [UNK] among the tokens. empty_files: files
-    without a document.
+    in which invalid text was replaced. unknown_tokens: [UNK] among the tokens. separators: tokens that end documents.
+    empty_files: files without a document.
     """
 
     documents: int
@@ -27,6 +24,7 @@ class Totals:
     skipped: int
     replaced: int
     unknown_tokens: int = 0
+    separators: int = 0
     empty_files: int = 0
 
     def summary(self, duplicates: int = 0) -> str:
@@ -40,32 +38,13 @@ class Totals:
         )
         found = [f"{count:,} {what}" for count, what in details if count]
         if self.unknown_tokens:
-            found.append(f"{self.unknown_tokens / self.tokens:.2%} of the tokens unknown")
+            found.append(f"{self.unknown_share:.2%} of the tokens unknown")
         return f"{line} ({', '.join(found)})" if found else line
 
-    def unknown_warning(self, separators: int, words: Sequence[str], word_length_limit: int) -> str | None:
-        """Returns a warning if more than 1 % of the tokens, without the `separators`, are unknown.
-
-        words: examples of words that are unknown.
-        """
-        share = self.unknown_tokens / max(self.tokens - separators, 1)
-        if share <= _LARGEST_UNKNOWN_SHARE:
-            return None
-        examples = ", ".join(repr(_shortened(word)) for word in words)
-        long = any(len(word) > word_length_limit for word in words)
-        hint = (
-            f"words of more than {word_length_limit} characters are unknown: see mlm-jax tokenizer "
-            "--max-input-chars-per-word"
-            if long
-            else "a model learns nothing from them; is the tokenizer meant for this text?"
-        )
-        return f"{share:.1%} of the tokens are unknown ([UNK]), such as {examples}; {hint}"
-
-
-def _shortened(word: str) -> str:
-    if len(word) <= _EXAMPLE_CHARACTERS:
-        return word
-    return f"{word[:_EXAMPLE_CHARACTERS]}… ({len(word):,} characters)"
+    @property
+    def unknown_share(self) -> float:
+        """Share of unknown tokens among the tokens without separators."""
+        return self.unknown_tokens / max(self.tokens - self.separators, 1)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,6 @@ Separator = Literal["sep", "none"]
 # Small, because each thread keeps the library's encodings of a block in memory and the threads share the GIL.
 _BLOCK_CHARACTERS = 1 << 16
 _BLOCK_DOCUMENTS = 1 << 12
-_EXAMPLE_WORDS = 5
 
 
 @dataclass(frozen=True)
@@ -91,18 +89,5 @@ def _encode_block(block: Sequence[str], tokenizer: Tokenizer, separator: Separat
         tokens=tokens,
         document_lengths=np.where(lengths > 0, lengths + len(ending), 0),
         document_characters=np.fromiter(map(len, block), dtype=np.int64, count=len(block)),
-        unknown_words=_unknown_words(block, documents, tokenizer) if num_unknown * 100 > len(tokens) else (),
+        unknown_words=tokenizer.unknown_words(block, documents) if num_unknown * 100 > len(tokens) else (),
     )
-
-
-def _unknown_words(
-    block: Sequence[str], documents: Sequence[np.ndarray], tokenizer: Tokenizer
-) -> tuple[str, ...]:
-    words = (
-        word
-        for text, token_ids in zip(block, documents, strict=True)
-        if tokenizer.unknown_token_id in token_ids
-        for word in text.split()
-    )
-    unknown = (word for word in words if tokenizer.unknown_token_id in tokenizer.encode(word))
-    return tuple(islice(dict.fromkeys(islice(unknown, 2 * _EXAMPLE_WORDS)), _EXAMPLE_WORDS))

@@ -1,10 +1,10 @@
 """BERT tokenizers: loading, training, encoding and decoding, special ids, and ids that continue a word."""
 
-import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,13 +16,13 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
-from mlm_jax.text.added_tokens import ROLES, added_tokens_config
 from mlm_jax.text.tokenizer_files import (
-    GENERIC_CLASS,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     VOCABULARY_FILE,
+    fingerprint_of,
     load_backend,
+    saved_config,
 )
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
@@ -34,7 +34,9 @@ from mlm_jax.text.wordpiece import (
     decide_accents,
     pieces,
     sample_documents,
+    thinned,
     train_vocabulary,
+    unknown_warning,
 )
 
 # Longer texts are encoded in pieces. Encoding needs about 130 bytes per character in the library, and 15 for the
@@ -45,6 +47,7 @@ _KNOWN_SIZE_LIMIT = 1 << 24
 _KNOWN_WORD_OVERHEAD = 24
 # A longer "word" is a Chinese sentence or not text at all; it is encoded separately.
 _LONG_WORD = 32
+_EXAMPLE_WORDS = 5
 
 
 class Tokenizer:
@@ -146,7 +149,18 @@ class Tokenizer:
             strip_accents=strip,
             max_input_chars_per_word=max_input_chars_per_word,
         )
-        return cls(backend, "training")
+        tokenizer = cls(backend, "training")
+        tokenizer._warn_of_unknown_words(sample)
+        return tokenizer
+
+    def _warn_of_unknown_words(self, sample: Sequence[str]) -> None:
+        """Warns if the text that a vocabulary was trained on has unknown words."""
+        texts = thinned(sample)
+        encoded = self.encode_batch(texts)
+        share = sum(map(self._num_unknown, encoded)) / max(sum(map(len, encoded)), 1)
+        warning = unknown_warning(share, self.unknown_words(texts, encoded), self.word_length_limit)
+        if warning:
+            warnings.warn(warning, stacklevel=3)
 
     def save(self, folder: str | Path, **settings: Any) -> None:
         """Writes `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, each atomically.
@@ -156,18 +170,15 @@ class Tokenizer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = json.dumps(self._config() | settings, indent=2, ensure_ascii=False)
+        config = json.dumps(
+            saved_config(self._bert_rules, self.word_length_limit, self._added_tokens) | settings,
+            indent=2,
+            ensure_ascii=False,
+        )
         # First, so that an interrupted save never leaves a vocab.txt whose casing is unknown.
         write_atomically(folder / TOKENIZER_CONFIG_FILE, f"{config}\n".encode())
         self.save_vocabulary(folder / VOCABULARY_FILE)
         write_atomically(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True).encode())
-
-    def _config(self) -> dict[str, Any]:
-        """Returns the content of `tokenizer_config.json`."""
-        rules = self._bert_rules
-        if rules is None or self.word_length_limit != WORD_LENGTH_LIMIT:
-            return {"tokenizer_class": GENERIC_CLASS, **ROLES} | added_tokens_config(self._added_tokens)
-        return {"tokenizer_class": "BertTokenizer", **rules} | added_tokens_config(self._added_tokens)
 
     def save_vocabulary(self, file: Path) -> None:
         """Writes a `vocab.txt`: the entries in the order of their ids, one per line."""
@@ -252,6 +263,20 @@ class Tokenizer:
         ends = np.cumsum(lengths * np.dtype(np.int32).itemsize).tolist()
         return [data[start:end] for start, end in pairwise([0, *ends])]
 
+    def unknown_words(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> tuple[str, ...]:
+        """Returns a few words of `texts` that have unknown tokens, given the ids of each text."""
+        words = (
+            word
+            for text, ids in zip(texts, encoded, strict=True)
+            if self._num_unknown(ids)
+            for word in text.split()
+        )
+        unknown = (word for word in words if self._num_unknown(self.encode(word)))
+        return tuple(islice(dict.fromkeys(islice(unknown, 2 * _EXAMPLE_WORDS)), _EXAMPLE_WORDS))
+
+    def _num_unknown(self, token_ids: np.ndarray) -> int:
+        return int(np.count_nonzero(token_ids == self.unknown_token_id))
+
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of `token_ids`, with pieces joined into words and with special tokens."""
         return self._backend.decode([int(token_id) for token_id in token_ids], skip_special_tokens=False)
@@ -277,18 +302,7 @@ class Tokenizer:
 
         A `vocab.txt` and the `tokenizer.json` saved from it have the same fingerprint, in any process.
         """
-        settings = json.loads(self._backend.to_str())
-        normalizer, model = settings["normalizer"], settings["model"]
-        if normalizer and normalizer["type"] == "BertNormalizer" and normalizer["strip_accents"] is None:
-            normalizer["strip_accents"] = normalizer["lowercase"]
-        added = sorted(settings["added_tokens"], key=lambda token: token["id"])
-        # Tokens that a user added are in the vocabulary of a `vocab.txt`, but not in that of a `tokenizer.json`.
-        if isinstance(model["vocab"], dict):
-            for token in added:
-                if token["content"] not in SPECIAL_TOKENS:
-                    model["vocab"].pop(token["content"], None)
-        parts = [model, normalizer, settings["pre_tokenizer"], added]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(self._backend)
 
     def bert_settings(self) -> dict[str, bool]:
         """Returns the settings that complete a `vocab.txt`, named as in a `tokenizer_config.json`.

@@ -4,6 +4,7 @@ What cannot be read in this way is rejected, and the error names the tokenizer's
 order: the caller, `tokenizer_config.json`, `tokenizer.json`, and, for a `vocab.txt` without either, its entries.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import tokenizers
 
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.text.added_tokens import add_tokens, numbered_tokens
+from mlm_jax.text.added_tokens import ROLES, add_tokens, added_tokens_config, numbered_tokens
 from mlm_jax.text.vocabulary import (
     BertRules,
     check_marks,
@@ -25,7 +26,7 @@ from mlm_jax.text.vocabulary import (
     warn_of_contradiction,
     warn_of_guess,
 )
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, WORD_LENGTH_LIMIT, bert_backend
+from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend
 
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
@@ -327,3 +328,28 @@ def _from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
                 f"{backend.token_to_id(token['content'])}; expected ids without gaps"
             )
     return backend
+
+
+def saved_config(
+    rules: Mapping[str, bool] | None, word_length_limit: int, added: Mapping[int, tokenizers.AddedToken]
+) -> dict[str, Any]:
+    """Returns the `tokenizer_config.json` of a tokenizer that follows BERT's `rules`, or others if they are None."""
+    if rules is None or word_length_limit != WORD_LENGTH_LIMIT:
+        return {"tokenizer_class": GENERIC_CLASS, **ROLES} | added_tokens_config(added)
+    return {"tokenizer_class": "BertTokenizer", **rules} | added_tokens_config(added)
+
+
+def fingerprint_of(backend: tokenizers.Tokenizer) -> str:
+    """Returns the hexadecimal sha256 of everything that determines the ids of a text."""
+    settings = json.loads(backend.to_str())
+    normalizer, model = settings["normalizer"], settings["model"]
+    if normalizer and normalizer["type"] == "BertNormalizer" and normalizer["strip_accents"] is None:
+        normalizer["strip_accents"] = normalizer["lowercase"]
+    added = sorted(settings["added_tokens"], key=lambda token: token["id"])
+    # Tokens that a user added are in the vocabulary of a `vocab.txt`, but not in that of a `tokenizer.json`.
+    if isinstance(model["vocab"], dict):
+        for token in added:
+            if token["content"] not in SPECIAL_TOKENS:
+                model["vocab"].pop(token["content"], None)
+    parts = [model, normalizer, settings["pre_tokenizer"], added]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -32,7 +32,9 @@ _RAREST_CHARACTER_RATE = 1e-6
 
 # English Wikipedia has 0.1 %, German 1.5 %, Hindi 25 %.
 _FEW_ACCENTS = 0.005
-_ACCENT_SAMPLE_CHARACTERS = 1_000_000
+_CHECKED_CHARACTERS = 1_000_000
+_LARGEST_UNKNOWN_SHARE = 0.01
+_EXAMPLE_CHARACTERS = 24
 
 
 def bert_backend(
@@ -121,10 +123,9 @@ def decide_accents(sample: Sequence[str], *, lowercase: bool, strip_accents: boo
     """Returns `strip_accents` for BERT's rules, and warns if marks are many; see `Tokenizer.train`."""
     if strip_accents is False or (strip_accents is None and not lowercase):
         return strip_accents
-    stride = max(1, sum(map(len, sample)) // _ACCENT_SAMPLE_CHARACTERS)
     counts: Counter[str] = Counter()
-    for document in sample[::stride]:
-        counts.update(document[:_ACCENT_SAMPLE_CHARACTERS])
+    for document in thinned(sample):
+        counts.update(document)
     visible = sum(count for character, count in counts.items() if not character.isspace())
     changed = {
         character: count
@@ -146,6 +147,33 @@ def decide_accents(sample: Sequence[str], *, lowercase: bool, strip_accents: boo
         stacklevel=3,
     )
     return False
+
+
+def thinned(sample: Sequence[str]) -> list[str]:
+    """Returns about a million characters of `sample`, spread evenly over it, for checks."""
+    stride = max(1, sum(map(len, sample)) // _CHECKED_CHARACTERS)
+    return [document[:_CHECKED_CHARACTERS] for document in sample[::stride]]
+
+
+def unknown_warning(share: float, words: Sequence[str], word_length_limit: int) -> str | None:
+    """Returns a warning if more than 1 % of the tokens are unknown, with examples of `words`."""
+    if share <= _LARGEST_UNKNOWN_SHARE:
+        return None
+    examples = ", ".join(repr(_shortened(word)) for word in words)
+    if any(len(word) > word_length_limit for word in words):
+        hint = (
+            f"words of more than {word_length_limit} characters are unknown: train the tokenizer with a larger "
+            "--max-input-chars-per-word"
+        )
+    else:
+        hint = "a model learns nothing from them, so check that the tokenizer is meant for this text"
+    return f"{share:.1%} of the tokens are unknown ([UNK]), such as {examples}; {hint}"
+
+
+def _shortened(word: str) -> str:
+    if len(word) <= _EXAMPLE_CHARACTERS:
+        return word
+    return f"{word[:_EXAMPLE_CHARACTERS]}… ({len(word):,} characters)"
 
 
 def _without_marks(character: str) -> str:
