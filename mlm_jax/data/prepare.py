@@ -108,6 +108,10 @@ def prepare(
         **({"format": format} if format else {}),
     }
     job = _Job(tokenizer, files, part, workers or _default_workers())
+    if eval_share is not None and STANDARD_INPUT in (file.path for file in files):
+        raise InputError(
+            "-: standard input can be read only once, so nothing can be held out; expected files"
+        )
     if eval_share is None:
         return _prepare_side(Path(output), settings, job)
     # Reads the text twice, which takes a fraction of the time of tokenizing it once.

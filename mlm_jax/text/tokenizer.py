@@ -96,8 +96,8 @@ class Tokenizer:
             path: file or folder.
             lowercase: None follows the files. For a `vocab.txt` without other files it is guessed: a vocabulary is
                 cased if an entry consists of letters only and one of them is uppercase.
-            strip_accents: None follows the files, or `lowercase` if that is given. Guessed in the same case: a
-                vocabulary with accented entries keeps accents.
+            strip_accents: None follows the files; without files, `lowercase`. Guessed in the same case: a vocabulary
+                with accented entries keeps accents.
 
         Raises:
             InputError: the file does not exist or does not parse, a special token is missing, or the tokenizer is of

@@ -65,6 +65,7 @@ _REQUIRED = {
     "word_tokenizer_type": "basic",
     "subword_tokenizer_type": "wordpiece",
     "split_special_tokens": False,
+    "fast_tokenizer_files": [],
 }
 
 
@@ -157,9 +158,10 @@ class _Folder:
         """Raises InputError if the tokenizer's class or its settings are not supported."""
         name = self.class_name or "BertTokenizer"
         where = f"{self.path / TOKENIZER_CONFIG_FILE}: {name}"
-        remote = self.config.get("auto_map")
-        if isinstance(remote, dict) and "AutoTokenizer" in remote:
-            raise InputError(f"{where} has its own code, {remote['AutoTokenizer']}, which is not supported")
+        code = self.config.get("auto_map")
+        code = code.get("AutoTokenizer") if isinstance(code, dict) else code
+        if code:
+            raise InputError(f"{where} has its own code, {code}, which is not supported")
         if self.class_name and name not in _BERT_CLASSES | _GENERIC_CLASSES:
             raise InputError(
                 f"{file}: its class is {name}, which is not supported; expected BertTokenizer (BERT's WordPiece), or "
