@@ -40,15 +40,17 @@ def main(arguments: Sequence[str], prog: str) -> None:
     """Trains the vocabulary, saves it and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
     from mlm_jax.files.folder_lock import own_folder
-    from mlm_jax.text.corpus import read_documents
+    from mlm_jax.text.corpus import CorpusCounts, read_documents
     from mlm_jax.text.tokenizer import Tokenizer
 
+    counts = CorpusCounts()
     documents = read_documents(
         parsed.input,
         text_field=parsed.text_field,
         errors=parsed.errors,
         document_boundary=parsed.document_boundary,
         format=parsed.format,
+        counts=counts,
     )
     with own_folder(Path(parsed.output)):
         tokenizer = Tokenizer.train(
@@ -60,4 +62,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
             sample_characters=parsed.sample_characters,
         )
         tokenizer.save(parsed.output)
-    print(f"{parsed.output}: {tokenizer.vocabulary_size:,} entries, fingerprint {tokenizer.fingerprint[:12]}")
+    empty = f"; {counts.empty_files:,} files without a document" if counts.empty_files else ""
+    print(
+        f"{parsed.output}: {tokenizer.vocabulary_size:,} entries, fingerprint {tokenizer.fingerprint[:12]}{empty}"
+    )

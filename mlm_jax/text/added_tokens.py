@@ -36,7 +36,7 @@ def add_tokens(
         InputError: a token would get another id than its file states, or one of BERT's five has another name.
     """
     special = list(_named(config, where))
-    names = {token.content for token in special}
+    names = {*SPECIAL_TOKENS, *(token.content for token in special)}
     for token_id, value in sorted(numbered.items()):
         stated = isinstance(value, Mapping) and bool(value.get("special"))
         token = _token(value, where, special=stated or _content(value) in names)

@@ -194,7 +194,7 @@ def _parquet_texts(file: str, raw: BinaryIO, options: ReadOptions) -> Texts:
         table = pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20)
         names = _column_path(file, table.schema_arrow, text_field)
         row = 0
-        for batch in table.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=[text_field]):
+        for batch in table.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=[".".join(names)]):
             # As bytes, so that _decode handles invalid UTF-8 as in the other formats.
             for value in _bytes_of(batch, names).to_pylist():
                 yield (
@@ -219,7 +219,10 @@ def _column_path(file: str, schema: Any, text_field: str) -> list[str]:
 
     path = [text_field] if text_field in schema.names else text_field.split(".")
     kind = pa.struct(list(schema))
-    for name in path:
+    for depth, name in enumerate(path):
+        # Where all objects are null, their fields are not known.
+        if depth and pa.types.is_null(kind):
+            return path[:depth]
         names = [field.name for field in kind] if pa.types.is_struct(kind) else []
         if name not in names:
             raise InputError(f"{file}: no column {text_field!r}; {_name_choices(name, names)}")

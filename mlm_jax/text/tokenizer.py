@@ -380,11 +380,11 @@ class Tokenizer:
     def _text_backend(self) -> tokenizers.Tokenizer:
         """Reads the five special tokens as ordinary text, and other added tokens as tokens."""
         settings = json.loads(self._backend.to_str())
-        others = [token for token in settings["added_tokens"] if token["content"] not in SPECIAL_TOKENS]
-        if not any(token["special"] for token in others):
+        added = settings["added_tokens"]
+        if all(token["special"] == (token["content"] in SPECIAL_TOKENS) for token in added):
             return self._backend
-        for token in others:
-            token["special"] = False
+        for token in added:
+            token["special"] = token["content"] in SPECIAL_TOKENS
         backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
         backend.encode_special_tokens = True
         return backend

@@ -216,6 +216,12 @@ class _Folder:
         """Reads a `tokenizer.json`: as it is, or with BERT's rules if its class builds them from the vocabulary."""
         content = read_json(file)
         stated = _rules_of(content)
+        model = content.get("model")
+        unknown = model.get("unk_token") if isinstance(model, dict) else None
+        if unknown not in (None, "[UNK]"):
+            raise InputError(
+                f"{file}: its unknown token is {unknown!r}; expected [UNK], the only supported name"
+            )
         if stated is None or content["model"].get("continuing_subword_prefix") != CONTINUATION_PREFIX:
             if self.is_bert:
                 raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+keras_hub = pytest.importorskip("keras_hub")
 transformers = pytest.importorskip("transformers")
 
 import tokenizers
@@ -134,6 +135,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "tokenizer": rebuilt(True, added_tokens=[added(SIZE, "new york", special=False, normalized=True)])
     },
     "added_tokens.json": {"added_tokens": {"[E1]": SIZE, "New York": SIZE + 1}},
+    "added_tokens.json of a vocabulary entry": {"added_tokens": {"Lake": VOCABULARY.index("Lake")}},
     "added_tokens.json with a gap": {"added_tokens": {"[E1]": SIZE + 7}},
     "added_tokens.json, special": {
         "added_tokens": {"[E1]": SIZE},
@@ -284,3 +286,17 @@ def test_a_saved_folder_is_read_equally_by_all(tmp_path: Path, name: str) -> Non
         assert alone.special_token_ids == ours.special_token_ids
         for ids, expected in zip(alone.encode_batch(TEXTS), ours.encode_batch(TEXTS), strict=True):
             np.testing.assert_array_equal(ids, expected)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("strip_accents", [True, False])
+def test_ids_are_those_of_keras_hub(tmp_path: Path, lowercase: bool, strip_accents: bool) -> None:
+    theirs = keras_hub.tokenizers.BertTokenizer(
+        vocabulary=VOCABULARY, lowercase=lowercase, strip_accents=strip_accents
+    )
+    theirs.save_to_preset(str(tmp_path))
+    # KerasHub also composes characters and folds case (ß becomes ss).
+    texts = ["a lake in Utah.", "Café, CAFÉ und cafe", "中国 a中国a", "ü Ü u", "", "new york, [a]"]
+    for path in (tmp_path, tmp_path / "assets" / "tokenizer" / "vocabulary.txt"):
+        for text, ids in zip(texts, Tokenizer.load(path).encode_batch(texts), strict=True):
+            assert ids.tolist() == np.asarray(theirs(text)).tolist(), text

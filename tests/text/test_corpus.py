@@ -144,6 +144,7 @@ def test_memory_file_system_with_a_glob():
     with fsspec.open("memory://corpus/x.txt.gz", "wb") as file:
         file.write(gzip.compress(b"remote"))
     assert read("memory://corpus/*.gz") == ["remote"]
+    assert read("memory://corpus") == ["remote"]
 
 
 def test_file_whose_name_looks_like_a_pattern(tmp_path):
@@ -401,6 +402,8 @@ def test_dotted_fields(tmp_path):
         )
         assert "perhaps 'text'" in refusal(file, text_field="meta.txt")
         assert "should " in refusal(file, text_field="meta")
+    pq.write_table(pa.Table.from_pylist([{"meta": None}]), tmp_path / "b.parquet")
+    assert read(tmp_path / "*.parquet", text_field="meta.text") == ["a", "b"]
     # A name that contains a dot is that of the field itself.
     literal = [{"meta.text": "a", "meta": {"text": "b"}}]
     write(path, json.dumps(literal[0]).encode())

@@ -362,6 +362,31 @@ def test_added_tokens_are_read_as_by_the_library(tmp_path_factory, parts):
     )
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_literal_special_tokens_are_text_however_they_are_listed(tmp_path, special):
+    mask = VOCABULARY.index("[MASK]")
+    decoder = {str(mask): {"content": "[MASK]", "special": special, "normalized": False}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[MASK]": mask}))
+    listed = load(tmp_path)
+    backend = json.loads(listed._backend.to_str())
+    backend["added_tokens"] = [token | {"special": special} for token in backend["added_tokens"]]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(backend))
+    for tokenizer in (listed, Tokenizer.load(tmp_path / "other")):
+        assert pieces(tokenizer, "a [MASK]") == ["a", "[", "mask", "]"]
+        assert pieces(tokenizer, "a [MASK]", parse_special_tokens=True) == ["a", "[MASK]"]
+        assert mask in tokenizer.special_token_ids
+
+
+def test_another_unknown_token_is_rejected(tmp_path, tokenizer):
+    content = json.loads(tokenizer._backend.to_str())
+    content["model"] |= {"unk_token": "hello"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"its unknown token is 'hello'; expected \[UNK\]"):
+        Tokenizer.load(tmp_path)
+
+
 def test_added_tokens_survive_saving(marked, tmp_path):
     marked.save(tmp_path / "saved")
     for path in (tmp_path / "saved", tmp_path / "saved" / "vocab.txt", tmp_path / "saved" / "tokenizer.json"):
