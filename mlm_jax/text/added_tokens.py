@@ -1,6 +1,7 @@
 """Tokens that a user added to a vocabulary, such as entity markers, from the files in which transformers keeps them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,79 +16,98 @@ ROLES = dict(
 )
 """Keys of the five special tokens in `tokenizer_config.json`, and what BERT calls them."""
 
-_EXTRA = ("additional_special_tokens", "extra_special_tokens")
+_ROLES_IN_ORDER = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-def add_tokens(
-    backend: tokenizers.Tokenizer,
-    where: Path,
-    config: Mapping[str, Any],
-    numbered: Mapping[int, Any],
-) -> None:
-    """Adds tokens to `backend` in the order of transformers: first the `numbered` ones, then special ones by name.
+@dataclass(frozen=True)
+class TokenFiles:
+    """Contents of the files that name added tokens; empty for a file that does not exist."""
 
-    Args:
-        backend: changed in place.
-        where: folder or file that errors name.
-        config: content of `tokenizer_config.json`, with the roles of special tokens.
-        numbered: id → string, or object with content and flags, of each added token.
+    where: Path
+    config: Mapping[str, Any]
+    special_tokens_map: Mapping[str, Any]
+    added_tokens: Mapping[str, Any]
+    tokenizer_json: Mapping[str, Any]
+
+    @property
+    def roles(self) -> Mapping[str, Any]:
+        """Settings, and roles of special tokens; `special_tokens_map.json` counts only with the files of its time."""
+        return (
+            self.config
+            if "added_tokens_decoder" in self.config
+            else {**self.config, **self.special_tokens_map}
+        )
+
+
+def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
+    """Adds the tokens of `files` to `backend` in the order of transformers 5: first those with ids, then special ones.
 
     Raises:
-        InputError: a token would get another id than its file states, or one of BERT's five has another name.
+        InputError: a token would get another id than its file states, one of BERT's five has another name, or an entry
+            is damaged.
     """
-    special = list(_named(config, where))
+    special, stated = _special_tokens(files)
     names = {*SPECIAL_TOKENS, *(token.content for token in special)}
-    for token_id, value in sorted(numbered.items()):
-        stated = isinstance(value, Mapping) and bool(value.get("special"))
-        token = _token(value, where, special=stated or _content(value) in names)
+    for token_id, value in sorted(_numbered(files, stated).items()):
+        is_special = isinstance(value, Mapping) and bool(value.get("special"))
+        token = _token(value, files.where, special=is_special or _content(value) in names)
         backend.add_tokens([token])
         if backend.token_to_id(token.content) != token_id:
             raise InputError(
-                f"{where}: the added token {token.content!r} has id {token_id}, but it would be read as "
+                f"{files.where}: the added token {token.content!r} has id {token_id}, but it would be read as "
                 f"{backend.token_to_id(token.content)}; expected ids that continue the vocabulary without gaps"
             )
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     backend.add_tokens([token for token in special if token.content not in added])
 
 
-def numbered_tokens(
-    config: Mapping[str, Any], added_json: Mapping[str, Any], tokenizer_json: Mapping[str, Any], where: Path
-) -> dict[int, Any]:
-    """Returns the added tokens that have ids: of `tokenizer_config.json`, or else of the other two files.
-
-    Raises:
-        InputError: an entry has no valid id.
-    """
+def _numbered(files: TokenFiles, stated: set[str]) -> dict[int, Any]:
+    """Returns the added tokens with ids: of `tokenizer_config.json`, or else of the other two files."""
     try:
-        if "added_tokens_decoder" in config:
-            return {int(token_id): token for token_id, token in config["added_tokens_decoder"].items()}
-        # transformers 5 compares these with normalized text.
+        if "added_tokens_decoder" in files.config:
+            decoder = files.config["added_tokens_decoder"]
+            return {int(token_id): token for token_id, token in decoder.items()}
+        # Ordinary ones are compared with normalized text.
         found = {
-            int(token_id): {"content": content, "normalized": True}
-            for content, token_id in added_json.items()
+            int(token_id): {"content": content, "normalized": content not in stated}
+            for content, token_id in files.added_tokens.items()
         }
-        return found | {int(token["id"]): token for token in tokenizer_json.get("added_tokens") or ()}
+        return found | {int(token["id"]): token for token in files.tokenizer_json.get("added_tokens") or ()}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{where}: its added tokens are damaged; expected an id and a content each"
+            f"{files.where}: its added tokens are damaged; expected an id and a content each"
         ) from error
 
 
-def _named(config: Mapping[str, Any], where: Path) -> Iterable[AddedToken]:
-    """Yields the special tokens that have a role (`mask_token`, …) or are listed as additional ones."""
-    for role, value in config.items():
-        if not role.endswith("_token") or value in (None, False, True):
+def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
+    """Returns the special tokens that have a role (`mask_token`, …) or are listed, in the order of transformers.
+
+    Also returns the contents of those that it knows when it reads `added_tokens.json`.
+    """
+    config, roles = files.config, files.roles
+    others = [name for name in config if name.endswith("_token") and name not in _ROLES_IN_ORDER]
+    values = [(name, roles.get(name)) for name in (*_ROLES_IN_ORDER, *others)]
+    named, stated = [], set()
+    for role, value in values:
+        if not isinstance(value, str | Mapping):
             continue
-        token = _token(value, where, special=True)
-        if ROLES.get(role, token.content) != token.content:
+        named.append(_token(value, files.where, special=True))
+        if role in _ROLES_IN_ORDER:
+            stated.add(named[-1].content)
+        if ROLES.get(role, named[-1].content) != named[-1].content:
             raise InputError(
-                f"{where}: {role} is {token.content!r}; expected {ROLES[role]!r}, the only name that is supported"
+                f"{files.where}: {role} is {named[-1].content!r}; expected {ROLES[role]!r}, the only supported name"
             )
-        yield token
-    for name in _EXTRA:
-        extra = config.get(name) or ()
-        for value in extra.values() if isinstance(extra, Mapping) else extra:
-            yield _token(value, where, special=True)
+    extra, listed = config.get("extra_special_tokens"), config.get("additional_special_tokens")
+    if isinstance(extra, Mapping) and extra:
+        named += [_token(value, files.where, special=True) for value in extra.values()]
+        extra = listed
+    else:
+        extra = listed if not extra and "additional_special_tokens" in config else extra
+        stated |= {_content(value) for value in extra or ()}
+    if not {"extra_special_tokens", "additional_special_tokens"} & config.keys() or extra is None:
+        extra = roles.get("additional_special_tokens") if roles is not config else extra
+    return named + [_token(value, files.where, special=True) for value in extra or ()], stated
 
 
 def _content(value: Any) -> Any:

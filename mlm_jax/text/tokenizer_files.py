@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.text.added_tokens import ROLES, add_tokens, added_tokens_config, numbered_tokens
+from mlm_jax.text.added_tokens import ROLES, TokenFiles, add_tokens, added_tokens_config
 from mlm_jax.text.vocabulary import (
     BertRules,
     check_marks,
@@ -49,12 +49,12 @@ _BERT_CLASSES = frozenset(f"{name}Tokenizer" for name in _BERT_NAMES)
 _GENERIC_CLASSES = frozenset({"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"})
 # Class of the tokenizer of a model type if no file names it.
 _BERT_MODEL_TYPES = (
-    "bert convbert distilbert electra ernie flava layoutlm lxmert megatron-bert mobilebert nomic_bert squeezebert "
-    "visual_bert"
+    *("bert", "convbert", "distilbert", "electra", "ernie", "flava", "layoutlm", "lxmert", "megatron-bert"),
+    *("mobilebert", "nomic_bert", "squeezebert", "visual_bert"),
 )
-_CLASSES_OF_MODEL_TYPES = dict.fromkeys(_BERT_MODEL_TYPES.split(), "BertTokenizer") | {
-    "modernbert": "TokenizersBackend"
-}
+# Model types for which transformers ignores the class that a file names.
+_GENERIC_MODEL_TYPES = ("modernbert",)
+
 _SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 """Settings of BERT's rules, and their defaults in transformers. `strip_accents=None` is the value of do_lower_case."""
 
@@ -134,20 +134,19 @@ class _Folder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Content of `tokenizer_config.json`, with the roles of `special_tokens_map.json` as transformers adds them."""
-        config = read_json(self.path / TOKENIZER_CONFIG_FILE)
-        if "added_tokens_decoder" not in config:
-            config = config | read_json(self.path / "special_tokens_map.json")
-        return config
+        """Content of `tokenizer_config.json`."""
+        return read_json(self.path / TOKENIZER_CONFIG_FILE)
 
     @cached_property
     def class_name(self) -> str | None:
         """Class of transformers, without "Fast"; None if no file names it."""
         model = read_json(self.path / "config.json")
         name = self.config.get("tokenizer_class") or model.get("tokenizer_class")
-        model_type = model.get("model_type")
+        model_type = str(model.get("model_type") or "")
+        if model_type in _GENERIC_MODEL_TYPES:
+            name = "TokenizersBackend"
         if not name and model_type:
-            name = _CLASSES_OF_MODEL_TYPES.get(str(model_type), f"the tokenizer of {model_type!r}")
+            name = "BertTokenizer" if model_type in _BERT_MODEL_TYPES else f"the tokenizer of {model_type!r}"
         return str(name).removesuffix("Fast") if name else None
 
     @property
@@ -233,7 +232,7 @@ class _Folder:
         elif self.is_bert or given != BertRules():
             return self._rebuild(file, content, given, stated)
         backend = _from_json(file, content)
-        self._add_tokens(backend, {})
+        self._add_tokens(backend, content)
         return backend
 
     def _rebuild(
@@ -282,9 +281,12 @@ class _Folder:
         return backend
 
     def _add_tokens(self, backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> None:
-        where = self.path / TOKENIZER_CONFIG_FILE
-        numbered = numbered_tokens(self.config, read_json(self.path / "added_tokens.json"), content, where)
-        add_tokens(backend, where, self.config, numbered)
+        special, added = (
+            read_json(self.path / name) for name in ("special_tokens_map.json", "added_tokens.json")
+        )
+        add_tokens(
+            backend, TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
+        )
 
 
 def _rules_of(content: Mapping[str, Any]) -> BertRules | None:

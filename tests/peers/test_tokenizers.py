@@ -135,6 +135,32 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "tokenizer": rebuilt(True, added_tokens=[added(SIZE, "new york", special=False, normalized=True)])
     },
     "added_tokens.json": {"added_tokens": {"[E1]": SIZE, "New York": SIZE + 1}},
+    "added_tokens.json, additional": {
+        "added_tokens": {"[E1]": SIZE},
+        "tokenizer_config": {"additional_special_tokens": ["[E1]"]},
+    },
+    "added_tokens.json, own role": {
+        "added_tokens": {"[E1]": SIZE},
+        "tokenizer_config": {"marker_token": "[E1]"},
+    },
+    "additional tokens and own roles": {
+        "tokenizer_config": {
+            "additional_special_tokens": ["[E1]"],
+            "extra_special_tokens": {"marker_token": "[E2]"},
+            "first_token": "[E3]",
+            "bos_token": "[E4]",
+        },
+    },
+    "additional tokens of two files": {
+        "tokenizer_config": {"additional_special_tokens": []},
+        "special_tokens_map": {"additional_special_tokens": ["[E1]"]},
+    },
+    "model type that ignores the class": {
+        "config": {"model_type": "modernbert"},
+        "tokenizer_config": {"tokenizer_class": "BertTokenizer"},
+        "tokenizer": rebuilt(False),
+        "added_tokens": {"[E1]": SIZE},
+    },
     "added_tokens.json of a vocabulary entry": {"added_tokens": {"Lake": VOCABULARY.index("Lake")}},
     "added_tokens.json with a gap": {"added_tokens": {"[E1]": SIZE + 7}},
     "added_tokens.json, special": {
