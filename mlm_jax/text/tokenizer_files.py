@@ -202,10 +202,12 @@ class _Folder:
         described = self.path / TOKENIZER_FILE
         if self.is_bert or self.config or given.do_lower_case is not None:
             rules = self.rules(given, BertRules(**_SETTINGS))
-            if self.rules(given, BertRules()).do_lower_case is None:
-                warn_of_contradiction(file, token_ids, rules, self.class_name)
-        elif described.is_file() and (stated := _rules_of(read_json(described))):
-            rules = self.rules(given, stated)
+            stated = self.rules(given, BertRules()).do_lower_case is not None
+            warn_of_contradiction(
+                file, token_ids, rules, None if stated else self.class_name or "BertTokenizer"
+            )
+        elif described.is_file() and (found := _rules_of(read_json(described))):
+            rules = self.rules(given, found)
         else:
             rules = self.rules(given, guess_rules(token_ids))
             warn_of_guess(file, token_ids, rules)

@@ -59,14 +59,26 @@ def warn_of_guess(file: Path, entries: Mapping[str, int], rules: BertRules) -> N
 
 
 def warn_of_contradiction(
-    file: Path, entries: Mapping[str, int], rules: BertRules, class_name: str | None
+    file: Path, entries: Mapping[str, int], rules: BertRules, default_of: str | None
 ) -> None:
-    """Warns if `rules`, which are the defaults of a class, can never produce some of the entries."""
+    """Warns if `rules` can never produce some of the entries, or most of them if the rules were stated.
+
+    default_of: class whose defaults the rules are; None if a file or the caller stated them.
+    """
+    words = [entry for entry in entries if entry.isalpha()]
+    cased = sum(word != word.lower() for word in words)
     guess = effective(guess_rules(entries))
-    if any(effective(rules)[name] and not guess[name] for name in ("do_lower_case", "strip_accents")):
+    lost = any(effective(rules)[name] and not guess[name] for name in ("do_lower_case", "strip_accents"))
+    if default_of and lost:
         warnings.warn(
-            f"{file}: is read lowercased and without accents, as {class_name or 'BertTokenizer'} of transformers does "
-            f"by default, but its entries are cased or accented; {_SETTLE} if this is wrong",
+            f"{file}: is read lowercased and without accents, as {default_of} of transformers does by default, but "
+            f"its entries are cased or accented; {_SETTLE} if this is wrong",
+            stacklevel=2,
+        )
+    elif rules.do_lower_case and 2 * cased > len(words):
+        warnings.warn(
+            f"{file}: do_lower_case is true, but most of its words have capitals, which are then never found; "
+            f"{_SETTLE} if this is wrong",
             stacklevel=2,
         )
 

@@ -455,6 +455,14 @@ def test_a_guess_from_the_vocabulary_is_reported(tmp_path, recwarn, entries, say
     assert [says in message for message in messages] == ([True] if says else [])
 
 
+def test_lowercasing_for_a_vocabulary_of_capitals_is_reported(tmp_path, recwarn):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    load(tmp_path, [*VOCABULARY, "Lake"])
+    assert not recwarn
+    with pytest.warns(UserWarning, match="do_lower_case is true, but most of its words have capitals"):
+        load(tmp_path, [*SPECIAL_TOKENS, "AAAAAA", "AAAAAC", "N"])
+
+
 def test_a_guess_without_any_letter_with_case_is_reported(tmp_path):
     with pytest.warns(UserWarning, match="judging by its entries, it lowercases and strips accents"):
         load(tmp_path, [*SPECIAL_TOKENS, "中", "国"])
