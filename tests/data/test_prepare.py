@@ -330,7 +330,9 @@ def test_documents_are_held_out_by_their_text(corpus, tmp_path):
     assert preparation.totals.documents + preparation.evaluation.totals.documents == 2500
     assert preparation.evaluation.totals.documents == pytest.approx(250, abs=60)
     assert preparation.duplicates + preparation.evaluation.duplicates == 500
-    # The same for any number of workers, after an interruption, and in parts.
+    # The same in every process, for any number of workers, after an interruption, and in parts.
+    held_out = DocumentHashes(0.3, held_out=True).kept(map(str, range(20)))
+    assert list(held_out) == ["2", "6", "17", "18"]
     prepare(inputs, tokenizer, tmp_path / "again", workers=3, **settings)
     assert files_of(tmp_path / "again") == files_of(tmp_path / "data")
     shutil.rmtree(tmp_path / "again" / "eval")

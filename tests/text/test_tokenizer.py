@@ -455,6 +455,17 @@ def test_a_guess_from_the_vocabulary_is_reported(tmp_path, recwarn, entries, say
     assert [says in message for message in messages] == ([True] if says else [])
 
 
+def test_another_limit_of_word_lengths_is_kept(tmp_path, tokenizer):
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["max_input_chars_per_word"] = 200
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="max_input_chars_per_word is 200, but BertTokenizer .* reads 100"):
+        loaded = Tokenizer.load(tmp_path)
+    assert len(loaded.encode("a" * 200)) == 200
+    assert pieces(loaded, "a" * 201) == ["[UNK]"]
+
+
 def test_lowercasing_for_a_vocabulary_of_capitals_is_reported(tmp_path, recwarn):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     load(tmp_path, [*VOCABULARY, "Lake"])
