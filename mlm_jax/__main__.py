@@ -18,6 +18,7 @@ COMMANDS = {
     "tokenizer": "Train a WordPiece vocabulary on text.",
     "prepare": "Tokenize text into the shards that training reads.",
     "merge": "Merge the parts that a job array prepared.",
+    "verify": "Compare data, checkpoints and models with their checksums.",
     "train": "Train a masked language model, or resume a run.",
     "evaluate": "Evaluate a model on prepared data.",
     "fill-mask": "Fill the masks in texts.",

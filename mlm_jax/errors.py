@@ -8,11 +8,22 @@ EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 
 
-class InputError(ValueError):
+# Longer messages quote a value of a damaged file, and are shortened in the middle.
+_LONGEST_MESSAGE = 1000
+
+
+class _OneLineError(Exception):
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.splitlines())
+        half = _LONGEST_MESSAGE // 2 - 1
+        super().__init__(line if len(line) <= _LONGEST_MESSAGE else f"{line[:half]}…{line[-half:]}")
+
+
+class InputError(_OneLineError, ValueError):
     """Invalid input. The message is one line that states what is wrong, where, and what would be right."""
 
 
-class RunError(RuntimeError):
+class RunError(_OneLineError, RuntimeError):
     """Failure of a run with valid input. The message is one line that states what failed, where, and what is intact."""
 
 

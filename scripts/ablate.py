@@ -2,11 +2,14 @@
 
 import sys
 
-from mlm_jax.commands import ablate, cli
+from mlm_jax.commands import cli
 
 
 def main() -> int:
     """Runs the command and returns its exit code."""
+    # Imported late: a Ctrl-C before `cli.run` ends in a traceback.
+    from mlm_jax.commands import ablate
+
     return ablate.main(sys.argv[1:], "python scripts/ablate.py")
 
 

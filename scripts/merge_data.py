@@ -2,11 +2,14 @@
 
 import sys
 
-from mlm_jax.commands import cli, merge
+from mlm_jax.commands import cli
 
 
 def main() -> None:
     """Runs the command."""
+    # Imported late: a Ctrl-C before `cli.run` ends in a traceback.
+    from mlm_jax.commands import merge
+
     merge.main(sys.argv[1:], "python scripts/merge_data.py")
 
 

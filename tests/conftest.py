@@ -14,8 +14,11 @@ from pathlib import Path
 from tests.xla_flags import QUICK
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
+# Workers inherit the flags; given twice, they would be other keys of the compilation cache than in a single process.
+os.environ["XLA_FLAGS"] = " ".join(
+    dict.fromkeys(
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}".split()
+    )
 )
 
 # Workers and child processes inherit these. JAX's own keys tell apart versions and flags.

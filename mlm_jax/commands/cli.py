@@ -47,7 +47,7 @@ def _code_of(main: Callable[[], int | None]) -> int | str | None:
         if message is None and not _is_in_a_job():
             raise
         # The reader of stdout, such as `head`, may close the pipe whenever it likes.
-        if not isinstance(error, BrokenPipeError) or process.flush_stdout():
+        if not (isinstance(error, BrokenPipeError) and process.stdout_lost_its_reader()):
             print(traceback.format_exc() if message is None else f"error: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
 

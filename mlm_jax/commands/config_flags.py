@@ -1,6 +1,6 @@
 """Parses the config of a run from the command line: `CONFIG --optimizer.learning-rate 1e-3`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,14 @@ def parse_config_and_flags(
     about: str = "",
     flags_class: type | None = None,
     before_config: Callable[[DistributedConfig], None] | None = None,
+    after_flags: Callable[[TrainConfig, Collection[str]], TrainConfig] | None = None,
 ) -> tuple[TrainConfig, Any]:
     """Parses `CONFIG [--setting value …]`, where flags of the dataclass `flags_class` may be mixed with the settings.
 
     If the command line names a coordinator, `before_config` is called with its `distributed` settings before a Python
     config is run. Calls such as `jax.device_count()` in the config then describe the whole job.
+
+    `after_flags` completes the config, given the names of the settings on the command line.
 
     Returns:
         The config, and an instance of `flags_class` (or None).
@@ -78,6 +81,8 @@ def parse_config_and_flags(
         job = {name: value for name, value in given.items() if name.startswith("distributed.")}
         before_config(build(TrainConfig, job, TrainConfig()).distributed)
     config = build(TrainConfig, given, load_config(arguments[0]))
+    if after_flags is not None:
+        config = after_flags(config, given)
     return config, build(flags_class, own) if flags_class is not None else None
 
 

@@ -16,7 +16,7 @@ class Arguments:
     libraries."""
 
     source: str = positional("SOURCE")
-    """A model folder of any format, a run folder, a built-in name, hf://user/model or kaggle://handle."""
+    """A model folder of any format, a run folder, a built-in name, hf://user/model[@revision] or kaggle://handle."""
     target: Path = positional("TARGET")
     """Folder to create."""
     to: Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"] = required("FORMAT")
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
     source, target = certificate["source"], certificate["target"]
     for name, reason in source["dropped"].items():
         print(f"dropped {name}: {reason}")
-    for change in certificate["changes"]:
+    for change in [*source["notes"], *certificate["changes"]]:
         print(f"WARNING: {change}")
     for name, comparison in certificate["comparisons"].items():
         print(f"{name}: {_describe(comparison)}")

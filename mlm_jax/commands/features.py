@@ -15,13 +15,15 @@ class Arguments:
     model: str = positional("MODEL")
     """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
     input: tuple[str, ...] = positional("TEXT_FILE")
-    """.txt (one text per line), .jsonl or .parquet files, also compressed; globs and fsspec URLs."""
+    """.txt (one text per line), .jsonl or .parquet files, also compressed; globs and fsspec URLs.
+
+    Every line or row has its vector, even if it is empty or null."""
     output: Path = required("FILE")
     """FILE.npz or FILE.parquet."""
-    layer: int = -1
-    """Layer of the features: 0 for the embeddings, 1 for the first layer, -1 for the last."""
-    pooling: Literal["mean", "cls", "none"] = "mean"
-    """"mean" of all tokens, the first token ("cls"), or every token's features ("none")."""
+    layers: tuple[int, ...] = (-1,)
+    """Layers of the features: 0 for the embeddings, 1 for the first layer, -1 for the last."""
+    pooling: Literal["mean", "cls", "max", "none"] = "mean"
+    """"mean" or "max" of all tokens, the first token ("cls"), or every token's features ("none")."""
     truncate: bool = False
     """Truncate texts that are too long, instead of stopping at the first one."""
     text_field: str = "text"
@@ -38,9 +40,9 @@ def main(arguments: Sequence[str], prog: str) -> None:
 
     count = extract_features(
         MaskedLM.from_preset(parsed.model),
-        read_documents(parsed.input, text_field=parsed.text_field),
+        read_documents(parsed.input, text_field=parsed.text_field, keep_empty=True),
         parsed.output,
-        layer=parsed.layer,
+        layers=parsed.layers[0] if len(parsed.layers) == 1 else parsed.layers,
         pooling=parsed.pooling,
         truncate=parsed.truncate,
         progress=True,

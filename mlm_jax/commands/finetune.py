@@ -1,18 +1,23 @@
-"""`mlm-jax finetune`: fine-tune a model as a text classifier."""
+"""`mlm-jax finetune`: fine-tune a model as a text classifier or a regression."""
 
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from mlm_jax.commands.flags import parse, positional, required
 from mlm_jax.files.folder_lock import own_name
 
+if TYPE_CHECKING:
+    from mlm_jax.use.labeled_text import LabeledTexts
+    from mlm_jax.use.text_classifier import TextClassifier
+
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fine-tune a model as a text classifier, evaluating after every epoch and keeping the best."""
+    """Fine-tune a model as a text classifier or a regression, evaluating after every epoch and keeping the best."""
 
     model: str = positional("MODEL")
     """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
@@ -22,6 +27,12 @@ class Arguments:
     """File of the same format to evaluate on."""
     output: Path | None = None
     """Folder to create for the classifier of the best epoch."""
+    problem_type: (
+        Literal["single_label_classification", "multi_label_classification", "regression"] | None
+    ) = None
+    """Type of the labels; by default the model's, or a regression if labels are numbers with fractions.
+
+    One name, several names separated by commas, or a number."""
     num_epochs: int = 3
     """Number of passes over the training file."""
     batch_size: int = 32
@@ -54,22 +65,19 @@ def _fine_tune(parsed: Arguments) -> None:
     from mlm_jax.run.reporting import say
     from mlm_jax.use.fine_tuning import FitResult
     from mlm_jax.use.labeled_text import read_labeled_texts
-    from mlm_jax.use.text_classifier import ClassifierEvaluation, TextClassifier
+    from mlm_jax.use.objectives import OBJECTIVES, rank_of
+    from mlm_jax.use.text_classifier import ClassifierEvaluation
 
     train, dev = read_labeled_texts(parsed.train), read_labeled_texts(parsed.dev)
-    classifier = TextClassifier.from_preset(
-        parsed.model,
-        labels=sorted(set(train.labels)),
-        load_weights=not parsed.random_weights,
-        dropout_rate=parsed.dropout_rate,
-        seed=parsed.seed,
-    )
+    classifier, train, dev = _classifier(parsed, train, dev)
     classifier.progress = True
+    objective = OBJECTIVES[classifier.problem]
 
     def report(epoch: int, steps: FitResult, found: ClassifierEvaluation | None) -> None:
         assert found is not None
         loss = sum(steps.losses) / len(steps.losses)
-        say(f"epoch {epoch}: loss {loss:.4f}; dev accuracy {found.accuracy:.2%}, loss {found.loss:.4f}")
+        metrics = [f"{name} {'undefined' if x is None else f'{x:.4f}'}" for name, x in found.metrics.items()]
+        say(f"epoch {epoch}: loss {loss:.4f}; dev loss {found.loss:.4f}, {', '.join(metrics)}")
 
     evaluations = classifier.fit(
         train.texts,
@@ -85,10 +93,49 @@ def _fine_tune(parsed: Arguments) -> None:
         seed=parsed.seed,
         on_epoch=report,
     )
-    accuracies = [found.accuracy for found in evaluations]
     if parsed.output is not None:
         classifier.save(parsed.output)
-    best = max(accuracies)
-    print(
-        json.dumps({"dev_accuracy": best, "epoch": accuracies.index(best) + 1, "dev_accuracies": accuracies})
+    ranks = [rank_of(objective, found.metrics) for found in evaluations]
+    best = ranks.index(max(ranks))
+    dev_metrics = {f"dev_{name}": value for name, value in evaluations[best].metrics.items()}
+    epochs = [{"loss": found.loss, **found.metrics} for found in evaluations]
+    print(json.dumps(dev_metrics | {"epoch": best + 1, "dev_epochs": epochs}))
+
+
+def _classifier(
+    parsed: Arguments, train: "LabeledTexts", dev: "LabeledTexts"
+) -> tuple["TextClassifier", "LabeledTexts", "LabeledTexts"]:
+    """Returns the classifier to fine-tune, and the labels for it. Reports a choice of the problem type."""
+    from mlm_jax.run.reporting import say
+    from mlm_jax.store.loading import load_model
+    from mlm_jax.use.objectives import problem_of
+    from mlm_jax.use.text_classifier import TextClassifier
+
+    stored = load_model(parsed.model, load_weights=not parsed.random_weights, seed=parsed.seed)
+    outputs = len(stored.labels) if stored.labels and "classifier" in stored.params else None
+    problem_type, fraction = parsed.problem_type, train.first_fraction
+    if problem_type is None and outputs is None and fraction is not None:
+        problem_type = "regression"
+        say(
+            f"{train.file}: labels are numbers with fractions, such as {fraction}: fits a regression "
+            "(--problem-type single_label_classification reads them as names)"
+        )
+    known = problem_type or (stored.problem_type if outputs else None)
+    problem = problem_of(known, outputs or 2)
+    train, dev = train.parsed_as(problem, outputs), dev.parsed_as(problem, outputs)
+    names: set[str] | None = None
+    if problem == "single_label_classification":
+        names = set(train.labels)
+    elif problem == "multi_label_classification" and outputs is None:
+        names = {name for label in train.labels for name in label}
+    classifier = TextClassifier.from_stored(
+        parsed.model,
+        stored,
+        labels=names,
+        problem_type=problem_type,
+        dropout_rate=parsed.dropout_rate,
+        seed=parsed.seed,
     )
+    for labeled in (train, dev):
+        classifier.targets(labeled.labels, labeled.where)
+    return classifier, train, dev

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from mlm_jax.config.settings import expected, field_docs, nearest_name
+from mlm_jax.config.settings import expected, field_docs, is_float32, nearest_setting
 from mlm_jax.errors import InputError
 
 ArgumentsT = typing.TypeVar("ArgumentsT")
@@ -90,12 +90,17 @@ def parse(arguments_class: type[ArgumentsT], arguments: Sequence[str], prog: str
     Raises:
         InputError: a flag is unknown (the message has the nearest name), missing, or has a value of the wrong type.
     """
+    return build(arguments_class, parse_given(arguments_class, arguments, prog))
+
+
+def parse_given(arguments_class: type, arguments: Sequence[str], prog: str) -> dict[str, Any]:
+    """Returns only the values given on a command line, by field; otherwise like `parse`."""
     flags = flags_of(arguments_class)
     if set(HELP_FLAGS) & set(arguments):
         about = inspect.cleandoc(arguments_class.__doc__ or "")
         print(f"{wrapped(f'usage: {prog} {usage_of(flags)}')}\n\n{wrapped(about)}\n\n{rows_of(flags)}")
         raise SystemExit(0)
-    return build(arguments_class, read(flags, arguments, prog))
+    return read(flags, arguments, prog)
 
 
 def flags_of(arguments_class: type, default: Any = None, prefix: str = "") -> list[Flag]:
@@ -147,7 +152,7 @@ def build(arguments_class: type[ArgumentsT], given: dict[str, Any], default: Any
     for field in dataclasses.fields(typing.cast(Any, arguments_class)):
         inner = {name.partition(".")[2]: given[name] for name in given if name.startswith(f"{field.name}.")}
         if inner:
-            group = getattr(default, field.name)
+            group = field.default if default is None else getattr(default, field.name)
             values[field.name] = build(type(group), inner, group)
         elif field.name in given:
             values[field.name] = given[field.name]
@@ -188,7 +193,7 @@ def _shown(flag: Flag) -> str:
     if flag.default is False or (flag.is_switch and flag.default is None):
         return flag.name
     if flag.default not in (dataclasses.MISSING, None, (), ""):
-        value = " ".join(flag.default) if flag.is_tuple else str(flag.default)
+        value = " ".join(map(str, flag.default)) if flag.is_tuple else str(flag.default)
         return f"{flag.name} {value if len(value) < 18 else '…' + value[-16:]}"
     kinds = [kind for kind in typing.get_args(flag.kind) if kind not in (type(None), ...)]
     kind = kinds[0] if kinds and typing.get_origin(flag.kind) is not Literal else flag.kind
@@ -218,7 +223,7 @@ def _normalized(flags: Sequence[Flag], arguments: Sequence[str]) -> list[str]:
             continue
         name = name.replace("_", "-")
         if name not in names:
-            raise InputError(f"{name}: no such flag{nearest_name(name, names)}")
+            raise InputError(f"{name}: no such flag{nearest_setting(name, names)}")
         if name in switches and equals:
             if value.lower() not in _BOOLEANS:
                 raise InputError(f"{name} {value!r}: must be True or False")
@@ -249,7 +254,10 @@ def _convert(flag: Flag, kind: Any, text: str) -> Any:
                 return text
         else:
             try:
-                return option(text)
+                value = option(text)
             except ValueError:
                 continue
+            if option is float and not is_float32(value):
+                raise InputError(f"{flag.name} {text!r}: must be {expected(kind, value)}")
+            return value
     raise InputError(f"{flag.name} {text!r}: must be {expected(kind, text)}")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -64,6 +65,13 @@ def flush_stdout() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
+
+
+def stdout_lost_its_reader() -> bool:
+    """Returns True if stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 @contextlib.contextmanager

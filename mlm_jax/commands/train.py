@@ -1,14 +1,17 @@
 """`mlm-jax train`: train a masked language model, or resume a run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlm_jax.commands.config_flags import parse_config_and_flags
-from mlm_jax.config import DistributedConfig
+from mlm_jax.config import DistributedConfig, TrainConfig
 from mlm_jax.errors import EXIT_STOPPED
 from mlm_jax.run.host_memory import keep_freed_memory
 
 ABOUT = "Train a masked language model. If the run folder has checkpoints, resume from the newest one."
+
+_FROM_SOURCE = ("dropout_rate", "attention_dropout_rate", "initializer_stddev")
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,41 @@ class Flags:
 def main(arguments: Sequence[str], prog: str) -> int:
     """Reads the config and trains; returns 75 if a signal stopped the run, which the same command then resumes."""
     keep_freed_memory()
-    config, flags = parse_config_and_flags(arguments, prog, ABOUT, Flags, before_config=_join)
+    config, flags = parse_config_and_flags(
+        arguments, prog, ABOUT, Flags, before_config=_join, after_flags=_with_settings_of_source
+    )
     _join(config.distributed)
     # Imported late, so that a mistyped setting is reported before jax starts.
     from mlm_jax.run.trainer import train
 
     return 0 if train(config, from_step=flags.from_step).finished else EXIT_STOPPED
+
+
+def _with_settings_of_source(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """Returns the config with the dropout and initializer of the model that `--init-from` names.
+
+    A config is written for a run of its own, so what it says about them does not apply to a model that is continued,
+    unless a flag or the config names the model, too.
+    """
+    names = [name for name in _FROM_SOURCE if f"model.{name}" not in given]
+    if "init_from" not in given or config.init_from is None or not names:
+        return config
+    from mlm_jax.run.reporting import say
+    from mlm_jax.store.loading import load_config
+    from mlm_jax.store.run_folder import is_run_folder, read_config
+
+    # A run that is resumed no longer needs its source.
+    started = Path(config.output_dir)
+    source = read_config(started).model if is_run_folder(started) else load_config(config.init_from)
+    kept = {name: getattr(source, name) for name in names}
+    model = replace(config.model, **kept)
+    for name, value in kept.items():
+        if value != getattr(config.model, name):
+            say(
+                f"model.{name} = {value}, as in {config.init_from} (the config has {getattr(config.model, name)}); "
+                f"--model.{name.replace('_', '-')} sets another"
+            )
+    return replace(config, model=model)
 
 
 def _join(job: DistributedConfig) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import mlm_jax.config
 from mlm_jax.config import TrainConfig
-from mlm_jax.config.settings import from_json, nearest_name
+from mlm_jax.config.settings import from_json, nearest_name, nearest_setting
 from mlm_jax.errors import InputError
 
 
@@ -131,15 +131,13 @@ def _describe(error: Exception) -> str:
     config_class = getattr(mlm_jax.config, misspelled[1], None) if misspelled else None
     if misspelled is None or config_class is None or not is_dataclass(config_class):
         return f"{type(error).__name__}: {error}"
-    nearest = nearest_name(misspelled[2], [field.name for field in fields(config_class)])
+    nearest = nearest_setting(misspelled[2], [field.name for field in fields(config_class)])
     return f"{misspelled[1]}.{misspelled[2]}: no such setting{nearest}"
 
 
 def read_json_config(path: Path) -> TrainConfig:
     """Reads a config file written with `to_json`. Raises InputError, which names the file, if it is invalid."""
     try:
-        return from_json(TrainConfig, path.read_bytes().decode())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: invalid UTF-8 at byte {error.start}; must be JSON") from error
+        return from_json(TrainConfig, path.read_bytes())
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -1,7 +1,7 @@
 """Masking settings, as frozen dataclasses that validate themselves. Nothing here imports jax."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -81,6 +81,29 @@ class MaskingRecipe:
             require(self, name, final is not None, f"a rate with rate_schedule {self.rate_schedule!r}")
             require_rate(self, name)
 
+    def require_something_to_learn(self) -> None:
+        """Raises InputError if a model could not learn from these masks, or not from those of some stage.
+
+        No token is masked at a rate of 0. If no masked token is replaced, the model sees the tokens that it predicts.
+        """
+        final = self.final_mask_selection_rate
+        require(
+            self, "mask_selection_rate", self.mask_selection_rate > 0, "above 0 for training and evaluation"
+        )
+        require(self, "final_mask_selection_rate", final is None or final > 0, "above 0 for training")
+        if self.selection == "bernoulli":
+            for name in ("mask_selection_rate", "final_mask_selection_rate"):
+                rate = getattr(self, name)
+                require(
+                    self, name, rate is None or rate >= 2**-30, "at least 2**-30 with selection 'bernoulli'"
+                )
+        require(
+            self,
+            "mask_token_rate",
+            self.mask_token_rate + self.random_token_rate >= 2**-20,
+            "above 0 if random_token_rate is 0: the model would see every token that it predicts",
+        )
+
     def stage_rates(self) -> tuple[float, ...]:
         """Returns the rate of each stage of a run: one rate if it is constant, otherwise `STAGES` rates."""
         first, last = self.mask_selection_rate, self.final_mask_selection_rate
@@ -129,14 +152,12 @@ class MaskingConfig(MaskingRecipe):
     """Number of vocabulary entries."""
     mask_token_id: int
     """Id of [MASK]."""
-    mask_selection_length: int = field()
-    """Maximum number of predictions per row."""
     unselectable_token_ids: tuple[int, ...] = (0,)
     """Ids that are never selected for prediction.
 
     With `random_pool="no_special"` neither they nor `mask_token_id` are drawn as random replacements."""
     padding_token_id: int = 0
-    """Id of padding; needed only by the rule `"bert"`, which counts all other tokens."""
+    """Id of padding, which completes rows of different lengths, and which the rule `"bert"` does not count."""
     continuation_token_ids: tuple[int, ...] = ()
     """Ids that continue the word of the preceding token; needed only for word and span units."""
     document_end_id: int | None = None
@@ -157,6 +178,10 @@ class MaskingConfig(MaskingRecipe):
             require(self, "document_end_id", ends, f"an id in [0, {size}) with quota 'document'")
         drawable = self.random_token_rate == 0 or self.random_pool_size > 0
         require(self, "random_pool", drawable, "'full' if every id of the vocabulary is special")
+
+    def selection_length(self, sequence_length: int) -> int:
+        """Returns the same as for a recipe, but if derived, enough for rows in which every token is selectable."""
+        return super().selection_length(sequence_length + 2)
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:

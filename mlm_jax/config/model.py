@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mlm_jax.config.settings import check_types, require, require_below_one, require_positive
+from mlm_jax.config.settings import (
+    check_types,
+    require,
+    require_above_zero,
+    require_below_one,
+    require_positive,
+)
 
 HeadActivation = Literal["gelu", "gelu_tanh"]
 Activation = Literal["gelu", "gelu_tanh", "geglu", "swiglu"]
@@ -20,6 +26,14 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
     }
 )
 """Settings that may change when training continues from saved weights: the weights keep their meaning."""
+
+# Far above any model, so that a damaged config is an error and not an attempt to build it.
+_LARGEST = {
+    "num_layers": 1_000,
+    "vocabulary_size": 1 << 22,
+    **dict.fromkeys(("hidden_dim", "intermediate_dim", "max_sequence_length"), 1 << 20),
+    **dict.fromkeys(("num_segments", "vocabulary_multiple"), 1 << 20),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +127,10 @@ class BertConfig:
             *("max_sequence_length", "vocabulary_multiple", "global_attention_every"),
         )
         require(self, "num_segments", self.num_segments >= 0, "at least 0")
+        # Without an epsilon, a vector of equal numbers is normalized to NaN; without a spread, weights never differ.
+        require_above_zero(self, "layer_norm_epsilon", "head_layer_norm_epsilon", "initializer_stddev")
+        for name, largest in _LARGEST.items():
+            require(self, name, getattr(self, name) <= largest, f"at most {largest:,}")
         require_below_one(self, "dropout_rate", "attention_dropout_rate")
         divides = self.hidden_dim % self.num_heads == 0
         require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")

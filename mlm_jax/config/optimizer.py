@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mlm_jax.config.settings import check_types, require, require_below_one, require_rate
+from mlm_jax.config.settings import check_types, require, require_above_zero, require_below_one, require_rate
 
 Schedule = Literal["linear", "cosine", "trapezoidal"]
 Optimizer = Literal["adamw", "lamb", "adafactor", "muon"]
@@ -77,7 +77,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self, "learning_rate", self.learning_rate > 0, "above 0")
+        require_above_zero(self, "learning_rate")
         require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
         if self.schedule == "trapezoidal":
             require(

@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import json
+import math
 import textwrap
 import types
 import typing
@@ -16,8 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlm_jax.errors import InputError
+from mlm_jax.files.json_files import parse_json
 
 ConfigT = typing.TypeVar("ConfigT")
+
+# Settings become float32 on the device, where smaller numbers are 0 and larger ones are infinite.
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127 * (2 - 2.0**-23)
 
 
 def require(config: object, name: str, holds: bool, allowed: str) -> None:
@@ -43,8 +48,21 @@ def _matches(kind: Any, value: Any) -> bool:
         return value in arguments
     if origin is tuple:
         return isinstance(value, tuple) and all(_matches(arguments[0], item) for item in value)
-    # Not isinstance, because a bool is also an int in Python. An int is accepted for a float.
-    return type(value) in (int, float) if kind is float else type(value) is kind
+    if kind is float:
+        return is_float32(value)
+    # Not isinstance, because a bool is also an int in Python.
+    return type(value) is kind
+
+
+def is_float32(value: object) -> bool:
+    """Returns True for an int or float that is finite in float32 and, unless it is 0, does not become 0.
+
+    Settings become float32 on the device. No setting may be NaN or infinite; where a limit can be absent, it is None.
+    """
+    # Not isinstance, because a bool is also an int in Python.
+    if type(value) not in (int, float):
+        return False
+    return value == 0 or _SMALLEST <= abs(value) <= _LARGEST  # type: ignore[arg-type]
 
 
 def expected(kind: Any, value: Any) -> str:
@@ -57,6 +75,10 @@ def expected(kind: Any, value: Any) -> str:
         return f"one of {', '.join(map(repr, arguments))}{near}"
     if origin is tuple:
         return f"a tuple, each {expected(arguments[0], value)}"
+    if kind is float and type(value) in (int, float):
+        # A NaN is not equal to itself.
+        is_number = value == value and abs(value) != math.inf  # noqa: PLR0124
+        return f"0, or {_SMALLEST:.1e} to {_LARGEST:.1e} in size" if is_number else "a finite number"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False", Path: "a path"}
     return names.get(kind, "None" if kind is type(None) else f"a {getattr(kind, '__name__', kind)}")
 
@@ -85,6 +107,12 @@ def require_positive(config: object, *names: str) -> None:
         require(config, name, getattr(config, name) >= 1, "at least 1")
 
 
+def require_above_zero(config: object, *names: str) -> None:
+    """Raises InputError if one of the fields is 0 or negative."""
+    for name in names:
+        require(config, name, getattr(config, name) > 0, "above 0")
+
+
 def require_rate(config: object, *names: str) -> None:
     """Raises InputError if one of the fields is outside [0, 1]."""
     for name in names:
@@ -92,9 +120,10 @@ def require_rate(config: object, *names: str) -> None:
 
 
 def require_below_one(config: object, *names: str) -> None:
-    """Raises InputError if one of the fields is outside [0, 1)."""
+    """Raises InputError if one of the fields is outside [0, 1), or so close to 1 that float32 rounds it to 1."""
     for name in names:
-        require(config, name, 0.0 <= getattr(config, name) < 1.0, "in [0, 1)")
+        allowed = "in [0, 1)" if getattr(config, name) >= 1 else "in [0, 1), in float32, too"
+        require(config, name, 0.0 <= getattr(config, name) < 1 - 2**-25, allowed)
 
 
 def to_json(config: Any) -> str:
@@ -102,13 +131,9 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(config_class: type[ConfigT], text: str) -> ConfigT:
+def from_json(config_class: type[ConfigT], text: str | bytes) -> ConfigT:
     """Parses the output of `to_json`. Raises InputError for invalid JSON and for unknown or ill-typed fields."""
-    try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{config_class.__name__}: not JSON: {error}") from error
-    built: ConfigT = _build(config_class, tree, "")
+    built: ConfigT = _build(config_class, parse_json(text, config_class.__name__), "")
     return built
 
 
@@ -134,6 +159,26 @@ def nearest_name(name: str, names: typing.Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def nearest_setting(name: str, names: typing.Iterable[str]) -> str:
+    """Like `nearest_name` for settings and flags, of which the last part or initials may be given.
+
+    `learning_rate` and `lr` both suggest `optimizer.learning_rate`.
+    """
+    names, given = list(names), _last_part(name)
+    # Of settings with the same last part, the first is suggested.
+    by_part = {_last_part(each): each for each in reversed(names)}
+    by_initials = {"".join(word[:1] for word in part.split("_")): each for part, each in by_part.items()}
+    for table in (by_part, by_initials):
+        if given in table and len(given) > 1:
+            return f"; did you mean {table[given]!r}?"
+    close = difflib.get_close_matches(given, by_part, n=1)
+    return nearest_name(name, names) or (f"; did you mean {by_part[close[0]]!r}?" if close else "")
+
+
+def _last_part(name: str) -> str:
+    return name.strip("-").replace("-", "_").rpartition(".")[2]
+
+
 def _build(kind: Any, value: Any, where: str) -> Any:
     """Converts parsed JSON to the annotated type `kind`; the settings classes check the values."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -142,9 +187,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         kinds = typing.get_type_hints(kind)
         for name in value:
             if name not in kinds:
-                raise InputError(f"{where}{name}: no such setting{nearest_name(name, kinds)}")
+                raise InputError(f"{where}{name}: no such setting{nearest_setting(name, kinds)}")
         return kind(**{name: _build(kinds[name], item, f"{where}{name}.") for name, item in value.items()})
     # JSON has no tuples, and a float without a fraction may be written as an int.
     if isinstance(value, list):
         return tuple(value)
-    return float(value) if kind is float and type(value) is int else value
+    return float(value) if kind is float and type(value) is int and is_float32(value) else value

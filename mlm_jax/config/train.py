@@ -233,7 +233,8 @@ class TrainConfig:
     max_nonfinite_steps: int = 20
     """Consecutive non-finite steps after which the run stops.
 
-    A step with a non-finite loss or gradient is skipped: it changes nothing."""
+    A step with a non-finite loss, gradient or update is skipped: it changes no parameter. A run whose last steps were
+    all skipped fails, too."""
     init_from: str | None = None
     """Model whose weights the run starts from.
 
@@ -250,6 +251,7 @@ class TrainConfig:
             *("checkpoint_every", "keep_checkpoints", "max_nonfinite_steps"),
         )
         require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
+        require(self, "num_steps", self.num_steps < 2**31, "below 2**31: steps are counted in int32")
         if self.eval_batches is not None:
             require_positive(self, "eval_batches")
         if self.eval_masking.rate_schedule != "constant":
@@ -257,6 +259,11 @@ class TrainConfig:
                 f"eval_masking.rate_schedule = {self.eval_masking.rate_schedule!r}: must be 'constant': "
                 "all evaluations of a run must use the same masks"
             )
+        for name in ("masking", "eval_masking"):
+            try:
+                getattr(self, name).require_something_to_learn()
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from error
         divides = self.batch_size % self.accumulation_steps == 0
         require(self, "accumulation_steps", divides, f"a divisor of batch_size = {self.batch_size}")
         self._check_batch_size_warmup()

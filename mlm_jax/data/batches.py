@@ -55,8 +55,8 @@ class Rows:
                 f"{store.tokenizer_fingerprint[:12]}"
             )
         self.sequence_length = config.sequence_length
-        self._tokenizer = tokenizer
-        self._shards = store.shards
+        self.tokenizer = tokenizer
+        self._shards, self._vocabulary_size = store.shards, store.vocabulary_size
         self._index = row_index(store, config)
         self.num_rows = self._index.num_rows
         if self.num_rows > _MAX_ROWS:
@@ -68,20 +68,26 @@ class Rows:
             raise InputError("data: no rows; expected at least one token")
 
     def read(self, row_numbers: np.ndarray) -> np.ndarray:
-        """Returns rows as int32 [n, sequence_length]; `row_numbers` is int [n] in [0, num_rows)."""
+        """Returns rows as int32 [n, sequence_length]; `row_numbers` is int [n] in [0, num_rows).
+
+        Raises:
+            RunError: a shard is damaged: it has ids beyond the vocabulary or offsets beyond its end.
+        """
         order = np.argsort(row_numbers)
         places = self._index.locate(row_numbers[order])
         width = self.sequence_length - 2
         rows = np.empty((len(row_numbers), self.sequence_length), np.int32)
         for shard, own in runs(places.shards):
-            rows[order[own], 1:-1] = self._shards[shard].token_windows(places.starts[own], width)
+            ids = self._shards[shard].token_windows(places.starts[own], width)
+            self._shards[shard].check_ids(ids, places.starts[own], self._vocabulary_size)
+            rows[order[own], 1:-1] = ids
         lengths = np.empty_like(places.lengths)
         lengths[order] = places.lengths
         return self._frame(rows, lengths)
 
     def _frame(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Adds [CLS], [SEP] and padding to the bodies, in place. A body that ends in [SEP] gets no other [SEP]."""
-        tokenizer, width = self._tokenizer, self.sequence_length - 2
+        tokenizer, width = self.tokenizer, self.sequence_length - 2
         rows[:, 0] = tokenizer.cls_token_id
         rows[:, -1] = tokenizer.pad_token_id
         short = np.flatnonzero(lengths < width)

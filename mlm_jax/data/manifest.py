@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlm_jax.data.folders import Folder
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.json_files import parse_json
 from mlm_jax.text.encode import Separator, token_dtype
 
 FORMAT_VERSION = 1
@@ -56,15 +58,57 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
             "finished parts"
         )
     try:
-        manifest = json.loads(content)
+        manifest = parse_json(content, file)
         version = manifest["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: damaged: not a manifest ({error}); prepare the folder again") from error
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: damaged: not a manifest ({one_line(error)}); prepare the folder again"
+        ) from error
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{file}: format version {version}, expected {FORMAT_VERSION}; prepare the folder again"
+            f"{file}: format version {version!r}, expected {FORMAT_VERSION}; prepare the folder again"
         )
+    try:
+        shard_records(manifest)
+        damaged = [name for name, kind in _KINDS.items() if type(manifest.get(name)) is not kind]
+    except InputError as error:
+        raise InputError(f"{file}: damaged: {error}; prepare the folder again") from error
+    if damaged:
+        raise InputError(f"{file}: damaged: no valid {damaged[0]}; prepare the folder again")
     return manifest
+
+
+_KINDS = {
+    "separator": str,
+    "vocabulary_size": int,
+    "tokenizer_fingerprint": str,
+    "fingerprint": str,
+    "settings": dict,
+    "totals": dict,
+}
+
+
+def shard_records(manifest: Mapping[str, Any]) -> list[ShardRecord]:
+    """Returns the records of a manifest's shards. Raises InputError if one is invalid."""
+    try:
+        records = [ShardRecord(**record) for record in manifest["shards"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"shards: {one_line(error)}") from error
+    for record in records:
+        _check_record(record)
+    return records
+
+
+def _check_record(record: ShardRecord) -> None:
+    # A manifest may come from a URL, and these become paths.
+    for digest in (record.tokens_sha256, record.documents_sha256):
+        if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+            raise InputError(f"sha256 {digest!r}: must be 64 hexadecimal digits")
+    if not (isinstance(record.folder, str) and re.fullmatch(r"(part-\d+-of-\d+)?", record.folder)):
+        raise InputError(f"folder {record.folder!r}: must be empty or the name of a part")
+    for name, count in (("documents", record.documents), ("tokens", record.tokens)):
+        if type(count) is not int or not 0 <= count < 2**48:
+            raise InputError(f"{name} {count!r}: must be a count")
 
 
 def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str]]:

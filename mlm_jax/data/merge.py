@@ -13,8 +13,8 @@ from mlm_jax.data.manifest import (
     PART_FOLDERS,
     PROGRESS_FILE,
     TOKENIZER_FOLDER,
-    ShardRecord,
     read_manifest,
+    shard_records,
 )
 from mlm_jax.data.prepare import EVALUATION_FOLDER, check_any_token
 from mlm_jax.data.shards import open_shards
@@ -67,9 +67,9 @@ def _merge(folder: Path) -> Totals:
         }
     )
     shards = [
-        replace(ShardRecord(**record), folder=part.folder)
+        replace(record, folder=part.folder)
         for part, manifest in zip(parts, manifests, strict=True)
-        for record in manifest["shards"]
+        for record in shard_records(manifest)
     ]
     check_any_token(len(shards), totals.documents + totals.skipped, settings.get("eval_share"))
     _finish(

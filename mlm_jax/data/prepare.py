@@ -7,7 +7,6 @@ With `part`, prepares one of several parts, in a subfolder that is itself a prep
 manifest is written. A shard gets its final name once all its bytes are on disk.
 """
 
-import json
 import os
 import shutil
 import time
@@ -34,9 +33,10 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
 from mlm_jax.data.totals import Preparation, Totals, json_bytes, manifest_content
-from mlm_jax.errors import InputError, RunError
+from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.atomic import partial_paths, write_atomically
 from mlm_jax.files.folder_lock import LOCK_FILE, FolderLock, own_folder
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.text.corpus import STANDARD_INPUT, CorpusCounts, check_any_document, read_files
 from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format, ReadOptions
 from mlm_jax.text.document_hashes import DocumentHashes
@@ -378,10 +378,12 @@ def _check_settings(folder: Path, made_with: dict[str, Any], settings: dict[str,
 
 def _read_progress(file: Path) -> _Progress:
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json_object(file)
         return _Progress(**{**content, "shards": [ShardRecord(**shard) for shard in content["shards"]]})
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: damaged ({error}); remove the folder and prepare it again") from error
+        raise InputError(
+            f"{file}: damaged ({one_line(error)}); remove the folder and prepare it again"
+        ) from error
 
 
 def _save_progress(folder: Path, progress: _Progress) -> None:

@@ -1,4 +1,4 @@
-"""Tokenized documents on disk: format, checksums, memory-mapped reader.
+"""Tokenized documents on disk: format, memory-mapped reader.
 
     FOLDER/tokens-00000.bin      token ids, document by document; uint16 or uint32, little-endian
            documents-00000.bin   uint64 [num_documents + 1], the offset of each document in the shard
@@ -30,6 +30,7 @@ from mlm_jax.data.manifest import (
     content_fingerprint,
     read_manifest,
     shard_names,
+    shard_records,
 )
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
 from mlm_jax.errors import InputError, RunError
@@ -77,15 +78,51 @@ class Shard:
         return _read_windows(self.token_source, self.dtype, self.num_tokens, starts, width)
 
     def offset_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """Returns the same for `document_offsets`, uint64 `[n, width]`."""
+        """Returns the same for `document_offsets`, uint64 `[n, width]`. Raises RunError if they are damaged."""
         if self.mapped:
-            return _windows(self.document_offsets, starts, width)
-        return _read_windows(self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width)
+            offsets = _windows(self.document_offsets, starts, width)
+        else:
+            offsets = _read_windows(self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width)
+        self._check_offsets(offsets, starts)
+        return offsets
 
     def read_document_offsets(self) -> np.ndarray:
-        """Returns a copy of `document_offsets` that keeps neither a memory map nor a file open."""
+        """Returns a copy of `document_offsets` that keeps neither a memory map nor a file open.
+
+        Raises RunError if they are damaged.
+        """
         source = self.document_source
-        return source if isinstance(source, np.ndarray) else np.fromfile(_local(source), OFFSET_DTYPE)
+        if isinstance(source, np.ndarray):
+            return source
+        offsets = np.fromfile(_local(source), OFFSET_DTYPE)
+        self._check_offsets(offsets[None], np.zeros(1, np.int64))
+        if (offsets[0], offsets[-1]) != (0, self.num_tokens):
+            raise RunError(
+                f"{_name(source)}: damaged: from {offsets[0]} to {offsets[-1]}, must be from 0 to {self.num_tokens}, "
+                "the number of tokens; prepare the folder again"
+            )
+        return offsets
+
+    def check_ids(self, ids: np.ndarray, starts: np.ndarray, vocabulary_size: int) -> None:
+        """Raises RunError if one of the token windows `ids`, `[n, width]` at `starts`, is not in the vocabulary."""
+        wrong = ids >= vocabulary_size
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            position = min(starts[row] + column, self.num_tokens - 1)
+            raise RunError(
+                f"{_name(self.token_source)}: damaged: token {position:,} has the id {ids[row, column]}, must be below "
+                f"{vocabulary_size}, the size of the vocabulary; prepare the folder again"
+            )
+
+    def _check_offsets(self, offsets: np.ndarray, starts: np.ndarray) -> None:
+        wrong = (offsets[:, 1:] < offsets[:, :-1]) | (offsets[:, 1:] > self.num_tokens)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            before, offset = offsets[row, column : column + 2]
+            raise RunError(
+                f"{_name(self.document_source)}: damaged: offset {starts[row] + column + 1:,} is {offset}, must be "
+                f"from {before}, the one before, to {self.num_tokens}; prepare the folder again"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Omits memory maps, because pickling one would copy the whole file."""
@@ -105,6 +142,8 @@ class TokenStore:
     vocabulary_size: int
     tokenizer_fingerprint: str
     fingerprint: str
+    records: tuple[ShardRecord, ...] = ()
+    """Manifest entries of the shards; empty for a store in memory."""
 
     @property
     def num_tokens(self) -> int:
@@ -152,14 +191,14 @@ class TokenStore:
 def open_shards(path: str | Path) -> TokenStore:
     """Opens a prepared folder at a path or fsspec URL: reads its manifest and checks the sizes of its files.
 
-    Does not map or download anything yet. `verify_shards` verifies checksums; remote files are also verified when they
-    are downloaded. Raises InputError, which names the file, if the folder is not a complete preparation of this format
-    version or a shard is missing or truncated.
+    Does not map or download anything yet. `verification.py` compares checksums; remote files are also compared when
+    they are downloaded. Raises InputError, which names the file, if the folder is not a complete preparation of this
+    format version or a shard is missing or truncated.
     """
     folder = open_folder(path)
     manifest = read_manifest(folder)
     try:
-        records = [ShardRecord(**record) for record in manifest["shards"]]
+        records = shard_records(manifest)
         vocabulary_size = manifest["vocabulary_size"]
         check_shard_files(folder, records, vocabulary_size)
         store = TokenStore(
@@ -168,6 +207,7 @@ def open_shards(path: str | Path) -> TokenStore:
             vocabulary_size=vocabulary_size,
             tokenizer_fingerprint=manifest["tokenizer_fingerprint"],
             fingerprint=manifest["fingerprint"],
+            records=tuple(records),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/{MANIFEST_FILE}: damaged: {error}; prepare the folder again") from error
@@ -176,24 +216,6 @@ def open_shards(path: str | Path) -> TokenStore:
     )
     if store.fingerprint != expected:
         raise InputError(f"{folder}/{MANIFEST_FILE}: damaged: its fingerprint does not match its content")
-    return store
-
-
-def verify_shards(path: str | Path) -> TokenStore:
-    """Opens a prepared folder and verifies all checksums; downloads every file of a remote folder.
-
-    Raises InputError, which names the first file that differs.
-    """
-    store = open_shards(path)
-    records = [ShardRecord(**record) for record in read_manifest(open_folder(path))["shards"]]
-    for shard, record in zip(track(store.shards, "verify", "shards"), records, strict=True):
-        sources = (shard.token_source, shard.document_source)
-        for source, expected in zip(sources, (record.tokens_sha256, record.documents_sha256), strict=True):
-            file = _local(source)
-            with file.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != expected:
-                raise InputError(f"{file}: damaged: its sha256 is {found}, expected {expected} (manifest)")
     return store
 
 
@@ -229,6 +251,10 @@ def _shards(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int
 def _local(source: Source) -> Path:
     assert not isinstance(source, np.ndarray), "an array in memory has no file"
     return source.fetch() if isinstance(source, RemoteFile) else source
+
+
+def _name(source: Source) -> str:
+    return source.url if isinstance(source, RemoteFile) else str(source)
 
 
 def _mapped(source: Source, dtype: np.dtype) -> np.ndarray:

@@ -26,6 +26,8 @@ class RunData:
     evaluation: Rows | None
     fingerprint: str
     evaluation_fingerprint: str | None
+    stores: tuple[TokenStore, ...]
+    """What the rows are read from, to compare it with its checksums (`verification.py`)."""
 
     def description(self, config: DataConfig) -> dict[str, Any]:
         """Returns the settings that a resumed run must share: data, tokenizer, and division into rows."""
@@ -82,6 +84,7 @@ def _sources(
         evaluation=None if evaluation is None else Rows(evaluation, tokenizer, eval_config),
         fingerprint=train.fingerprint,
         evaluation_fingerprint=None if evaluation is None else evaluation.fingerprint,
+        stores=(train,) if evaluation is None else (train, evaluation),
     )
 
 

@@ -235,6 +235,6 @@ def _read(file: FileIO) -> list[Owner]:
     owners = []
     for line in file.readlines():
         # A line may be torn if a process died while writing it.
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             owners.append(Owner(**json.loads(line)))
     return owners

@@ -17,6 +17,7 @@ import numpy as np
 
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.bert_config import (
     BERT_SETTINGS,
     config_from_settings,
@@ -28,7 +29,7 @@ from mlm_jax.formats.model_folder import (
     check_vocabulary,
     declared_parameters,
     parameters_of,
-    read_json_object,
+    spare_rows,
     write_json,
 )
 from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, parts_in, read_params, write_params
@@ -48,7 +49,10 @@ _GELUS: Mapping[str, HeadActivation] = {"erf": "gelu", "tanh": "gelu_tanh"}
 _EPSILON = 1e-12
 _GROUP_BYTES = 1 << 27
 
-_OPTIMIZER_STATE = re.compile(r".*/adam_[mv]|.*/Adam(_1)?|(.*/)?global_step|(.*/)?beta[12]_power")
+_ENCODER_PREFIX = "bert/"
+# The file in which TensorFlow names the newest of several checkpoints in a folder.
+_STATE_FILE = "checkpoint"
+_NEWEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]*)"\s*$', re.MULTILINE)
 
 _ENDINGS = Endings(kernel="/kernel", bias="/bias", scale="/gamma", offset="/beta", layout="flat")
 _LAYER, _LAYERS = "bert/encoder/layer_{layer}", "encoder/layers"
@@ -105,22 +109,42 @@ def read(folder: Path) -> Reading:
     """Reads the model of a folder.
 
     Raises:
-        InputError: TensorFlow is not installed, a file is missing or damaged, a tensor is missing, unknown or of the
-            wrong shape, or the tokenizer has a different vocabulary size.
+        InputError: TensorFlow is not installed, a file is missing or damaged, a tensor is missing, unknown, of the
+            wrong shape or not finite, or the tokenizer has more entries than the model.
     """
     config, tokenizer = read_architecture(folder)
     check_vocabulary(folder, config, tokenizer)
     prefix = _prefix(folder)
     tensors = _open(prefix)
-    dropped = {name: "state of the optimizer" for name in tensors if _OPTIMIZER_STATE.fullmatch(name)}
-    weights = {name: tensor for name, tensor in tensors.items() if name not in dropped}
+    dropped, left_out = _without_weights(tensors)
+    weights = {name: tensor for name, tensor in tensors.items() if name not in {*dropped, *left_out}}
     config = replace(config, pooler="bert/pooler/dense/kernel" in weights)
     classes = weights["output_weights"].shape[0] if "output_weights" in weights else 0
     parameters = declared_parameters(config, parts_in(ROWS, weights), classes)
     params = read_params(prefix, ROWS, parameters, weights)
     labels = tuple(f"LABEL_{index}" for index in range(classes)) or None
-    files = sorted(folder.glob(f"{prefix.name}.*"))
-    return Reading(StoredModel(config, params, tokenizer, labels), len(tensors), dropped, files)
+    notes = spare_rows(config, tokenizer)
+    if left_out:
+        notes.append(f"left out: {', '.join(left_out)} (of another head)")
+    files = sorted(path for path in folder.iterdir() if path.name.startswith(f"{prefix.name}."))
+    return Reading(StoredModel(config, params, tokenizer, labels), len(tensors), dropped, notes, files)
+
+
+def _without_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:
+    """Returns the variables of the training, with the reason to drop them, and those of heads that we do not have."""
+    single = re.compile("|".join(row.name.replace("{layer}", r"\d+") for row in ROWS))
+    dropped, left_out = {}, []
+    for name, tensor in sorted(tensors.items()):
+        if single.fullmatch(name):
+            continue
+        # An optimizer's variables have the name of a weight and a suffix, such as adam_m, lamb_v or Momentum.
+        if single.fullmatch(name.rpartition("/")[0]):
+            dropped[name] = "state of the optimizer"
+        elif tensor.shape == ():
+            dropped[name] = "a scalar of the training, such as the step or the loss scale"
+        elif not name.startswith(_ENCODER_PREFIX):
+            left_out.append(name)
+    return dropped, left_out
 
 
 def _config(file: Path) -> BertConfig:
@@ -130,7 +154,7 @@ def _config(file: Path) -> BertConfig:
         ("hidden_act", settings.get("hidden_act", "gelu"), ("gelu",)),
         (_GELU_KEY, gelu, _GELUS),
     ):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise InputError(f"{file}: {key} {value!r} is not supported: must be {' or '.join(known)}")
     if "vocab_size" not in settings:
         raise InputError(f"{file}: no vocab_size: Google's config has one")
@@ -141,12 +165,25 @@ def _config(file: Path) -> BertConfig:
 
 
 def _prefix(folder: Path) -> Path:
-    """Returns the common prefix of the paths of the checkpoint's files."""
-    indices = sorted(folder.glob("*.index"))
-    if len(indices) != 1:
-        found = ", ".join(file.name for file in indices) or "none"
-        raise InputError(f"{folder}: {found}: must contain one checkpoint, {_PREFIX}.index and its data")
-    return indices[0].with_suffix("")
+    """Returns the common prefix of the paths of the checkpoint's files, of several that of the newest.
+
+    Raises:
+        InputError: there is no checkpoint, or there are several and the file `checkpoint` names none of them.
+    """
+    names = sorted(file.name.removesuffix(".index") for file in folder.glob("*.index"))
+    if len(names) > 1:
+        state = folder / _STATE_FILE
+        match = _NEWEST.search(state.read_bytes().decode(errors="replace")) if state.is_file() else None
+        # The folder may have been moved since, so only the last part of a path counts.
+        newest = match[1].rpartition("/")[2] if match else None
+        names = [newest] if newest in names else names
+    if len(names) != 1:
+        found = ", ".join(f"{name}.index" for name in names) or "none"
+        raise InputError(
+            f"{folder}: {found}: must contain one checkpoint, {_PREFIX}.index and its data, or a file "
+            f"{_STATE_FILE} that names the newest"
+        )
+    return folder / names[0]
 
 
 def _tensorflow(where: Path) -> Any:

@@ -14,29 +14,41 @@ from safetensors.numpy import save_file
 
 from mlm_jax.config.model import Activation, BertConfig, HeadActivation
 from mlm_jax.errors import InputError
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.bert_config import (
     BERT_SETTINGS,
     config_from_settings,
     require_bert,
     settings_from_config,
 )
+from mlm_jax.formats.hugging_face_names import (
+    BIAS,
+    DECODER_BIAS,
+    ENCODER_PREFIX,
+    ROWS,
+    NamedTensors,
+    name_tensors,
+)
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_vocabulary,
     declared_parameters,
     parameters_of,
-    read_json_object,
+    read_problem_type,
+    spare_rows,
     write_json,
 )
-from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, parts_in, read_params, write_params
-from mlm_jax.formats.torch_files import WEIGHTS_FILE, open_weights
+from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
+from mlm_jax.formats.tensor_checks import some
+from mlm_jax.formats.torch_files import WEIGHTS_FILE, has_weights, open_weights
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "hugging_face"
 DROPPED_PARTS: Mapping[str, str] = {}
 NEEDS_POOLER = False
 
-_CONFIG = "config.json"
+_CONFIG, _GOOGLE_CONFIG = "config.json", "bert_config.json"
+_CLASSIFIER = "BertForSequenceClassification"
 
 _ACTIVATIONS: Mapping[str, HeadActivation] = {
     "gelu": "gelu",
@@ -46,51 +58,27 @@ _ACTIVATIONS: Mapping[str, HeadActivation] = {
 }
 _ACTIVATION_NAMES: Mapping[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
 
-# The prefix is omitted if the whole model is a BertModel.
-_ENCODER_PREFIX = "bert."
-_POSITIONS = "bert.embeddings.position_ids"
-_TOKENS = "bert.embeddings.word_embeddings.weight"
-_BIAS, _DECODER, _DECODER_BIAS = (
-    f"cls.predictions.{name}" for name in ("bias", "decoder.weight", "decoder.bias")
-)
-
-_ENDINGS = Endings(kernel=".weight", bias=".bias", scale=".weight", offset=".bias", layout="out_in")
-_LAYER, _LAYERS = "bert.encoder.layer.{layer}", "encoder/layers"
-ROWS: tuple[Row, ...] = (
-    Row(_TOKENS, "encoder/embeddings/token"),
-    Row("bert.embeddings.position_embeddings.weight", "encoder/embeddings/position"),
-    Row("bert.embeddings.token_type_embeddings.weight", "encoder/embeddings/segment"),
-    *_ENDINGS.norm("bert.embeddings.LayerNorm", "encoder/embeddings/norm"),
-    *_ENDINGS.linear(f"{_LAYER}.attention.self.query", f"{_LAYERS}/attention/query"),
-    *_ENDINGS.linear(f"{_LAYER}.attention.self.key", f"{_LAYERS}/attention/key"),
-    *_ENDINGS.linear(f"{_LAYER}.attention.self.value", f"{_LAYERS}/attention/value"),
-    *_ENDINGS.linear(f"{_LAYER}.attention.output.dense", f"{_LAYERS}/attention/output"),
-    *_ENDINGS.norm(f"{_LAYER}.attention.output.LayerNorm", f"{_LAYERS}/attention_norm"),
-    *_ENDINGS.linear(f"{_LAYER}.intermediate.dense", f"{_LAYERS}/feed_forward/up"),
-    *_ENDINGS.linear(f"{_LAYER}.output.dense", f"{_LAYERS}/feed_forward/down"),
-    *_ENDINGS.norm(f"{_LAYER}.output.LayerNorm", f"{_LAYERS}/feed_forward_norm"),
-    *_ENDINGS.linear("bert.pooler.dense", "encoder/pooler"),
-    *_ENDINGS.linear("cls.predictions.transform.dense", "head/dense"),
-    *_ENDINGS.norm("cls.predictions.transform.LayerNorm", "head/norm"),
-    Row(_BIAS, "head/bias"),
-    Row(_DECODER, "head/output"),
-    *_ENDINGS.linear("cls.seq_relationship", "next_sentence"),
-    *_ENDINGS.linear("classifier", "classifier"),
-)
-
-
 # Model parts of each transformers class.
 _CLASSES: Mapping[str, tuple[str, ...]] = {
     "BertForPreTraining": ("encoder", "head", "next_sentence"),
     "BertForMaskedLM": ("encoder", "head"),
-    "BertForSequenceClassification": ("encoder", "classifier"),
+    _CLASSIFIER: ("encoder", "classifier"),
     "BertModel": ("encoder",),
 }
 
 
 def recognizes(folder: Path) -> bool:
-    """Returns True if transformers wrote the folder, for any architecture."""
-    return "model_type" in read_json_object(folder / _CONFIG)
+    """Returns True if transformers wrote the folder, for any architecture.
+
+    Until 2021, config.json had no `model_type`; and many folders only have the bert_config.json of a TensorFlow
+    checkpoint, next to weights that were converted from it.
+    """
+    settings = read_json_object(folder / _CONFIG)
+    if "model_type" in settings:
+        return True
+    if has_weights(folder):
+        return "hidden_size" in (settings or read_json_object(folder / _GOOGLE_CONFIG))
+    return "hidden_size" in settings and not (folder / _GOOGLE_CONFIG).is_file()
 
 
 def expressible(config: BertConfig) -> BertConfig:
@@ -109,53 +97,82 @@ def expressible(config: BertConfig) -> BertConfig:
 
 def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
     """Returns the config and the tokenizer without reading weights; with a pooler if the class has one."""
-    settings = read_json_object(folder / _CONFIG)
-    config = _config(folder / _CONFIG, settings)
-    pooler = "BertForMaskedLM" not in (settings.get("architectures") or ())
-    return replace(config, pooler=pooler), Tokenizer.load(folder)
+    file = _config_file(folder)
+    settings = read_json_object(file)
+    pooler = "BertForMaskedLM" not in _architectures(file, settings)
+    return replace(_config(file, settings), pooler=pooler), Tokenizer.load(folder)
 
 
 def read(folder: Path) -> Reading:
     """Reads the model of a folder.
 
+    Tensors outside the encoder that belong to no head we know are left out, with a note, as in transformers.
+
     Raises:
-        InputError: the class is not supported, a file is missing or damaged, a tensor is missing, unknown or of the
-            wrong shape, or the tokenizer has a different vocabulary size.
+        InputError: the model is not BERT, a file is missing or damaged, a tensor is missing, unknown, of the wrong
+            shape or not finite, or the tokenizer has more entries than the model.
     """
-    settings = read_json_object(folder / _CONFIG)
-    config = _config(folder / _CONFIG, settings)
+    file = _config_file(folder)
+    settings = read_json_object(file)
+    config, architectures = _config(file, settings), _architectures(file, settings)
     with ExitStack() as stack:
         tensors, files = open_weights(folder, stack)
-        num_tensors = len(tensors)
-        tensors, dropped = _canonical(folder, tensors, tied=config.tie_embeddings)
-        config = replace(config, pooler="bert.pooler.dense.weight" in tensors)
+        named = _named(folder, settings, tensors)
+        config = replace(config, pooler="bert.pooler.dense.weight" in named.tensors)
         tokenizer = Tokenizer.load(folder)
         check_vocabulary(folder, config, tokenizer)
-        labels = _labels(settings) if "classifier.weight" in tensors else None
-        parameters = declared_parameters(config, parts_in(ROWS, tensors), len(labels or ()))
-        params = read_params(folder, ROWS, parameters, tensors)
-    return Reading(StoredModel(config, params, tokenizer, labels), num_tensors, dropped, files)
+        labels, problem_type, notes = None, None, spare_rows(config, tokenizer)
+        if "classifier.weight" in named.tensors:
+            labels, label_notes = _labels(file, settings, named.tensors["classifier.weight"].shape[0])
+            problem_type = read_problem_type(file, settings)
+            notes += label_notes
+        if named.left_out:
+            names = ", ".join(sorted(named.left_out))
+            notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")
+        parameters = declared_parameters(config, parts_in(ROWS, named.tensors), len(labels or ()))
+        params = read_params(folder, ROWS, parameters, named.tensors)
+    model = StoredModel(config, params, tokenizer, labels, problem_type)
+    return Reading(model, len(tensors), named.dropped, notes, files)
+
+
+def _config_file(folder: Path) -> Path:
+    own = folder / _CONFIG
+    return own if own.is_file() else folder / _GOOGLE_CONFIG
+
+
+def _architectures(file: Path, settings: Mapping[str, Any]) -> list[str]:
+    names = settings.get("architectures") or []
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError(f"{file}: architectures = {names!r}: must be a list of names")
+    return names
+
+
+def _named(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> NamedTensors:
+    architectures = settings.get("architectures") or [_CLASSIFIER]
+    tied = bool(settings.get("tie_word_embeddings", True))
+    return name_tensors(folder, tensors, tied=tied, with_classifier=_CLASSIFIER in architectures)
 
 
 def _config(file: Path, settings: Mapping[str, Any]) -> BertConfig:
-    if settings["model_type"] != "bert":
-        raise InputError(f"{file}: model_type {settings['model_type']!r} is not supported: must be 'bert'")
-    for name in settings.get("architectures") or ():
-        if name not in _CLASSES:
-            raise InputError(
-                f"{file}: architecture {name} is not supported: must be one of {', '.join(_CLASSES)}"
-            )
+    family = settings.get("model_type", "bert")
+    if family != "bert":
+        raise InputError(f"{file}: model_type {family!r} is not supported: must be 'bert'")
+    others = [name for name in _architectures(file, settings) if not name.startswith("Bert")]
+    if others and "model_type" not in settings:
+        raise InputError(
+            f"{file}: architecture {others[0]} is not supported: must be BERT's, such as BertModel"
+        )
     # transformers writes every setting, but other programs rely on the defaults of its BertConfig.
     unsupported = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
     for name, only in unsupported.items():
         if (settings.get(name) or only) != only:
             raise InputError(f"{file}: {name} = {settings[name]!r} is not supported: must be {only!r}")
     activation = settings.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise InputError(
             f"{file}: hidden_act {activation!r} is not supported: must be one of {', '.join(_ACTIVATIONS)}"
         )
-    epsilon = float(settings.get("layer_norm_eps", 1e-12))
+    epsilon = settings.get("layer_norm_eps", 1e-12)
     return config_from_settings(
         NAME,
         file,
@@ -168,54 +185,20 @@ def _config(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     )
 
 
-def _canonical(
-    folder: Path, tensors: Mapping[str, Tensor], *, tied: bool
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns the tensors under the names of the table, and the redundant tensors with the reason to drop them."""
-    renamed: dict[str, Tensor] = {}
-    bare = not any(name.startswith(_ENCODER_PREFIX) for name in tensors)
-    for name, tensor in tensors.items():
-        new = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if bare and new.startswith(("embeddings.", "encoder.", "pooler.")):
-            new = _ENCODER_PREFIX + new
-        if new in renamed:
-            raise InputError(f"{folder}: tensor {name} exists under two names")
-        renamed[new] = tensor
-    dropped: dict[str, str] = {}
-
-    def same(first: str, second: str) -> bool:
-        return np.array_equal(renamed[first].read(), renamed[second].read())
-
-    if _POSITIONS in renamed:
-        values = renamed.pop(_POSITIONS).read().reshape(-1)
-        if not np.array_equal(values, np.arange(len(values))):
-            raise InputError(f"{folder}: {_POSITIONS} is not 0, 1, 2, …: other positions are not supported")
-        dropped[_POSITIONS] = "a constant: 0, 1, 2, …"
-    if _DECODER_BIAS in renamed:
-        if _BIAS not in renamed:
-            renamed[_BIAS] = renamed[_DECODER_BIAS]
-        elif same(_BIAS, _DECODER_BIAS):
-            dropped[_DECODER_BIAS] = f"the same numbers as {_BIAS}"
-        elif tied:
-            raise InputError(f"{folder}: tied, but {_DECODER_BIAS} is not {_BIAS}: must be equal")
-        else:
-            # If untied, transformers 5 adds the decoder's bias and never reads the other bias.
-            renamed[_BIAS] = renamed[_DECODER_BIAS]
-            dropped[_BIAS] = f"not read if the decoder is untied: {_DECODER_BIAS} is added instead"
-        renamed.pop(_DECODER_BIAS)
-    if tied and _DECODER in renamed:
-        if not same(_DECODER, _TOKENS):
-            raise InputError(
-                f"{folder}: tie_word_embeddings is true, but {_DECODER} is not the word embedding: must be equal"
-            )
-        dropped[_DECODER] = f"tied: the same numbers as {_TOKENS}"
-        renamed.pop(_DECODER)
-    return renamed, dropped
-
-
-def _labels(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    names = settings.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    return tuple(str(names[key]) for key in sorted(names, key=int))
+def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], list[str]]:
+    """Returns the names of the classes, and a note if the config does not name as many as there are."""
+    named = settings.get("id2label")
+    if named is None:
+        return tuple(f"LABEL_{index}" for index in range(classes)), []
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise InputError(f"{file}: id2label must map each class to its name")
+    if len(named) != classes:
+        return tuple(f"LABEL_{index}" for index in range(classes)), [
+            f"id2label names {len(named)} classes, the classifier has {classes}: they are called LABEL_0, LABEL_1, …"
+        ]
+    if set(named) != {str(index) for index in range(classes)}:
+        raise InputError(f"{file}: id2label has the keys {some(named)}: must be 0 to {classes - 1}")
+    return tuple(named[str(index)] for index in range(classes)), []
 
 
 def class_of(model: StoredModel) -> str:
@@ -229,14 +212,14 @@ def class_of(model: StoredModel) -> str:
 def write(model: StoredModel, folder: Path) -> int:
     """Writes the folder's files and returns the number of tensors. The config must be `expressible`."""
     class_name = class_of(model)
-    prefix = _ENCODER_PREFIX if class_name == "BertModel" else ""
+    prefix = ENCODER_PREFIX if class_name == "BertModel" else ""
     tensors = {
         name.removeprefix(prefix): array
         for name, array in write_params(ROWS, parameters_of(model), model.params)
     }
     if "head" in model.params and not model.config.tie_embeddings:
         # transformers 5 adds this bias, transformers 4 the other.
-        tensors[_DECODER_BIAS] = tensors[_BIAS]
+        tensors[DECODER_BIAS] = tensors[BIAS]
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_json(folder / _CONFIG, dict(sorted(_settings(model, class_name).items())))
     model.tokenizer.save(folder, model_max_length=model.config.max_sequence_length)
@@ -259,18 +242,42 @@ def _settings(model: StoredModel, class_name: str) -> dict[str, Any]:
     if model.labels:
         settings["id2label"] = {str(index): label for index, label in enumerate(model.labels)}
         settings["label2id"] = {label: index for index, label in enumerate(model.labels)}
+    if model.problem_type:
+        settings["problem_type"] = model.problem_type
     return settings
 
 
 def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the outputs of transformers; see `mlm_jax.store.reference_outputs`."""
+    """Returns the outputs of transformers; see `mlm_jax.store.reference_outputs`.
+
+    The class follows from the tensors, because `architectures` may be absent or name only one of the heads.
+    """
     import torch
     import transformers
 
-    name = (read_json_object(folder / _CONFIG).get("architectures") or ["BertForMaskedLM"])[0]
-    model = getattr(transformers, name).from_pretrained(
-        folder, attn_implementation="eager", dtype=torch.float32
+    file = _config_file(folder)
+    with ExitStack() as stack:
+        named = _named(folder, read_json_object(file), open_weights(folder, stack)[0])
+        parts = parts_in(ROWS, named.tensors)
+        name = next(name for name, needed in _CLASSES.items() if set(needed) <= set(parts))
+        config = transformers.BertConfig.from_json_file(file)
+        if "classifier" in parts:
+            config.num_labels = named.tensors["classifier.weight"].shape[0]
+        # transformers does not remove the prefixes of wrappers.
+        state = {
+            key: torch.from_numpy(tensor.read().astype(np.float32)) for key, tensor in named.tensors.items()
+        }
+    model, report = getattr(transformers, name).from_pretrained(
+        None if named.wrapper else folder,
+        config=config,
+        state_dict=state if named.wrapper else None,
+        attn_implementation="eager",
+        dtype=torch.float32,
+        output_loading_info=True,
     )
+    missing = [key for key in report["missing_keys"] if ".pooler." not in f".{key}"]
+    if missing:
+        raise ValueError(f"transformers finds no {some(missing)}")
     with torch.no_grad():
         computed = model.eval()(
             input_ids=torch.from_numpy(batch["token_ids"]).long(),

@@ -1,9 +1,10 @@
 """KerasHub's preset folders: config.json, model.weights.h5, tokenizer.json, assets/, and task.weights.h5 for the head.
 
-Reads and writes `BertBackbone` and `BertMaskedLM` with h5py. KerasHub itself is used only to compare outputs.
+Reads and writes `BertBackbone`, `BertMaskedLM` and `BertTextClassifier` with h5py. KerasHub itself is used only to
+compare outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,16 +16,19 @@ import numpy as np
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.bert_config import config_from_settings, require_bert
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_vocabulary,
     declared_parameters,
-    read_json_object,
+    parameters_of,
+    spare_rows,
     write_json,
 )
 from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, read_params, write_params
+from mlm_jax.formats.tensor_checks import check_expansion
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "keras_hub"
@@ -59,6 +63,14 @@ _HEAD_ROWS: tuple[Row, ...] = (
     *_ENDINGS.norm(f"{_HEAD}/_intermediate_layer_norm", "head/norm"),
     Row(f"{_HEAD}/vars/0", "head/bias"),
 )
+_CLASSIFIER_ROWS: tuple[Row, ...] = _ENDINGS.linear("layers/dense", "classifier")
+# Part and rows of the head of each task.
+_TASKS: Mapping[str, tuple[str, tuple[Row, ...]]] = {
+    "BertMaskedLM": ("head", _HEAD_ROWS),
+    "BertTextClassifier": ("classifier", _CLASSIFIER_ROWS),
+    # Its name in KerasNLP.
+    "BertClassifier": ("classifier", _CLASSIFIER_ROWS),
+}
 # Display names of the layers in Keras. Its loader does not read them.
 _DISPLAYED = {
     "layers/reversible_embedding": "token_embedding",
@@ -104,31 +116,40 @@ def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
 
 
 def read(folder: Path) -> Reading:
-    """Reads the model of a preset folder, with its masked-LM head if the preset has that task.
+    """Reads the model of a preset folder, with the head of its task if it is a masked LM or a classifier.
 
     Raises:
-        InputError: the model is not BERT, a file is missing or damaged, a tensor is missing, unknown or of the wrong
-            shape, or the tokenizer has a different vocabulary size.
+        InputError: the model is not BERT, a file is missing or damaged, a tensor is missing, unknown, of the wrong
+            shape or not finite, or the tokenizer has more entries than the model.
     """
     config, tokenizer = read_architecture(folder)
     check_vocabulary(folder, config, tokenizer)
-    files, dropped = [folder / _WEIGHTS], {}
+    files, dropped, labels = [folder / _WEIGHTS], {}, None
+    notes = spare_rows(config, tokenizer)
     with ExitStack() as stack:
         tensors = _open(folder / _WEIGHTS, stack)
         encoder = declared_parameters(config, ["encoder"])
         params = read_params(folder / _WEIGHTS, _BACKBONE_ROWS, encoder, tensors, _layer_name)
         num_tensors = len(tensors)
         if (folder / _TASK_WEIGHTS).is_file():
-            _check_task(folder / TASK_FILE)
             files.append(folder / _TASK_WEIGHTS)
             found = _open(folder / _TASK_WEIGHTS, stack)
             num_tensors += len(found)
             state = [name for name in found if name.startswith("optimizer/")]
             dropped = dict.fromkeys(state, "state of Keras's optimizer")
             tensors = {name: tensor for name, tensor in found.items() if name not in dropped}
-            head = declared_parameters(config, ["head"])
-            params |= read_params(folder / _TASK_WEIGHTS, _HEAD_ROWS, head, tensors)
-    return Reading(StoredModel(config, params, tokenizer), num_tensors, dropped, files)
+            part, rows, problem = _task(folder / TASK_FILE, tensors)
+            if problem:
+                notes.append(f"left out: {', '.join(tensors)} ({problem})")
+            else:
+                classes = (
+                    tensors[rows[0].name].shape[-1] if part == "classifier" and rows[0].name in tensors else 0
+                )
+                # KerasHub has no names of classes.
+                labels = tuple(f"LABEL_{index}" for index in range(classes)) or None
+                head = declared_parameters(config, [part], classes)
+                params |= read_params(folder / _TASK_WEIGHTS, rows, head, tensors)
+    return Reading(StoredModel(config, params, tokenizer, labels), num_tensors, dropped, notes, files)
 
 
 def _config(file: Path) -> BertConfig:
@@ -136,7 +157,7 @@ def _config(file: Path) -> BertConfig:
     registered = settings["registered_name"]
     if registered not in ("keras_hub>BertBackbone", "keras_nlp>BertBackbone"):
         raise InputError(f"{file}: {registered} is not supported: must be keras_hub>BertBackbone")
-    found = settings.get("config", {})
+    found = _settings_in(file, settings)
     names = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim")
     missing = [name for name in names if name not in found]
     if missing:
@@ -144,10 +165,27 @@ def _config(file: Path) -> BertConfig:
     return expressible(config_from_settings(NAME, file, found, BACKBONE_SETTINGS))
 
 
-def _check_task(file: Path) -> None:
-    registered = str(read_json_object(file).get("registered_name"))
-    if registered.rsplit(">", maxsplit=1)[-1] != "BertMaskedLM":
-        raise InputError(f"{file}: the task {registered} is not supported: must be keras_hub>BertMaskedLM")
+def _task(file: Path, tensors: Container[str]) -> tuple[str, tuple[Row, ...], str]:
+    """Returns the part and the rows of a task's head, and why it cannot be read; empty if it can."""
+    task = read_json_object(file)
+    name = str(task.get("registered_name")).rpartition(">")[2]
+    part, rows = _TASKS.get(name, ("", ()))
+    activation = _settings_in(file, task).get("activation")
+    if not part:
+        return part, rows, f"of the task {name}"
+    if part == "classifier" and activation not in (None, "linear", "softmax"):
+        return part, rows, f"a classifier with the activation {activation!r}"
+    if not any(row.name in tensors for row in rows):
+        return part, rows, f"not those of {name}"
+    return part, rows, ""
+
+
+def _settings_in(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a Keras object."""
+    settings = content.get("config", {})
+    if not isinstance(settings, dict):
+        raise InputError(f"{file}: config must be an object")
+    return settings
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -155,28 +193,47 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
-    """Opens an h5 file, whose tensors are read on demand."""
+    """Opens an h5 file, whose tensors are read on demand.
+
+    Raises:
+        InputError: the file is missing or damaged, refers to other files, or its tensors would need far more memory
+            than it has bytes.
+    """
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     h5py = _h5py(file)
+    tensors: dict[str, Tensor] = {}
+
+    # A visit ends with the first result that is not None, which must not be an exception.
+    def elsewhere(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else name
+
+    def visit(name: str, found: Any) -> str | None:
+        if not isinstance(found, h5py.Dataset):
+            return None
+        tensors[name] = Tensor(tuple(found.shape or ()), partial(_array, file, name, found))
+        return name if found.external or found.is_virtual else None
+
     try:
         opened = stack.enter_context(h5py.File(file, "r"))
-        tensors: dict[str, Tensor] = {}
-
-        def visit(name: str, found: Any) -> None:
-            if isinstance(found, h5py.Dataset):
-                tensors[name] = Tensor(found.shape, partial(_array, found))
-
-        opened.visititems(visit)
-    except OSError as error:
+        refused = opened.visititems_links(elsewhere) or opened.visititems(visit)
+    # h5py raises OSError, KeyError, RuntimeError and others for damaged files.
+    except Exception as error:
         raise InputError(f"{file}: damaged or truncated: {one_line(error)}") from error
+    if refused:
+        raise InputError(f"{file}: refused: {refused} is stored elsewhere: must be in this file")
+    check_expansion(file, [tensor.shape for tensor in tensors.values()])
     return tensors
 
 
-def _array(dataset: Any) -> np.ndarray:
-    array = np.asarray(dataset[()])
-    # HDF5 has no bfloat16: Keras stores the bits and adds an attribute.
-    return array.view(ml_dtypes.bfloat16) if dataset.attrs.get("dtype") == "bfloat16" else array
+def _array(file: Path, name: str, dataset: Any) -> np.ndarray:
+    try:
+        array = np.asarray(dataset[()])
+        # HDF5 has no bfloat16: Keras stores the bits and adds an attribute.
+        bits = dataset.attrs.get("dtype") == "bfloat16" and array.dtype.itemsize == 2
+    except Exception as error:
+        raise InputError(f"{file}: tensor {name}: damaged: {one_line(error)}") from error
+    return array.view(ml_dtypes.bfloat16) if bits else array
 
 
 def _h5py(file: Path) -> Any:
@@ -193,15 +250,16 @@ def write(model: StoredModel, folder: Path) -> int:
     Raises:
         InputError: KerasHub does not support a part of the model, or the tokenizer is not BERT's.
     """
-    other = set(model.params) - {"encoder", "head"}
-    if other:
+    heads = sorted(set(model.params) - {"encoder"})
+    if heads not in ([], ["classifier"], ["head"]):
         raise InputError(
-            f"{', '.join(sorted(other))}: not supported for KerasHub: must be encoder and masked-LM head"
+            f"{', '.join(heads)}: not supported for KerasHub: must be a masked-LM head or a classifier"
         )
     tokenizer_settings, vocabulary = _tokenizer_settings(model.tokenizer), folder / _VOCABULARY
     num_tensors = _write_h5(folder / _WEIGHTS, _BACKBONE_ROWS, model, "encoder")
-    if "head" in model.params:
-        num_tensors += _write_h5(folder / _TASK_WEIGHTS, _HEAD_ROWS, model, "head")
+    for part, rows in dict(_TASKS.values()).items():
+        if part in model.params:
+            num_tensors += _write_h5(folder / _TASK_WEIGHTS, rows, model, part)
     vocabulary.parent.mkdir(parents=True)
     model.tokenizer.save_vocabulary(vocabulary)
     for name, content in json_files(model, tokenizer_settings).items():
@@ -212,14 +270,15 @@ def write(model: StoredModel, folder: Path) -> int:
 def _write_h5(file: Path, rows: tuple[Row, ...], model: StoredModel, part: str) -> int:
     num_tensors = 0
     with _h5py(file).File(file, "w") as opened:
-        params, parameters = {part: model.params[part]}, declared_parameters(model.config, [part])
-        for name, array in write_params(rows, parameters, params, _layer_name):
+        one_part = replace(model, params={part: model.params[part]})
+        for name, array in write_params(rows, parameters_of(one_part), one_part.params, _layer_name):
             if array.dtype == ml_dtypes.bfloat16:
                 opened.create_dataset(name, data=array.view("V2")).attrs["dtype"] = "bfloat16"
             else:
                 opened[name] = array
             num_tensors += 1
-        for group, displayed in _DISPLAYED.items():
+        names = _DISPLAYED if part != "classifier" else {"layers/dense": "logits"}
+        for group, displayed in names.items():
             if f"{group}/vars" in opened:
                 opened[f"{group}/vars"].attrs["name"] = displayed
     return num_tensors
@@ -239,9 +298,21 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     import keras_hub
 
     inputs = {name: batch[name] for name in ("token_ids", "padding_mask", "segment_ids")}
-    if not (folder / _TASK_WEIGHTS).is_file():
+    part = ""
+    if (folder / _TASK_WEIGHTS).is_file():
+        with ExitStack() as stack:
+            found, _, problem = _task(folder / TASK_FILE, _open(folder / _TASK_WEIGHTS, stack))
+        part = "" if problem else found
+    if not part:
         backbone = keras_hub.models.BertBackbone.from_preset(str(folder), dtype="float32")
         return np.asarray(backbone(inputs)["sequence_output"])
+    if part == "classifier":
+        # Logits, also of a task that returns probabilities.
+        return np.asarray(
+            keras_hub.models.BertTextClassifier.from_preset(str(folder), dtype="float32", activation=None)(
+                inputs
+            )
+        )
     masked_lm = keras_hub.models.BertMaskedLM.from_preset(str(folder), dtype="float32")
     rows, length = batch["token_ids"].shape
     inputs["mask_positions"] = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))

@@ -25,33 +25,41 @@ BACKBONE_SETTINGS: Mapping[str, str] = {
 
 
 def json_files(model: StoredModel, tokenizer_settings: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
-    """Returns the content of each file by name; a model without an MLM head has no preprocessor and no task.
+    """Returns the content of each file by name; a model without a head has no preprocessor and no task.
 
     `tokenizer_settings` are the settings of KerasHub's tokenizer, such as `lowercase` and `strip_accents`.
     """
     dtype = str(model.params["encoder"]["embeddings"]["token"].dtype)
     backbone = _named("BertBackbone", dtype, settings_from_config(model.config, BACKBONE_SETTINGS))
     tokenizer = _tokenizer(tokenizer_settings)
-    has_head = "head" in model.params
+    task_name = next((name for part, name in _TASK_NAMES.items() if part in model.params), None)
     metadata = {
         "keras_version": "3.15.1",
         "keras_hub_version": "0.32.0",
         "parameter_count": sum(leaf.size for leaf in jax.tree.leaves(model.params["encoder"])),
-        "tasks": ["MaskedLM"] if has_head else [],
+        "tasks": [task_name] if task_name else [],
     }
     files = {CONFIG_FILE: backbone, "tokenizer.json": tokenizer, "metadata.json": metadata}
-    if not has_head:
+    if task_name is None:
         return files
-    preprocessor = _preprocessor(tokenizer, model.config.max_sequence_length)
-    task = {"backbone": backbone, "preprocessor": preprocessor, "name": "bert_masked_lm"}
-    return files | {"preprocessor.json": preprocessor, TASK_FILE: _keras_object("BertMaskedLM", task)}
+    class_name = f"Bert{task_name}"
+    preprocessor = _preprocessor(class_name, tokenizer, model.config.max_sequence_length)
+    task: dict[str, Any] = {"backbone": backbone, "preprocessor": preprocessor, "name": _MODULES[class_name]}
+    if class_name == "BertTextClassifier":
+        classes = len(model.params["classifier"]["bias"])
+        task |= {"num_classes": classes, "activation": None, "dropout": model.config.dropout_rate}
+    return files | {"preprocessor.json": preprocessor, TASK_FILE: _keras_object(class_name, task)}
 
 
+# Task of each head.
+_TASK_NAMES = {"head": "MaskedLM", "classifier": "TextClassifier"}
 _MODULES = {
     "BertBackbone": "bert_backbone",
     "BertTokenizer": "bert_tokenizer",
     "BertMaskedLMPreprocessor": "bert_masked_lm_preprocessor",
     "BertMaskedLM": "bert_masked_lm",
+    "BertTextClassifierPreprocessor": "bert_text_classifier_preprocessor",
+    "BertTextClassifier": "bert_text_classifier",
 }
 
 
@@ -92,15 +100,18 @@ def _tokenizer(tokenizer_settings: Mapping[str, bool]) -> dict[str, Any]:
     return _named("BertTokenizer", "int32", settings)
 
 
-def _preprocessor(tokenizer: Mapping[str, Any], length: int) -> dict[str, Any]:
+def _preprocessor(task: str, tokenizer: Mapping[str, Any], length: int) -> dict[str, Any]:
     settings = {
         "tokenizer": tokenizer,
         "config_file": "preprocessor.json",
         "sequence_length": length,
         "truncate": "round_robin",
-        "mask_selection_rate": 0.15,
-        "mask_selection_length": max(1, -(-length * 15 // 100)),
-        "mask_token_rate": 0.8,
-        "random_token_rate": 0.1,
     }
-    return _named("BertMaskedLMPreprocessor", "float32", settings)
+    if task == "BertMaskedLM":
+        settings |= {
+            "mask_selection_rate": 0.15,
+            "mask_selection_length": max(1, -(-length * 15 // 100)),
+            "mask_token_rate": 0.8,
+            "random_token_rate": 0.1,
+        }
+    return _named(f"{task}Preprocessor", "float32", settings)

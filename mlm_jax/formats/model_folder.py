@@ -4,24 +4,28 @@ FOLDER/config.json  model.safetensors  tokenizer/
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import jax
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mlm_jax.config import BertConfig
 from mlm_jax.config.settings import from_json
-from mlm_jax.errors import InputError, one_line
+from mlm_jax.config.training_record import TrainingRecord
+from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.checksums import write_checksums
+from mlm_jax.files.json_files import read_json_object
+from mlm_jax.formats.tensor_checks import check_names, check_shape, check_weight, open_tensors, read_tensor
 from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
+from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm, count_parameters
 from mlm_jax.model.layers import split_model
 from mlm_jax.parallel.weights import Weight, declared_weights
 from mlm_jax.text.tokenizer import Tokenizer
@@ -30,6 +34,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FOLDER = "tokenizer"
 FORMAT = "mlm_jax model"
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 # Possible parts of a model, in order.
 PARTS = ("encoder", "head", "next_sentence", "classifier")
@@ -42,17 +48,31 @@ class StoredModel:
     `params` has a nested dict of arrays for each part of the model: `encoder`, `head` (of the masked LM),
     `next_sentence` and `classifier` (each a kernel `[hidden_dim, classes]` and a bias, applied to the pooled output).
     The arrays are NumPy arrays in the stored dtype, without padding rows for `vocabulary_multiple`. `labels` are the
-    names of the classes.
+    names of the classifier's outputs and `problem_type` is its problem type in transformers, or None if not stated.
+    `training` is None if it is unknown how the model was trained.
     """
 
     config: BertConfig
     params: dict[str, Any]
     tokenizer: Tokenizer
     labels: tuple[str, ...] | None = None
+    problem_type: ProblemType | None = None
+    training: TrainingRecord | None = None
 
 
 def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
-    """Returns a masked LM with the initial float32 parameters of a run with this seed."""
+    """Returns a masked LM with the initial float32 parameters of a run with this seed.
+
+    Raises:
+        InputError: the parameters need more memory than this machine has.
+    """
+    needed = 4 * count_parameters(config, pooler=config.pooler, mlm_head=True)
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        raise InputError(
+            f"a random model of this config has {needed / 1e9:,.0f} GB of parameters: must be at most the memory of "
+            f"this machine, {available / 1e9:,.0f} GB"
+        )
     key = purpose_key(seed, Purpose.PARAMETERS)
     _, params = split_model(BertMaskedLM(config, key=key))
     return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer)
@@ -91,12 +111,27 @@ def _declared_masked_lm(config: BertConfig) -> Mapping[str, Weight]:
 
 
 def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer) -> None:
-    """Raises InputError if the embedding table and the tokenizer differ in size."""
-    if config.vocabulary_size != tokenizer.vocabulary_size:
+    """Raises InputError if the tokenizer has ids without a row in the embedding table.
+
+    More rows are common: tables are padded to a multiple of 8 or 64, and a small text yields fewer entries than wanted.
+    """
+    if config.vocabulary_size < tokenizer.vocabulary_size:
+        last = tokenizer.vocabulary_size - 1
         raise InputError(
-            f"{where}: the model has {config.vocabulary_size} vocabulary entries, its tokenizer "
-            f"{tokenizer.vocabulary_size}: must be equal"
+            f"{where}: the embedding table has {config.vocabulary_size} rows, its tokenizer "
+            f"{tokenizer.vocabulary_size} entries (the last is {tokenizer.id_to_token(last)!r}): must be at least as "
+            "many rows"
         )
+
+
+def spare_rows(config: BertConfig, tokenizer: Tokenizer) -> list[str]:
+    """Describes the rows of the embedding table without an entry in the tokenizer; an empty list if there are none."""
+    rows, entries = config.vocabulary_size, tokenizer.vocabulary_size
+    if rows == entries:
+        return []
+    return [
+        f"{rows - entries:,} of the {rows:,} rows of the embedding table have no entry in the tokenizer; kept"
+    ]
 
 
 def without_padded_rows(config: BertConfig, params: dict[str, Any]) -> tuple[BertConfig, dict[str, Any]]:
@@ -127,32 +162,33 @@ def is_model_folder(folder: Path) -> bool:
     return read_json_object(folder / CONFIG_FILE).get("format") == FORMAT
 
 
-def read_json_object(file: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file, or an empty dict if the file does not exist or has no object.
-
-    Raises:
-        InputError: the file is not JSON.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
-
-
 def write_json(file: Path, content: Any, *, indent: int = 2) -> None:
     """Writes a JSON file atomically."""
     write_atomically(file, f"{json.dumps(content, indent=indent)}\n".encode())
 
 
 def write_model_folder(folder: Path, model: StoredModel) -> int:
-    """Writes a model's files into an empty folder and returns the number of tensors."""
-    model.tokenizer.save(folder / TOKENIZER_FOLDER)
+    """Writes a model's files and their checksums into an empty folder and returns the number of tensors.
+
+    Raises:
+        InputError: a parameter is not finite.
+    """
+    num_tensors = write_model_files(folder, model)
+    write_checksums(folder)
+    return num_tensors
+
+
+def write_model_files(folder: Path, model: StoredModel) -> int:
+    """Writes a model's files like `write_model_folder`, without checksums."""
     tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_params(model.params).items()}
+    for path, array in tensors.items():
+        check_weight(folder, path, array)
+    model.tokenizer.save(folder / TOKENIZER_FOLDER)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
     settings = {"format": FORMAT, "model": asdict(model.config), "labels": model.labels}
+    settings |= {"problem_type": model.problem_type}
+    if model.training is not None:
+        settings["training"] = asdict(model.training)
     write_json(folder / CONFIG_FILE, settings)
     return len(tensors)
 
@@ -161,10 +197,12 @@ def read_model_folder(folder: Path) -> StoredModel:
     """Reads a model folder written by `write_model_folder`.
 
     Raises:
-        InputError: a file is missing or damaged, or a tensor is missing, unknown or of the wrong shape.
+        InputError: a file is missing or damaged, a tensor is missing, unknown, of the wrong shape or not finite, or
+            the tokenizer has more entries than the model.
     """
     config, labels = read_model_config(folder)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+    check_vocabulary(folder, config, tokenizer)
     with open_tensors(folder / WEIGHTS_FILE) as file:
         names = set(file.keys())
         parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
@@ -172,42 +210,46 @@ def read_model_folder(folder: Path) -> StoredModel:
         check_names(folder / WEIGHTS_FILE, names, set(parameters))
         flat = {}
         for path, parameter in parameters.items():
-            flat[path] = file.get_tensor(path)
-            check_shape(folder / WEIGHTS_FILE, path, flat[path].shape, parameter.shape)
-    return StoredModel(config, nest_params(flat), tokenizer, labels)
+            shape = tuple(file.get_slice(path).get_shape())
+            check_shape(folder / WEIGHTS_FILE, path, shape, parameter.shape)
+            array = read_tensor(folder / WEIGHTS_FILE, file, path)
+            flat[path] = check_weight(folder / WEIGHTS_FILE, path, array)
+    settings = read_json_object(folder / CONFIG_FILE)
+    problem_type = read_problem_type(folder / CONFIG_FILE, settings)
+    training = read_training_record(folder / CONFIG_FILE, settings.get("training"))
+    return StoredModel(config, nest_params(flat), tokenizer, labels, problem_type, training)
 
 
 def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]:
     """Reads the config and the labels of an exported model. Raises InputError if config.json is invalid."""
-    settings = read_json_object(folder / CONFIG_FILE)
+    file = folder / CONFIG_FILE
+    settings = read_json_object(file)
     try:
         config = from_json(BertConfig, json.dumps(settings.get("model")))
     except InputError as error:
-        raise InputError(f"{folder / CONFIG_FILE}: model: {error}") from error
-    return config, tuple(settings["labels"]) if settings.get("labels") else None
+        raise InputError(f"{file}: model: {error}") from error
+    labels = settings.get("labels")
+    if labels is not None and not (
+        isinstance(labels, list) and all(isinstance(name, str) for name in labels)
+    ):
+        raise InputError(f"{file}: labels: must be null or a list of names")
+    return config, tuple(labels) if labels else None
 
 
-def open_tensors(file: Path) -> Any:
-    """Opens a safetensors file, whose tensors are read on demand. Raises InputError if it is missing or damaged."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
+def read_problem_type(file: Path, settings: Mapping[str, Any]) -> ProblemType | None:
+    """Returns the problem type in the settings of a file. Raises InputError if it is unknown."""
+    value = settings.get("problem_type")
+    if value is not None and value not in get_args(ProblemType):
+        names = ", ".join(map(repr, get_args(ProblemType)))
+        raise InputError(f"{file}: problem_type {value!r} is not supported: must be one of {names}")
+    return cast(ProblemType | None, value)
+
+
+def read_training_record(file: Path, value: Any) -> TrainingRecord | None:
+    """Returns the training record in the settings of a file, or None. Raises InputError if it is invalid."""
+    if value is None:
+        return None
     try:
-        return safe_open(file, framework="numpy")
-    except SafetensorError as error:
-        raise InputError(f"{file}: damaged or truncated: {one_line(error)}") from error
-
-
-def check_names(where: str | Path, found: set[str], wanted: set[str]) -> None:
-    """Raises InputError with the names of the first few tensors that are missing or unknown."""
-    for names, problem in ((wanted - found, "missing"), (found - wanted, "unknown")):
-        if names:
-            first = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-            raise InputError(f"{where}: {len(names)} {problem} tensor{'s' * (len(names) > 1)}: {first}")
-
-
-def check_shape(where: str | Path, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raises InputError if a tensor does not have the shape required by the config."""
-    if tuple(found) != tuple(wanted):
-        raise InputError(
-            f"{where}: tensor {name} has shape {tuple(found)}: the config requires {tuple(wanted)}"
-        )
+        return from_json(TrainingRecord, json.dumps(value))
+    except (InputError, TypeError) as error:
+        raise InputError(f"{file}: training: {error}") from error

@@ -20,11 +20,10 @@ import numpy as np
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import (
     StoredModel,
-    check_names,
-    check_shape,
     flatten_params,
     nest_params,
 )
+from mlm_jax.formats.tensor_checks import check_names, check_shape, check_weight
 from mlm_jax.parallel.weights import Weight
 
 Layout = Literal["same", "flat", "out_in"]
@@ -76,6 +75,8 @@ class Reading:
     """Number of tensors in the folder, including dropped ones."""
     dropped: Mapping[str, str]
     """Maps the names of tensors that were not converted to the reason why nothing is lost."""
+    notes: Sequence[str]
+    """What users should know: parts that were left out, and oddities of the files."""
     files: Sequence[Path]
     """Files that were read."""
 
@@ -152,7 +153,8 @@ def read_params(
     """Reads parameters from foreign tensors, in the dtype of the tensors.
 
     Raises:
-        InputError: a tensor is missing, unknown, or of the wrong shape.
+        InputError: a tensor is missing, unknown, of the wrong shape, not floating point or not finite, or layers have
+            different dtypes.
     """
     table = places(rows, parameters, layer_name)
     check_names(where, set(tensors), set(table))
@@ -160,7 +162,9 @@ def read_params(
         check_shape(where, name, tensors[name].shape, place.foreign_shape)
     flat: dict[str, np.ndarray] = {}
     for name, place in table.items():
-        array = place.from_foreign(tensors[name].read())
+        foreign = check_weight(where, name, tensors[name].read())
+        check_shape(where, name, foreign.shape, place.foreign_shape)
+        array = place.from_foreign(foreign)
         if place.layer is None:
             flat[place.path] = array
             continue

@@ -1,5 +1,6 @@
 """Opens the weights of published torch models: safetensors or pickles, in one file or several with an index."""
 
+import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -8,29 +9,38 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError
 
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.formats.model_folder import open_tensors, read_json_object
+from mlm_jax.files.checksums import is_plain_name
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.name_table import Tensor
+from mlm_jax.formats.tensor_checks import check_expansion, open_tensors, read_tensor
 
 WEIGHTS_FILE = "model.safetensors"
 PICKLED_WEIGHTS_FILE = "pytorch_model.bin"
+_INDEX = ".index.json"
+# In the order in which transformers prefers them.
+_FILES = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX, PICKLED_WEIGHTS_FILE, PICKLED_WEIGHTS_FILE + _INDEX)
+
+
+def has_weights(folder: Path) -> bool:
+    """Returns True if the folder has weights of these names."""
+    return any((folder / name).is_file() for name in _FILES)
 
 
 def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], list[Path]]:
     """Returns the tensors of a folder's weights and their files, which stay open until `stack` closes.
 
     Raises:
-        InputError: there are no weights, a file is missing, damaged or truncated, or a pickle contains anything but
-            tensors. Nothing in such a pickle is executed.
+        InputError: there are no weights, a file is missing, damaged or truncated, a pickle contains anything but
+            tensors, or its tensors would need far more memory than it has bytes. Nothing in a pickle is executed.
     """
-    for name, opener in ((WEIGHTS_FILE, _open_safetensors), (PICKLED_WEIGHTS_FILE, _open_pickled)):
-        index = folder / f"{name}.index.json"
+    for name in _FILES:
         if (folder / name).is_file():
+            opener = _open_safetensors if ".safetensors" in name else _open_pickled
+            if name.endswith(_INDEX):
+                return _open_shards(folder / name, opener, stack)
             return opener(folder / name, stack), [folder / name]
-        if index.is_file():
-            return _open_shards(index, opener, stack)
     raise InputError(f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLED_WEIGHTS_FILE}")
 
 
@@ -38,12 +48,16 @@ def _open_shards(index: Path, opener: Any, stack: ExitStack) -> tuple[dict[str, 
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: no weight_map: must map each tensor to its file")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not is_plain_name(shard):
+            raise InputError(f"{index}: names {shard!r}: must be a file in the same folder")
     files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
     tensors: dict[str, Tensor] = {}
     for file in files:
-        if file.parent != index.parent:
-            raise InputError(f"{index}: names {file}: must be a file in the same folder")
-        tensors |= opener(file, stack)
+        found = opener(file, stack)
+        if twice := tensors.keys() & found.keys():
+            raise InputError(f"{index}: tensor {min(twice)} is in more than one file")
+        tensors |= found
     missing = set(weight_map) - set(tensors)
     if missing:
         raise InputError(f"{index}: tensor {min(missing)} is not in {weight_map[min(missing)]}")
@@ -52,16 +66,12 @@ def _open_shards(index: Path, opener: Any, stack: ExitStack) -> tuple[dict[str, 
 
 def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     opened = stack.enter_context(open_tensors(file))
-
-    def read(name: str) -> np.ndarray:
-        try:
-            return opened.get_tensor(name)
-        except (SafetensorError, TypeError) as error:
-            raise InputError(f"{file}: tensor {name}: {one_line(error)}") from error
-
     # A safetensors file has keys(), but cannot be iterated.
     names = list(opened.keys())
-    return {name: Tensor(tuple(opened.get_slice(name).get_shape()), partial(read, name)) for name in names}
+    return {
+        name: Tensor(tuple(opened.get_slice(name).get_shape()), partial(read_tensor, file, opened, name))
+        for name in names
+    }
 
 
 def _open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
@@ -73,26 +83,48 @@ def _open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
         raise InputError(f"{file}: reading it needs torch: pip install 'mlm-jax[convert]'") from error
     try:
         # With weights_only, torch calls only functions on its own list.
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_uncompressed_zip(file))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{file}: refused: not a plain file of tensors, or damaged: {one_line(error)}"
         ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise InputError(f"{file}: refused: must contain a dict of tensors and nothing else")
-    return {name: Tensor(tuple(tensor.shape), partial(_as_numpy, tensor)) for name, tensor in state.items()}
+    check_expansion(file, [tuple(tensor.shape) for tensor in state.values()])
+    return {
+        name: Tensor(tuple(tensor.shape), partial(_as_numpy, file, name, tensor))
+        for name, tensor in state.items()
+    }
 
 
-def _as_numpy(tensor: Any) -> np.ndarray:
+def _as_numpy(file: Path, name: str, tensor: Any) -> np.ndarray:
     import torch
 
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+    try:
+        tensor = tensor.detach().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+    # Sparse, quantized and 8-bit tensors.
+    except Exception as error:
+        raise InputError(f"{file}: tensor {name} of {tensor.dtype}: {one_line(error)}") from error
 
 
-def _is_zip(file: Path) -> bool:
-    # torch has written zip files since version 1.6. Older files cannot be memory-mapped.
+def _is_uncompressed_zip(file: Path) -> bool:
+    """Returns True if torch can map the file into memory: it has written zip files since version 1.6.
+
+    Raises:
+        InputError: a member is compressed. torch never compresses, and would map compressed bytes as numbers.
+    """
     with file.open("rb") as opened:
-        return opened.read(4) == b"PK\x03\x04"
+        if opened.read(4) != b"PK\x03\x04":
+            return False
+    with zipfile.ZipFile(file) as archive:
+        compressed = [member.filename for member in archive.infolist() if member.compress_type]
+    if compressed:
+        raise InputError(f"{file}: {compressed[0]} is compressed: must be a file as torch writes it")
+    return True

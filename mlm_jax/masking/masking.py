@@ -5,7 +5,8 @@ processes or the mesh. Masking uses integer arithmetic on threefry bits and comp
 summed, so every backend computes the same bits.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from mlm_jax.threefry import fold_in, split
 
 
 class MaskedTokens(NamedTuple):
-    """Rows after masking. K = mask_selection_length; batch dimensions as in the input."""
+    """Rows after masking. K = mask_selection_length, derived if it is None; batch dimensions as in the input."""
 
     token_ids: Int[Array, "*batch length"]
     """Rows after replacement, int32."""
@@ -62,7 +63,7 @@ def example_keys(
 
 def mask_tokens(
     key: Key[Array, "..."],
-    token_ids: Integer[HostOrDevice, "*batch length"],
+    token_ids: Integer[HostOrDevice, "*batch length"] | Sequence[Any],
     config: MaskingConfig,
     table: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
@@ -72,22 +73,23 @@ def mask_tokens(
     Args:
         key: typed keys (`jax.random.key`): one per row, shape [batch], or a single key, shape [], into which the index
             of each row is folded; for a single row, shape [].
-        token_ids: [length] or [batch, length], any integer dtype.
+        token_ids: [length] or [batch, length], any integer dtype; or a list of rows, which are padded at their end to
+            the longest one with `config.padding_token_id`. Padding does not change a row's mask.
         config: static; pass it to `jax.jit` as a static argument.
         table: overrides the config's rates: the `selection_table` of a config that differs only in its rates, for rows
             of this length. Traced, so that one compiled function serves many rates.
         stage: stage of the table to use, if the rate follows a schedule.
 
     Raises:
-        ValueError: `token_ids` are not integers, `key` is not a typed key, or the shapes of key, token_ids and table do
-            not match.
+        ValueError: `token_ids` are not integers, rows need padding that could be masked, `key` is not a typed key, or
+            the shapes of key, token_ids and table do not match.
     """
     return mask_and_count(key, token_ids, config, table, stage)[0]
 
 
 def mask_and_count(
     key: Key[Array, "..."],
-    token_ids: Integer[HostOrDevice, "*batch length"],
+    token_ids: Integer[HostOrDevice, "*batch length"] | Sequence[Any],
     config: MaskingConfig,
     table: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
@@ -96,7 +98,7 @@ def mask_and_count(
 
     This number is not limited by `mask_selection_length`. For words and spans it is a budget, which may not be used up.
     """
-    token_ids = jnp.asarray(token_ids)
+    token_ids = jnp.asarray(_same_length(token_ids, config))
     if not jnp.issubdtype(token_ids.dtype, jnp.integer):
         raise ValueError(f"token_ids has dtype {token_ids.dtype}: must be an integer dtype")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -115,6 +117,39 @@ def mask_and_count(
     if key.shape == ():
         key = jax.vmap(fold_in, in_axes=(None, 0))(key, jnp.arange(token_ids.shape[0]))
     return jax.vmap(_mask_row, in_axes=(0, 0, None, None))(key, token_ids, config, numbers)
+
+
+def _same_length(token_ids: Any, config: MaskingConfig) -> Any:
+    """Returns a list of rows of different lengths as an array [batch, length], and anything else unchanged."""
+    if isinstance(token_ids, np.ndarray) and token_ids.dtype == object:
+        raise ValueError(
+            "token_ids is a NumPy array of objects: must be an integer array, or a list of rows of integers"
+        )
+    if not isinstance(token_ids, list | tuple) or not all(
+        isinstance(row, list | tuple | np.ndarray) for row in token_ids
+    ):
+        return token_ids
+    rows = [np.asarray(row, np.int32) if len(row) == 0 else np.asarray(row) for row in token_ids]
+    for index, row in enumerate(rows):
+        if row.ndim != 1 or row.dtype.kind not in "iu":
+            raise ValueError(
+                f"token_ids: row {index} has shape {row.shape} and dtype {row.dtype}: must be a list of integers"
+            )
+        outside = row[(row < 0) | (row >= config.vocabulary_size)]
+        if outside.size:
+            raise ValueError(
+                f"token_ids: row {index} has the id {outside[0]}: must be in [0, {config.vocabulary_size})"
+            )
+    lengths = {len(row) for row in rows}
+    if len(lengths) > 1 and config.padding_token_id not in config.unselectable_token_ids:
+        raise ValueError(
+            f"token_ids: rows of {min(lengths)} to {max(lengths)} tokens are padded with padding_token_id = "
+            f"{config.padding_token_id}: must be one of the unselectable_token_ids"
+        )
+    padded = np.full((len(rows), max(lengths, default=0)), config.padding_token_id, np.int32)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded
 
 
 def _stage_of_table(

@@ -63,7 +63,8 @@ def select_positions(
     key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, table: SelectionTable
 ) -> Selection:
     """Selects tokens, whole words or spans, by the quota of the row or of each document."""
-    length, slots = token_ids.shape[0], config.mask_selection_length
+    length = token_ids.shape[0]
+    slots = config.selection_length(length)
     selectable = selectable_positions(token_ids, config)
     if config.unit == "token" and config.quota == "row":
         numbers = _comparable(random_bits(key, selectable.shape), selectable)

@@ -225,9 +225,9 @@ class BertEncoder(nnx.Module):
         document_ids: Int[Array, "B L"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
-        depth: int | None = None,
-    ) -> Float[Array, "B L D"]:
-        """Returns the last hidden states, in `compute.dtype`, or those after `depth` layers.
+        depth: int | tuple[int, ...] | None = None,
+    ) -> Float[Array, "B L D"] | Float[Array, "depths B L D"]:
+        """Returns the last hidden states, in `compute.dtype`, or those after `depth` layers or each of several depths.
 
         `padding_mask` is True at real tokens. `segment_ids` default to 0. With `document_ids`, tokens attend only
         within their document. Without a `dropout_key` there is no dropout. Between pre-normalized layers, hidden states
@@ -237,23 +237,34 @@ class BertEncoder(nnx.Module):
             InputError: `segment_ids` are given and the model has no segment embeddings.
         """
         depth = self.config.num_layers if depth is None else depth
+        deepest = max(depth) if isinstance(depth, tuple) else depth
         embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x = self.embeddings(token_ids, segment_ids, embeddings_key, compute.dtype)
         graph, stacked = nnx.split(self.layers)
-        inputs = jax.tree.map(lambda weights: weights[:depth], (stacked, jnp.arange(self.config.num_layers)))
+        inputs = jax.tree.map(
+            lambda weights: weights[:deepest], (stacked, jnp.arange(self.config.num_layers))
+        )
         positions = positions_of_layers(self.config, token_ids.shape[1], compute.dtype)
 
-        def apply_layer(x: Array, inputs: tuple[Any, Array]) -> tuple[Array, None]:
+        def apply_layer(x: Array, inputs: tuple[Any, Array]) -> tuple[Array, Array | None]:
             weights, index = inputs
             key = None if layers_key is None else jax.random.fold_in(layers_key, index)
             with jax.named_scope("layer"):
                 layer = nnx.merge(graph, weights)
                 x = layer(x, padding_mask, key, document_ids, compute.attention, positions(index))
-            return constrain(x, "batch", "length", "hidden"), None
+            x = constrain(x, "batch", "length", "hidden")
+            return x, x if isinstance(depth, tuple) else None
 
-        x = constrain(x, "batch", "length", "hidden")
-        x, _ = jax.lax.scan(rematerialize(apply_layer, compute), x, inputs, unroll=compute.scan_unroll)
-        return self.final_norm(x) if hasattr(self, "final_norm") and depth == self.config.num_layers else x
+        embedded = constrain(x, "batch", "length", "hidden")
+        apply = rematerialize(apply_layer, compute)
+        x, states = jax.lax.scan(apply, embedded, inputs, unroll=compute.scan_unroll)
+        if isinstance(depth, tuple):
+            return jnp.stack([self._output(states[d - 1] if d else embedded, d) for d in depth])
+        return self._output(x, depth)
+
+    def _output(self, x: Float[Array, "B L D"], depth: int) -> Float[Array, "B L D"]:
+        is_last = depth == self.config.num_layers
+        return self.final_norm(x) if is_last and hasattr(self, "final_norm") else x
 
     def pool(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B D"]:
         """Returns BERT's sentence vector: tanh of a linear map of the first position."""

@@ -1,7 +1,8 @@
-"""Digests of arrays, to check that their bits have not changed; independent of the mesh."""
+"""Digests of arrays, to check that their bits have not changed and that all values are finite; for any mesh."""
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +10,32 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def array_digests(leaves: dict[str, jax.Array]) -> dict[str, int]:
-    """Returns a 32-bit number for each array (any shape; bool, integer or float), computed on its devices."""
+class Digest(NamedTuple):
+    """Summary of an array."""
+
+    bits: int
+    """32-bit number that changes with any element and its position, and does not depend on the mesh."""
+    finite: bool
+    """True if no element is NaN or infinite."""
+
+
+def array_digests(leaves: dict[str, jax.Array]) -> dict[str, Digest]:
+    """Returns a digest of each array (any shape; bool, integer or float), computed on its devices in one pass."""
     # Sorted, because Orbax restores arrays in a different order, and a restore should reuse the program of the save.
     names = sorted(leaves)
-    digests = jax.device_get(_program(leaves[names[0]].sharding)([leaves[name] for name in names]))
-    return dict(zip(names, digests.tolist(), strict=True))
+    bits, finite = jax.device_get(_program(leaves[names[0]].sharding)([leaves[name] for name in names]))
+    return dict(zip(names, map(Digest, bits.tolist(), finite.tolist()), strict=True))
+
+
+def nonfinite(digests: dict[str, Digest]) -> list[str]:
+    """Returns the names of the arrays that have a NaN or infinite element."""
+    return [name for name, digest in digests.items() if not digest.finite]
 
 
 @cache
-def _program(sharding: jax.sharding.Sharding) -> Callable[[list[jax.Array]], jax.Array]:
+def _program(
+    sharding: jax.sharding.Sharding,
+) -> Callable[[list[jax.Array]], tuple[jax.Array, jax.Array]]:
     """Returns the program for arrays on the devices of `sharding`; every process gets all digests."""
     everywhere = sharding
     if isinstance(sharding, NamedSharding):
@@ -26,8 +43,14 @@ def _program(sharding: jax.sharding.Sharding) -> Callable[[list[jax.Array]], jax
     return jax.jit(_digest_all, out_shardings=everywhere)
 
 
-def _digest_all(arrays: list[jax.Array]) -> jax.Array:
-    return jnp.stack([_digest(array) for array in arrays])
+def _digest_all(arrays: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return jnp.stack([_digest(array) for array in arrays]), jnp.stack([_is_finite(array) for array in arrays])
+
+
+def _is_finite(array: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return jnp.ones((), jnp.bool_)
+    return jnp.all(jnp.isfinite(array))
 
 
 def _digest(array: jax.Array) -> jax.Array:

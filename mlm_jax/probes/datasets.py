@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.errors import InputError
+from mlm_jax.files.json_files import parse_json
 from mlm_jax.use.fill_mask import MASK
 
 _PRONOUNS = frozenset({"he", "she", "him", "her", "his", "hers"})
@@ -153,10 +153,7 @@ def read_minimal_pairs(file: Path) -> list[MinimalPair]:
     for number, line in enumerate(_text_of(file).splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            record: Any = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{file}:{number}: not valid JSON: {error}") from error
+        record = parse_json(line, f"{file}:{number}")
         names = ("sentence_good", "sentence_bad")
         for name in names:
             if not isinstance(record, dict) or not isinstance(record.get(name), str):

@@ -76,12 +76,12 @@ def thin(curve: Curve, most: int) -> Curve:
     return curve.take(np.array([*kept, count - 1]))
 
 
-def stretch_medians(curve: Curve, stretches: int) -> tuple[Curve, int]:
-    """Returns medians over about `stretches` groups of consecutive points, and the size of a group.
+def group_medians(curve: Curve, num_groups: int) -> tuple[Curve, int]:
+    """Returns medians over about `num_groups` groups of consecutive points, and the size of a group.
 
     A running mean would lag and follow spikes. A curve with fewer than two points per group is returned unchanged.
     """
-    length = len(curve.steps) // stretches
+    length = len(curve.steps) // num_groups
     if length < 2:
         return curve, 1
     whole = [values[len(values) % length :].reshape(-1, length) for values in vars(curve).values()]

@@ -75,13 +75,13 @@ function visibleCurves(kind) {
     if (state.hidden.has(trial.name)) continue;
     const mean = trial.mean[kind];
     const isAlone = (run) => mean.seeds.length === 1 && mean.seeds[0] === run.seed;
-    const isMean = (run) => isAlone(run) && mean.stretch === 1;
+    const isMean = (run) => isAlone(run) && mean.groupSize === 1;
     const nameOf = (run) => `seed ${run.seed}${run.status === "finished" ? "" : ` (${run.status})`}`;
     const own = trial.runs.filter((run) => !isMean(run));
     if (state.seeds) curves.push(...own.map((run) => ({ ...run[kind], trial, role: "seed", label: nameOf(run) })));
     const one = trial.runs.find(isAlone);
     const whose = one ? nameOf(one) : `mean of ${mean.seeds.length} seeds`;
-    const label = mean.stretch > 1 ? `${whose}, median of ${mean.stretch} points` : whose;
+    const label = mean.groupSize > 1 ? `${whose}, median of ${mean.groupSize} points` : whose;
     curves.push({ ...mean, trial, role: "mean", label });
   }
   return curves.filter((curve) => curve.steps.length);

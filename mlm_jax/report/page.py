@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.report.comparison import Difference
-from mlm_jax.report.curves import LOSS_KEYS, Curve, Kind, curve_of, stack_seeds, stretch_medians, thin
+from mlm_jax.report.curves import LOSS_KEYS, Curve, Kind, curve_of, group_medians, stack_seeds, thin
 from mlm_jax.report.palette import styles_of
 from mlm_jax.report.results import TrialResult, costs_of, results_of
 from mlm_jax.report.state import SweepState, Trial
@@ -30,7 +30,7 @@ from mlm_jax.report.wording import (
 
 MOST_POINTS = 500
 """Maximum number of points of a curve on the page; longer ones are thinned."""
-STRETCHES = 100
+NUM_GROUPS = 100
 """Number of groups of a trial's noisy training losses; its bold curve shows the median of each."""
 
 
@@ -59,7 +59,7 @@ def page(sweep: SweepState) -> str:
         "notes": "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes_of(sweep)),
         "about_curves": f"Thin lines: single seeds; long curves are thinned to {MOST_POINTS} points that preserve "
         "their shape. Bold lines: the mean over the finished seeds; for the training loss, its medians over about "
-        f"{STRETCHES} groups of points.",
+        f"{NUM_GROUPS} groups of points.",
         "settings": _settings(sweep),
         "left_out": _left_out(sweep),
         "costs": f'{_costs(sweep)}\n<p class="note">{html.escape(COSTS_NOTE)}</p>',
@@ -266,11 +266,11 @@ def _mean(trial: Trial, kind: Kind) -> dict[str, Any]:
     """Returns the mean curve over the runs of a trial, with their seeds."""
     curves = {run.seed: curve_of(run, kind) for run in trial.curve_runs}
     mean, _ = stack_seeds(list(curves.values()))
-    stretch = 1
+    group_size = 1
     if kind == "training":
-        mean, stretch = stretch_medians(mean, STRETCHES)
+        mean, group_size = group_medians(mean, NUM_GROUPS)
     seeds = [seed for seed, curve in curves.items() if len(curve.steps)]
-    return _points(mean) | {"seeds": seeds, "stretch": stretch}
+    return _points(mean) | {"seeds": seeds, "groupSize": group_size}
 
 
 def _points(curve: Curve) -> dict[str, list[float]]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from mlm_jax.config.settings import flatten
 from mlm_jax.errors import InputError
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
-from mlm_jax.sweep.records import SWEEP_FILE, Outcome, read_object, read_outcome, read_sweep_record
+from mlm_jax.sweep.records import SWEEP_FILE, Outcome, read_outcome, read_sweep_record
 
 Status = Literal["finished", "failed", "started", "not started"]
 
@@ -200,7 +201,7 @@ def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> RunSt
         seed=seed,
         outcome=read_outcome(folder),
         # The planned config, until the run has written its own.
-        config=read_object(config) if config.is_file() else settings | {"seed": seed},
-        training=read_records(folder / METRICS_FILE),
-        evaluations=read_records(folder / EVALUATIONS_FILE),
+        config=read_json_object(config) if config.is_file() else settings | {"seed": seed},
+        training=read_records(folder / METRICS_FILE, ["loss", "step_seconds", "real_tokens_per_second"]),
+        evaluations=read_records(folder / EVALUATIONS_FILE, ["mlm_loss"]),
     )

@@ -35,7 +35,7 @@ class StepRecord:
     step: int
     epoch: float
     loss: float
-    """Mean cross-entropy of the masked tokens, in nats; NaN if every step was skipped."""
+    """Mean cross-entropy of the masked tokens, in nats; NaN if every step was skipped or no token was masked."""
     mlm_accuracy: float
     masked_tokens: int
     """Number of masked tokens, over which `loss` and `mlm_accuracy` are averaged."""
@@ -58,7 +58,7 @@ class EvaluationRecord:
     step: int
     epoch: float
     mlm_loss: float
-    """Mean cross-entropy over all masked tokens of the evaluation rows, in nats."""
+    """Mean cross-entropy over all masked tokens of the evaluation rows, in nats; NaN if there are none."""
     mlm_accuracy: float
     perplexity: float
     masked_tokens: int
@@ -89,15 +89,15 @@ class LossWindow:
         self.masked_tokens += weight
 
     def mean_loss(self) -> float:
-        """Returns the loss per masked token: 0 if no token was masked, NaN without steps."""
+        """Returns the loss per masked token; NaN if no token was masked."""
         return self._mean(self.loss)
 
     def accuracy(self) -> float:
-        """Returns the accuracy on masked tokens, in [0, 1]: 0 if no token was masked, NaN without steps."""
+        """Returns the accuracy on masked tokens, in [0, 1]; NaN if no token was masked."""
         return self._mean(self.correct)
 
     def _mean(self, total: float) -> float:
-        return total / max(self.masked_tokens, 1.0) if self.steps else math.nan
+        return total / self.masked_tokens if self.masked_tokens else math.nan
 
 
 class MetricsLog:
@@ -158,9 +158,9 @@ class MetricsLog:
 
 
 def finite_values(record: Any) -> dict[str, Any]:
-    """Returns the fields of a dataclass of numbers for JSON, with None for NaN and infinity."""
+    """Returns the fields of a dataclass for JSON, with None for NaN and infinity."""
     return {
-        key: value if value is not None and math.isfinite(value) else None
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in asdict(record).items()
     }
 
@@ -264,8 +264,8 @@ def masking_warnings(
 ) -> dict[str, str]:
     """Returns warnings about the masks of some batches, by kind; empty if the masks are as configured.
 
-    The kinds are "clipped" (rows had more selections than `mask_selection_length`) and "rate" (too few or too many
-    tokens are masked). The warnings of a kind differ only in their numbers.
+    The kinds are "none" (no token is masked), "clipped" (rows had more selections than `mask_selection_length`) and
+    "rate" (too few or too many tokens are masked). The warnings of a kind differ only in their numbers.
 
     "rate" is reported if the selection rule cannot mask that many tokens: `"ceil"` adds at most one per quota, `"bert"`
     rounds by at most a half and selects at least one, and `"bernoulli"` deviates by at most five standard deviations,
@@ -281,6 +281,11 @@ def masking_warnings(
         masked_tokens: number of tokens that were selected.
         clipped_rows: number of rows with more selections than `mask_selection_length`.
     """
+    if masked_tokens == 0:
+        return {
+            "none": f"none of {real_tokens} tokens is masked, so nothing is learned from them; {selectable_tokens} are "
+            "selectable, which special and unknown tokens are not"
+        }
     warnings = {}
     if clipped_rows > _CLIPPED_ROWS_ALLOWED * rows:
         warnings["clipped"] = (

@@ -84,8 +84,11 @@ def plot_estimates(
 
 def _curve(path: Path, key: str) -> np.ndarray:
     """Returns [points, 2] of (step, loss), without non-finite losses."""
-    points = [(record["step"], record[key]) for record in read_records(path) if record[key] is not None]
-    return np.array(points, dtype=float).reshape(-1, 2)
+    points = [
+        (record["step"], record[key]) for record in read_records(path, [key]) if record[key] is not None
+    ]
+    curve = np.array(points, dtype=float).reshape(-1, 2)
+    return curve[np.abs(curve[:, 1]) <= np.finfo(np.float32).max]
 
 
 def _draw(axes: Axes, curve: np.ndarray, color: str, label: str) -> None:

@@ -1,27 +1,55 @@
 """Appends records to the files of a run, and reads them back. Does not import jax."""
 
 import errno
-import json
 import os
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from mlm_jax.errors import InputError
+from mlm_jax.files.json_files import parse_json
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "eval.jsonl"
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Returns the complete lines of metrics.jsonl or eval.jsonl, oldest first; none if the file is missing."""
+def read_records(path: Path, numbers: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Returns the complete lines of metrics.jsonl or eval.jsonl, oldest first; none if the file is missing.
+
+    A line that is not JSON is skipped: a process was killed while it wrote it.
+
+    Raises:
+        InputError: a line is JSON but not an object of numbers and nulls with a step and the fields `numbers`.
+    """
     if not path.exists():
         return []
     records = []
-    for line in path.read_bytes().splitlines():
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:  # the torn last line of a process that was killed
+            record = parse_json(line, path)
+        except InputError:
             continue
+        if not _is_record(record, numbers):
+            raise InputError(
+                f"{path}:{number}: not a record of a run: must be a JSON object with the numbers "
+                f"{', '.join(['step', *numbers])}; remove the line"
+            )
+        records.append(record)
     return records
+
+
+def _is_record(record: Any, numbers: Sequence[str]) -> bool:
+    return (
+        isinstance(record, dict)
+        and set(numbers) <= set(record)
+        and type(record.get("step")) is int
+        and all(value is None or _is_number(value) for value in record.values())
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def append_whole(file: FileIO, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Progress, metrics and warnings of a run, and the error that ends a diverged run."""
 
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -74,6 +75,10 @@ class Reporter:
         self._window = _MaskCounts()
         self.losses = losses
         """Sums over the steps reported since the last line."""
+        self.nonfinite_steps = 0
+        """Number of consecutive skipped steps up to the last reported one."""
+        self.masked_tokens = 0.0
+        """Number of masked tokens in the steps reported so far."""
         self._first_step = start + 1
         self._interactive = sys.stderr.isatty() and self._log is not None
         self.stop_voted = False
@@ -120,6 +125,9 @@ class Reporter:
             self._log.log_evaluation(
                 EvaluationRecord(step=step, epoch=self._batches.epoch(step), **asdict(evaluation))
             )
+        if evaluation.masked_tokens == 0:
+            say(f"warning: step {step:,}: no token of the evaluation data was masked, so they have no loss")
+            return
         say(
             f"step {step:,}: evaluation loss {evaluation.mlm_loss:.4f}, accuracy {evaluation.mlm_accuracy:.1%}"
         )
@@ -133,13 +141,16 @@ class Reporter:
         self._meter.add_step(sequences=rows, tokens=rows * length, real_tokens=float(metrics.real_tokens))
         self._window.add(rows, self._config.masking.rate_at(step - 1, self._config.num_steps), metrics)
         self.losses.add(metrics)
+        self.nonfinite_steps = int(metrics.nonfinite_steps)
+        self.masked_tokens += float(metrics.masked_tokens)
         self.stop_voted |= bool(metrics.stop_votes)
         self._bar.update()
         if metrics.nonfinite_steps:
             self._warn_of_nonfinite(step, metrics)
         if step == self._first_step:
             rate = float(metrics.masked_tokens) / max(float(metrics.selectable_tokens), 1.0)
-            say(f"step {step:,}: loss {metrics.loss:.4f}, {rate:.2%} of the selectable tokens masked")
+            loss = f"{metrics.loss:.4f}" if metrics.masked_tokens else "none"
+            say(f"step {step:,}: loss {loss}, {rate:.2%} of the selectable tokens masked")
             self._warn_of_masking()
         if step % self._config.log_every == 0 or step == self._config.num_steps:
             self._log_step(step, metrics)
@@ -173,7 +184,7 @@ class Reporter:
         flops = train_flops_per_sequence(
             config.model,
             length=config.data.sequence_length,
-            masked=self._program.setup.masking.mask_selection_length,
+            masked=self._program.setup.masking.selection_length(config.data.sequence_length),
         )
         return mfu(
             flops_per_sequence=flops,
@@ -189,13 +200,31 @@ class Reporter:
                 say(f"warning: {warning}")
 
     def _warn_of_nonfinite(self, step: int, metrics: StepMetrics) -> None:
-        consecutive, limit = int(metrics.nonfinite_steps), self._config.max_nonfinite_steps
-        say(f"warning: step {step:,} was skipped: loss {metrics.loss}, gradient norm {metrics.grad_norm}")
+        consecutive, limit = self.nonfinite_steps, self._config.max_nonfinite_steps
+        why = f"loss {metrics.loss}, gradient norm {metrics.grad_norm}"
+        if math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm):
+            why = "its update is not finite"
+        say(f"warning: step {step:,} was skipped: {why}")
         if consecutive >= limit:
             raise RunError(
-                f"step {step:,}: {consecutive} consecutive steps had a non-finite loss or gradient "
+                f"step {step:,}: {consecutive} consecutive steps had a non-finite loss, gradient or update "
                 "(max_nonfinite_steps); try a lower optimizer.learning_rate or a longer warmup first"
             )
+
+
+def require_trained_to_the_end(step: int, nonfinite_steps: int, *, masked: bool = True) -> None:
+    """Raises RunError if the last steps of a finished run were skipped, or if no step had a masked token.
+
+    A single skipped step at the end does no harm.
+    """
+    if not masked:
+        raise RunError(f"step {step:,}: no step had a masked token, so the run has learned nothing")
+    if nonfinite_steps > 1 or nonfinite_steps == step:
+        raise RunError(
+            f"step {step:,}: the last {nonfinite_steps:,} steps were skipped, so nothing was learned after step "
+            f"{step - nonfinite_steps:,}; start again with a lower optimizer.learning_rate, in another folder or from "
+            "an earlier checkpoint"
+        )
 
 
 class _MaskCounts:

@@ -1,7 +1,7 @@
 """Training loop, from top to bottom: data, program, state, steps, end."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -9,23 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
+from mlm_jax.data.verification import Verification
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.folder_lock import FolderLock, own_folder
 from mlm_jax.files.targets import check_target
-from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import local_rows, make_mesh
-from mlm_jax.run.initial_state import initial_state, params_to_start_from
-from mlm_jax.run.metrics import LossWindow, OneBehind
-from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
+from mlm_jax.run.init_from import initial_state, params_to_start_from
+from mlm_jax.run.metrics import LossWindow
+from mlm_jax.run.records import EVALUATIONS_FILE, read_records
+from mlm_jax.run.reporting import (
+    Reporter,
+    announced_if_slow,
+    describe_start,
+    require_trained_to_the_end,
+    say,
+)
 from mlm_jax.run.signals import StopRequest
+from mlm_jax.run.stoppable_evaluation import evaluate_unless_stopped, run_stops
 from mlm_jax.run.watchdog import Watchdog
-from mlm_jax.step.evaluation import Evaluation, evaluate_rows
+from mlm_jax.step.evaluation import Evaluation
+from mlm_jax.step.maskable import check_maskable, unknown_share
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
@@ -93,14 +101,22 @@ def train(
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
         program = _program(config, sources)
+        with announced_if_slow("looking for tokens to mask"):
+            _check_masking(sources, program)
 
-        with Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer:
-            run = _Run(config, folder, lock, sources, program, checkpointer, request, watchdog, on_step)
+        with (
+            Verification(sources.stores) as verification,
+            Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer,
+        ):
+            run = _Run(
+                config, folder, lock, sources, verification, program, checkpointer, request, watchdog, on_step
+            )
 
             # State.
             state, batches = run.start(from_step)
             start = batches.sizes.first_step
             if start >= config.num_steps and not run.owes_evaluation(start):
+                require_trained_to_the_end(start, int(state.nonfinite_steps))
                 say(
                     f"{folder}: already finished, at step {start:,} of {config.num_steps:,}; "
                     "a larger num_steps resumes it"
@@ -134,9 +150,9 @@ def check_run(config: TrainConfig) -> RunData:
     # JAX reads the cache folder once, at the first compilation.
     _use_compilation_cache(config.compilation_cache_dir)
     sources = _open(config, None, None, None)
-    _program(config, sources)
+    _check_masking(sources, _program(config, sources))
     if config.init_from is not None:
-        params_to_start_from(config.init_from, config.model, sources.tokenizer)
+        params_to_start_from(config.init_from, config.model, sources.tokenizer, config.seed)
     return sources
 
 
@@ -149,6 +165,7 @@ class _Run:
     lock: FolderLock | None
     """Lock of the run folder, which only process 0 has."""
     sources: RunData
+    verification: Verification
     program: Program
     checkpointer: Checkpointer
     stop: StopRequest
@@ -190,8 +207,14 @@ class _Run:
         return state, batches
 
     def owes_evaluation(self, step: int) -> bool:
-        """Returns True if a signal stopped the evaluation of the checkpoint of `step`, which is then repeated."""
-        return step > 0 and self.sources.evaluation is not None and self.checkpointer.unevaluated(step)
+        """Returns True if a signal stopped the evaluation of the checkpoint of `step`, and no start has repeated it."""
+        if not step or self.sources.evaluation is None or not self.checkpointer.unevaluated(step):
+            return False
+        records = read_records(self.folder / EVALUATIONS_FILE)
+        for record in (record for record in records if record["step"] == step):
+            self.checkpointer.note_eval_loss(step, record["mlm_loss"])
+            return False
+        return True
 
     def confirm_folder(self) -> None:
         """Raises RunError if the run folder was removed, moved or replaced."""
@@ -232,6 +255,7 @@ class _Run:
                     if rows != program.config.batch_size:
                         program = self._compile(rows, step, reporter)
                     self.watchdog.heartbeat(step)
+                    self.verification.check()
                     votes = program.stop_votes(self.stop.name is not None)
                     state, metrics = program.train(state, program.put(batch), votes)
                     reporter.step(step, metrics)
@@ -240,6 +264,9 @@ class _Run:
                     if stops := self._evaluate_and_save(step, state, batches.sizes.examples(step), reporter):
                         break
                 reporter.flush()
+                if step == config.num_steps:
+                    masked = start > 0 or reporter.masked_tokens > 0
+                    require_trained_to_the_end(step, reporter.nonfinite_steps, masked=masked)
             except RunError:
                 # The plot shows how the run diverged. If the disk is full, the first error matters more.
                 with contextlib.suppress(OSError):
@@ -275,7 +302,7 @@ class _Run:
         saves = ends or step % config.checkpoint_every == 0
         if step % config.log_every == 0:
             self.confirm_folder()
-        if not (evaluates or saves or self._stops(reporter)):
+        if not (evaluates or saves or run_stops(reporter, self.stop)):
             return False
         self.watchdog.pause()
         # A run resumed from here does not write earlier lines.
@@ -285,10 +312,13 @@ class _Run:
         # The best state is saved even between multiples of checkpoint_every.
         is_best = eval_loss is not None and eval_loss < self.checkpointer.best_eval_loss()
         # Read only once, after the evaluation: a later signal stops the run after the next step.
-        stops = self._stops(reporter)
+        stops = run_stops(reporter, self.stop)
         with reporter.paused():
             if saves or is_best or stops:
                 self.confirm_folder()
+                # A stopped run has no time to wait; its next start compares the rest.
+                with announced_if_slow("comparing the data with their checksums"):
+                    self.verification.wait(lambda: self.stop.name is not None)
                 self.checkpointer.save(
                     step,
                     state,
@@ -301,39 +331,10 @@ class _Run:
         return evaluates and evaluation is None if ends else stops
 
     def _evaluate(self, step: int, state: TrainState, reporter: Reporter) -> Evaluation | None:
-        """Evaluates `state`, or returns None if a signal stops the evaluation, which may exceed a grace period."""
+        """Evaluates `state`, or returns None if a signal stops the evaluation."""
         rows, limit = self.sources.evaluation, self.config.eval_batches
         assert rows is not None
-        watch = partial(self._until_stopped, reporter)
-        try:
-            with reporter.paused(), announced_if_slow(f"step {step:,}: evaluating"):
-                evaluation = evaluate_rows(self.program, state.params, rows, limit, watch)
-        except _StoppedError:
-            say(f"step {step:,}: evaluation stopped; it is repeated when the run is resumed")
-            return None
-        reporter.evaluation(step, evaluation)
-        return evaluation
-
-    def _until_stopped(self, reporter: Reporter, sums: Iterator[LossSums]) -> Iterator[LossSums]:
-        """Yields the sums of evaluation batches. Raises _StoppedError in all processes at the same batch."""
-        behind = OneBehind()
-        for number, batch_sums in enumerate(sums):
-            yield batch_sums
-            # Waits for the batch before, so that few batches are left to compute when the run stops.
-            votes = jnp.sum(self.program.stop_votes(self.stop.name is not None))
-            held = behind.push(number, votes if jax.process_count() > 1 else batch_sums.weight)
-            if jax.process_count() > 1:
-                reporter.stop_voted |= held is not None and bool(held[1])
-            if self._stops(reporter):
-                raise _StoppedError
-
-    def _stops(self, reporter: Reporter) -> bool:
-        """Returns True if the run stops now. Several processes stop one step later, when all know of the signal."""
-        return reporter.stop_voted if jax.process_count() > 1 else self.stop.name is not None
-
-
-class _StoppedError(Exception):
-    """A signal stops an evaluation."""
+        return evaluate_unless_stopped(self.program, state, step, rows, limit, reporter, self.stop)
 
 
 def _facts(config: TrainConfig, sources: RunData) -> dict[str, Any]:
@@ -379,6 +380,22 @@ def _program(config: TrainConfig, sources: RunData) -> Program:
     )
     separator = sources.tokenizer.sep_token_id
     return build_program(config, masking, make_mesh(config.mesh), separator, eval_masking)
+
+
+def _check_masking(sources: RunData, program: Program) -> None:
+    """Raises InputError if no token of the data can be masked, and warns if many tokens are unknown."""
+    setup = program.setup
+    for name, rows, masking in (
+        ("data.path", sources.train, setup.masking),
+        ("data.eval_path", sources.evaluation, setup.eval_masking),
+    ):
+        if rows is not None:
+            check_maskable(rows, masking, name)
+            unknown = unknown_share(rows)
+            if unknown > 0.01:
+                say(
+                    f"warning: {name}: {unknown:.1%} of the first tokens are unknown to the tokenizer, and never masked"
+                )
 
 
 def _draw_losses(folder: Path) -> None:

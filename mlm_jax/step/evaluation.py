@@ -19,8 +19,9 @@ class Evaluation:
     """Masked-LM evaluation metrics."""
 
     mlm_loss: float
-    """Mean cross-entropy of the masked tokens, in nats; 0 if no token is masked."""
+    """Mean cross-entropy of the masked tokens, in nats; NaN if no token is masked."""
     mlm_accuracy: float
+    """Fraction of the masked tokens predicted correctly; NaN if no token is masked."""
     perplexity: float
     """exp(mlm_loss); infinity on overflow, NaN if the loss is NaN."""
     masked_tokens: int
@@ -51,10 +52,10 @@ def evaluation_of(sums: Sequence[LossSums]) -> Evaluation:
     float32 total of millions of masked tokens from growing.
     """
     loss, correct, weight = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
-    mean = float(loss / max(weight, 1.0))
+    mean, accuracy = (float(total / weight) if weight else math.nan for total in (loss, correct))
     return Evaluation(
         mlm_loss=mean,
-        mlm_accuracy=float(correct / max(weight, 1.0)),
+        mlm_accuracy=accuracy,
         # The largest double is exp(709.78).
         perplexity=math.inf if mean > 709 else math.exp(mean),
         masked_tokens=round(weight),

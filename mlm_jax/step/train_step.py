@@ -113,7 +113,7 @@ def train_step(
         masked_tokens=sums.weight,
         real_tokens=jnp.sum(batch.token_ids != setup.masking.padding_token_id),
         selectable_tokens=jnp.sum(selectable_positions(batch.token_ids, setup.masking)),
-        clipped_rows=jnp.sum(wanted > setup.masking.mask_selection_length),
+        clipped_rows=jnp.sum(wanted > masked.mask_positions.shape[1]),
         grad_norm=grad_norm,
         learning_rate=setup.schedule(hyperparameters.learning_rate)(state.step),
         nonfinite_steps=new_state.nonfinite_steps,

@@ -38,7 +38,7 @@ class TrainState:
     """Nested dict of float32 arrays."""
     opt_state: Any
     nonfinite_steps: Any
-    """Number of consecutive steps skipped so far because of a non-finite loss or gradient: int32 []."""
+    """Number of consecutive steps skipped so far because they were non-finite, see `update`: int32 []."""
 
 
 class Hyperparameters(NamedTuple):
@@ -110,8 +110,9 @@ def update(
 ) -> tuple[TrainState, LossSums, Array]:
     """Updates the parameters on one batch. Returns the new state, the batch's sums and the norm of the gradient.
 
-    A step with a non-finite loss or gradient changes neither parameters nor moments. It counts in `nonfinite_steps` and
-    in `step`, which determines the learning rate.
+    A step in which the loss, the norm of the gradient or the norm of the update is not finite leaves the parameters as
+    they are. It counts in `nonfinite_steps` and in `step`, which determines the learning rate. The moments change only
+    if the gradient is finite, and only to finite values.
     """
     sums, grads = _accumulate(rule, hyperparameters.seed, state, inputs, summed_loss)
     weight = jnp.maximum(sums.weight, 1.0)
@@ -120,10 +121,15 @@ def update(
 
     optimizer = rule.optimizer(rule.schedule(hyperparameters.learning_rate)(state.step))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    params, opt_state = jax.tree.map(
-        partial(jnp.where, finite), (params, opt_state), (state.params, state.opt_state)
+    # If the moments also waited for the norm of the update, XLA would compute them twice or store them twice.
+    opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old), opt_state, state.opt_state
+    )
+    # Finite norms add up to finite parameters: a norm overflows at 1.8e19, and there are fewer than 2**31 steps.
+    finite &= jnp.isfinite(optax.tree.norm(updates))
+    params = jax.tree.map(
+        partial(jnp.where, finite), optax.apply_updates(state.params, updates), state.params
     )
     new_state = TrainState(
         step=state.step + 1,

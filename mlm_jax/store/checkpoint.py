@@ -7,7 +7,7 @@
    and tries the previous checkpoint.
 3. The checkpoint has different data, tokenizer, model or seed, or different array names, shapes or dtypes: raises
    `InputError`. Older checkpoints in the folder belong to the same run, so they are not tried.
-4. The arrays cannot be read, or their digests do not match: the checkpoint is damaged, as in 2.
+4. The arrays cannot be read, their digests do not match, or a value is not finite: the checkpoint is damaged, as in 2.
 5. Every checkpoint is damaged: raises `InputError`, because silently starting over would discard the run.
 
 A checkpoint is the folder `STEP/` with `state/` (the arrays, one entry per leaf) and `manifest/` (JSON). Orbax writes
@@ -28,9 +28,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.parallel.digest import array_digests
+from mlm_jax.parallel.digest import array_digests, nonfinite
 from mlm_jax.store.checkpoint_manifest import (
     PyTree,
+    abstract_arrays,
     describe_arrays,
     describe_differences,
     enumerate_some,
@@ -124,7 +125,8 @@ class Checkpointer:
             unevaluated: an evaluation of `state` was due and did not end, to be returned by `unevaluated`.
 
         Raises:
-            CheckpointError: this save could not start, or the previous one failed.
+            CheckpointError: an array has a NaN or infinite value, this save could not start, or the previous one
+                failed.
         """
         self.wait()
         self._saving = step
@@ -216,6 +218,14 @@ class Checkpointer:
             "delete this one to start from step 0"
         )
 
+    def verify(self, step: int) -> None:
+        """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged."""
+        try:
+            manifest = self._manifest(step)
+            self._load(step, abstract_arrays(manifest["arrays"]), manifest["description"], part=None)
+        except _DamagedError as damage:
+            raise InputError(f"{self.directory / str(step)}: damaged: {damage}") from damage
+
     def examples(self, step: int) -> int:
         """Returns the `examples` saved with the checkpoint of `step`, which must have been restored."""
         return int(self._manifest(step)["examples"])
@@ -228,9 +238,9 @@ class Checkpointer:
         """Returns True if an evaluation of the checkpoint of `step` was due and did not end."""
         return bool(self._note(step, "unevaluated"))
 
-    def note_eval_loss(self, step: int, loss: float) -> None:
+    def note_eval_loss(self, step: int, loss: float | None) -> None:
         """Adds the evaluation loss of a checkpoint that was saved without one, until this checkpointer is closed."""
-        self._eval_losses[step] = loss if math.isfinite(loss) else None
+        self._eval_losses[step] = _finite(loss)
 
     def _note(self, step: int, key: str) -> Any:
         try:
@@ -276,13 +286,16 @@ class Checkpointer:
         eval_loss: float | None,
     ) -> None:
         leaves, _ = name_leaves(state)
-        loss = eval_loss if eval_loss is not None and math.isfinite(eval_loss) else None
+        loss = _finite(eval_loss)
+        digests = array_digests(leaves)
+        if names := nonfinite(digests):
+            raise ValueError(f"NaN or infinite values in {enumerate_some(names)}")
         manifest = {
             "description": description,
             **own,
             "eval_loss": loss,
             "arrays": describe_arrays(leaves),
-            "digests": array_digests(leaves),
+            "digests": {name: digest.bits for name, digest in digests.items()},
         }
         self._eval_losses[step] = loss
         self._manager.save(
@@ -326,9 +339,11 @@ class Checkpointer:
         if _in_any_process(damage is not None):
             why = "another process could not read its part" if damage is None else reason(damage)
             raise _DamagedError(f"arrays: {why}") from damage
-        digests = array_digests(leaves)
-        if changed := [name for name in abstract_leaves if digests[name] != manifest["digests"].get(name)]:
+        digests, saved = array_digests(leaves), manifest["digests"]
+        if changed := [name for name in abstract_leaves if digests[name].bits != saved.get(name)]:
             raise _DamagedError(f"the values of {enumerate_some(changed)} differ from those saved")
+        if names := nonfinite(digests):
+            raise _DamagedError(f"NaN or infinite values in {enumerate_some(names)}")
         return treedef.unflatten([leaves[name] for name in abstract_leaves])
 
     def _read(
@@ -386,6 +401,10 @@ class Checkpointer:
 
 def _in_any_process(here: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(here)).any())
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 class _DamagedError(Exception):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mlm_jax.config.settings import flatten
 
@@ -35,6 +36,17 @@ def name_leaves(tree: PyTree, part: str | None = None) -> tuple[dict[str, Any], 
 def describe_arrays(leaves: dict[str, Any]) -> dict[str, str]:
     """Returns dtype and shape of each leaf, such as `float32[2,64]`."""
     return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in leaves.items()}
+
+
+def abstract_arrays(described: dict[str, str]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Inverts `describe_arrays`, with all arrays on the first CPU device."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    abstract = {}
+    for name, text in described.items():
+        dtype, _, sizes = text.rstrip("]").partition("[")
+        shape = tuple(int(size) for size in sizes.split(",") if size)
+        abstract[name] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
+    return abstract
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:

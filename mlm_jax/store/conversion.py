@@ -4,7 +4,7 @@ A certificate in the new folder records the source, versions, checksums, and dif
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,22 +18,22 @@ from tqdm import tqdm
 from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
+from mlm_jax.files.checksums import checksum, checksums, write_checksums
 from mlm_jax.formats.model_folder import (
     StoredModel,
-    check_vocabulary,
     flatten_params,
     random_model,
+    spare_rows,
     write_json,
 )
 from mlm_jax.formats.name_table import Reading
-from mlm_jax.store.format_registry import FORMATS, Format, format_of
+from mlm_jax.store.format_registry import FORMATS, Format, format_of, read_model
 from mlm_jax.store.hub import find_model
+from mlm_jax.store.loading import CERTIFICATE_FILE, with_training_record
 from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
 
 FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
 DType = Literal["float32", "bfloat16"]
-
-CERTIFICATE_FILE = "certificate.json"
 
 # Relative to the largest output, or to 1 if that is smaller. Float32 rounding reaches this after 24 layers; a different
 # GELU or epsilon changes the outputs ten times as much.
@@ -84,6 +84,7 @@ def convert(
         work = _read(source, FORMATS[to], request or Request(), stages)
         certificate = _write(work, FORMATS[to], partial, stages)
         write_json(partial / CERTIFICATE_FILE, certificate)
+        write_checksums(partial)
     return certificate
 
 
@@ -109,20 +110,21 @@ def _read(source: str | Path, target: Format, request: Request, stages: tqdm) ->
     _begin(stages, "reading")
     folder = find_model(source)
     source_format = format_of(folder)
-    reading = source_format.read(folder)
-    # A run may have more vocabulary entries than its tokenizer. Other libraries do not support this.
-    check_vocabulary(source, reading.model.config, reading.model.tokenizer)
+    reading = read_model(folder)
     _begin(stages, "computing outputs")
-    batch = fixed_batch(reading.model.config)
-    outputs = our_outputs(reading.model, batch)
+    source_model = with_training_record(folder, reading.model)
+    batch = fixed_batch(source_model.config)
+    outputs = our_outputs(source_model, batch)
     _begin(stages, "comparing the source with its library")
     comparisons = {"source": _compare(source_format, folder, batch, outputs)}
-    model, changes = _prepare(reading.model, target, request)
+    model, changes = _prepare(source_model, target, request)
     if changes:
         before, outputs = outputs, our_outputs(model, batch)
         if before.shape == outputs.shape:
             comparisons["change"] = _difference(before, outputs, batch)
     certificate = _describe(source, source_format, reading, model, target, changes)
+    if model.training is not None:
+        certificate["training"] = asdict(model.training)
     return _Work(model, batch, outputs, certificate | {"comparisons": comparisons})
 
 
@@ -135,15 +137,32 @@ def _write(work: _Work, target: Format, folder: Path, stages: tqdm) -> dict[str,
     # Otherwise, the model would be in memory twice after it is read back.
     work.model.params.clear()
     _begin(stages, "reading back")
-    found = _contents(target.read(folder).model)
+    read_back = target.read(folder).model
+    certificate["changes"] += _lost_names(work.model, read_back, target.NAME)
+    found = _contents(read_back)
     differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     if differing:
         raise RuntimeError(f"{target.NAME}: read back with differences: {', '.join(differing[:3])}")
     _begin(stages, "comparing the target with its library")
     certificate["comparisons"]["target"] = _compare(target, folder, work.batch, work.outputs)
-    files = (path for path in folder.rglob("*") if path.is_file())
-    certificate["target"]["files"] = _checksums(folder, files)
+    certificate["target"]["files"] = checksums(folder)
     return certificate
+
+
+def _lost_names(model: StoredModel, read_back: StoredModel, target: str) -> list[str]:
+    """Returns a description of the names of classes that the target does not keep.
+
+    Raises:
+        InputError: the target does not keep the problem type, so its outputs would be read in another way.
+    """
+    others = ("regression", "multi_label_classification")
+    if model.problem_type in others and read_back.problem_type != model.problem_type:
+        raise InputError(
+            f"{target} cannot express problem_type = {model.problem_type!r}: must be 'single_label_classification'"
+        )
+    if model.labels != read_back.labels:
+        return [f"names of classes left out: {', '.join(model.labels or ())} ({target} has none)"]
+    return []
 
 
 def _contents(model: StoredModel) -> dict[str, Any]:
@@ -214,6 +233,8 @@ def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[S
     for part, reason in target.DROPPED_PARTS.items():
         if params.pop(part, None) is not None:
             changes.append(f"left out: {part} ({reason})")
+    if "classifier" not in params:
+        model = replace(model, labels=None, problem_type=None)
     return replace(model, params=params), changes
 
 
@@ -266,10 +287,15 @@ def _describe(
             "format": source_format.NAME,
             "tensors": reading.num_tensors,
             "dropped": dict(reading.dropped),
-            "files": _checksums(None, reading.files),
+            "notes": list(dict.fromkeys([*reading.notes, *spare_rows(model.config, model.tokenizer)])),
+            "files": {path.name: checksum(path) for path in sorted(reading.files)},
         },
         "target": {
             "format": target_format.NAME,
+            "vocabulary": {
+                "rows": model.config.vocabulary_size,
+                "entries": model.tokenizer.vocabulary_size,
+            },
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         },
         "changes": changes,
@@ -282,12 +308,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _checksums(root: Path | None, files: Iterable[Path]) -> dict[str, str]:
-    checksums = {}
-    for path in sorted(files):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        checksums[path.name if root is None else str(path.relative_to(root))] = digest.hexdigest()
-    return checksums

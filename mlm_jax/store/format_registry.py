@@ -6,6 +6,7 @@ from typing import Protocol
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
+from mlm_jax.files.checksums import check_checksums
 from mlm_jax.formats import google_tf, hugging_face, keras_hub
 from mlm_jax.formats.model_folder import StoredModel
 from mlm_jax.formats.name_table import Reading
@@ -42,6 +43,29 @@ class Format(Protocol):
 FORMATS: Mapping[str, Format] = {
     module.NAME: module for module in (native_format, hugging_face, google_tf, keras_hub)
 }
+
+
+def read_model(folder: Path) -> Reading:
+    """Reads the model of a folder of any format.
+
+    Raises:
+        InputError: there is no such folder, its format is unknown, a file differs from its checksum, or see `read` of
+            its format.
+    """
+    found = format_of(folder)
+    check_checksums(folder, complete=True)
+    return found.read(folder)
+
+
+def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
+    """Returns the config and the tokenizer of a folder of any format, which may lack weights.
+
+    Raises:
+        InputError: see `read_model`.
+    """
+    found = format_of(folder)
+    check_checksums(folder, complete=False)
+    return found.read_architecture(folder)
 
 
 def format_of(folder: Path) -> Format:

@@ -2,19 +2,24 @@
 
 ./folder              the folder itself
 bert_base_en_uncased  $MLM_JAX_HOME/models/NAME (by default ~/.cache/mlm_jax), then Hugging Face's hub
-hf://user/model       Hugging Face's hub, through huggingface_hub and its cache
+hf://user/model       Hugging Face's hub, through huggingface_hub and its cache; also hf://user/model/sub/folder,
+                      and with @revision at the end: a branch, tag or commit
 kaggle://handle       Kaggle's models, through kagglehub and its cache
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.config.settings import nearest_name
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.files.home import home
 from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
+# Names of users, models and folders; neither "." nor "..".
+_PART = re.compile(r"(?!\.+$)[\w.\- ]+")
 # Google's uploads of the checkpoints after which the presets are named.
 _REPOSITORIES: Mapping[str, str] = {
     "bert_tiny_en_uncased": "google/bert_uncased_L-2_H-128_A-2",
@@ -31,10 +36,17 @@ _REPOSITORIES: Mapping[str, str] = {
 _KAGGLE_HANDLES: Mapping[str, str] = {
     "bert_tiny_en_uncased_sst2": "keras/bert/keras/bert_tiny_en_uncased_sst2",
 }
-_TOKENIZER_FILES = ("config.json", *TOKENIZER_FILES)
+# Everything but weights, in any format.
+_SMALL_FILES = (
+    *("config.json", "bert_config.json", *TOKENIZER_FILES, "tokenizer/*", "assets/*"),
+    *("metadata.json", "preprocessor.json", "task.json", "checkpoint", CHECKSUMS_FILE, "certificate.json"),
+)
+# In the order of preference. The folder is asked for all of one kind at once, and has one kind at most.
 _WEIGHT_FILES = (
-    ("*.safetensors", "*.safetensors.index.json"),
+    ("model*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+    ("model.weights.h5", "task.weights.h5"),
+    ("*.ckpt*.index", "*.ckpt*.data-*"),
 )
 
 
@@ -70,25 +82,40 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
     )
 
 
-def _from_hugging_face(repository: str, weights: bool, remedy: str) -> Path:
+def _from_hugging_face(name: str, weights: bool, remedy: str) -> Path:
+    """Downloads `user/model[/sub/folder][@revision]`."""
     from huggingface_hub import snapshot_download
 
+    path, _, revision = name.partition("@")
+    parts = path.split("/")
+    if not all(_PART.fullmatch(part) for part in parts) or ("@" in name and not revision):
+        raise InputError(
+            f"hf://{name}: must be hf://user/model, hf://user/model/sub/folder, or one of them with @revision"
+        )
+    repository, folder = "/".join(parts[:2]), "/".join(parts[2:])
+    prefix = f"{folder}/" if folder else ""
+
     def fetch(patterns: Sequence[str]) -> Path:
-        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+        allowed = [prefix + pattern for pattern in patterns]
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=allowed)) / folder
 
     try:
-        folder = fetch(_TOKENIZER_FILES)
+        found = fetch(_SMALL_FILES)
         if weights:
             for patterns in _WEIGHT_FILES:
-                folder = fetch((*_TOKENIZER_FILES, *patterns))
-                if any(next(folder.glob(pattern), None) for pattern in patterns):
+                found = fetch((*_SMALL_FILES, *patterns))
+                if any(next(found.glob(pattern), None) for pattern in patterns):
                     break
-    # All causes (no network, no such repository, no permission) have the same remedy.
+    # All causes (no network, no such repository or revision, no permission) have the same remedy.
     except Exception as error:
         raise InputError(
-            f"hf://{repository}: not in the cache and not downloaded ({_summary(error)}){remedy}"
+            f"hf://{name}: not in the cache and not downloaded ({_summary(error)}){remedy}"
         ) from error
-    return folder
+    if not found.is_dir():
+        raise InputError(
+            f"hf://{name}: {repository} has no folder {folder} with the files of a model{remedy}"
+        )
+    return found
 
 
 def _from_kaggle(handle: str, remedy: str) -> Path:

@@ -1,14 +1,21 @@
 """Loads a model by name or folder, in any supported format."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
+
+from tqdm import tqdm
 
 from mlm_jax.config import BertConfig
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model
-from mlm_jax.store.format_registry import format_of
+from mlm_jax.files.json_files import read_json_object
+from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model, read_training_record
+from mlm_jax.store.format_registry import read_architecture, read_model
 from mlm_jax.store.hub import find_model
 from mlm_jax.text.tokenizer import Tokenizer
+
+CERTIFICATE_FILE = "certificate.json"
 
 
 def load_model(
@@ -27,11 +34,18 @@ def load_model(
         check_vocabulary(name, config, tokenizer)
         return random_model(config, tokenizer, seed)
     folder = find_model(name)
-    model = format_of(folder).read(folder).model
+    reading = read_model(folder)
+    for note in reading.notes:
+        tqdm.write(f"{name}: {note}", file=sys.stderr)
+    model = with_training_record(folder, reading.model)
     if tokenizer is None:
         return model
-    check_vocabulary(name, model.config, tokenizer)
-    return StoredModel(model.config, model.params, tokenizer, model.labels)
+    if tokenizer.vocabulary_size not in (model.tokenizer.vocabulary_size, model.config.vocabulary_size):
+        raise InputError(
+            f"{name}: the tokenizer has {tokenizer.vocabulary_size} entries: must have "
+            f"{model.tokenizer.vocabulary_size}, as the model's own"
+        )
+    return replace(model, tokenizer=tokenizer)
 
 
 def load_masked_lm(
@@ -46,7 +60,21 @@ def load_masked_lm(
     if "head" not in model.params:
         raise InputError(f"{name}: has no masked-LM head: converting it with --allow-random-head adds one")
     params = {part: model.params[part] for part in ("encoder", "head")}
-    return StoredModel(model.config, params, model.tokenizer)
+    return replace(model, params=params, labels=None, problem_type=None)
+
+
+def with_training_record(folder: Path, model: StoredModel) -> StoredModel:
+    """Returns a model with the training record that a conversion wrote into the certificate of its folder, if any."""
+    file = folder / CERTIFICATE_FILE
+    if model.training is not None or not file.is_file():
+        return model
+    return replace(model, training=read_training_record(file, read_json_object(file).get("training")))
+
+
+def load_config(name: str | Path) -> BertConfig:
+    """Returns the config of a model without its weights. Raises InputError as `load_model` does."""
+    folder = find_model(name, weights=False)
+    return read_architecture(folder)[0]
 
 
 def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:
@@ -56,7 +84,7 @@ def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertCo
     folder = find_model(name, weights=False)
     if built_in is not None:
         return built_in, _tokenizer_in(folder)
-    config, own = format_of(folder).read_architecture(folder)
+    config, own = read_architecture(folder)
     return config, tokenizer or own
 
 
@@ -65,4 +93,4 @@ def _tokenizer_in(folder: Path) -> Tokenizer:
     try:
         return Tokenizer.load(folder)
     except InputError:
-        return format_of(folder).read_architecture(folder)[1]
+        return read_architecture(folder)[1]

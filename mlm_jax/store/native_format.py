@@ -1,4 +1,4 @@
-"""Our own format: exported model folders, and run folders."""
+"""Our own format: exported model folders, run folders, and their checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mlm_jax.config import BertConfig
+from mlm_jax.config import BertConfig, TrainConfig
+from mlm_jax.config.training_record import record_of
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.model_folder import (
+    CONFIG_FILE,
     WEIGHTS_FILE,
     StoredModel,
+    check_vocabulary,
+    flatten_params,
     is_model_folder,
     read_model_config,
     read_model_folder,
+    read_training_record,
     without_padded_rows,
-    write_model_folder,
+    write_model_files,
 )
 from mlm_jax.formats.name_table import Reading
+from mlm_jax.formats.tensor_checks import check_weight
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
 from mlm_jax.store.run_folder import (
@@ -25,6 +32,7 @@ from mlm_jax.store.run_folder import (
     is_run_folder,
     load_params,
     read_config,
+    run_and_step,
 )
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -34,8 +42,8 @@ NEEDS_POOLER = False
 
 
 def recognizes(folder: Path) -> bool:
-    """Returns True if the folder is an exported model or a run folder."""
-    return is_model_folder(folder) or is_run_folder(folder)
+    """Returns True if the folder is an exported model, a run folder, or a checkpoint in one."""
+    return is_model_folder(folder) or is_run_folder(run_and_step(folder)[0])
 
 
 def expressible(config: BertConfig) -> BertConfig:
@@ -45,31 +53,58 @@ def expressible(config: BertConfig) -> BertConfig:
 
 def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
     """Returns the config and the tokenizer without reading weights."""
+    folder, _ = run_and_step(folder)
     config = read_config(folder).model if is_run_folder(folder) else read_model_config(folder)[0]
     return config, Tokenizer.load(folder / TOKENIZER_FOLDER)
 
 
 def read(folder: Path) -> Reading:
-    """Reads an exported model, or the newest intact checkpoint of a run.
+    """Reads an exported model, a checkpoint of a run (RUN/checkpoints/STEP), or the newest intact one of a run.
 
     Raises:
-        InputError: a file is missing or damaged, a tensor is missing, unknown or of the wrong shape, or the run has
-            no checkpoint.
+        InputError: a file is missing or damaged, a tensor is missing, unknown, of the wrong shape or not finite, or
+            the run has no checkpoint.
     """
+    folder, step = run_and_step(folder)
     if not is_run_folder(folder):
         model = read_model_folder(folder)
-        return Reading(model, len(jax.tree.leaves(model.params)), {}, [folder / WEIGHTS_FILE])
-    config = read_config(folder).model
+        return Reading(model, len(jax.tree.leaves(model.params)), {}, [], [folder / WEIGHTS_FILE])
+    run = read_config(folder)
+    config = run.model
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
-    params = jax.tree.map(np.asarray, load_params(folder, abstract))
+    params = jax.tree.map(np.asarray, load_params(folder, abstract, step))
+    checkpoints = folder / CHECKPOINTS_FOLDER / (str(step) if step is not None else "")
+    for path, leaf in flatten_params(params).items():
+        check_weight(checkpoints, path, leaf)
     config, params = without_padded_rows(config, params)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-    files = sorted(path for path in (folder / CHECKPOINTS_FOLDER).rglob("*") if path.is_file())
-    return Reading(StoredModel(config, params, tokenizer), len(jax.tree.leaves(params)), {}, files)
+    check_vocabulary(folder, config, tokenizer)
+    files = sorted(path for path in checkpoints.rglob("*") if path.is_file())
+    model = StoredModel(config, params, tokenizer, training=record_of(run, _longest_rows(folder, run)))
+    return Reading(model, len(jax.tree.leaves(params)), {}, [], files)
+
+
+def _longest_rows(folder: Path, run: TrainConfig, later: frozenset[Path] = frozenset()) -> int | None:
+    """Returns the length of the longest rows that the model of a run was trained with, or None if unknown.
+
+    `later` are the runs that start from this one, because folders may have been renamed into a circle.
+    """
+    if run.init_from is None:
+        return run.data.sequence_length
+    source, runs = Path(run.init_from), later | {folder.resolve()}
+    if source.resolve() in runs:
+        return None
+    if is_run_folder(source):
+        before = _longest_rows(source, read_config(source), runs)
+    else:
+        record = read_json_object(source / CONFIG_FILE).get("training") if is_model_folder(source) else None
+        known = read_training_record(source / CONFIG_FILE, record)
+        before = known.longest_rows if known is not None else None
+    return None if before is None else max(before, run.data.sequence_length)
 
 
 def write(model: StoredModel, folder: Path) -> int:
     """Writes the files of an exported model into an empty folder and returns the number of tensors."""
-    return write_model_folder(folder, model)
+    return write_model_files(folder, model)

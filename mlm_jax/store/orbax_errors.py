@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 def reason(error: BaseException) -> str:
     """Returns the root cause of an error on one line. TensorStore wraps the system's message in a page of text."""
+    global _has_failed  # noqa: PLW0603
+    _has_failed = True
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -29,7 +31,7 @@ def orbax_silenced() -> Iterator[None]:
     asyncio then logs exceptions that were never retrieved, and coroutines that fail when they are collected, or finish
     after their event loop is closed, report to `sys.unraisablehook`. Contexts may overlap in any order.
     """
-    global _open_contexts, _hook_before  # noqa: PLW0603
+    global _open_contexts, _hook_before, _has_failed  # noqa: PLW0603
     with _lock:
         _open_contexts += 1
         if _open_contexts == 1:
@@ -39,8 +41,10 @@ def orbax_silenced() -> Iterator[None]:
     try:
         yield
     finally:
-        # Dropped coroutines report errors when they are collected.
-        gc.collect()
+        # Dropped coroutines report errors when they are collected. Collecting takes seconds in a large process.
+        if _has_failed:
+            gc.collect()
+            _has_failed = False
         with _lock:
             _open_contexts -= 1
             if not _open_contexts:
@@ -53,6 +57,8 @@ def orbax_silenced() -> Iterator[None]:
 _LOGGERS = ("absl", "asyncio")
 _lock = threading.Lock()
 _open_contexts = 0
+# True if an error of Orbax was handled since the last collection.
+_has_failed = False
 _hook_before = sys.unraisablehook
 
 

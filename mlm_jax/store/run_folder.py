@@ -3,7 +3,6 @@
 RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mlm_jax.config.files import read_json_config
 from mlm_jax.config.settings import changed_settings, to_json
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -31,10 +31,19 @@ def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
 def is_run_folder(folder: Path) -> bool:
     """Returns True if the folder has the config.json of a run, with or without a checkpoint."""
     try:
-        settings = json.loads((folder / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError):
+        settings = read_json_object(folder / CONFIG_FILE)
+    except (OSError, InputError):
         return False
-    return isinstance(settings, dict) and {"output_dir", "optimizer"} <= set(settings)
+    return {"output_dir", "optimizer"} <= set(settings)
+
+
+def run_and_step(folder: Path) -> tuple[Path, int | None]:
+    """Splits RUN/checkpoints/STEP into the run folder and the step; any other folder is returned with None."""
+    place = folder if folder.parent.name == CHECKPOINTS_FOLDER else folder.absolute()
+    run = place.parent.parent
+    if place.name.isdecimal() and place.parent.name == CHECKPOINTS_FOLDER and is_run_folder(run):
+        return run, int(place.name)
+    return folder, None
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -57,14 +66,17 @@ def _of_any_process(config: TrainConfig) -> TrainConfig:
     return replace(config, distributed=elsewhere)
 
 
-def load_params(folder: Path, abstract_params: Any) -> Any:
-    """Returns the parameters of the newest intact checkpoint of a run, with the shardings of `abstract_params`.
+def load_params(folder: Path, abstract_params: Any, step: int | None = None) -> Any:
+    """Returns the parameters of a checkpoint of a run, by default the newest intact one.
+
+    They have the shardings of `abstract_params`.
 
     Raises:
-        InputError: the run has no checkpoint, or its parameters have different names or shapes.
+        InputError: the run has no checkpoint, or no intact one of `step`, or its parameters have different names or
+            shapes.
     """
     with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
-        restored = checkpointer.restore_part("params", abstract_params, {})
+        restored = checkpointer.restore_part("params", abstract_params, {}, step=step)
     if restored is None:
         raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
     return restored[1]

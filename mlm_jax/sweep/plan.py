@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]*")
 # Other files in the folder of a sweep: lock, sweep.json, report.md, losses.png, ….
 _TAKEN = re.compile(r"lock|.*\.(json|md|csv|html|png)", re.IGNORECASE)
 
-OF_NO_RESULT = (
+RESULT_NEUTRAL_SETTINGS = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
@@ -141,7 +141,7 @@ def share_of(runs: list[Run], index: int, count: int) -> list[Run]:
 def changed_results(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Returns both values of every setting that differs and may affect results."""
     changes = changed_settings(config, other)
-    return {name: values for name, values in changes.items() if name not in OF_NO_RESULT}
+    return {name: values for name, values in changes.items() if name not in RESULT_NEUTRAL_SETTINGS}
 
 
 def describe_trial(sweep: Sweep, trial: str) -> str:

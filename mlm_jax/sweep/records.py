@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.json_files import read_json_object
 
 SWEEP_FILE = "sweep.json"
 OUTCOME_FILE = "outcome.json"
@@ -53,7 +54,7 @@ def read_sweep_record(folder: Path) -> SweepRecord | None:
     file = folder / SWEEP_FILE
     if not file.is_file():
         return None
-    tree = read_object(file)
+    tree = read_json_object(file)
     texts = dict.fromkeys(("name", "source", "description", "baseline"), str)
     kinds: dict[str, type] = {**texts, "seeds": list, "trials": dict, "data": dict}
     for key, kind in kinds.items():
@@ -84,7 +85,7 @@ def read_outcome(run_folder: Path) -> Outcome | None:
     file = run_folder / OUTCOME_FILE
     if not file.is_file():
         return None
-    tree = read_object(file)
+    tree = read_json_object(file)
     ended = tree.get("status") in ("finished", "failed")
     timed = tree.get("seconds", "") is None or type(tree.get("seconds")) in (int, float)
     documented = isinstance(tree.get("machine"), dict) and isinstance(tree.get("versions"), dict)
@@ -105,17 +106,6 @@ def write_outcome(run_folder: Path, outcome: Outcome) -> None:
 def forget_outcome(run_folder: Path) -> None:
     """Removes outcome.json, so that the run is trained again."""
     (run_folder / OUTCOME_FILE).unlink(missing_ok=True)
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file. Raises InputError if the file contains anything else."""
-    try:
-        tree = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{file}: must be a JSON object")
-    return tree
 
 
 def _json(record: SweepRecord | Outcome) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.text.added_tokens import ROLES, TokenFiles, add_tokens, added_tokens_config
 from mlm_jax.text.vocabulary import (
     BertRules,
@@ -82,7 +83,7 @@ def load_backend(
     # The vocabulary of a KerasHub preset is in assets/ or assets/tokenizer/.
     near = [file.parents[depth] / TOKENIZER_FILE for depth in (1, 2) if depth < len(file.parents)]
     for place in [file] if file.name == TOKENIZER_FILE else near if file.name == "vocabulary.txt" else []:
-        if "registered_name" in (content := read_json(place)):
+        if "registered_name" in (content := read_json_object(place)):
             return _read_keras_hub(place, content, given)
     folder = _Folder(file.parent)
     folder.check(file)
@@ -117,10 +118,13 @@ def _read_keras_hub(
     vocabulary = next((place for place in places if place.is_file()), None)
     if vocabulary is None:
         raise InputError(f"{places[0]}: no such file; expected the vocabulary of {file}")
-    settings = {"lowercase": False, "strip_accents": False} | (content.get("config") or {})
+    stated = content.get("config") or {}
+    if not isinstance(stated, dict):
+        raise InputError(f"{file}: config must be an object")
+    settings = {"lowercase": False, "strip_accents": False} | stated
     for name in ("lowercase", "strip_accents"):
         if not isinstance(settings[name], bool):
-            raise InputError(f"{file}: {name} is {settings[name]!r}; expected true or false")
+            raise InputError(f"{file}: {name} = {settings[name]!r}: must be true or false")
     lowercase = settings["lowercase"] if given.do_lower_case is None else given.do_lower_case
     strip = settings["strip_accents"] if given.strip_accents is None else given.strip_accents
     return bert_backend(read_vocabulary(vocabulary), lowercase=lowercase, strip_accents=strip), vocabulary
@@ -135,12 +139,12 @@ class _Folder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Content of `tokenizer_config.json`."""
-        return read_json(self.path / TOKENIZER_CONFIG_FILE)
+        return read_json_object(self.path / TOKENIZER_CONFIG_FILE)
 
     @cached_property
     def class_name(self) -> str | None:
         """Class of transformers, without "Fast"; None if no file names it."""
-        model = read_json(self.path / "config.json")
+        model = read_json_object(self.path / "config.json")
         name = self.config.get("tokenizer_class") or model.get("tokenizer_class")
         model_type = str(model.get("model_type") or "")
         if model_type in _GENERIC_MODEL_TYPES:
@@ -206,7 +210,7 @@ class _Folder:
             warn_of_contradiction(
                 file, token_ids, rules, None if stated else self.class_name or "BertTokenizer"
             )
-        elif described.is_file() and (found := _rules_of(read_json(described))):
+        elif described.is_file() and (found := _rules_of(read_json_object(described))):
             rules = self.rules(given, found)
         else:
             rules = self.rules(given, guess_rules(token_ids))
@@ -215,7 +219,7 @@ class _Folder:
 
     def read_tokenizer_json(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
         """Reads a `tokenizer.json`: as it is, or with BERT's rules if its class builds them from the vocabulary."""
-        content = read_json(file)
+        content = read_json_object(file)
         stated = _rules_of(content)
         model = content.get("model")
         unknown = model.get("unk_token") if isinstance(model, dict) else None
@@ -284,7 +288,7 @@ class _Folder:
 
     def _add_tokens(self, backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> None:
         special, added = (
-            read_json(self.path / name) for name in ("special_tokens_map.json", "added_tokens.json")
+            read_json_object(self.path / name) for name in ("special_tokens_map.json", "added_tokens.json")
         )
         add_tokens(
             backend, TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
@@ -306,23 +310,6 @@ def _rules_of(content: Mapping[str, Any]) -> BertRules | None:
     return BertRules(
         normalizer.get("lowercase"), normalizer.get("strip_accents"), normalizer.get("handle_chinese_chars")
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file, or an empty one if there is no such file.
-
-    Raises:
-        InputError: the file is not JSON, or has another value.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a {path.name}: expected a JSON object")
-    return content
 
 
 def _from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:

@@ -14,6 +14,7 @@ import numpy as np
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
 from mlm_jax.files.targets import check_target_file, naming_target
+from mlm_jax.run.reporting import say
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.use.inference import Pooling
 from mlm_jax.use.masked_lm import MaskedLM
@@ -28,7 +29,7 @@ def extract_features(
     texts: Iterable[str],
     output: Path,
     *,
-    layer: int = -1,
+    layers: int | Sequence[int] = -1,
     pooling: Pooling = "mean",
     truncate: bool = False,
     progress: bool = False,
@@ -36,12 +37,14 @@ def extract_features(
     """Writes the features of every text to `output` atomically, and returns the number of texts.
 
     .npz: `features`, float32 [texts, hidden_dim]; with pooling "none", [tokens of all texts, hidden_dim] and `offsets`,
-    int64 [texts + 1]. .parquet: a column `features` of lists of hidden_dim float32, or of lists of these lists. With
-    `progress`, counts texts on stderr if it is a terminal.
+    int64 [texts + 1]. .parquet: `id`, the number of the text from 0, and `features`, a list of hidden_dim float32 or,
+    with pooling "none", a list of these. A list of layers adds an axis before hidden_dim. Every text has its row: an
+    empty one has the features of [CLS] and [SEP], and stderr reports their number. With `progress`, counts texts on
+    stderr if it is a terminal.
 
     Raises:
-        InputError: the output has a different suffix, there is no text, or a text is too long (the message has its
-            number), or the output cannot be created.
+        InputError: the output has a different suffix or cannot be created, there is no text, or a text is not a
+            string or is too long (the message has its number).
         RunError: the disk is full.
     """
     if output.suffix not in (".npz", ".parquet"):
@@ -49,24 +52,35 @@ def extract_features(
     check_target_file(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     writer = _npz_writer if output.suffix == ".npz" else _parquet_writer
+    if isinstance(layers, Sequence):
+        shape: tuple[int, ...] = (len(layers), model.config.hidden_dim)
+    else:
+        shape = (model.config.hidden_dim,)
     count, stream = 0, iter(texts)
+    empty: list[int] = []
     counter = progress_bar(None, "text", shown=progress)
-    with naming_target(output), counter, writer(output, model.config.hidden_dim, pooling) as append:
+    with naming_target(output), counter, writer(output, shape, pooling) as append:
         while chunk := list(islice(stream, _TEXTS_AT_ONCE)):
             try:
-                append(model.features(chunk, layer=layer, pooling=pooling, truncate=truncate))
+                append(model.features(chunk, layers=layers, pooling=pooling, truncate=truncate))
             except InputError as error:
                 # The model numbers texts from the start of the chunk.
                 raise InputError(f"texts {count} to {count + len(chunk) - 1}: {error}") from error
+            empty += [count + place for place, text in enumerate(chunk) if not text.strip()]
             count += len(chunk)
             counter.update(len(chunk))
         if not count:
             raise InputError(f"{output}: no text: must be at least one")
+    if empty:
+        say(
+            f"{len(empty):,} of {count:,} texts are empty, the first is text {empty[0]} (from 0): they have the "
+            "features of [CLS] and [SEP] alone"
+        )
     return count
 
 
 @contextlib.contextmanager
-def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
+def _npz_writer(output: Path, shape: tuple[int, ...], pooling: Pooling) -> Iterator[Append]:
     lengths: list[int] = []
     with tempfile.TemporaryFile(dir=output.parent) as body:
 
@@ -80,7 +94,7 @@ def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
         body.seek(0)
         with _whole(output) as path, zipfile.ZipFile(path, "w") as archive:
             with archive.open("features.npy", "w", force_zip64=True) as member:
-                header = {"descr": "<f4", "fortran_order": False, "shape": (sum(lengths), width)}
+                header = {"descr": "<f4", "fortran_order": False, "shape": (sum(lengths), *shape)}
                 np.lib.format.write_array_header_2_0(member, header)
                 shutil.copyfileobj(body, member, 1 << 20)
             if pooling == "none":
@@ -90,25 +104,36 @@ def _npz_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
 
 
 @contextlib.contextmanager
-def _parquet_writer(output: Path, width: int, pooling: Pooling) -> Iterator[Append]:
+def _parquet_writer(output: Path, shape: tuple[int, ...], pooling: Pooling) -> Iterator[Append]:
     # Imported late, because pyarrow takes longer to import than the rest of this module.
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    vector = pa.list_(pa.float32(), width)
+    vector = pa.float32()
+    for size in reversed(shape):
+        vector = pa.list_(vector, size)
     kind = pa.list_(vector) if pooling == "none" else vector
-    schema = pa.schema([("features", kind)])
+    schema = pa.schema([("id", pa.int64()), ("features", kind)])
+    written = 0
 
     def column(features: Sequence[np.ndarray]) -> Any:
-        flat = pa.array(np.concatenate([np.ravel(array) for array in features]), pa.float32())
-        vectors = pa.FixedSizeListArray.from_arrays(flat, width)
+        vectors = pa.array(np.concatenate([np.ravel(array) for array in features]), pa.float32())
+        for size in reversed(shape):
+            vectors = pa.FixedSizeListArray.from_arrays(vectors, size)
         if pooling != "none":
             return vectors
         offsets = np.concatenate([[0], np.cumsum([len(array) for array in features])])
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors)
 
     with _whole(output) as path, pq.ParquetWriter(path, schema) as writer:
-        yield lambda features: writer.write_table(pa.table([column(features)], schema=schema))
+
+        def append(features: Sequence[np.ndarray]) -> None:
+            nonlocal written
+            numbers = pa.array(range(written, written + len(features)), pa.int64())
+            writer.write_table(pa.table([numbers, column(features)], schema=schema))
+            written += len(features)
+
+        yield append
 
 
 @contextlib.contextmanager

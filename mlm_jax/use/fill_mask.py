@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import check_text
+from mlm_jax.use.labels import kind_of, listed
 
 MASK = "[MASK]"
 _BEAM_WIDTH = 8
+# Number of texts for which probabilities over the whole vocabulary are held in memory at once.
+_TEXTS_AT_ONCE = 512
 
 # Maps rows with [CLS] and [SEP], and positions in each, to float32 [positions, vocabulary] per row.
 LogProbabilities = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], list[np.ndarray]]
@@ -60,12 +64,17 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
     """Tokenizes texts with masks.
 
     Raises:
-        InputError: a text is empty, has no [MASK], or has more than `longest` tokens. The message has its number.
+        InputError: there is no text, or a text is not a string, is empty, has no [MASK], or has more than `longest`
+            tokens. The message has its number.
     """
     prompts = []
+    texts = listed(texts, "texts")
     for index, text in enumerate(texts):
         where = f"text {index}: " if len(texts) > 1 else ""
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str):
+            raise InputError(f"{where}found {kind_of(text)}: must be a string")
+        check_text(text, f"text {index}")
+        if not text.strip():
             raise InputError(f"{where}the text is empty: must have at least one {MASK}")
         body = tokenizer.encode(text, parse_special_tokens=True)
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
@@ -79,6 +88,52 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
             raise InputError(f"{where}no {MASK} in {text!r}: must have at least one")
         prompts.append(Prompt(text, token_ids, positions))
     return prompts
+
+
+def candidates_of(
+    prompts: Sequence[Prompt],
+    predict: LogProbabilities,
+    score: TokenLogProbabilities,
+    tokenizer: Tokenizer,
+    *,
+    longest: int,
+    top_k: int,
+    targets: Sequence[str] | None,
+    joint: bool,
+) -> list[Any]:
+    """Returns the candidates of each prompt; see `MaskedLM.fill_mask`.
+
+    Raises:
+        InputError: `top_k` is out of range; a target is unknown, has several pieces although a text has several masks,
+            or makes a row longer than `longest` tokens.
+    """
+    ordinary = np.setdiff1d(np.arange(tokenizer.vocabulary_size), np.array(tokenizer.special_token_ids))
+    if not 1 <= top_k <= len(ordinary):
+        raise InputError(f"top_k = {top_k}: must be in [1, {len(ordinary)}]")
+    several_masks = [len(prompt.positions) > 1 for prompt in prompts]
+    if targets is not None:
+        pieces = target_pieces(targets, tokenizer)
+        if any(len(ids) > 1 for ids in pieces.values()):
+            if any(several_masks):
+                raise InputError("targets of several pieces: must have one piece if a text has several masks")
+            return [rank_targets(prompt, pieces, score, tokenizer, longest, top_k) for prompt in prompts]
+        ordinary = np.unique([int(ids[0]) for ids in pieces.values()])
+    arguments = (predict, tokenizer, ordinary, min(top_k, len(ordinary)))
+    results: dict[int, Any] = {}
+    jointly = [number for number, several in enumerate(several_masks) if several and joint]
+    independently = [number for number in range(len(prompts)) if number not in jointly]
+    for part in _parts(jointly):
+        found = joint_candidates([prompts[number] for number in part], *arguments)
+        results |= dict(zip(part, found, strict=True))
+    for part in _parts(independently):
+        each = independent_candidates([prompts[number] for number in part], *arguments)
+        for number, masks in zip(part, each, strict=True):
+            results[number] = masks if several_masks[number] else masks[0]
+    return [results[number] for number in range(len(prompts))]
+
+
+def _parts(numbers: Sequence[int]) -> list[Sequence[int]]:
+    return [numbers[first : first + _TEXTS_AT_ONCE] for first in range(0, len(numbers), _TEXTS_AT_ONCE)]
 
 
 def independent_candidates(

@@ -4,7 +4,8 @@ A batch is split over the largest number of local devices that divides it, and e
 `mlm_jax.train` for runs that are resumed, sharded or logged.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -29,6 +30,7 @@ from mlm_jax.step.train_step import make_setup, masked_loss
 from mlm_jax.step.update import SummedLoss, TrainState, UpdateRule, hyperparameters_of, state_of, update
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.inference import LENGTH_BUCKET
+from mlm_jax.use.labels import kind_of, listed
 from mlm_jax.use.masked_batches import (
     MaskedBatch,
     masked_batch_loss,
@@ -128,17 +130,74 @@ class Tuner:
         return jax.jit(step, out_shardings=replicated(self._mesh), donate_argnums=0)
 
 
-def text_rows(texts: Sequence[str], tokenizer: Tokenizer, sequence_length: int | None, longest: int) -> Rows:
-    """Returns texts as rows, one document per row; without `sequence_length`, as long as the longest text."""
+def texts_in(data: Any) -> list[str] | None:
+    """Returns the texts in the data of a fit, or None if the data are batches that are already masked.
+
+    Raises:
+        InputError: the data are a single string, or one of the texts is not a string.
+    """
+    if isinstance(data, str | bytes):
+        raise InputError("data: found one string: must be a list of strings or batches")
+    if (
+        isinstance(data, Mapping)
+        or not (isinstance(data, Sequence) or hasattr(data, "tolist"))
+        or not len(data)
+    ):
+        return None
+    texts = listed(data, "data")
+    if isinstance(texts[0], Mapping):
+        return None
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {index}: found {kind_of(text)}: must be a string")
+    return texts
+
+
+def text_rows(
+    texts: Sequence[str], tokenizer: Tokenizer, sequence_length: int | None, longest: int
+) -> tuple[Rows, int]:
+    """Returns texts as rows, one document per row, and the tokens of the longest row.
+
+    Without `sequence_length`, rows are as long as the longest text.
+    """
     store = TokenStore.from_documents(texts, tokenizer)
+    tokens = max(int(np.diff(shard.document_offsets.astype(np.int64)).max()) for shard in store.shards) + 1
     if sequence_length is None:
-        wanted = (
-            max(int(np.diff(shard.document_offsets.astype(np.int64)).max()) for shard in store.shards) + 1
-        )
-        sequence_length = min(longest, -(-wanted // LENGTH_BUCKET) * LENGTH_BUCKET)
+        sequence_length = min(longest, -(-tokens // LENGTH_BUCKET) * LENGTH_BUCKET)
     if not 3 <= sequence_length <= longest:
         raise InputError(f"sequence_length = {sequence_length}: must be in [3, {longest}]")
-    return Rows(store, tokenizer, DataConfig(sequence_length=sequence_length, packing="document"))
+    rows = Rows(store, tokenizer, DataConfig(sequence_length=sequence_length, packing="document"))
+    return rows, min(tokens, sequence_length)
+
+
+def counted_batches(data: Any, batch_size: int, *, counts: bool) -> tuple[Any, float | None]:
+    """Returns masked batches and their number, as `masked_batches` yields them for training.
+
+    Unless `counts` is true, an iterable is not read, and its number is None.
+    """
+    if isinstance(data, Mapping):
+        rows = len(data.get("token_ids", ()))
+        return data, rows // max(1, min(batch_size, rows))
+    if not counts:
+        return data, None
+    batches = list(data)
+    return batches, len(batches)
+
+
+def steps_of(num_steps: int | None, num_epochs: int | None, steps_per_epoch: float | None) -> int:
+    """Returns the number of steps of a fit: `num_steps`, or those of `num_epochs` passes, by default one.
+
+    Raises:
+        InputError: both are given, or `num_epochs` is below 1.
+    """
+    if num_steps is not None and num_epochs is not None:
+        raise InputError("num_steps and num_epochs: must not be given together")
+    if num_epochs is not None and num_epochs < 1:
+        raise InputError(f"num_epochs = {num_epochs}: must be at least 1")
+    if num_steps is not None or steps_per_epoch is None:
+        assert num_steps is not None
+        return num_steps
+    return max(1, math.ceil((num_epochs or 1) * steps_per_epoch))
 
 
 def fit_texts(

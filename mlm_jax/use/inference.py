@@ -23,11 +23,13 @@ from mlm_jax.config import BertConfig
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
 
-Pooling = Literal["none", "cls", "mean"]
+Pooling = Literal["none", "cls", "mean", "max"]
 
 LENGTH_BUCKET = 32
 _BUDGET_TOKENS = 4096
 _MAX_ROWS = 64
+# Number of rows with one masked token that are held in memory at once.
+_ROWS_AT_ONCE = 4096
 
 # Called with the number of rows after each batch.
 Advance = Callable[[int], object]
@@ -77,11 +79,14 @@ class Inference:
         self,
         params: Any,
         rows: Sequence[np.ndarray],
-        depth: int,
+        depth: int | tuple[int, ...],
         pooling: Pooling,
         advance: Advance,
     ) -> list[np.ndarray]:
-        """Returns the hidden states after `depth` layers: float32 [tokens, D] per row, or [D] if pooled."""
+        """Returns the hidden states after `depth` layers: float32 [tokens, D] per row, or [D] if pooled.
+
+        Several depths add an axis before the last: [tokens, depths, D] or [depths, D].
+        """
         results: list[Any] = [None] * len(rows)
         for chosen, token_ids in self._batches(rows, advance):
             found = np.asarray(self._hidden(params["encoder"], token_ids, depth=depth, pooling=pooling))
@@ -132,17 +137,52 @@ class Inference:
         graph, _ = nnx.split(nnx.eval_shape(lambda: abstract_masked_lm(self.config).encoder), nnx.Param)
 
         @partial(jax.jit, static_argnames=("depth", "pooling"))
-        def hidden(encoder: Any, token_ids: Array, depth: int, pooling: Pooling) -> Array:
+        def hidden(encoder: Any, token_ids: Array, depth: int | tuple[int, ...], pooling: Pooling) -> Array:
             padding_mask = token_ids != self.padding_id
             x = nnx.merge(graph, encoder)(token_ids, padding_mask, depth=depth)
+            if isinstance(depth, tuple):
+                x = jnp.moveaxis(x, 0, 2)
             if pooling == "none":
                 return x
             if pooling == "cls":
                 return x[:, 0]
-            weights = padding_mask[..., None].astype(x.dtype)
-            return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
+            real = jnp.expand_dims(padding_mask, tuple(range(2, x.ndim)))
+            if pooling == "max":
+                return jnp.max(x, axis=1, where=real, initial=jnp.finfo(x.dtype).min)
+            count = jnp.sum(real.astype(x.dtype), axis=1)
+            return jnp.sum(x, axis=1, where=real) / jnp.maximum(count, 1.0)
 
         return hidden
+
+
+def token_log_probabilities(
+    inference: Inference,
+    params: Any,
+    rows: Sequence[np.ndarray],
+    positions: Sequence[np.ndarray],
+    mask_token_id: int,
+    advance: Advance,
+) -> list[np.ndarray]:
+    """Returns the log-probability of the token at each position of each row, with only that position masked.
+
+    Each row is int [length] with [CLS] and [SEP], its positions int [n], its result float64 [n].
+    """
+    lengths = np.array([len(places) for places in positions])
+    owners = np.repeat(np.arange(len(rows)), lengths)
+    places = np.concatenate([np.asarray(p, np.int64) for p in positions])
+    chances = np.empty(len(owners), np.float64)
+    for first in range(0, len(owners), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
+        masked, truth = [], []
+        for owner, place in zip(owners[part], places[part], strict=True):
+            row = np.array(rows[owner], np.int32)
+            truth.append(row[place])
+            row[place] = mask_token_id
+            masked.append(row)
+        chances[part] = inference.picked_log_probabilities(
+            params, masked, places[part], np.array(truth), advance
+        )
+    return np.split(chances, np.cumsum(lengths)[:-1])
 
 
 def _slots(wanted: int) -> int:

@@ -1,10 +1,13 @@
 """Reads labeled texts in the format of GLUE: tab-separated, with a header line and without quoting."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlm_jax.errors import InputError
+from mlm_jax.formats.model_folder import ProblemType
 
 Text = str | tuple[str, str]
 
@@ -21,10 +24,47 @@ _SENTENCES = (
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """Texts or pairs of texts, and their labels as written in the file."""
+    """Texts or pairs of texts, and their labels."""
 
+    file: Path
     texts: Sequence[Text]
-    labels: Sequence[str]
+    labels: Sequence[Any]
+    """Strings as written in the file or, after `parsed_as`, lists of names or numbers."""
+    lines: Sequence[int]
+    """Line of each text, from 1."""
+
+    def where(self, index: int) -> str:
+        """Returns the place of a label, for messages."""
+        return f"{self.file}:{self.lines[index]}: label"
+
+    @property
+    def first_fraction(self) -> str | None:
+        """First label that is a number with a fraction, as written, or None."""
+        numbers = ((label, _number(label)) for label in self.labels)
+        return next(
+            (label for label, number in numbers if number is not None and number != int(number)), None
+        )
+
+    def parsed_as(self, problem: ProblemType, num_outputs: int | None) -> "LabeledTexts":
+        """Returns labels for a classifier of a problem type, which has `num_outputs` outputs if it exists already.
+
+        For several labels a text, they are names separated by commas; no name is no label. For a regression or a single
+        probability, they are numbers.
+
+        Raises:
+            InputError: a label is empty or not a number; the message has its line.
+        """
+        if problem == "multi_label_classification" and num_outputs != 1:
+            names = [[name.strip() for name in label.split(",")] for label in self.labels]
+            return replace(self, labels=[[name for name in each if name] for each in names])
+        parsed: list[Any] = []
+        for index, label in enumerate(self.labels):
+            value = label if problem == "single_label_classification" else _number(label)
+            if value is None or value == "":
+                wanted = "a name" if problem == "single_label_classification" else "a number"
+                raise InputError(f"{self.where(index)} is {label!r}: must be {wanted}")
+            parsed.append(value)
+        return replace(self, labels=parsed)
 
 
 def read_labeled_texts(file: Path) -> LabeledTexts:
@@ -34,7 +74,7 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
         InputError: the file is missing or empty, lacks these columns, or a line has the wrong number of fields.
     """
     try:
-        lines = file.read_bytes().decode("utf-8").split("\n")
+        lines = file.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file") from error
     except UnicodeDecodeError as error:
@@ -47,6 +87,7 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
         )
     texts: list[Text] = []
     labels: list[str] = []
+    numbers: list[int] = []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -56,6 +97,16 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
         row = dict(zip(header, fields, strict=True))
         texts.append(row[columns[0]] if len(columns) == 1 else (row[columns[0]], row[columns[1]]))
         labels.append(row["label"].strip())
+        numbers.append(number)
     if not texts:
         raise InputError(f"{file}: no line after the header: must have at least one")
-    return LabeledTexts(texts, labels)
+    return LabeledTexts(file, texts, labels, numbers)
+
+
+def _number(label: str) -> float | None:
+    """Returns a finite number, or None."""
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

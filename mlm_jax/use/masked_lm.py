@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,52 +13,60 @@ from tqdm import tqdm
 
 from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.config.training_record import TrainingRecord
+from mlm_jax.data.batches import Rows
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
-from mlm_jax.formats.model_folder import StoredModel, write_model_folder
+from mlm_jax.formats.model_folder import StoredModel, random_model, write_model_folder
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
-from mlm_jax.model.layers import split_model
+from mlm_jax.run.reporting import say
 from mlm_jax.step.evaluation import Evaluation
-from mlm_jax.store.loading import load_masked_lm
+from mlm_jax.store.loading import load_model
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
-from mlm_jax.use.fill_mask import (
-    independent_candidates,
-    joint_candidates,
-    prompts_of,
-    rank_targets,
-    target_pieces,
-)
+from mlm_jax.use.fill_mask import Prompt, candidates_of, prompts_of
 from mlm_jax.use.fine_tuning import (
     FitResult,
+    counted_batches,
     fit_batches,
     fit_settings,
     fit_texts,
     settings_of,
+    steps_of,
     text_rows,
+    texts_in,
 )
-from mlm_jax.use.inference import Inference, Pooling
-from mlm_jax.use.pseudo_likelihood import token_log_probabilities
+from mlm_jax.use.inference import Inference, Pooling, token_log_probabilities
+from mlm_jax.use.labels import listed
 
 _DEFAULT_RECIPE = MaskingRecipe()
-# Number of texts for which probabilities over the whole vocabulary are held in memory at once.
-_TEXTS_AT_ONCE = 512
 
 
 class MaskedLM:
     """A masked language model: its config, parameters and tokenizer.
 
-    `params` is a nested dict of float32 arrays on the first device; `fit` replaces it. If `progress` is True, calls
-    that take longer than two seconds show a progress bar on stderr if it is a terminal.
+    `params` is a nested dict of float32 arrays on the first device: the encoder and, unless the model has none, the
+    masked-LM head. `fit` replaces it. `training` records the rows that the model was trained with, if known; longer
+    rows are reported on stderr. If `progress` is True, calls that take longer than two seconds show a progress bar on
+    stderr if it is a terminal.
     """
 
     progress = False
 
-    def __init__(self, config: BertConfig, params: Any, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: BertConfig, params: Any, tokenizer: Tokenizer, training: TrainingRecord | None = None
+    ) -> None:
         self.config = config
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         self.tokenizer = tokenizer
+        self.training = training
+        self._trained_length = TrainedLength(training)
+
+    def __repr__(self) -> str:
+        head = "" if "head" in self.params else ", no masked-LM head"
+        return f"MaskedLM({shape_of(self.config, self.params)}{head}, {self.tokenizer!r})"
 
     @classmethod
     def from_preset(
@@ -73,13 +81,15 @@ class MaskedLM:
 
         The folder can be a run folder (its newest intact checkpoint), a folder written by `save` or a conversion, or a
         folder of Hugging Face, Google or KerasHub. With `load_weights=False`, the parameters are random, drawn from
-        `seed`. A `tokenizer` replaces the model's own.
+        `seed`. A `tokenizer` replaces the model's own. A model without a masked-LM head, such as a sentence encoder or
+        a classifier, has features but no predictions, and `fit` gives it a new head.
 
         Raises:
-            InputError: there is no such model, its files are unusable, or it has no masked-LM head.
+            InputError: there is no such model, or its files are unusable.
         """
-        stored = load_masked_lm(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
-        return cls(stored.config, stored.params, stored.tokenizer)
+        stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
+        params = {part: stored.params[part] for part in ("encoder", "head") if part in stored.params}
+        return cls(stored.config, params, stored.tokenizer, stored.training)
 
     def save(self, folder: str | Path) -> None:
         """Writes the model atomically to a new folder, which `from_preset` and conversions can read.
@@ -89,13 +99,14 @@ class MaskedLM:
         """
         with new_folder(Path(folder)) as partial:
             params = jax.tree.map(np.asarray, self.params)
-            write_model_folder(partial, StoredModel(self.config, params, self.tokenizer))
+            stored = StoredModel(self.config, params, self.tokenizer, training=self.training)
+            write_model_folder(partial, stored)
 
     @property
     def backbone(self) -> BertEncoder:
         """Encoder with the current parameters: `backbone(token_ids, padding_mask)` returns hidden states."""
-        graph, _ = split_model(abstract_masked_lm(self.config))
-        return nnx.merge(graph, self.params).encoder
+        graph, _ = nnx.split(nnx.eval_shape(lambda: abstract_masked_lm(self.config).encoder), nnx.Param)
+        return nnx.merge(graph, self.params["encoder"])
 
     # Prediction.
 
@@ -124,70 +135,47 @@ class MaskedLM:
             InputError: a text is empty, too long or has no [MASK]; `top_k` is below 1; a target is unknown, or has
                 several pieces although the text has several masks.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        if not texts:
-            raise InputError("fill_mask: no text: must be at least one")
-        prompts = prompts_of(texts, self.tokenizer, self.config.max_sequence_length)
-        ordinary = np.setdiff1d(
-            np.arange(self.tokenizer.vocabulary_size), np.array(self.tokenizer.special_token_ids)
+        prompts = self._prompts([text] if isinstance(text, str) else text)
+        found = candidates_of(
+            prompts,
+            self._log_probabilities,
+            self.token_log_probabilities,
+            self.tokenizer,
+            longest=self.config.max_sequence_length,
+            top_k=top_k,
+            targets=targets,
+            joint=joint,
         )
-        if not 1 <= top_k <= len(ordinary):
-            raise InputError(f"top_k = {top_k}: must be in [1, {len(ordinary)}]")
-        several_masks = [len(prompt.positions) > 1 for prompt in prompts]
-        if targets is not None:
-            pieces = target_pieces(targets, self.tokenizer)
-            if any(len(ids) > 1 for ids in pieces.values()):
-                if any(several_masks):
-                    raise InputError(
-                        "targets of several pieces: must have one piece if a text has several masks"
-                    )
-                longest = self.config.max_sequence_length
-                score = self.token_log_probabilities
-                ranked = [
-                    rank_targets(prompt, pieces, score, self.tokenizer, longest, top_k) for prompt in prompts
-                ]
-                return ranked[0] if isinstance(text, str) else ranked
-            ordinary = np.unique([int(ids[0]) for ids in pieces.values()])
-        arguments = (self._log_probabilities, self.tokenizer, ordinary, min(top_k, len(ordinary)))
-        results: dict[int, Any] = {}
-        jointly = [number for number, several in enumerate(several_masks) if several and joint]
-        independently = [number for number in range(len(prompts)) if number not in jointly]
-        for part in _parts(jointly):
-            found = joint_candidates([prompts[number] for number in part], *arguments)
-            results |= dict(zip(part, found, strict=True))
-        for part in _parts(independently):
-            each = independent_candidates([prompts[number] for number in part], *arguments)
-            for number, masks in zip(part, each, strict=True):
-                results[number] = masks if several_masks[number] else masks[0]
-        return results[0] if isinstance(text, str) else [results[number] for number in range(len(prompts))]
+        return found[0] if isinstance(text, str) else found
 
     def features(
         self,
         texts: Sequence[str],
         *,
-        layer: int = -1,
+        layers: int | Sequence[int] = -1,
         pooling: Pooling = "none",
         truncate: bool = False,
     ) -> Any:
         """Returns hidden states of texts, float32.
 
-        `layer` is an index into Hugging Face's `hidden_states`: 0 is the output of the embeddings, -1 that of the last
+        `layers` are indices into Hugging Face's `hidden_states`: 0 is the output of the embeddings, -1 that of the last
         layer. With pooling `"none"`, returns an array [tokens, hidden_dim] per text, including [CLS] and [SEP]. `"cls"`
-        uses the first position, and `"mean"` the mean of all tokens including [CLS] and [SEP], as in
-        sentence-transformers; both return [texts, hidden_dim]. With `truncate`, texts that are too long are truncated
-        instead of rejected.
+        uses the first position, `"mean"` the mean and `"max"` the maximum over all tokens including [CLS] and [SEP], as
+        in sentence-transformers; these return [texts, hidden_dim]. A list of layers adds an axis before the last, such
+        as [texts, layers, hidden_dim]. An empty text consists of [CLS] and [SEP]. With `truncate`, texts that are too
+        long are truncated instead of rejected.
 
         Raises:
-            InputError: there is no such layer, no text, or a text is too long.
+            InputError: there is no such layer, no text, or a text is not a string or is too long.
         """
-        depths = range(self.config.num_layers + 1)
-        if not -len(depths) <= layer < len(depths):
-            raise InputError(f"layer = {layer}: must be in [{-len(depths)}, {len(depths)})")
-        if pooling not in ("none", "cls", "mean"):
-            raise InputError(f"pooling = {pooling!r}: must be 'none', 'cls' or 'mean'")
+        depths = self._depths(layers)
+        if pooling not in get_args(Pooling):
+            raise InputError(
+                f"pooling = {pooling!r}: must be one of {', '.join(map(repr, get_args(Pooling)))}"
+            )
         rows = self.encode(texts, truncate=truncate)
         with self._bar(len(rows)) as bar:
-            found = self._inference.features(self.params, rows, depths[layer], pooling, bar.update)
+            found = self._inference.features(self.params, rows, depths, pooling, bar.update)
         return found if pooling == "none" else np.stack(found)
 
     def pseudo_log_likelihood(self, texts: Sequence[str], *, per_token: bool = False) -> Any:
@@ -219,7 +207,7 @@ class MaskedLM:
         Raises:
             InputError: a text is empty, too long, or has no [MASK].
         """
-        prompts = prompts_of(list(texts), self.tokenizer, self.config.max_sequence_length)
+        prompts = self._prompts(texts)
         rows = [prompt.token_ids for prompt in prompts]
         return np.concatenate(self._log_probabilities(rows, [prompt.positions[:1] for prompt in prompts]))
 
@@ -232,29 +220,30 @@ class MaskedLM:
         row.
         """
         mask_token_id = self.tokenizer.mask_token_id
+        params = self._params_with_head()
         with self._bar(sum(map(len, positions))) as bar:
             return token_log_probabilities(
-                self._inference, self.params, rows, positions, mask_token_id, bar.update
+                self._inference, params, rows, positions, mask_token_id, bar.update
             )
 
     def encode(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
         """Returns the token ids of each text with [CLS] and [SEP], int32 [length].
 
         Raises:
-            InputError: there is no text, or one is too long and `truncate` is False.
+            InputError: there is no text, or one is not a string, or is too long and `truncate` is False.
         """
-        if isinstance(texts, str) or not len(texts):
-            raise InputError("texts: must be a list of at least one string")
+        texts = listed(texts, "texts")
         tokenizer, longest = self.tokenizer, self.config.max_sequence_length
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         rows = []
-        for index, body in enumerate(tokenizer.encode_batch(list(texts))):
+        for index, body in enumerate(tokenizer.encode_batch(texts)):
             if len(body) + 2 > longest and not truncate:
                 raise InputError(
                     f"text {index}: has {len(body) + 2} tokens: the model takes at most {longest}: "
                     f"{texts[index][:60]!r}…"
                 )
             rows.append(np.concatenate([ends[:1], body[: longest - 2], ends[1:]]).astype(np.int32))
+        self._trained_length.check(rows)
         return rows
 
     # Training and evaluation.
@@ -263,7 +252,8 @@ class MaskedLM:
         self,
         data: Any,
         *,
-        num_steps: int,
+        num_steps: int | None = None,
+        num_epochs: int | None = None,
         batch_size: int = 32,
         learning_rate: float = 5e-5,
         warmup_steps: int = 0,
@@ -273,7 +263,11 @@ class MaskedLM:
         sequence_length: int | None = None,
         seed: int = 0,
     ) -> FitResult:
-        """Trains the model for `num_steps` steps of AdamW with a linear decay to 0, and replaces `params`.
+        """Trains the model with AdamW and a linear decay to 0, and replaces `params`.
+
+        Trains for `num_steps` steps or `num_epochs` passes over the data, by default one pass; the last step of a pass
+        may contain rows of the next. A model without a masked-LM head gets a random one, drawn from `seed`, which is
+        reported on stderr.
 
         `data` is a list of strings, or batches that are already masked. Strings get new masks from `masking` in every
         epoch; each starts a row, and rows have `sequence_length` tokens, by default as many as the longest text.
@@ -286,9 +280,15 @@ class MaskedLM:
             InputError: the data or a setting is invalid.
             RunError: the loss is no longer finite; the model is unchanged.
         """
+        texts = texts_in(data)
+        if texts is None:
+            data, steps_per_epoch = counted_batches(data, batch_size, counts=num_steps is None)
+        else:
+            rows, longest = self._text_rows(texts, sequence_length)
+            steps_per_epoch = rows.num_rows / max(1, batch_size)
         settings = fit_settings(
             self.config,
-            num_steps=num_steps,
+            num_steps=steps_of(num_steps, num_epochs, steps_per_epoch),
             batch_size=batch_size,
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
@@ -296,11 +296,17 @@ class MaskedLM:
             freeze_backbone=freeze_backbone,
             seed=seed,
         )
-        if _is_texts(data):
-            rows = text_rows(data, self.tokenizer, sequence_length, self.config.max_sequence_length)
-            self.params, result = fit_texts(settings, self.params, rows, masking, self.tokenizer)
+        params = self.params
+        if "head" not in params:
+            say("the masked-LM head has random weights and is trained from the start")
+            head = random_model(self.config, self.tokenizer, seed).params["head"]
+            params = params | {"head": jax.tree.map(jnp.asarray, head)}
+        if texts is None:
+            self.params, result = fit_batches(settings, params, data, self.tokenizer)
         else:
-            self.params, result = fit_batches(settings, self.params, data, self.tokenizer)
+            self.params, result = fit_texts(settings, params, rows, masking, self.tokenizer)
+            self.training = trained_on(self.training, longest)
+            self._trained_length = TrainedLength(self.training)
         return result
 
     def evaluate(
@@ -314,13 +320,15 @@ class MaskedLM:
         """Returns loss and accuracy on the same kinds of data as `fit`, with the same masks on every call.
 
         Raises:
-            InputError: the data or a setting is invalid.
+            InputError: the data or a setting is invalid, or the model has no masked-LM head.
         """
-        settings = settings_of(self.config, batch_size=batch_size)
-        if not _is_texts(data):
-            return evaluate_batches(settings, self.params, data, self.tokenizer)
-        rows = text_rows(data, self.tokenizer, sequence_length, self.config.max_sequence_length)
-        return evaluate_texts(settings, self.params, rows, masking, self.tokenizer)
+        params, settings = self._params_with_head(), settings_of(self.config, batch_size=batch_size)
+        texts = texts_in(data)
+        if texts is None:
+            return evaluate_batches(settings, params, data, self.tokenizer)
+        rows, longest = self._text_rows(texts, sequence_length)
+        self._trained_length.check_length(longest)
+        return evaluate_texts(settings, params, rows, masking, self.tokenizer)
 
     # Internals.
 
@@ -331,18 +339,33 @@ class MaskedLM:
     def _log_probabilities(
         self, rows: Sequence[np.ndarray], positions: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
+        params = self._params_with_head()
         with self._bar(len(rows)) as bar:
-            return self._inference.log_probabilities(self.params, rows, positions, bar.update)
+            return self._inference.log_probabilities(params, rows, positions, bar.update)
+
+    def _params_with_head(self) -> Any:
+        if "head" not in self.params:
+            raise InputError("the model has no masked-LM head, only features: fit trains a new head")
+        return self.params
+
+    def _prompts(self, texts: Any) -> list[Prompt]:
+        prompts = prompts_of(texts, self.tokenizer, self.config.max_sequence_length)
+        self._trained_length.check([prompt.token_ids for prompt in prompts])
+        return prompts
+
+    def _text_rows(self, texts: Sequence[str], sequence_length: int | None) -> tuple[Rows, int]:
+        return text_rows(texts, self.tokenizer, sequence_length, self.config.max_sequence_length)
+
+    def _depths(self, layers: int | Sequence[int]) -> int | tuple[int, ...]:
+        """Returns the depth of each layer index. Raises InputError if there is no such layer."""
+        depths = range(self.config.num_layers + 1)
+        wanted = [layers] if isinstance(layers, int | np.integer) else listed(layers, "layers")
+        for layer in wanted:
+            is_index = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
+            if not is_index or not -len(depths) <= layer < len(depths):
+                raise InputError(f"layers = {layer!r}: must be in [{-len(depths)}, {len(depths)})")
+        found = tuple(depths[layer] for layer in wanted)
+        return found[0] if isinstance(layers, int | np.integer) else found
 
     def _bar(self, num_rows: int) -> tqdm:
         return progress_bar(num_rows, "row", shown=self.progress)
-
-
-def _parts(numbers: Sequence[int]) -> list[Sequence[int]]:
-    return [numbers[first : first + _TEXTS_AT_ONCE] for first in range(0, len(numbers), _TEXTS_AT_ONCE)]
-
-
-def _is_texts(data: Any) -> bool:
-    if isinstance(data, str):
-        raise InputError("data: found one string: must be a list of strings or batches")
-    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], str)

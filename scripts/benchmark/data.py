@@ -55,7 +55,7 @@ def measure_data(texts: tuple[Path, ...], *, sequence_length: int, rounds: int) 
     return [
         Table(
             f"The input pipeline, rows of {sequence_length} tokens, {work.batch_size} a batch",
-            ("", "rows in all", "padding, %", "rows/s", "tokens/s", "× what the step takes"),
+            ("", "rows", "padding, %", "rows/s", "tokens/s", "× the step's rate"),
             [
                 *(_row(result, sequence_length, result.ratio_to(step)) for result in pipelines),
                 _row(step, sequence_length, None),

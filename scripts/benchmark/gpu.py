@@ -192,8 +192,8 @@ def _table(title: str, measured: list[tuple[Entry, Outcome]], card_kind: str) ->
     return Table(
         title,
         (
-            *("contestant", "version", "rows per batch", "sequences/s", "tokens/s", "model TFLOP/s"),
-            *("of the chip's peak", "mlm_jax is × as fast"),
+            *("library", "version", "rows per batch", "sequences/s", "tokens/s", "model TFLOP/s"),
+            *("fraction of the chip's peak", "mlm_jax speedup"),
         ),
         [
             (entry.contestant.name, *_figures(entry.work, outcome, card_kind), _times(ours, outcome))

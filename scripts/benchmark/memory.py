@@ -39,8 +39,8 @@ def measure_memory(*, rounds: int) -> list[Table]:
             f"Memory, {_COMPILED.preset}, {_COMPILED.batch_size} × {_COMPILED.sequence_length} tokens, "
             f"{_COMPILED.masked} masked, {_COMPILED.dtype}, no dropout; times of {_TIMED.batch_size} rows",
             (
-                *("remat", "parameters and moments, GiB", "activations and work, GiB", "peak, GiB"),
-                *("peak, × none's", "TFLOP/step", "time, × none's"),
+                *("remat", "parameters and moments, GiB", "activations and work space, GiB", "peak, GiB"),
+                *("peak relative to none", "TFLOP/step", "time relative to none"),
             ),
             [_row(policy, policies[0]) for policy in policies],
         )

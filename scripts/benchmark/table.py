@@ -38,7 +38,7 @@ def compare(title: str, unit: str, results: Sequence[Result]) -> Table:
     ours = results[0]
     return Table(
         title,
-        ("contestant", "version", f"{unit}/s", f"{ours.name} is × as fast"),
+        ("library", "version", f"{unit}/s", f"speedup of {ours.name}"),
         [
             (other.name, other.about["version"], other.rate, None if other is ours else ours.ratio_to(other))
             for other in results

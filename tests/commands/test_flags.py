@@ -43,6 +43,13 @@ class Arguments:
 REQUIRED = ["m", "t", "--output", "out"]
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-Infinity", "1e999", "1e39", "1e-50"])
+def test_numbers_are_finite_in_float32(text: str) -> None:
+    with pytest.raises(InputError, match=f"--rate '{text}': must be ") as refused:
+        parsed(*REQUIRED, f"--rate={text}")
+    assert "a finite number" in str(refused.value) or "0, or 1.2e-38 to 3.4e+38" in str(refused.value)
+
+
 def parsed(*arguments: str) -> Arguments:
     return parse(Arguments, arguments, "PROG")
 

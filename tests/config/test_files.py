@@ -173,8 +173,8 @@ def test_an_error_in_a_neighbor_is_named_with_the_line_of_the_neighbor(tmp_path:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"seed": "\xff"}', "invalid UTF-8 at byte 10"),
-        (b'{"seed": }', "TrainConfig: not JSON"),
+        (b'{"seed": "\xff"}', "TrainConfig: not valid JSON: invalid UTF-8 at byte 10"),
+        (b'{"seed": }', "TrainConfig: not valid JSON"),
         (b'{"sed": 1}', "sed: no such setting; did you mean 'seed'?"),
         (b'{"num_steps": 0}', "TrainConfig.num_steps = 0: must be"),
     ],

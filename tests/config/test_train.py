@@ -1,9 +1,11 @@
 """Configs reject invalid values by name, and survive a round trip through JSON."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from mlm_jax.config import (
     BertConfig,
+    ComputeConfig,
     DataConfig,
     DistributedConfig,
     MeshConfig,
@@ -116,6 +119,20 @@ def test_json_with_a_wrong_setting_is_rejected(path: tuple[str, ...], value: obj
         (DataConfig(), {"sequence_length": 2}, r"sequence_length = 2: must be at least 3"),
         (OptimizerConfig(), {"learning_rate": 0.0}, r"learning_rate = 0.0: must be above 0"),
         (
+            OptimizerConfig(),
+            {"beta2": 1 - 1e-9},
+            r"beta2 = 0.999999999: must be in \[0, 1\), in float32, too",
+        ),
+        (BertConfig(), {"dropout_rate": 1 - 1e-9}, r"dropout_rate = 0.999999999: must be in \[0, 1\), in"),
+        (BertConfig(), {"layer_norm_epsilon": 0.0}, "layer_norm_epsilon = 0.0: must be above 0"),
+        (
+            BertConfig(),
+            {"head_layer_norm_epsilon": -1e-5},
+            "head_layer_norm_epsilon = -1e-05: must be above 0",
+        ),
+        (BertConfig(), {"initializer_stddev": 0.0}, "initializer_stddev = 0.0: must be above 0"),
+        (TrainConfig(), {"num_steps": 2**31}, r"num_steps = 2147483648: must be below 2\*\*31"),
+        (
             DataConfig(attend_within_documents=True),
             {"packing": "document"},
             r"attend_within_documents = True: must be False with packing 'document'",
@@ -152,6 +169,69 @@ def test_errors_name_the_field_the_value_and_what_is_allowed(
 ) -> None:
     with pytest.raises(InputError, match=message):
         replace(config, **changes)  # type: ignore[type-var]
+
+
+FLOATS = [
+    (type(config), name)
+    for config in (BertConfig(positions="rotary"), OptimizerConfig(), MaskingRecipe())
+    for name, kind in get_type_hints(type(config)).items()
+    if kind is float or float in get_args(kind)
+]
+
+
+@pytest.mark.parametrize(("settings", "name"), FLOATS, ids=lambda value: getattr(value, "__name__", value))
+def test_settings_are_finite_in_float32(settings: type, name: str) -> None:
+    for value, allowed in (
+        *((value, "a finite number") for value in (math.nan, math.inf, -math.inf)),
+        *((value, "0, or 1.2e-38 to 3.4e+38 in size") for value in (1e39, 10**400, 1e-46, -1e300)),
+    ):
+        with pytest.raises(InputError, match=rf"^{settings.__name__}\.{name} = .*: must be ") as refused:
+            settings(**{name: value})
+        assert allowed in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_every_class_of_settings_checks_its_floats() -> None:
+    """No other class has a float field, or it belongs in the test above."""
+    others = (DataConfig, MeshConfig, ComputeConfig, DistributedConfig, TrainConfig)
+    kinds = {kind for settings in others for kind in get_type_hints(settings).values()}
+    assert not [kind for kind in kinds if kind is float or float in get_args(kind)]
+    assert len(FLOATS) > 15
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", f"1{'0' * 400}"])
+def test_json_numbers_that_float32_cannot_hold_are_rejected(number: str) -> None:
+    text = to_json(TrainConfig()).replace('"learning_rate": 0.0001', f'"learning_rate": {number}')
+    with pytest.raises(InputError, match=r"OptimizerConfig\.learning_rate = .*must be"):
+        from_json(TrainConfig, text)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"mask_selection_rate": 0.0}, "mask_selection_rate = 0.0: must be above 0"),
+        ({"mask_selection_rate": 0.0, "selection": "bert"}, "mask_selection_rate = 0.0: must be above 0"),
+        (
+            {"rate_schedule": "linear", "final_mask_selection_rate": 0.0},
+            "final_mask_selection_rate = 0.0: must be above 0",
+        ),
+        (
+            {"rate_schedule": "cosine", "final_mask_selection_rate": 0.3, "mask_selection_rate": 0.0},
+            "mask_selection_rate = 0.0: must be above 0",
+        ),
+        (
+            {"selection": "bernoulli", "mask_selection_rate": 1e-10},
+            r"mask_selection_rate = 1e-10: must be at least 2\*\*-30",
+        ),
+        ({"mask_token_rate": 0.0, "random_token_rate": 0.0}, "mask_token_rate = 0.0: must be above 0 if"),
+    ],
+)
+def test_masks_from_which_nothing_is_learned_are_rejected(recipe: dict, message: str) -> None:
+    masking = MaskingRecipe(**recipe)
+    # Evaluations have no schedule.
+    for name in ["masking"] if "rate_schedule" in recipe else ["masking", "eval_masking"]:
+        with pytest.raises(InputError, match=f"^{name}: MaskingRecipe.{message}"):
+            TrainConfig(**{name: masking})
 
 
 @pytest.mark.parametrize("selection", ["ceil", "bert"])

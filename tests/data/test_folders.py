@@ -18,8 +18,9 @@ from mlm_jax.data.division import Part
 from mlm_jax.data.folders import LocalFolder, RemoteFile, RemoteFolder, open_folder
 from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shards import open_shards, verify_shards
+from mlm_jax.data.shards import open_shards
 from mlm_jax.data.sources import open_run_data
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.tokenizer import Tokenizer
 

@@ -17,7 +17,8 @@ from mlm_jax.data.batches import Rows
 from mlm_jax.data.division import Part
 from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.prepare import Preparation, prepare
-from mlm_jax.data.shards import open_shards, verify_shards
+from mlm_jax.data.shards import open_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
 

@@ -10,7 +10,8 @@ from mlm_jax.data.division import Part
 from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.packing import DocumentRows
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shards import TokenStore, open_shards, verify_shards
+from mlm_jax.data.shards import TokenStore, open_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.text.tokenizer import Tokenizer
 
 TEXTS = ["the tower stands in a city", "a city of rivers"] * 20

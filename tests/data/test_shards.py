@@ -4,15 +4,18 @@ import itertools
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlm_jax.data.manifest import content_fingerprint
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shard_writer import shard_parts
-from mlm_jax.data.shards import TokenStore, open_shards, verify_shards
+from mlm_jax.data.shards import TokenStore, open_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.text.encode import EncodedBlock, encode_documents, token_dtype
 from mlm_jax.text.tokenizer import Tokenizer
@@ -175,6 +178,34 @@ def test_missing_or_truncated_shards_are_rejected(prepared, name):
             open_shards(prepared)
     (prepared / name).unlink()
     with pytest.raises(InputError, match=f"{name}: missing"):
+        open_shards(prepared)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tokens_sha256", "/etc/passwd"),
+        ("documents_sha256", "../../victim"),
+        ("tokens_sha256", "A" * 64),
+        ("tokens_sha256", "0" * 64 + "\n"),
+        ("tokens_sha256", None),
+        ("folder", ".."),
+        ("folder", "/etc"),
+        ("folder", "part-0-of-1/.."),
+        ("tokens", -1),
+        ("tokens", 2**60),
+        ("documents", 1.5),
+        ("documents", True),
+    ],
+)
+def test_records_that_become_paths_or_sizes_are_checked(prepared, field, value):
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["shards"][0][field] = value
+    records = [SimpleNamespace(**{"folder": "", **record}) for record in manifest["shards"]]
+    identity = (manifest["separator"], manifest["vocabulary_size"], manifest["tokenizer_fingerprint"])
+    manifest["fingerprint"] = content_fingerprint(*identity, records)
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=rf"manifest\.json: damaged: (sha256|{field}) .*: must be"):
         open_shards(prepared)
 
 

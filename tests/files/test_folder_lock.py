@@ -147,3 +147,14 @@ def test_without_locks_there_is_one_warning(
             assert lock.acquired
             lock.confirm()
     assert capsys.readouterr().err.count("warning: this file system has no locks") == 1
+
+
+def test_another_error_of_the_file_system_is_not_taken_for_the_absence_of_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        own_folder(tmp_path / "a").__enter__()

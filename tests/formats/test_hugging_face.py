@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from mlm_jax.errors import InputError
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import flatten_params
+from mlm_jax.store.format_registry import format_of
 from tests.formats.folders import hugging_face_folder, state_dict, write_vocabulary
 
 ARCHITECTURES = ("BertForMaskedLM", "BertModel", "BertForPreTraining", "BertForSequenceClassification")
@@ -163,14 +164,24 @@ NORM = "bert.encoder.layer.1.output.LayerNorm.bias"
     ("changes", "message"),
     [
         ({"tensors": without(NORM)}, f"1 missing tensor: {NORM}"),
-        ({"tensors": state_dict() | {"adapter.weight": np.ones(2)}}, "1 unknown tensor: adapter.weight"),
+        (
+            {"tensors": state_dict() | {"bert.adapter.weight": np.ones(2)}},
+            r"1 unknown tensor: bert\.adapter\.weight",
+        ),
         (
             {"tensors": state_dict() | {NORM: np.ones(63)}},
             rf"{NORM} has shape \(63,\): the config requires \(64,\)",
         ),
-        ({"vocab_size": 210}, "210 vocabulary entries, its tokenizer 211"),
+        ({"vocab_size": 210}, r"table has 210 rows, its tokenizer 211 entries \(the last is 'w205'\)"),
+        (
+            {"vocab_size": 212},
+            r"word_embeddings\.weight has shape \(211, 64\): the config requires \(212, 64\)",
+        ),
         ({"model_type": "roberta"}, "model_type 'roberta' is not supported: must be 'bert'"),
-        ({"architectures": ["BertForQuestionAnswering"]}, "architecture BertForQuestionAnswering"),
+        ({"architectures": "BertModel"}, "architectures = 'BertModel': must be a list of names"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_epsilon = '1e-12': must be a number"),
+        ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\] is not supported"),
+        ({"num_hidden_layers": 10_000_000}, "num_layers = 10000000: must be at most 1,000"),
         ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         ({"is_decoder": True}, "is_decoder = True"),
@@ -199,7 +210,7 @@ def test_damaged_and_missing_files_are_rejected(tmp_path: Path) -> None:
         hugging_face.read(folder)
     weights.write_bytes(whole)
     write_vocabulary(folder, 212)
-    with pytest.raises(InputError, match="211 vocabulary entries, its tokenizer 212"):
+    with pytest.raises(InputError, match="table has 211 rows, its tokenizer 212 entries"):
         hugging_face.read(folder)
     (folder / "vocab.txt").unlink()
     with pytest.raises(InputError, match="no tokenizer here"):
@@ -231,3 +242,136 @@ def test_every_number_is_in_one_parameter(tmp_path: Path) -> None:
     params = hugging_face.read(hugging_face_folder(tmp_path / "in")).model.params
     leaves = jax.tree.leaves(params)
     assert sum(leaf.size for leaf in leaves) == sum(array.size for array in state_dict().values())
+
+
+def without_settings(folder: Path, *names: str) -> Path:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if k not in names}))
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_configs_before_2021_lack_model_type_and_architectures(architecture: str, tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in", architecture)
+    expected = hugging_face.read(folder).model
+    without_settings(folder, "model_type", "architectures")
+    assert hugging_face.recognizes(folder)
+    found = hugging_face.read(folder).model
+    assert (found.config, found.labels, set(found.params)) == (
+        expected.config,
+        expected.labels,
+        set(expected.params),
+    )
+
+
+def test_a_google_config_next_to_converted_weights_is_read_with_exact_gelu(tmp_path: Path) -> None:
+    folder = without_settings(hugging_face_folder(tmp_path / "in"), "model_type", "architectures")
+    (folder / "config.json").rename(folder / "bert_config.json")
+    assert format_of(folder).NAME == "hugging_face"
+    assert hugging_face.read(folder).model.config.activation == "gelu"
+    (folder / "bert_model.ckpt.index").touch()
+    (folder / "model.safetensors").unlink()
+    assert format_of(folder).NAME == "google_tf"
+
+
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "BertModel"])
+@pytest.mark.parametrize("wrapper", ["module.", "model.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_removed(architecture: str, wrapper: str, tmp_path: Path) -> None:
+    plain = state_dict(architecture)
+    wrapped = {wrapper + name: array for name, array in plain.items()}
+    reading = hugging_face.read(hugging_face_folder(tmp_path / "in", architecture, tensors=wrapped))
+    assert_same_tensors(written(reading, tmp_path / "out"), plain)
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "message"),
+    [
+        (["roberta."], r"tensors named roberta\.embeddings\.word_embeddings\.weight, …: not BERT's"),
+        (["bert.", "other.bert."], r"2 tensors named .* \(bert\., other\.bert\.\): must be one"),
+        ([], "0 tensors named embeddings"),
+    ],
+)
+def test_other_encoders_are_rejected(prefixes: list[str], message: str, tmp_path: Path) -> None:
+    bare = state_dict("BertModel") if prefixes else {"dense.weight": np.ones((2, 2), np.float32)}
+    tensors = {prefix + name: array for prefix in prefixes or [""] for name, array in bare.items()}
+    folder = without_settings(
+        hugging_face_folder(tmp_path / "in", tensors=tensors), "model_type", "architectures"
+    )
+    with pytest.raises(InputError, match=message):
+        hugging_face.read(folder)
+
+
+def test_another_class_without_model_type_is_rejected(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in", architectures=["RobertaModel"])
+    with pytest.raises(InputError, match="architecture RobertaModel is not supported"):
+        hugging_face.read(without_settings(folder, "model_type"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [
+        ("BertForQuestionAnswering", "qa_outputs"),
+        ("BertForTokenClassification", "classifier"),
+        ("BertWithACrf", "crf"),
+    ],
+)
+def test_other_heads_are_left_out_and_named(architecture: str, head: str, tmp_path: Path) -> None:
+    encoder = {
+        name: array for name, array in state_dict("BertForPreTraining").items() if name.startswith("bert.")
+    }
+    extra = {f"{head}.weight": np.ones((5, 64), np.float32), f"{head}.bias": np.ones(5, np.float32)}
+    reading = hugging_face.read(
+        hugging_face_folder(tmp_path / "in", architectures=[architecture], tensors=encoder | extra)
+    )
+    assert set(reading.model.params) == {"encoder"}
+    assert reading.notes == [f"left out: {head}.bias, {head}.weight ({architecture})"]
+    assert not reading.dropped
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "noted"),
+    [
+        ({"id2label": None}, ("LABEL_0", "LABEL_1", "LABEL_2"), False),
+        ({"id2label": None, "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2"), False),
+        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2"), True),
+        ({"id2label": {"2": "c", "0": "a", "1": "b"}, "num_labels": 2}, ("a", "b", "c"), False),
+    ],
+)
+def test_the_classifier_decides_how_many_classes_there_are(
+    settings: dict[str, Any], labels: tuple[str, ...], noted: bool, tmp_path: Path
+) -> None:
+    reading = hugging_face.read(hugging_face_folder(tmp_path / "in", ARCHITECTURES[3], **settings))
+    assert reading.model.labels == labels
+    assert any("id2label names 2 classes, the classifier has 3" in note for note in reading.notes) == noted
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"1": "a", "2": "b", "3": "c"}, "id2label has the keys 1, 2, 3: must be 0 to 2"),
+        (["a", "b", "c"], "id2label must map each class to its name"),
+        ({"0": "a", "1": 2, "2": "c"}, "id2label must map each class to its name"),
+    ],
+)
+def test_names_of_other_classes_are_rejected(names: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        hugging_face.read(hugging_face_folder(tmp_path / "in", ARCHITECTURES[3], id2label=names))
+
+
+def test_rows_beyond_the_vocabulary_are_kept_and_noted(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in")
+    write_vocabulary(folder, 200)
+    reading = hugging_face.read(folder)
+    assert reading.notes == ["11 of the 211 rows of the embedding table have no entry in the tokenizer; kept"]
+    assert (reading.model.config.vocabulary_size, reading.model.tokenizer.vocabulary_size) == (211, 200)
+    assert_same_tensors(written(reading, tmp_path / "out"), state_dict())
+    assert hugging_face.read(tmp_path / "out").model.tokenizer.vocabulary_size == 200
+
+
+@pytest.mark.parametrize("shard", ["/etc/passwd", "../in/x.safetensors", "a/b", "..", "", 5, "a\0b"])
+def test_an_index_names_only_files_of_its_folder(shard: Any, tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(InputError, match=r"index\.json: names .*: must be a file in the same folder"):
+        hugging_face.read(folder)

@@ -145,7 +145,7 @@ def test_errors_name_what_is_not_supported(model: StoredModel, tmp_path: Path) -
     with pytest.raises(InputError, match=r"layers/dense/vars/1 has shape \(63,\)"):
         keras_hub.read(folder)
     change(folder, "config.json", vocabulary_size=210)
-    with pytest.raises(InputError, match="210 vocabulary entries, its tokenizer 211"):
+    with pytest.raises(InputError, match="table has 210 rows, its tokenizer 211 entries"):
         keras_hub.read(folder)
     change(folder, "config.json", vocabulary_size=211, registered_name="keras_hub>RobertaBackbone")
     with pytest.raises(InputError, match="RobertaBackbone is not supported"):
@@ -161,3 +161,81 @@ def test_a_truncated_file_is_rejected(model: StoredModel, tmp_path: Path) -> Non
     weights.unlink()
     with pytest.raises(InputError, match=r"model\.weights\.h5: no such file"):
         keras_hub.read(folder)
+
+
+def test_a_classifier_round_trips(model: StoredModel, tmp_path: Path) -> None:
+    random = np.random.RandomState(0)
+    classifier = {
+        "kernel": random.standard_normal((64, 3)).astype(np.float32),
+        "bias": random.standard_normal(3).astype(np.float32),
+    }
+    params = {"encoder": model.params["encoder"], "classifier": classifier}
+    labels = ("LABEL_0", "LABEL_1", "LABEL_2")
+    folder = written(replace(model, params=params, labels=labels), tmp_path / "out")
+    reading = keras_hub.read(folder)
+    assert reading.model.labels == labels
+    jax.tree.map(np.testing.assert_array_equal, reading.model.params, params)
+    change(folder, "task.json", activation="softmax", registered_name="keras_nlp>BertClassifier")
+    assert set(keras_hub.read(folder).model.params) == {"encoder", "classifier"}
+    change(folder, "task.json", activation="sigmoid")
+    reading = keras_hub.read(folder)
+    assert set(reading.model.params) == {"encoder"}
+    assert reading.notes == [
+        "left out: layers/dense/vars/0, layers/dense/vars/1 (a classifier with the activation 'sigmoid')"
+    ]
+
+
+@pytest.mark.parametrize(
+    "task", ["keras_hub>BertTextEmbedder", "keras_hub>BertTextClassifier", "mine>Tagger"]
+)
+def test_the_backbone_of_another_task_is_read(task: str, model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    change(folder, "task.json", registered_name=task)
+    reading = keras_hub.read(folder)
+    assert set(reading.model.params) == {"encoder"}
+    (note,) = reading.notes
+    assert note.startswith("left out: layers/masked_lm_head/_intermediate_dense/vars/0")
+    assert task.split(">")[1] in note
+
+
+QUERY = "layers/transformer_encoder/_self_attention_layer/query_dense/vars/0"
+
+
+@pytest.mark.parametrize("kind", ["external storage", "virtual", "external link", "soft link"])
+def test_weights_of_other_files_are_refused(kind: str, model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    (tmp_path / "secret").write_bytes(bytes(64 * 64 * 4))
+    with h5py.File(folder / "model.weights.h5", "a") as opened:
+        shape = opened[QUERY].shape
+        del opened[QUERY]
+        match kind:
+            case "external storage":
+                opened.create_dataset(QUERY, shape, np.float32, external=str(tmp_path / "secret"))
+            case "virtual":
+                layout = h5py.VirtualLayout(shape, np.float32)
+                layout[:] = h5py.VirtualSource(str(folder / "task.weights.h5"), "x", shape)
+                opened.create_virtual_dataset(QUERY, layout)
+            case "external link":
+                opened[QUERY] = h5py.ExternalLink(str(folder / "task.weights.h5"), "x")
+            case "soft link":
+                opened[QUERY] = h5py.SoftLink("/layers/dense/vars/0")
+    with pytest.raises(InputError, match=rf"model\.weights\.h5: refused: {QUERY} is stored elsewhere"):
+        keras_hub.read(folder)
+
+
+def test_a_small_file_of_huge_tensors_is_refused(model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    with h5py.File(folder / "model.weights.h5", "a") as opened:
+        del opened[QUERY]
+        opened.create_dataset(QUERY, (1 << 16, 1 << 16), np.float32, compression="gzip", chunks=(256, 256))
+    with pytest.raises(InputError, match=r"would expand to 4,29.* numbers"):
+        keras_hub.read(folder)
+
+
+def test_rows_beyond_the_vocabulary_are_noted(model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    vocabulary = folder / "assets" / "tokenizer" / "vocabulary.txt"
+    vocabulary.write_text("".join(vocabulary.read_text().splitlines(keepends=True)[:208]))
+    assert keras_hub.read(folder).notes == [
+        "3 of the 211 rows of the embedding table have no entry in the tokenizer; kept"
+    ]

@@ -209,7 +209,6 @@ def test_the_count_is_the_one_before_the_limit() -> None:
         ("mask_token_rate", 2.0),
         ("random_token_rate", 0.3),
         ("mask_selection_length", 0),
-        ("mask_selection_length", None),
         ("mask_token_id", 50),
         ("mask_token_id", -1),
         ("unselectable_token_ids", (0, 50)),
@@ -223,6 +222,71 @@ def test_an_invalid_setting_is_named_with_its_value_and_range(field: str, value:
     with pytest.raises(ValueError, match=rf"MaskingConfig\.{field} = .*must be") as error:
         replace(CONFIG, **{field: value})
     assert repr(value) in str(error.value)
+
+
+def test_rows_of_different_lengths_are_padded() -> None:
+    ids = rows_of(7, 4, 20)
+    lengths = [20, 3, 0, 11]
+    padded = ids.copy()
+    for row, length in enumerate(lengths):
+        padded[row, length:] = PAD
+    keys = example_keys(0, 0, np.arange(4))
+    expected = mask_tokens(keys, padded, CONFIG)
+    rows = [row[:length] for row, length in zip(ids, lengths, strict=True)]
+    for batch in (rows, tuple(rows), [row.tolist() for row in rows], [row.astype(np.uint16) for row in rows]):
+        assert_same(mask_tokens(keys, batch, CONFIG), expected)
+    assert not expected.mask_weights[2].any()
+    # A row's mask does not depend on how long the others are.
+    assert_same(
+        mask_tokens(keys[3:], rows[3:], CONFIG)._replace(token_ids=0),
+        jax.tree.map(lambda x: x[3:], expected)._replace(token_ids=0),
+    )
+
+
+def test_rows_are_padded_with_the_padding_id() -> None:
+    config = replace(CONFIG, padding_token_id=SEP)
+    out = mask_tokens(jax.random.key(0), [[7, 8, 9], [7]], config)
+    assert out.token_ids[1, 1:].tolist() == [SEP, SEP]
+    maskable = replace(CONFIG, padding_token_id=UNK)
+    with pytest.raises(ValueError, match="padding_token_id = 1: must be one of the unselectable_token_ids"):
+        mask_tokens(jax.random.key(0), [[7, 8, 9], [7]], maskable)
+    assert mask_tokens(jax.random.key(0), [[7, 8, 9], [7, 8, 9]], maskable).token_ids.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "message"),
+    [
+        (
+            np.array([[7, 8], [9]], dtype=object),
+            "token_ids is a NumPy array of objects: must be an integer array",
+        ),
+        ([[7, 8], [9.5]], r"row 1 has shape \(1,\) and dtype float64: must be a list of integers"),
+        ([[7, 8], ["a"]], "row 1 has shape .* and dtype <U1: must be a list of integers"),
+        ([[7, 8], [None]], "row 1 has shape .* and dtype object: must be a list of integers"),
+        ([[7, 8], [[9], [9]]], r"row 1 has shape \(2, 1\) and dtype int64: must be a list of integers"),
+        ([[7, 8], [50]], r"row 1 has the id 50: must be in \[0, 50\)"),
+        ([[-1], [7, 8]], r"row 0 has the id -1: must be in \[0, 50\)"),
+    ],
+)
+def test_rows_that_are_not_ids_are_rejected(token_ids: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        mask_tokens(jax.random.key(0), token_ids, CONFIG)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("selection", ["ceil", "bert"])
+@pytest.mark.parametrize("rate", [0.1, 0.15, 0.5, 1.0])
+def test_without_a_selection_length_no_row_is_clipped(selection: str, rate: float) -> None:
+    """Even if every token of the row can be selected."""
+    config = replace(CONFIG, mask_selection_length=None, mask_selection_rate=rate, selection=selection)
+    for length in (1, 2, 3, 20, 64):
+        ids = np.full((8, length), 9, np.int32)
+        out, wanted = mask_and_count(jax.random.key(length), ids, config)
+        np.testing.assert_array_equal(out.mask_weights.sum(1), wanted)
+        assert wanted.min() >= 1
+        assert out.mask_positions.shape[1] <= max(1, ceil(length * rate) + 1)
+        explicit = replace(config, mask_selection_length=config.selection_length(length))
+        assert_same(out, mask_tokens(jax.random.key(length), ids, explicit))
 
 
 def test_invalid_inputs_are_rejected() -> None:

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mlm_jax.parallel.digest import array_digests
+from mlm_jax.parallel.digest import array_digests, nonfinite
 
 
 def digest(array: jax.Array) -> int:
-    return array_digests({"array": array})["array"]
+    return array_digests({"array": array})["array"].bits
 
 
 @settings(deadline=None, max_examples=60)
@@ -41,6 +41,24 @@ def test_the_digest_sees_every_flipped_bit_and_exchange(seed: int, dtype: str, d
     exchanged[[first, second]] = exchanged[[second, first]]
     if (exchanged != values.reshape(60, size)).any():
         assert digest(jnp.asarray(exchanged.reshape(-1).view(dtype)).reshape(5, 12)) != original
+
+
+def test_arrays_with_nan_or_infinity_are_named() -> None:
+    finite = jnp.full((4, 6), 3.4e38)
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    leaves = {
+        "finite": finite,
+        "nan": finite.at[3, 5].set(jnp.nan),
+        "infinite": finite.at[0, 0].set(-jnp.inf),
+        "narrow": finite.astype(jnp.bfloat16).at[1, 1].set(jnp.nan),
+        "whole": jnp.arange(5),
+        "empty": jnp.zeros((0, 3)),
+        "bools": jnp.ones(3, bool),
+    }
+    assert sorted(nonfinite(array_digests(leaves))) == ["infinite", "nan", "narrow"]
+    # One of eight devices holds the NaN.
+    split = jax.device_put(jnp.ones(16).at[9].set(jnp.nan), NamedSharding(mesh, PartitionSpec("a")))
+    assert nonfinite(array_digests({"split": split})) == ["split"]
 
 
 def test_the_digest_sees_two_flipped_signs() -> None:

@@ -2,19 +2,24 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("bert")
 
 from mlm_jax.errors import InputError
-from mlm_jax.formats import google_tf
+from mlm_jax.formats import google_tf, hugging_face
+from mlm_jax.store import conversion
 from mlm_jax.store.conversion import Request, convert
-from mlm_jax.store.reference_outputs import fixed_batch, largest_difference, our_outputs
-from tests.formats.folders import hugging_face_folder, state_dict
+from mlm_jax.store.loading import load_model
+from mlm_jax.store.reference_outputs import Reference, fixed_batch, largest_difference, our_outputs
+from tests.formats.folders import hugging_face_folder, state_dict, write_vocabulary
+from tests.formats.test_hugging_face import assert_same_tensors
 from tests.run_small import run_python
 
 pytestmark = pytest.mark.peers
@@ -98,39 +103,110 @@ def test_every_variable_has_googles_name_and_shape(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_only_the_optimizer_state_of_a_checkpoint_is_dropped(tmp_path: Path) -> None:
-    source = published(tmp_path / "source", "BertForPreTraining", tmp_path)
+def written(folder: Path, architecture: str, tmp_path: Path) -> Path:
+    """Writes a checkpoint without comparing it with Google's code."""
+    model = hugging_face.read(hugging_face_folder(tmp_path / f"{folder.name}_hf", architecture)).model
+    folder.mkdir()
+    google_tf.write(replace(model, config=google_tf.expressible(model.config)), folder)
+    return folder
+
+
+def save(folder: Path, tensors: dict[str, np.ndarray], name: str = "bert_model.ckpt") -> None:
+    """Replaces the checkpoint of that name, or adds one."""
+    for file in folder.glob(f"{name}.*"):
+        file.unlink()
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / name),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.constant(array) for array in tensors.values()],
+    )
+
+
+@pytest.mark.parametrize(
+    "suffixes", [("adam_m", "adam_v"), ("lamb_m", "lamb_v"), ("LAMB", "LAMB_1"), ("Momentum",)]
+)
+def test_variables_of_the_training_are_dropped(suffixes: tuple[str, ...], tmp_path: Path) -> None:
+    source = written(tmp_path / "source", "BertForPreTraining", tmp_path)
     found = variables(source)
-    extra = {f"{name}/adam_{kind}": np.zeros_like(array) for name, array in found.items() for kind in "mv"}
-    extra["global_step"] = np.int64(7)
-
-    def save(tensors: dict[str, np.ndarray]) -> None:
-        for file in source.glob("bert_model.ckpt*"):
-            file.unlink()
-        tf.raw_ops.SaveV2(
-            prefix=str(source / "bert_model.ckpt"),
-            tensor_names=list(tensors),
-            shape_and_slices=[""] * len(tensors),
-            tensors=[tf.constant(array) for array in tensors.values()],
-        )
-
-    save(found | extra)
+    extra = {f"{name}/{end}": np.zeros_like(array) for name, array in found.items() for end in suffixes}
+    extra |= {"global_step": np.int64(7), "loss_scale": np.float32(1), "good_steps": np.int32(3)}
+    extra["cls/seq_relationship/current_loss_scale"] = np.float32(1)
+    save(source, found | extra)
     reading = google_tf.read(source)
     assert set(reading.dropped) == set(extra)
+    assert reading.notes == []
     assert reading.num_tensors == len(found) + len(extra)
-    save(found | {"adapter/kernel": np.ones(3, np.float32)})
-    with pytest.raises(InputError, match="1 unknown tensor: adapter/kernel"):
+
+
+def test_other_heads_are_left_out_and_other_variables_of_the_encoder_are_not(tmp_path: Path) -> None:
+    source = written(tmp_path / "source", "BertForPreTraining", tmp_path)
+    found = variables(source)
+    encoder = {name: array for name, array in found.items() if name.startswith("bert/")}
+    squad = {
+        "cls/squad/output_weights": np.zeros((2, 64), np.float32),
+        "cls/squad/output_bias": np.zeros(2, np.float32),
+    }
+    save(source, encoder | squad)
+    reading = google_tf.read(source)
+    assert set(reading.model.params) == {"encoder"}
+    assert reading.notes == [f"left out: {', '.join(sorted(squad))} (of another head)"]
+    save(source, found | {"bert/adapter/kernel": np.ones(3, np.float32)})
+    with pytest.raises(InputError, match="1 unknown tensor: bert/adapter/kernel"):
         google_tf.read(source)
-    save({name: array for name, array in found.items() if name != "bert/pooler/dense/bias"})
+    save(source, {name: array for name, array in found.items() if name != "bert/pooler/dense/bias"})
     with pytest.raises(InputError, match="1 missing tensor: bert/pooler/dense/bias"):
         google_tf.read(source)
+    save(source, found | {"bert/pooler/dense/bias": np.full(64, np.nan, np.float32)})
+    with pytest.raises(InputError, match="tensor bert/pooler/dense/bias has 64 values that are not finite"):
+        google_tf.read(source)
+
+
+@pytest.mark.parametrize("newest", ["model.ckpt-200", "/elsewhere/of/then/model.ckpt-200"])
+def test_the_newest_of_several_steps_is_read(newest: str, tmp_path: Path) -> None:
+    source = written(tmp_path / "source", "BertForMaskedLM", tmp_path)
+    found = variables(source)
+    for file in source.glob("bert_model.ckpt.*"):
+        file.unlink()
+    for step in (100, 200):
+        save(
+            source,
+            found | {"cls/predictions/output_bias": np.full(211, step, np.float32)},
+            f"model.ckpt-{step}",
+        )
+    with pytest.raises(InputError, match=r"model\.ckpt-100\.index, model\.ckpt-200\.index: must contain one"):
+        google_tf.read(source)
+    state = f'model_checkpoint_path: "{newest}"\nall_model_checkpoint_paths: "model.ckpt-100"\n'
+    (source / "checkpoint").write_text(state)
+    reading = google_tf.read(source)
+    assert reading.model.params["head"]["bias"][0] == 200
+    assert {path.name.split(".")[1] for path in reading.files} == {"ckpt-200"}
+    (source / "checkpoint").write_text(state.replace("ckpt-200", "ckpt-300"))
+    with pytest.raises(InputError, match="a file checkpoint that names the newest"):
+        google_tf.read(source)
+
+
+def test_rows_beyond_the_vocabulary_and_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
+    source = hugging_face_folder(tmp_path / "source")
+    write_vocabulary(source, 208)
+    certificate = convert(source, tmp_path / "google", "google_tf")
+    assert certificate["target"]["vocabulary"] == {"rows": 211, "entries": 208}
+    convert(tmp_path / "google", tmp_path / "back", "hugging_face")
+    assert_same_tensors(load_file(tmp_path / "back" / "model.safetensors"), state_dict())
+    data = next((tmp_path / "google").glob("*.data-*"))
+    content = bytearray(data.read_bytes())
+    content[1234] ^= 4
+    data.write_bytes(content)
+    with pytest.raises(InputError, match=r"bert_model\.ckpt\.data-00000-of-00001: damaged or edited"):
+        load_model(tmp_path / "google")
 
 
 def test_errors_name_what_is_not_supported(tmp_path: Path) -> None:
     source = published(tmp_path / "source", "BertForMaskedLM", tmp_path)
     config = json.loads((source / "bert_config.json").read_text())
     for change, message in (
-        ({"vocab_size": 210}, "210 vocabulary entries, its tokenizer 211"),
+        ({"vocab_size": 210}, "table has 210 rows, its tokenizer 211 entries"),
         ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
         ({"num_hidden_layers": 3}, "missing tensors: bert/encoder/layer_2"),
         ({"type_vocab_size": 3}, r"token_type_embeddings has shape \(2, 64\)"),

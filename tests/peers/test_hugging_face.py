@@ -1,7 +1,9 @@
 """Conversions compared with transformers: each side reads the other's files and has the same outputs."""
 
+import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from mlm_jax.errors import InputError
+from mlm_jax.files.checksums import write_checksums
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import write_model_folder
 from mlm_jax.store.conversion import Request, convert
@@ -127,6 +130,103 @@ def test_other_pickles_are_rejected_and_never_run(
         convert(source, tmp_path / "out", "mlm_jax")
     assert not (tmp_path / "sprung").exists()
     assert not (tmp_path / "out").exists()
+
+
+OLD_FOLDERS = {
+    "no model_type": ("BertForMaskedLM", {}, ("model_type",)),
+    "no architectures": ("BertForMaskedLM", {}, ("architectures",)),
+    "neither, a classifier": ("BertForSequenceClassification", {}, ("model_type", "architectures")),
+    "neither, a BertModel": ("BertModel", {}, ("model_type", "architectures")),
+    "neither, both heads": ("BertForPreTraining", {}, ("model_type", "architectures")),
+    "another class than the tensors": ("BertForPreTraining", {"architectures": ["BertForMaskedLM"]}, ()),
+    "num_labels alone": ("BertForSequenceClassification", {"num_labels": 5}, ("id2label", "label2id")),
+    "padded table": ("BertForMaskedLM", {"vocab_size": 216}, ()),
+    "another head": ("BertForTokenClassification", {}, ()),
+    "a Google config": ("BertForMaskedLM", {}, ("model_type", "architectures")),
+}
+
+
+@pytest.mark.parametrize("case", OLD_FOLDERS)
+def test_transformers_agrees_on_old_folders(case: str, tmp_path: Path) -> None:
+    architecture, changes, absent = OLD_FOLDERS[case]
+    shape = {name: value for name, value in changes.items() if name != "architectures"}
+    folder = published(tmp_path / "source", architecture, **shape)
+    settings = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if k not in absent}))
+    if case == "a Google config":
+        (folder / "config.json").rename(folder / "bert_config.json")
+    reading = hugging_face.read(folder)
+    batch = fixed_batch(reading.model.config)
+    theirs = hugging_face.outputs(folder, batch)
+    assert largest_difference(our_outputs(reading.model, batch), theirs, batch) <= 1e-5
+    assert np.abs(theirs).max() > 0.5
+    assert len(reading.notes) == (case in ("padded table", "another head"))
+
+
+def test_a_model_saved_by_data_parallel_is_compared(tmp_path: Path) -> None:
+    folder = published(tmp_path / "source", "BertForSequenceClassification")
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    expected = hugging_face.outputs(folder, fixed_batch(hugging_face.read(folder).model.config))
+    torch.save(torch.nn.DataParallel(model).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    read = hugging_face.read(folder).model
+    batch = fixed_batch(read.config)
+    np.testing.assert_array_equal(hugging_face.outputs(folder, batch), expected)
+    assert largest_difference(our_outputs(read, batch), expected, batch) <= 1e-5
+
+
+def test_a_checksum_file_does_not_matter_to_transformers(tmp_path: Path) -> None:
+    source = published(tmp_path / "source", "BertForMaskedLM")
+    target = tmp_path / "target"
+    target.mkdir()
+    hugging_face.write(hugging_face.read(source).model, target)
+    write_checksums(target)
+    first, second = (
+        transformers.BertForMaskedLM.from_pretrained(folder).state_dict() for folder in (source, target)
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert len(transformers.AutoTokenizer.from_pretrained(target)) == 211
+
+
+def test_pickles_that_expand_or_are_compressed_are_refused(tmp_path: Path) -> None:
+    source = published(tmp_path / "source", "BertForMaskedLM")
+    (source / "model.safetensors").unlink()
+    file = source / "pytorch_model.bin"
+    torch.save({"bert.embeddings.word_embeddings.weight": torch.ones(1, 1).expand(1 << 20, 1 << 14)}, file)
+    with pytest.raises(InputError, match="would expand to 17,179,869,184 numbers"):
+        hugging_face.read(source)
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "stored")
+    with (
+        zipfile.ZipFile(tmp_path / "stored") as stored,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as deflated,
+    ):
+        for name in stored.namelist():
+            deflated.writestr(name, stored.read(name))
+    with pytest.raises(
+        InputError, match=r"pytorch_model\.bin: .* is compressed: must be a file as torch writes it"
+    ):
+        hugging_face.read(source)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "float8", "complex", "integers", "NaN"])
+def test_tensors_that_are_no_weights_are_named(kind: str, tmp_path: Path) -> None:
+    source = published(tmp_path / "source", "BertForMaskedLM")
+    state = transformers.BertForMaskedLM.from_pretrained(source).state_dict()
+    name = "bert.encoder.layer.0.output.dense.bias"
+    bias = state[name]
+    state[name] = {
+        "sparse": bias.to_sparse,
+        "quantized": lambda: torch.quantize_per_tensor(bias, 0.1, 0, torch.qint8),
+        "float8": lambda: bias.to(torch.float8_e4m3fn),
+        "complex": lambda: bias.to(torch.complex64),
+        "integers": lambda: bias.to(torch.int64),
+        "NaN": lambda: torch.where(bias > 0, bias, torch.nan),
+    }[kind]()
+    (source / "model.safetensors").unlink()
+    torch.save(state, source / "pytorch_model.bin")
+    with pytest.raises(InputError, match=name):
+        hugging_face.read(source)
 
 
 def test_a_wrong_convention_is_found_by_the_comparison(

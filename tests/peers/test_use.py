@@ -45,7 +45,7 @@ def test_fill_mask_equals_the_pipeline(folder: Path) -> None:
 def test_features_are_the_hidden_states(folder: Path, layer: int) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.BertModel.from_pretrained(folder, attn_implementation="eager")
-    ours = MaskedLM.from_preset(folder).features(["w1 w2 w3", "w9"], layer=layer)
+    ours = MaskedLM.from_preset(folder).features(["w1 w2 w3", "w9"], layers=layer)
     for text, features in zip(("w1 w2 w3", "w9"), ours, strict=True):
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import random_model
 from mlm_jax.probes.datasets import CrowsPair, MinimalPair, PronounPair
 from mlm_jax.probes.probes import (
     Bootstrap,
@@ -21,9 +19,9 @@ from mlm_jax.probes.probes import (
     probe_templates,
     probe_winobias,
 )
-from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import run_script
+from tests.tiny import tiny_masked_lm
 
 TEMPLATES = ["{} can work as a [MASK]", "{} was once a [MASK]"]
 HIS, HER, SHARED = ["doctor", "pilot"], ["nurse", "dancer"], ["baker", "singer"]
@@ -35,21 +33,7 @@ def corpus(his: list[str], hers: list[str]) -> list[str]:
 
 
 def trained(texts: list[str], folder: Path) -> MaskedLM:
-    tokenizer = Tokenizer.train(corpus(HIS + HER, HIS + HER), 200)
-    config = BertConfig(
-        vocabulary_size=tokenizer.vocabulary_size,
-        num_layers=1,
-        hidden_dim=32,
-        num_heads=2,
-        intermediate_dim=64,
-        max_sequence_length=32,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        # At this width, attention would learn nothing for thousands of steps with 0.02.
-        initializer_stddev=0.2,
-    )
-    stored = random_model(config, tokenizer, 0)
-    model = MaskedLM(stored.config, stored.params, stored.tokenizer)
+    model = tiny_masked_lm()
     recipe = MaskingRecipe(mask_selection_rate=0.2)
     model.fit(texts, num_steps=300, batch_size=32, learning_rate=3e-3, masking=recipe)
     model.save(folder)

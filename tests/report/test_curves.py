@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlm_jax.report.curves import Curve, curve_of, stack_seeds, stretch_medians, thin
+from mlm_jax.report.curves import Curve, curve_of, group_medians, stack_seeds, thin
 from mlm_jax.report.state import RunState
 from tests.report.sweeps import evaluation_record, step_record
 
@@ -64,12 +64,12 @@ def test_thinning_keeps_a_spike_and_a_short_curve() -> None:
     assert thin(short, 4) is short
 
 
-def test_medians_of_stretches_leave_spikes_out() -> None:
+def test_medians_of_groups_ignore_spikes() -> None:
     curve = line(list(range(1, 22)), [float(step) for step in range(1, 22)])
     curve.losses[10] = 1e6
-    medians, length = stretch_medians(curve, 4)
-    # Stretches of five, the last ones: the first point is in none.
+    medians, length = group_medians(curve, 4)
+    # Groups of five, counted from the end: the first point is in none.
     assert length == 5
     assert medians.steps.tolist() == [4, 9, 14, 19]
     assert medians.losses.tolist() == [4, 9, 14, 19]
-    assert stretch_medians(curve, 11) == (curve, 1)
+    assert group_medians(curve, 11) == (curve, 1)

@@ -70,8 +70,8 @@ def test_long_curves_are_thinned(tmp_path: Path, points: int) -> None:
     curve = trial["runs"][0]["training"]
     assert len(curve["steps"]) == len(curve["losses"]) == len(curve["tokens"]) == MOST_POINTS
     assert (curve["steps"][-1], curve["losses"][-1], curve["tokens"][-1]) == (points, 2.0, 230 * points)
-    # The bold one: medians of a hundred stretches.
-    assert trial["mean"]["training"]["stretch"] == points // 100
+    # The bold curve: medians of a hundred groups.
+    assert trial["mean"]["training"]["groupSize"] == points // 100
     assert len(trial["mean"]["training"]["steps"]) == 100
 
 
@@ -82,7 +82,7 @@ def test_curves_of_a_trial_and_their_mean(tmp_path: Path) -> None:
     assert data["baseline"] == "rate_15"
     assert [trial["name"] for trial in data["trials"]] == [*LOSSES, "x"]
     mean = data["trials"][0]["mean"]["evaluation"]
-    assert (mean["seeds"], mean["losses"][-1], mean["stretch"]) == ([0, 1, 2], 2.12, 1)
+    assert (mean["seeds"], mean["losses"][-1], mean["groupSize"]) == ([0, 1, 2], 2.12, 1)
     assert (mean["steps"][-1], mean["tokens"][-1]) == (1000, 230_000)
     failing = data["trials"][3]
     assert failing["mean"]["evaluation"]["seeds"] == [0]

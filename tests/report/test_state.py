@@ -152,7 +152,7 @@ def test_a_damaged_plan_is_named(tmp_path: Path, changes: dict[str, object], sai
 @pytest.mark.parametrize("content", [b'{"name": "ma', b"[]", b"\xff\xfe"])
 def test_a_plan_that_is_no_json_object_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "sweep.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"sweep\.json: (not JSON|must be a JSON object)"):
+    with pytest.raises(InputError, match=r"sweep\.json: (not valid JSON|must contain a JSON object)"):
         read_sweep(tmp_path)
 
 
@@ -168,6 +168,7 @@ def test_a_plan_that_is_no_json_object_is_named(tmp_path: Path, content: bytes) 
 def test_a_damaged_outcome_is_named(tmp_path: Path, outcome: str) -> None:
     (one_run(tmp_path) / "outcome.json").write_text(outcome)
     with pytest.raises(
-        InputError, match=r"seed_0/outcome\.json: (not JSON|must contain the outcome of a run; delete it)"
+        InputError,
+        match=r"seed_0/outcome\.json: (not valid JSON|must contain the outcome of a run; delete it)",
     ):
         read_sweep(tmp_path)

@@ -173,7 +173,7 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_in_the_end(tmp_path: Path
     assert skipped == list(range(skipped[0], skipped[0] + 5))
     last = ended.stderr.splitlines()[-1]
     assert last.startswith(
-        f"error: step {skipped[-1]}: 5 consecutive steps had a non-finite loss or gradient"
+        f"error: step {skipped[-1]}: 5 consecutive steps had a non-finite loss, gradient or update"
     )
     assert "optimizer.learning_rate" in last
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped and gone on with: the end is the one of a run that nobody touched."""
+"""Killed, stopped and resumed runs end like a run that was never interrupted."""
 
 import os
 import random
@@ -36,7 +36,7 @@ def some_time_later(new: set[str]) -> bool:
 
 
 def kill_when(config: Path, checkpoints: Path, moment: Callable[[set[str]], bool]) -> None:
-    """Train, and kill -9 as soon as `moment` holds of the entries that the checkpoint folder gained."""
+    """Trains, and kills the process once `moment` is true of the new entries of the checkpoint folder."""
     before = names_in(checkpoints)
     child = start_script("train", config)
     wait_for_a_step(child)
@@ -53,7 +53,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_run_killed_repeatedly_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = write_config(config_of(run))
     for moment in (checkpoint_being_written, checkpoint_just_finished, some_time_later, some_time_later):
@@ -63,8 +63,8 @@ def test_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) 
     assert_same_end(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_stopped_by_a_signal_saves_and_goes_on_to_the_same_bits(
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_a_run_stopped_by_a_signal_is_saved_and_resumes_bit_for_bit(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
@@ -89,13 +89,13 @@ def test_stopped_by_a_signal_saves_and_goes_on_to_the_same_bits(
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT as Python starts with it; a shell's background jobs inherit one that is ignored."""
+    """Python's default handler of SIGINT; background jobs of a shell inherit an ignored one."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_first_signal_is_a_request_and_the_second_an_end(interruptible: None) -> None:
+def test_the_second_ctrl_c_has_its_usual_effect(interruptible: None) -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         assert stop.name is None
@@ -106,11 +106,33 @@ def test_the_first_signal_is_a_request_and_the_second_an_end(interruptible: None
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_a_repeated_signal_does_not_end_the_process_while_it_saves(interruptible: None, name: str) -> None:
+    """Schedulers and closing terminals send several."""
+    with StopRequest() as stop:
+        for number in (signal.Signals[name], signal.Signals[name], signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+            assert stop.name == name
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_restored() -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
     with StopRequest():
-        assert signal.getsignal(signal.SIGTERM) is not before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+        assert all(signal.getsignal(n) is not handler for n, handler in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.name is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_does_nothing_outside_the_main_thread() -> None:

@@ -49,12 +49,6 @@ from tests.run_small import (
 )
 
 
-@pytest.fixture
-def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train` in this process, on the first of its eight devices."""
-    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
-
-
 def copy_of_run(tmp_path: Path, *, without: tuple[int, ...] = ()) -> Path:
     run = shutil.copytree(uninterrupted(), tmp_path / "run")
     for step in without:
@@ -326,9 +320,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Pa
 def test_no_room_for_the_rest_of_the_run_folder_is_told_in_one_line_too(tmp_path: Path) -> None:
     ended = run_with_little_room(1000, write_config(config_of(tmp_path / "run")))
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.endswith(
-        f"error: {tmp_path / 'run'}: File too large; earlier checkpoints are intact\n"
-    )
+    file = tmp_path / "run" / "tokenizer" / "vocab.txt"
+    assert ended.stderr.endswith(f"error: {file}: File too large; earlier checkpoints are intact\n")
 
 
 COUNT_COMPILATIONS = """
@@ -564,7 +557,7 @@ def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -
     config = short_run(
         tmp_path / "run", num_steps=60, log_every=1, optimizer=optimizer, max_nonfinite_steps=3
     )
-    with pytest.raises(RunError, match="3 consecutive steps had a non-finite loss or gradient"):
+    with pytest.raises(RunError, match="3 consecutive steps had a non-finite loss, gradient or update"):
         train(config)
     assert (tmp_path / "run" / "loss.png").is_file()
 

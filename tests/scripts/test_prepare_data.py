@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.data.shards import verify_shards
+from mlm_jax.data.verification import verify_shards
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.run_small import run_script as run
 from tests.run_small import run_script_alone
@@ -112,7 +112,8 @@ def test_help_and_misspelt_flags(script):
 
 def test_preparing_never_imports_jax(corpus):
     script = (
-        "import sys, scripts.prepare_data, scripts.train_tokenizer, mlm_jax.data.shards\n"
+        "import sys, mlm_jax.data.merge, mlm_jax.data.shards\n"
+        "from mlm_jax.commands import prepare, tokenizer\n"
         "assert not {'jax', 'flax', 'torch', 'tensorflow'} & set(sys.modules)\n"
         "assert 'pyarrow' not in sys.modules\n"
     )

@@ -1,4 +1,4 @@
-"""Figures of a model whose loss is no number, in Python and as the script prints them."""
+"""Evaluation metrics, in Python and as the script prints them, also if the loss is not a number."""
 
 import json
 import math
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax.run.metrics import finite_values
 from mlm_jax.step.evaluation import Evaluation, evaluate_rows
 from mlm_jax.step.train_step import eval_step
 from mlm_jax.use import evaluate as evaluation_of_models
 from scripts import evaluate
-from tests.small import batch_of, program_of
+from tests.small import SEP, batch_of, program_of
 
 
 class SmallRows:
@@ -27,13 +28,13 @@ class SmallRows:
 
 
 def evaluation_of(scale: float) -> Evaluation:
-    """Of freshly drawn parameters times `scale`."""
+    """Evaluates initial parameters times `scale`."""
     program = program_of()
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf * scale), program.initial_state().params)
     return evaluate_rows(program, params, SmallRows())
 
 
-def test_figures_are_the_sums_of_the_rows_over_their_weights() -> None:
+def test_metrics_are_the_sums_of_the_rows_over_their_weights() -> None:
     program = program_of()
     params = program.initial_state().params
     # The rows' numbers are their example ids, as in a data set.
@@ -45,13 +46,30 @@ def test_figures_are_the_sums_of_the_rows_over_their_weights() -> None:
     assert evaluation.masked_tokens == sums.weight
 
 
+def test_without_a_masked_token_there_is_no_loss() -> None:
+    class RowsOfSpecialTokens(SmallRows):
+        def read(self, row_numbers: np.ndarray) -> np.ndarray:
+            return np.full((len(row_numbers), 24), SEP, np.int32)
+
+    program = program_of()
+    evaluation = evaluate_rows(program, program.initial_state().params, RowsOfSpecialTokens())
+    assert evaluation.masked_tokens == 0
+    assert finite_values(evaluation) == {
+        "mlm_loss": None,
+        "mlm_accuracy": None,
+        "perplexity": None,
+        "masked_tokens": 0,
+    }
+    assert not evaluation.mlm_loss < math.inf, "is never the best"
+
+
 def test_perplexity_is_the_exponential_of_the_loss() -> None:
     evaluation = evaluation_of(1.0)
     assert evaluation.perplexity == pytest.approx(math.exp(evaluation.mlm_loss))
     assert evaluation.mlm_loss == pytest.approx(math.log(256), abs=0.5)
 
 
-def test_a_loss_that_is_no_number_has_a_perplexity_that_is_none_and_is_null_in_json(
+def test_a_nan_loss_is_null_in_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation = evaluation_of(math.nan)

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from flax import nnx
 
 from mlm_jax.errors import InputError
+from mlm_jax.store import checkpoint
 from mlm_jax.store.checkpoint import Checkpointer, CheckpointError
 
 DESCRIPTION = {"data": {"fingerprint": "ab" * 32}, "model": {"num_layers": 2, "shape": (1, 2)}, "seed": 0}
@@ -37,7 +39,7 @@ def make_state(step: int) -> State:
     params = {
         "linear": linear,
         "half": jax.random.normal(key, (8, 16), jnp.bfloat16),
-        "odd": jnp.array([jnp.nan, -0.0, jnp.inf, 1e-45, step], jnp.float32),
+        "odd": jnp.array([3.4e38, -0.0, -3.4e38, 1e-45, step], jnp.float32),
         "bytes": jax.random.bits(key, (5, 3), jnp.uint8),
         "flags": jnp.array([True, False, True]),
     }
@@ -76,6 +78,51 @@ def test_restores_every_leaf_bitwise(tmp_path: Path) -> None:
     step, state = restore(tmp_path)
     assert step == 2
     assert_bitwise_equal(state, make_state(2))
+
+
+def with_a_nan(step: int) -> State:
+    state = make_state(step)
+    return dataclasses.replace(
+        state, params=state.params | {"odd": jnp.array([1.0, jnp.nan])}, step=jnp.int32(step)
+    )
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, make_state(1), DESCRIPTION)
+        with pytest.raises(
+            CheckpointError, match=r"step 2 .*: NaN or infinite values in params\.odd; .*: 1$"
+        ):
+            checkpointer.save(2, with_a_nan(2), DESCRIPTION)
+        assert checkpointer.steps() == [1]
+        checkpointer.save(3, make_state(3), DESCRIPTION)
+    assert restore(tmp_path)[0] == 3
+
+
+def test_a_checkpoint_that_is_not_finite_is_named_and_the_one_before_it_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Earlier versions wrote such checkpoints."""
+    state = make_state(2)
+    moments = jax.tree.map(
+        lambda x: x if x.dtype == jnp.int32 else jnp.full_like(x, jnp.inf), state.opt_state
+    )
+    bad = dataclasses.replace(state, opt_state=moments)
+    with monkeypatch.context() as patch, Checkpointer(tmp_path) as checkpointer:
+        patch.setattr(checkpoint, "nonfinite", lambda digests: [])
+        checkpointer.save(1, make_state(1), DESCRIPTION)
+        checkpointer.save(2, bad, DESCRIPTION)
+    assert restore(tmp_path)[0] == 1
+    warning = f"warning: checkpoint {tmp_path / '2'} is damaged: NaN or infinite values in opt_state."
+    assert capsys.readouterr().err.startswith(warning)
+    shutil.rmtree(tmp_path / "1")
+    with pytest.raises(InputError, match=r"every checkpoint is damaged \(2\)"):
+        restore(tmp_path)
+    with (
+        Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(InputError, match="2: damaged: NaN or infinite"),
+    ):
+        checkpointer.verify(2)
 
 
 def test_gives_back_the_sums_that_were_not_yet_logged(tmp_path: Path) -> None:
@@ -485,3 +532,48 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     ):
         checkpointer.save(1, make_state(1), DESCRIPTION)
     assert "could not be written" in str(error.value)
+
+
+def test_a_run_is_resumed_from_an_earlier_checkpoint_and_then_from_what_follows(tmp_path: Path) -> None:
+    """Even if the process is killed in between, and once the earlier checkpoint is deleted."""
+    save_steps(tmp_path, range(1, 5), keep_newest=9)
+    abstract_state = abstract(make_state(0))
+
+    def restored(from_step: int | None) -> int:
+        with Checkpointer(tmp_path) as checkpointer:
+            found = checkpointer.restore(abstract_state, DESCRIPTION, from_step=from_step)
+        assert found is not None
+        return found[0]
+
+    def names() -> list[str]:
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    assert [restored(None), restored(2), restored(2)] == [4, 2, 2]
+    assert names() == ["1", "2", "3", "4"]
+    with Checkpointer(tmp_path, keep_newest=9) as checkpointer:
+        checkpointer.restore(abstract_state, DESCRIPTION, from_step=2)
+        assert checkpointer.best_eval_loss() == pytest.approx(math.inf)
+        checkpointer.save(3, make_state(30), DESCRIPTION)
+    assert names() == ["1", "2", "3", "3.superseded", "4.superseded"]
+    with Checkpointer(tmp_path, keep_newest=9) as checkpointer:
+        found = checkpointer.restore(abstract_state, DESCRIPTION)
+        assert found is not None
+        assert_bitwise_equal(found[1], make_state(30))
+        # A start without from_step continues the same line.
+        checkpointer.save(5, make_state(5), DESCRIPTION)
+    shutil.rmtree(tmp_path / "2")
+    assert [restored(None), restored(2), restored(3)] == [5, 5, 3]
+    with pytest.raises(InputError, match="no checkpoint of step 4; there are: 1, 3, 5"):
+        restored(4)
+
+
+def test_an_evaluation_that_did_not_end_is_remembered(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, make_state(1), DESCRIPTION, unevaluated=True)
+        checkpointer.save(2, make_state(2), DESCRIPTION, eval_loss=2.0)
+        checkpointer.wait()
+        assert [checkpointer.unevaluated(step) for step in (1, 2)] == [True, False]
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.best_eval_loss() == 2.0
+        checkpointer.note_eval_loss(1, 1.5)
+        assert checkpointer.best_eval_loss() == 1.5

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from mlm_jax.errors import InputError
 from mlm_jax.formats import hugging_face
-from mlm_jax.formats.model_folder import random_model, read_model_folder, write_model_folder
+from mlm_jax.formats.model_folder import read_model_folder, write_model_folder
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import CERTIFICATE_FILE, Request, convert
 from mlm_jax.store.format_registry import format_of
@@ -167,16 +167,6 @@ def test_a_rejected_conversion_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a known model format"):
         convert(tmp_path / "there", tmp_path / "out", "mlm_jax")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there"]
-
-
-def test_a_model_with_more_entries_than_its_tokenizer_is_not_exported(tmp_path: Path) -> None:
-    model = hugging_face.read(hugging_face_folder(tmp_path / "source")).model
-    (tmp_path / "wide").mkdir()
-    wide = random_model(replace(model.config, vocabulary_size=220), model.tokenizer, 0)
-    write_model_folder(tmp_path / "wide", wide)
-    with pytest.raises(InputError, match="220 vocabulary entries, its tokenizer 211: must be equal"):
-        convert(tmp_path / "wide", tmp_path / "out", "hugging_face")
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

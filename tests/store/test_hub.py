@@ -1,13 +1,19 @@
 """Finding models: folders, built-in names, caches, and errors without a network."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
 from mlm_jax.files.home import home
+from mlm_jax.store import conversion
+from mlm_jax.store.conversion import Request, convert
 from mlm_jax.store.hub import find_model
+from mlm_jax.store.loading import load_model
+from mlm_jax.store.reference_outputs import Reference
 from tests.formats.folders import hugging_face_folder
 from tests.run_small import run_python
 
@@ -78,3 +84,88 @@ def test_cached_downloads_are_found_without_a_network(
     code = "from mlm_jax.store.loading import load_model; print(load_model('hf://someone/something').config.hidden_dim)"
     ended = run_python(code)
     assert ended.stdout == "64\n", ended.stderr
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Simulates the hub: repositories are folders HUB/user/model@revision, filtered as by the real library."""
+
+    def snapshot_download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        source = tmp_path / "hub" / f"{repository}@{revision or 'main'}"
+        if not source.is_dir():
+            raise FileNotFoundError(f"no {source.name}")
+        target = tmp_path / "cache" / source.name
+        names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, target / name)
+        target.mkdir(parents=True, exist_ok=True)
+        return str(target)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    (tmp_path / "hub").mkdir()
+    return tmp_path / "hub"
+
+
+def test_revisions_and_subfolders(hub: Path) -> None:
+    (hub / "user").mkdir()
+    hugging_face_folder(hub / "user" / "model@main")
+    hugging_face_folder(hub / "user" / "model@main" / "sub").rename(hub / "user" / "model@main" / "a")
+    for revision, epsilon in (("v1.0", 1e-5), ("refs-pr-1", 1e-6)):
+        hugging_face_folder(hub / "user" / f"model@{revision}", layer_norm_eps=epsilon)
+    assert load_model("hf://user/model").config.layer_norm_epsilon == 1e-12
+    assert load_model("hf://user/model@v1.0").config.layer_norm_epsilon == 1e-5
+    assert load_model("hf://user/model@refs-pr-1").config.layer_norm_epsilon == 1e-6
+    found = find_model("hf://user/model/a")
+    assert found.name == "a"
+    assert (found / "model.safetensors").is_file()
+    with pytest.raises(InputError, match=r"hf://user/model@v2: not in the cache and not downloaded"):
+        find_model("hf://user/model@v2")
+    with pytest.raises(InputError, match=r"hf://user/model/b@v1\.0: user/model has no folder b"):
+        find_model("hf://user/model/b@v1.0")
+
+
+@pytest.mark.parametrize(
+    "name", ["user/model@", "user//model", "../model", "user/model/../..", "", "user/mo*del"]
+)
+def test_names_on_the_hub_are_checked(name: str, hub: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"must be hf://user/model, hf://user/model/sub/folder, or one of them with"
+    ):
+        find_model(f"hf://{name}")
+
+
+@pytest.mark.parametrize("to", ["keras_hub", "mlm_jax"])
+def test_every_format_is_downloaded(
+    to: conversion.FormatName, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
+    request = Request(change_conventions=True)
+    source = hugging_face_folder(tmp_path / "source", "BertForPreTraining")
+    convert(source, hub / "user" / "model@main", to, request)
+    (hub / "user" / "model@main" / "tf_model.h5").write_bytes(b"not needed")
+    model = load_model("hf://user/model")
+    assert "head" in model.params
+    assert not (tmp_path / "cache" / "model@main" / "tf_model.h5").exists()
+    assert load_model("hf://user/model", load_weights=False).config == model.config
+
+
+def test_weights_are_downloaded_in_one_format(hub: Path, tmp_path: Path) -> None:
+    (hub / "user").mkdir()
+    folder = hugging_face_folder(hub / "user" / "model@main")
+    for name in (
+        "pytorch_model.bin",
+        "bert_model.ckpt.index",
+        "bert_model.ckpt.data-00000-of-00001",
+        "big.h5",
+    ):
+        (folder / name).touch()
+    found = find_model("hf://user/model")
+    assert {path.name for path in found.iterdir()} == {"config.json", "vocab.txt", "model.safetensors"}
+    (folder / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "cache")
+    assert "pytorch_model.bin" in {path.name for path in find_model("hf://user/model").iterdir()}
+    shutil.rmtree(tmp_path / "cache")
+    (folder / "pytorch_model.bin").unlink()
+    names = {path.name for path in find_model("hf://user/model").iterdir()}
+    assert {"bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"} <= names

@@ -1,8 +1,6 @@
 """The folder of a sweep: what may go on in it, how runs ended, and who has a run."""
 
-import errno
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +11,6 @@ import pytest
 from mlm_jax.config import DataConfig, TrainConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.errors import InputError
-from mlm_jax.files import folder_lock
-from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.sweep import folder as folders
 from mlm_jax.sweep.plan import Sweep
 from mlm_jax.sweep.records import Outcome, SweepRecord, read_outcome, write_outcome
@@ -185,7 +181,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
     with pytest.raises(InputError, match="other: contains no sweep: must be a new folder"):
         begin(tmp_path / "other", SWEEP, 1)
     (tmp_path / "s" / "sweep.json").write_text("{")
-    with pytest.raises(InputError, match=r"sweep.json: not JSON"):
+    with pytest.raises(InputError, match=r"sweep.json: not valid JSON"):
         check(tmp_path / "s", SWEEP)
 
 
@@ -207,20 +203,3 @@ def test_an_outcome_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "run" / "outcome.json").write_text('{"status": "finished"}')
     with pytest.raises(InputError, match=r"outcome.json: must contain the outcome of a run; delete it"):
         read_outcome(tmp_path / "run")
-
-
-def test_a_file_system_without_locks_is_warned_of_and_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
-    number = errno.ENOLCK
-    with pytest.warns(UserWarning, match=r"has no locks, .* give each process of a sweep its own --index"):
-        begin(tmp_path / "s", SWEEP, 1)
-    with pytest.warns(UserWarning, match="has no locks"), lock_folder(tmp_path / "s" / "a") as lock:
-        assert lock.acquired
-    number = errno.EIO
-    with pytest.raises(OSError, match="Input/output error"), lock_folder(tmp_path / "s" / "a"):
-        pass

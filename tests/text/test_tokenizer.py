@@ -294,7 +294,7 @@ def test_invalid_tokenizer_files_are_rejected(tmp_path):
     file = tmp_path / "tokenizer.json"
     for content in (b"", b"{}", b"[]", b"\xff", b'{"model": 3}'):
         file.write_bytes(content)
-        with pytest.raises(InputError, match=r"tokenizer\.json: not (a tokenizer\.json|valid JSON)"):
+        with pytest.raises(InputError, match=r"tokenizer\.json: (not a tokenizer\.json|not valid JSON|must)"):
             Tokenizer.load(tmp_path)
     file = tmp_path / "vocab.txt"
     for content, expected in [
@@ -514,7 +514,7 @@ def test_casing_of_a_keras_hub_preset(tmp_path, places):
     for path in (tmp_path, file):
         assert pieces(Tokenizer.load(path), "A é") == ["a", "[UNK]"]
     for change, expected in [
-        ({"config": {"lowercase": "yes"}}, "lowercase is 'yes'"),
+        ({"config": {"lowercase": "yes"}}, "lowercase = 'yes'"),
         ({"registered_name": "keras_hub>AlbertTokenizer"}, "AlbertTokenizer is not supported"),
     ]:
         (tmp_path / "tokenizer.json").write_text(json.dumps(settings | change))

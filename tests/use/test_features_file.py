@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -30,8 +31,8 @@ def test_files_hold_the_models_features(
 ) -> None:
     monkeypatch.setattr(features_file, "_TEXTS_AT_ONCE", 10)
     output = tmp_path / f"features.{ending}"
-    assert extract_features(model, iter(TEXTS), output, layer=1, pooling=pooling, truncate=True) == 25
-    expected = model.features(TEXTS, layer=1, pooling=pooling, truncate=True)
+    assert extract_features(model, iter(TEXTS), output, layers=1, pooling=pooling, truncate=True) == 25
+    expected = model.features(TEXTS, layers=1, pooling=pooling, truncate=True)
     if ending == "parquet":
         found = pq.read_table(output)["features"].to_pylist()
         for given, array in zip(found, expected, strict=True):
@@ -68,6 +69,50 @@ def test_a_failure_leaves_no_file(
     with pytest.raises(InputError, match=r"must end in \.npz or \.parquet"):
         extract_features(model, TEXTS, tmp_path / "features.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_several_layers_and_ids(
+    model: MaskedLM, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_file, "_TEXTS_AT_ONCE", 10)
+    output = tmp_path / f"features.{ending}"
+    for pooling, shape in (("max", (25, 2, 16)), ("none", (2, 16))):
+        extract_features(model, TEXTS, output, layers=[0, -1], pooling=pooling, truncate=True)
+        expected = model.features(TEXTS, layers=[0, -1], pooling=pooling, truncate=True)
+        if ending == "parquet":
+            table = pq.read_table(output)
+            assert table["id"].to_pylist() == list(range(25))
+            found = [np.array(row) for row in table["features"].to_pylist()]
+        else:
+            with np.load(output) as saved:
+                assert saved["features"].shape[-len(shape) :] == shape
+                offsets = saved["offsets"][1:-1] if pooling == "none" else 25
+                found = np.split(saved["features"], offsets)
+                found = found if pooling == "none" else [row[0] for row in found]
+        for given, array in zip(found, expected, strict=True):
+            np.testing.assert_allclose(given, array, atol=1e-5)
+
+
+EMPTY = {
+    "txt": "a lake\n\n \na river",
+    "jsonl": '{"text": "a lake"}\n{"text": null}\n\n{"text": "a river"}\n',
+    "parquet": ["a lake", None, "", "a river"],
+}
+
+
+@pytest.mark.parametrize("ending", EMPTY)
+def test_every_line_has_its_vector(model: MaskedLM, ending: str, tmp_path: Path) -> None:
+    texts, output = tmp_path / f"texts.{ending}", tmp_path / "features.npz"
+    if ending == "parquet":
+        pq.write_table(pa.table({"text": EMPTY[ending]}), texts)
+    else:
+        texts.write_text(EMPTY[ending])
+    done = run_script("extract_features", uninterrupted(), texts, "--output", output, "--layers", "0", "-1")
+    assert (done.returncode, done.stdout) == (0, f"{output}: features of 4 texts\n"), done.stderr
+    assert "2 of 4 texts are empty, the first is text 1 (from 0)" in done.stderr
+    expected = model.features(["a lake", "", "", "a river"], layers=[0, -1], pooling="mean")
+    np.testing.assert_allclose(np.load(output)["features"], expected, atol=1e-5)
 
 
 def test_the_script(tmp_path: Path) -> None:

@@ -6,37 +6,20 @@ import jax
 import numpy as np
 import pytest
 
-from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.formats.model_folder import random_model
 from mlm_jax.masking.masking import example_keys, mask_tokens
-from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.fine_tuning import FitResult, Tuner
 from mlm_jax.use.masked_lm import MaskedLM
+from tests.tiny import FRUIT, tiny_masked_lm
 
-TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 4
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(TEXTS, 120)
+TEXTS = FRUIT * 4
 
 
 @pytest.fixture
-def model(tokenizer: Tokenizer) -> MaskedLM:
-    config = BertConfig(
-        vocabulary_size=tokenizer.vocabulary_size,
-        num_layers=1,
-        hidden_dim=32,
-        num_heads=2,
-        intermediate_dim=64,
-        max_sequence_length=40,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-    )
-    stored = random_model(config, tokenizer, 0)
-    return MaskedLM(stored.config, stored.params, stored.tokenizer)
+def model() -> MaskedLM:
+    return tiny_masked_lm(pooler=True)
 
 
 def batch_of(model: MaskedLM, texts: list[str] = TEXTS, length: int = 12) -> dict[str, np.ndarray]:
@@ -72,10 +55,10 @@ def test_fit_learns_from_strings(model: MaskedLM) -> None:
 
 
 @pytest.mark.slow
-def test_lower_layers_learn_more_slowly_with_layer_rate_decay(tokenizer: Tokenizer, model: MaskedLM) -> None:
+def test_lower_layers_learn_more_slowly_with_layer_rate_decay(model: MaskedLM) -> None:
     before, moved = jax.tree.map(np.asarray, model.params), {}
     for decay in (1.0, 0.25):
-        fitted = MaskedLM(model.config, before, tokenizer)
+        fitted = MaskedLM(model.config, before, model.tokenizer)
         fitted.fit(batch_of(model), num_steps=1, batch_size=16, learning_rate=1e-2, layer_rate_decay=decay)
         moved[decay] = jax.tree.map(
             lambda after, before: np.abs(np.asarray(after) - before).mean(), fitted.params, before
@@ -92,9 +75,7 @@ def test_two_strings_are_enough(model: MaskedLM) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_parameters_regardless_of_earlier_calls(
-    tokenizer: Tokenizer, model: MaskedLM
-) -> None:
+def test_the_same_seed_gives_the_same_parameters_regardless_of_earlier_calls(model: MaskedLM) -> None:
     start = model.params
     ends = []
     for seed in (0, 0, 1):
@@ -204,3 +185,41 @@ def test_longer_texts_continue_in_further_rows(model: MaskedLM) -> None:
     assert model.evaluate([long], sequence_length=16).masked_tokens > 8
     assert len(model.tokenizer.encode(long)) > 40
     assert np.isfinite(model.fit([long], num_steps=2, batch_size=2).losses).all()
+
+
+def test_an_epoch_is_the_default_and_epochs_can_be_given(
+    model: MaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def train(tuner: Tuner, state: Any, batches: Any, num_steps: int) -> Any:
+        taken.append(num_steps)
+        assert tuner.settings.num_steps == num_steps
+        return state, FitResult((), ())
+
+    monkeypatch.setattr(Tuner, "train", train)
+    batch = batch_of(model)
+    halves = [{name: array[half] for name, array in batch.items()} for half in (slice(0, 8), slice(8, 16))]
+    for data, settings, steps in (
+        (TEXTS, {"batch_size": 8}, 2),
+        (TEXTS, {}, 1),
+        (TEXTS, {"batch_size": 6}, 3),
+        (TEXTS, {"batch_size": 6, "num_epochs": 3}, 8),
+        (np.array(TEXTS), {"batch_size": 8, "num_steps": 5}, 5),
+        # A long text has several rows.
+        ([" ".join(TEXTS)], {"batch_size": 1, "sequence_length": 16, "num_epochs": 2}, 10),
+        (batch, {"batch_size": 8}, 2),
+        (batch, {"batch_size": 5, "num_epochs": 2}, 6),
+        (iter(halves), {"num_epochs": 3}, 6),
+        (halves, {"num_steps": 7}, 7),
+    ):
+        model.fit(data, **settings)
+        assert taken.pop() == steps, settings
+    for settings, message in (
+        ({"num_steps": 1, "num_epochs": 1}, "num_steps and num_epochs: must not be given together"),
+        ({"num_epochs": 0}, "num_epochs = 0: must be at least 1"),
+        ({"num_steps": 0}, "num_steps = 0"),
+        ({"batch_size": 0}, "batch_size = 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.fit(TEXTS, **settings)

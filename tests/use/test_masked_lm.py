@@ -1,7 +1,6 @@
 """MaskedLM: filled masks, features and likelihoods, each compared with the bare model on one row at a time."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +10,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mlm_jax.config import BertConfig, DataConfig, OptimizerConfig, TrainConfig
-from mlm_jax.config.settings import to_json
+from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.errors import InputError
-from mlm_jax.files.atomic import new_folder
-from mlm_jax.formats.model_folder import StoredModel, write_model_folder
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
-from mlm_jax.parallel.sharding import make_mesh
-from mlm_jax.run import trainer
-from mlm_jax.run.records import EVALUATIONS_FILE, read_records
-from mlm_jax.run.trainer import train
-from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.evaluate import evaluate_model
 from mlm_jax.use.masked_lm import MaskedLM
-from tests.run_small import config_of, prepared, run_python, uninterrupted
-
-TEXTS = ["red apples are sweet", "green apples are sour", "blue berries are small", "the sea is blue"] * 6
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = Tokenizer.train(TEXTS, 120)
-    config = TrainConfig(
-        output_dir=str(tmp_path_factory.mktemp("runs") / "fruit"),
-        model=BertConfig(
-            vocabulary_size=tokenizer.vocabulary_size,
-            num_layers=1,
-            hidden_dim=32,
-            num_heads=2,
-            intermediate_dim=64,
-            max_sequence_length=24,
-            dropout_rate=0.0,
-            pooler=False,
-        ),
-        data=DataConfig(sequence_length=10, packing="document"),
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        num_steps=150,
-        batch_size=8,
-        eval_every=150,
-        compilation_cache_dir=None,
-    )
-    train(config, documents=TEXTS, eval_documents=TEXTS[:4], tokenizer=tokenizer)
-    return Path(config.output_dir)
+from tests.run_small import run_python
+from tests.tiny import FRUIT, tiny_masked_lm, trained_masked_lm
 
 
 @pytest.fixture(scope="module")
-def model(run: Path) -> MaskedLM:
-    return MaskedLM.from_preset(run)
+def model() -> MaskedLM:
+    return trained_masked_lm()
 
 
 def rows_of(model: MaskedLM, texts: list[str]) -> list[np.ndarray]:
@@ -103,7 +67,7 @@ def test_scores_are_probabilities_over_the_whole_vocabulary(model: MaskedLM) -> 
 def test_many_texts_are_answered_as_one_by_one(
     model: MaskedLM, joint: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlm_jax.use.masked_lm._TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr("mlm_jax.use.fill_mask._TEXTS_AT_ONCE", 7)
     texts = [
         "the [MASK] is blue",
         "red [MASK] are sweet",
@@ -128,9 +92,9 @@ def test_several_masks_are_filled_jointly(model: MaskedLM) -> None:
     assert len({tuple(answer["token"]) for answer in best}) == 3
 
 
-def test_each_mask_is_predicted_given_those_filled_before(run: Path) -> None:
+def test_each_mask_is_predicted_given_those_filled_before() -> None:
     # A trained toy model is so confident that it ignores the other words. Large random weights do not.
-    fresh = MaskedLM.from_preset(run, load_weights=False)
+    fresh = tiny_masked_lm()
     params = jax.tree.map(lambda leaf: 10.0 * leaf if leaf.ndim > 1 else leaf, fresh.params)
     model = MaskedLM(fresh.config, params, fresh.tokenizer)
     text = "[MASK] [MASK] are sweet"
@@ -187,16 +151,16 @@ def test_targets_of_several_pieces_are_scored_by_their_pieces_in_turn(model: Mas
     ("text", "options", "message"),
     [
         ("no mask here", {}, r"^no \[MASK\] in 'no mask here'"),
-        ("sea " * 23 + "[MASK]", {}, "the text has 26 tokens: the model takes at most 24"),
+        ("sea " * 39 + "[MASK]", {}, "the text has 42 tokens: the model takes at most 40"),
         ("", {}, "the text is empty"),
-        ([], {}, "no text"),
+        ([], {}, "must be a list of at least one"),
         (["[MASK]", "nothing"], {}, r"text 1: no \[MASK\] in 'nothing'"),
         ("[MASK]", {"top_k": 0}, "top_k = 0: must be in"),
         ("[MASK]", {"top_k": 10_000}, "top_k = 10000: must be in"),
         ("[MASK]", {"targets": []}, "must be a list of at least one word"),
         ("[MASK]", {"targets": ["\u4e2d"]}, "the tokenizer has no pieces for it"),
         ("[MASK] [MASK]", {"targets": ["seapples"]}, "targets of several pieces: must have one piece"),
-        ("sea " * 20 + "[MASK]", {"targets": ["seapples"]}, "the text with it has"),
+        ("sea " * 36 + "[MASK]", {"targets": ["seapples"]}, "the text with it has"),
     ],
 )
 def test_errors_of_fill_mask(model: MaskedLM, text: Any, options: Any, message: str) -> None:
@@ -238,7 +202,7 @@ def test_mask_log_probabilities(model: MaskedLM) -> None:
 @pytest.mark.parametrize("layer", [0, 1, -1, -2])
 def test_features(model: MaskedLM, layer: int) -> None:
     texts = ["the sea is blue", "red apples", "sea " * 20]
-    none, cls, mean = (model.features(texts, layer=layer, pooling=p) for p in ("none", "cls", "mean"))
+    none, cls, mean = (model.features(texts, layers=layer, pooling=p) for p in ("none", "cls", "mean"))
     encoder = model.backbone
     for index, row in enumerate(rows_of(model, texts)):
         ids, mask = jnp.asarray(row[None]), jnp.ones((1, len(row)), bool)
@@ -251,20 +215,87 @@ def test_features(model: MaskedLM, layer: int) -> None:
         np.testing.assert_allclose(mean[index], np.mean(expected, axis=0), atol=1e-5)
 
 
+def test_several_layers_are_those_asked_for_one_by_one(model: MaskedLM) -> None:
+    deep = tiny_masked_lm(num_layers=3, norm_placement="pre", initializer_stddev=0.2)
+    texts = ["the sea is blue", "red apples", ""]
+    for pooling in ("mean", "max", "cls"):
+        found = deep.features(texts, layers=[-1, 0, 2, -2], pooling=pooling)
+        assert found.shape == (3, 4, 32)
+        for place, layer in enumerate([-1, 0, 2, -2]):
+            alone = deep.features(texts, layers=layer, pooling=pooling)
+            np.testing.assert_allclose(found[:, place], alone, atol=1e-5)
+    every = deep.features(texts, layers=(0, 3))
+    assert [states.shape for states in every] == [(6, 2, 32), (4, 2, 32), (2, 2, 32)]
+    np.testing.assert_allclose(every[1][:, 1], deep.features(texts)[1], atol=1e-5)
+
+
+def test_max_pooling_ignores_padding(model: MaskedLM) -> None:
+    texts = ["the sea is blue", "sea", ""]
+    tokens = model.features(texts)
+    expected = np.stack([states.max(axis=0) for states in tokens])
+    np.testing.assert_allclose(model.features(texts, pooling="max"), expected, atol=1e-5)
+
+
 def test_errors_of_features(model: MaskedLM) -> None:
-    long = "sea " * 30
-    with pytest.raises(InputError, match="text 1: has 32 tokens: the model takes at most 24"):
+    long = "sea " * 50
+    with pytest.raises(InputError, match="text 1: has 52 tokens: the model takes at most 40"):
         model.features(["sea", long])
-    assert model.features(["sea", long], truncate=True)[1].shape == (24, 32)
-    for options in ({"layer": 2}, {"layer": -3}, {"pooling": "max"}):
-        with pytest.raises(InputError, match=f"{next(iter(options))} = "):
+    assert model.features(["sea", long], truncate=True)[1].shape == (40, 32)
+    for options in (
+        *(
+            {"layers": 2},
+            {"layers": -3},
+            {"layers": [0, 2]},
+            {"layers": []},
+            {"layers": True},
+            {"layers": [0.5]},
+        ),
+        {"pooling": "min"},
+    ):
+        with pytest.raises(InputError, match=f"^{next(iter(options))}"):
             model.features(["sea"], **options)
-    with pytest.raises(InputError, match="must be a list of at least one string"):
-        model.features("sea")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("sea", "texts: found str 'sea': must be a list"),
+        ({"text": "sea"}, "texts: found dict .*: must be a list"),
+        ({"sea"}, "texts: found set .*: must be a list"),
+        ([], "texts: must be a list of at least one"),
+        (["[MASK]", None], "text 1: "),
+        (["[MASK]", b"sea"], "text 1: "),
+        (["[MASK]", {"text": "sea"}], "text 1: "),
+        (["[MASK]", float("nan")], "text 1: "),
+        (["[MASK]", ["sea"]], "text 1: "),
+        (["[MASK]", "\ud800"], "(text|document) 1: "),
+    ],
+)
+def test_texts_of_the_wrong_type_are_named(model: MaskedLM, texts: Any, message: str) -> None:
+    for call in (model.features, model.pseudo_log_likelihood, model.mask_log_probabilities):
+        with pytest.raises(InputError, match=message):
+            call(texts)
+    if isinstance(texts, list) and texts:
+        with pytest.raises(InputError, match=message):
+            model.fit(texts)
+        with pytest.raises(InputError, match=message):
+            model.evaluate(texts)
+
+
+def test_arrays_and_generators_are_texts(model: MaskedLM) -> None:
+    expected = model.features(["red apples", "the sea"], pooling="mean")
+    for texts in (
+        np.array(["red apples", "the sea"]),
+        ("red apples", "the sea"),
+        iter(["red apples", "the sea"]),
+    ):
+        np.testing.assert_array_equal(model.features(texts, pooling="mean"), expected)
+    masked = model.fill_mask(np.array(["the [MASK] is blue"]))
+    assert masked == model.fill_mask(["the [MASK] is blue"])
 
 
 def test_one_compilation_per_bucket_of_lengths(model: MaskedLM) -> None:
-    fresh = MaskedLM(replace(model.config, max_sequence_length=24), model.params, model.tokenizer)
+    fresh = MaskedLM(replace(model.config, max_sequence_length=40), model.params, model.tokenizer)
     for words in range(1, 20):
         fresh.fill_mask(["sea " * words + "[MASK]", "[MASK]"])
     fresh.params = jax.tree.map(lambda leaf: leaf * 1.0, fresh.params)
@@ -281,21 +312,62 @@ def test_save_and_load(model: MaskedLM, tmp_path: Path) -> None:
         model.save(tmp_path / "saved")
 
 
-def test_the_parameters_are_those_of_the_newest_checkpoint(run: Path, model: MaskedLM) -> None:
-    record = read_records(run / EVALUATIONS_FILE)[-1]
-    assert record["step"] == 150
-    assert record["mlm_accuracy"] > 0.5
-    assert isinstance(model.params["encoder"]["embeddings"]["token"], jax.Array)
-
-
-def test_a_model_without_a_head_is_rejected(model: MaskedLM, tmp_path: Path) -> None:
-    with new_folder(tmp_path / "bare") as folder:
-        encoder = jax.tree.map(np.asarray, model.params["encoder"])
-        write_model_folder(folder, StoredModel(model.config, {"encoder": encoder}, model.tokenizer))
-    with pytest.raises(InputError, match="has no masked-LM head"):
-        MaskedLM.from_preset(tmp_path / "bare")
+def test_a_model_without_a_head_has_features_and_can_be_fitted(
+    model: MaskedLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = MaskedLM(model.config, {"encoder": model.params["encoder"]}, model.tokenizer)
+    bare.save(tmp_path / "bare")
+    bare = MaskedLM.from_preset(tmp_path / "bare")
+    np.testing.assert_array_equal(bare.features(["the sea"])[0], model.features(["the sea"])[0])
+    assert bare.backbone(jnp.array([[5]]), jnp.ones((1, 1), bool)).shape == (1, 1, 32)
+    assert "no masked-LM head" in repr(bare)
+    for call in (
+        lambda: bare.fill_mask("the [MASK]"),
+        lambda: bare.pseudo_log_likelihood(["the sea"]),
+        lambda: bare.mask_log_probabilities(["the [MASK]"]),
+        lambda: bare.evaluate(["the sea"]),
+    ):
+        with pytest.raises(InputError, match="has no masked-LM head"):
+            call()
+    encoder = jax.tree.map(np.asarray, bare.params["encoder"])
+    bare.fit(FRUIT, batch_size=4, freeze_backbone=True)
+    assert "the masked-LM head has random weights" in capsys.readouterr().err
+    jax.tree.map(np.testing.assert_array_equal, bare.params["encoder"], encoder)
+    assert len(bare.fill_mask("the [MASK]")) == 5
     with pytest.raises(InputError, match="not a known model format"):
         MaskedLM.from_preset(tmp_path)
+
+
+def test_the_repr_has_shape_size_and_tokenizer(model: MaskedLM) -> None:
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    entries = model.tokenizer.vocabulary_size
+    assert repr(model) == (
+        f"MaskedLM(1 layer, hidden_dim 32, 2 heads, {size:,} parameters, "
+        f"Tokenizer({entries} entries, fingerprint {model.tokenizer.fingerprint[:12]}))"
+    )
+
+
+def test_rows_beyond_the_trained_length_are_reported_once(
+    model: MaskedLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = TrainingRecord(12, "packed", False, MaskingRecipe(), "float32", 12)
+    MaskedLM(model.config, model.params, model.tokenizer, record).save(tmp_path / "saved")
+    calls = {
+        "features": lambda lm, text: lm.features([text]),
+        "evaluate": lambda lm, text: lm.evaluate([text]),
+        "fill_mask": lambda lm, text: lm.fill_mask(f"{text} [MASK]"),
+    }
+    for name, call in calls.items():
+        lm = MaskedLM.from_preset(tmp_path / "saved")
+        call(lm, "sea " * 9)
+        assert capsys.readouterr().err == "", name
+        call(lm, "sea " * 11)
+        assert "the model was trained with rows of at most 12" in capsys.readouterr().err, name
+        call(lm, "sea " * 11)
+        assert capsys.readouterr().err == "", name
+    lm.fit(["sea " * 20], num_steps=1, batch_size=1)
+    assert lm.training is not None
+    assert lm.training.longest_rows == 22
 
 
 @pytest.mark.release
@@ -318,28 +390,3 @@ print(min(seconds))
 """
     ended = run_python(code, shared_data / "vocab" / "bert-base-uncased", optimised=True)
     assert float(ended.stdout) < 3, ended.stderr
-
-
-def test_evaluation_rejects_data_of_another_tokenizer() -> None:
-    with pytest.raises(InputError, match="prepared with tokenizer"):
-        evaluate_model(uninterrupted(), prepared(0, 200, 280))
-
-
-@pytest.mark.slow
-def test_a_run_within_documents_is_evaluated_within_documents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
-    config = config_of(tmp_path / "run", num_steps=4, compilation_cache_dir=None)
-    config = replace(
-        config,
-        data=replace(config.data, attend_within_documents=True),
-        model=replace(config.model, initializer_stddev=0.2),
-    )
-    train(config)
-    (record,) = read_records(tmp_path / "run" / "eval.jsonl")
-    evaluation = evaluate_model(tmp_path / "run", prepared(200, 240))
-    assert evaluation.mlm_loss == pytest.approx(record["mlm_loss"], rel=1e-6)
-    across = replace(config, data=replace(config.data, attend_within_documents=False))
-    (tmp_path / "run" / "config.json").write_text(to_json(across))
-    assert abs(evaluate_model(tmp_path / "run", prepared(200, 240)).mlm_loss - record["mlm_loss"]) > 1e-3

@@ -1,24 +1,22 @@
 """TextClassifier: fits, keeps its best epoch, predicts, and reports errors."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.files.atomic import new_folder
-from mlm_jax.formats.model_folder import random_model, write_model_folder
-from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.labeled_text import read_labeled_texts
 from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.objectives import OBJECTIVES, rank_of
 from mlm_jax.use.text_classifier import TextClassifier
 from tests.run_small import run_script
+from tests.tiny import BAD, GOOD, encoder_folder
 
-GOOD = ["a lovely film", "sweet and funny", "what a joy to see", "lovely and sweet", "a joy"]
-BAD = ["a dull film", "cold and empty", "what a waste of time", "dull and cold", "a waste"]
 TEXTS = (GOOD + BAD) * 6
 LABELS = ([1] * 5 + [0] * 5) * 6
 
@@ -26,20 +24,7 @@ LABELS = ([1] * 5 + [0] * 5) * 6
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A masked LM without a pooler, as after a training run."""
-    tokenizer = Tokenizer.train(TEXTS, 150)
-    config = BertConfig(
-        vocabulary_size=tokenizer.vocabulary_size,
-        num_layers=1,
-        hidden_dim=32,
-        num_heads=2,
-        intermediate_dim=64,
-        max_sequence_length=24,
-        pooler=False,
-    )
-    path = tmp_path_factory.mktemp("models") / "masked_lm"
-    with new_folder(path) as partial:
-        write_model_folder(partial, random_model(config, tokenizer, 0))
-    return path
+    return encoder_folder(tmp_path_factory.mktemp("models") / "masked_lm", dropout_rate=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -201,37 +186,176 @@ def test_every_epoch_takes_every_row_once_in_another_order(fitted: TextClassifie
 
 
 def test_errors_name_the_text_label_or_setting(fitted: TextClassifier) -> None:
-    with pytest.raises(InputError, match="label 1: 2: must be a number below 2"):
+    with pytest.raises(InputError, match=r"label 1: 2: must be one of \('0', '1'\)"):
         fitted.fit(GOOD[:2], [0, 2])
+    with pytest.raises(InputError, match=r"eval label 0: 0\.5: must be"):
+        fitted.fit(GOOD[:2], [0, 1], eval_texts=GOOD[:1], eval_labels=[0.5])
     with pytest.raises(InputError, match="label 0: 'good': must be"):
         fitted.evaluate(GOOD[:1], ["good"])
     with pytest.raises(InputError, match="1 labels: must be one for each of 2 texts"):
         fitted.evaluate(GOOD[:2], [1])
-    with pytest.raises(InputError, match="text 0: must be a string or a pair"):
-        fitted.predict([("a", "b", "c")])  # type: ignore[list-item]
-    with pytest.raises(InputError, match="at least one string"):
-        fitted.predict([])
+    for call in (fitted.evaluate, fitted.fit, lambda texts, _, **size: fitted.predict(texts, **size)):
+        with pytest.raises(InputError, match="batch_size = 0: must be at least 1"):
+            call(GOOD, [1] * 5, batch_size=0)
     with pytest.raises(InputError, match="num_epochs = 0"):
         fitted.fit(GOOD, [1] * 5, num_epochs=0)
 
 
-def test_labeled_files(tmp_path: Path) -> None:
-    file = tmp_path / "train.tsv"
-    file.write_text('sentence\tlabel\na "quoted film\t1\n\ndull \t0\n')
-    found = read_labeled_texts(file)
-    assert (list(found.texts), list(found.labels)) == (['a "quoted film', "dull "], ["1", "0"])
-    file.write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
-    assert list(read_labeled_texts(file).texts) == [("a", "b")]
-    for content, message in (
-        ("words\tlabel\na\t1\n", "must have label and sentence"),
-        ("sentence\tlabel\na\n", r"train\.tsv:2: 1 fields: must be 2"),
-        ("sentence\tlabel\n", "no line after the header"),
-    ):
-        file.write_text(content)
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "texts: must be a list of at least one"),
+        ("a joy", "texts: found str 'a joy': must be a list"),
+        ({"text": "a joy"}, "texts: found dict"),
+        ([("a", "b", "c")], "text 0: found 3 strings: must be a string or a pair"),
+        (["a joy", {"text": "a joy", "label": 1}], "text 1: found dict .*: must be a string or a pair"),
+        (["a joy", None], "text 1: found None: must be a string or a pair"),
+        (["a joy", b"a joy"], "text 1: found bytes"),
+        (["a joy", 3], "text 1: found int 3"),
+        (["a joy", {"a", "b"}], "text 1: found set"),
+        (["a joy", ("a", None)], "text 1: found None in it"),
+        (["a joy", ("a", "\ud800")], "text 1: lone surrogate"),
+    ],
+)
+def test_texts_of_the_wrong_type_are_named(fitted: TextClassifier, texts: Any, message: str) -> None:
+    for call in (fitted.predict, lambda texts: fitted.fit(texts, [1] * len(texts))):
         with pytest.raises(InputError, match=message):
-            read_labeled_texts(file)
-    with pytest.raises(InputError, match="no such file"):
-        read_labeled_texts(tmp_path / "none.tsv")
+            call(texts)
+
+
+def test_labels_of_any_type_are_learned_as_they_are_called(folder: Path) -> None:
+    names = {1: "bad", 2: "good", 3: "unused"}
+    numbers = np.array([2] * 5 + [1] * 5)
+    for classes, labels in (([1, 2, 3], numbers), (list(names.values()), [names[int(n)] for n in numbers])):
+        classifier = TextClassifier.from_preset(folder, labels=classes, dropout_rate=0.0)
+        classifier.fit(np.array(GOOD + BAD), labels, batch_size=16, num_epochs=60, learning_rate=1e-2)
+        assert [classifier.labels[index] for index in classifier.predict(GOOD + BAD)] == [
+            str(n) for n in labels
+        ]
+    with pytest.raises(InputError, match="num_classes = 2: must be the number of labels, 3"):
+        TextClassifier.from_preset(folder, labels=[1, 2, 3], num_classes=2)
+
+
+def test_arguments_that_contradict_a_trained_head_are_rejected(
+    fitted: TextClassifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def saved(name: str, labels: list[str]) -> Path:
+        TextClassifier(fitted.config, fitted.params, fitted.tokenizer, labels, fitted.problem_type).save(
+            tmp_path / name
+        )
+        return tmp_path / name
+
+    named = saved("named", ["dull", "sweet"])
+    assert TextClassifier.from_preset(named, labels=["dull", "sweet"]).labels == ("dull", "sweet")
+    # A set has no order, and may lack a class.
+    assert TextClassifier.from_preset(named, labels={"sweet"}).labels == ("dull", "sweet")
+    for labels in (["sweet", "dull"], ["bad", "good"], ["dull", "good"], {"dull", "other"}, {"sour"}):
+        with pytest.raises(InputError, match=r"has .*classes"):
+            TextClassifier.from_preset(named, labels=labels)
+    with pytest.raises(InputError, match="has problem_type 'single_label_classification'"):
+        TextClassifier.from_preset(named, labels=["dull", "sweet"], problem_type="regression")
+    capsys.readouterr()
+    unnamed = saved("unnamed", ["LABEL_0", "LABEL_1"])
+    assert TextClassifier.from_preset(unnamed, labels=["bad", "good"]).labels == ("bad", "good")
+    assert "('LABEL_0', 'LABEL_1') are now called ('bad', 'good')" in capsys.readouterr().err
+    with pytest.raises(InputError, match="has the classes"):
+        TextClassifier.from_preset(saved("numbered", ["0", "1"]), labels=["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"num_classes": 1},
+            "num_classes = 1: must be a whole number, at least 2; one output is a 'regression'",
+        ),
+        ({"labels": ["one"]}, "num_classes = 1: must be"),
+        ({"num_classes": 2.5}, "num_classes = 2.5: must be a whole number"),
+        ({"num_classes": True}, "num_classes = True: must be a whole number"),
+        ({"problem_type": "multi_label_classification"}, "must be given with labels or num_classes"),
+        ({"problem_type": "binary"}, "problem_type = 'binary': must be one of"),
+        ({"labels": "ab"}, "labels: found str"),
+    ],
+)
+def test_errors_of_a_new_classifier(folder: Path, settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TextClassifier.from_preset(folder, **settings)
+
+
+def test_a_regression_learns_values(folder: Path, tmp_path: Path) -> None:
+    values = [4.5] * 5 + [-1.5] * 5
+    model = TextClassifier.from_preset(folder, problem_type="regression", dropout_rate=0.0)
+    assert (model.labels, model.problem_type) == (("0",), "regression")
+    evaluations = model.fit(
+        GOOD + BAD,
+        values,
+        batch_size=16,
+        num_epochs=60,
+        learning_rate=1e-2,
+        eval_texts=GOOD + BAD,
+        eval_labels=values,
+    )
+    losses = [found.loss for found in evaluations]
+    best = model.evaluate(GOOD + BAD, values)
+    assert best.loss == pytest.approx(min(losses), rel=1e-4)
+    found = model.predict(GOOD + BAD)
+    assert (found.shape, found.dtype) == ((10,), np.float32)
+    np.testing.assert_allclose(found, values, atol=0.5)
+    assert best.loss == pytest.approx(np.mean((found - values) ** 2), rel=1e-4)
+    assert best.metrics == pytest.approx(
+        {
+            "pearson": np.corrcoef(found, values)[0, 1],
+            "spearman": spearmanr(found, values).statistic,
+            "rmse": np.sqrt(best.loss),
+        },
+        rel=1e-4,
+    )
+    assert best.accuracy is None
+    constant = model.evaluate(GOOD[:2], [1.0, 1.0]).metrics
+    assert (constant["pearson"], constant["spearman"]) == (None, None)
+    with pytest.raises(InputError, match="a regression has none"):
+        model.predict_probabilities(GOOD)
+    model.save(tmp_path / "saved")
+    again = TextClassifier.from_preset(tmp_path / "saved")
+    assert again.problem_type == "regression"
+    np.testing.assert_array_equal(again.predict(GOOD + BAD), found)
+
+
+def test_several_labels_and_one_probability_are_learned(folder: Path, tmp_path: Path) -> None:
+    texts = ["a joy", "a waste", "a joy a waste", "cold"]
+    labels = [["joy"], ["waste"], ["joy", "waste"], []]
+    model = TextClassifier.from_preset(
+        folder, labels=["joy", "waste"], problem_type="multi_label_classification", dropout_rate=0.0
+    )
+    model.fit(
+        texts, labels, batch_size=16, num_epochs=80, learning_rate=1e-2, eval_texts=texts, eval_labels=labels
+    )
+    assert model.predict(texts).tolist() == [[True, False], [False, True], [True, True], [False, False]]
+    assert model.evaluate(texts, labels).metrics == {"micro_f1": 1.0, "accuracy": 1.0}
+    half_wrong = model.evaluate(texts, [["joy"], ["joy"], [], []]).metrics
+    assert half_wrong == {"micro_f1": pytest.approx(2 * 1 / 6), "accuracy": 0.5}
+    assert model.evaluate(texts[3:], [[]]).metrics["micro_f1"] is None
+    one = TextClassifier.from_preset(
+        folder, num_classes=1, problem_type="multi_label_classification", dropout_rate=0.0
+    )
+    one.fit(texts, [1, 0, 1, 0], batch_size=16, num_epochs=80, learning_rate=1e-2)
+    assert one.predict(texts).tolist() == [True, False, True, False]
+    assert one.predict_probabilities(texts).shape == (4, 1)
+
+
+def test_the_metrics_that_select_an_epoch() -> None:
+    for problem, metrics, rank in (
+        ("single_label_classification", {"accuracy": 0.5}, 0.5),
+        ("multi_label_classification", {"micro_f1": None, "accuracy": 1.0}, -math.inf),
+        ("regression", {"pearson": 0.9, "spearman": 0.9, "rmse": 2.0}, -2.0),
+        ("regression", {"pearson": None, "spearman": None, "rmse": math.nan}, -math.inf),
+    ):
+        assert rank_of(OBJECTIVES[problem], metrics) == rank
+
+
+def test_the_repr_has_shape_type_and_classes(fitted: TextClassifier) -> None:
+    assert repr(fitted).startswith("TextClassifier(1 layer, hidden_dim 32, 2 heads, ")
+    assert "single_label_classification, labels ('0', '1'), Tokenizer(" in repr(fitted)
 
 
 def test_the_script(folder: Path, tmp_path: Path) -> None:
@@ -252,8 +376,8 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
-    assert len(printed["dev_accuracies"]) == 4
-    assert printed["dev_accuracy"] == max(printed["dev_accuracies"])
+    assert len(printed["dev_epochs"]) == 4
+    assert printed["dev_accuracy"] == max(epoch["accuracy"] for epoch in printed["dev_epochs"])
     assert "epoch 4: loss" in done.stderr
     kept = TextClassifier.from_preset(tmp_path / "out")
     assert kept.labels == ("0", "1")
@@ -261,3 +385,71 @@ def test_the_script(folder: Path, tmp_path: Path) -> None:
     again = run_script("finetune", folder, *arguments, "--output", tmp_path / "out")
     assert (again.returncode, again.stdout) == (2, "")
     assert "already exists" in again.stderr
+
+
+def write_tsv(file: Path, rows: list[tuple[str, object]]) -> Path:
+    file.write_text("sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    return file
+
+
+def test_the_script_fits_a_regression_on_fractions(folder: Path, tmp_path: Path) -> None:
+    rows = [*((text, 4.5) for text in GOOD), *((text, 1) for text in BAD)]
+    train = write_tsv(tmp_path / "train.tsv", rows)
+    arguments = ("finetune", folder, "--num-epochs", 2, "--train", train, "--dev", train)
+    done = run_script(*arguments, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "train.tsv: labels are numbers with fractions, such as 4.5: fits a regression" in done.stderr
+    printed = json.loads(done.stdout)
+    assert {"dev_pearson", "dev_spearman", "dev_rmse", "epoch", "dev_epochs"} == set(printed)
+    assert printed["dev_rmse"] == min(epoch["rmse"] for epoch in printed["dev_epochs"])
+    # Continues as a regression, even on whole numbers.
+    whole = write_tsv(tmp_path / "whole.tsv", [("a joy", 4), ("a waste", 1)])
+    again = run_script("finetune", tmp_path / "out", "--num-epochs", 1, "--train", whole, "--dev", whole)
+    assert "dev_rmse" in json.loads(again.stdout), again.stderr
+    bad = write_tsv(tmp_path / "bad.tsv", [("a joy", 4.5), ("a waste", "low")])
+    refused = run_script("finetune", folder, "--train", bad, "--dev", train)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "bad.tsv:3: label is 'low': must be a number" in refused.stderr
+
+
+def test_the_script_names_lines_with_unusable_labels(
+    folder: Path, fitted: TextClassifier, tmp_path: Path
+) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", "good"), ("a waste", "bad")])
+    fitted.save(tmp_path / "numbered")
+    for name, rows, flags, message in (
+        ("train", [("a joy", "good"), ("a waste", "")], (), ":3: label is '': must be a name"),
+        ("dev", [("a joy", "good"), ("a waste", "Bad")], (), ":3: label: 'Bad': must be"),
+        ("dev", [("a joy", "0")], (), ":2: label: '0': must be"),
+        (
+            "train",
+            [("a joy", "good")],
+            ("--problem-type", "regression"),
+            ":2: label is 'good': must be a number",
+        ),
+    ):
+        file = write_tsv(tmp_path / f"bad_{name}.tsv", rows)
+        files = {"train": train, "dev": train} | {name: file}
+        done = run_script("finetune", folder, "--train", files["train"], "--dev", files["dev"], *flags)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{file}{message}" in done.stderr
+    done = run_script(
+        "finetune", tmp_path / "numbered", "--train", train, "--dev", train, "--num-epochs", "1"
+    )
+    assert "the classes ('0', '1') are now called ('bad', 'good')" in done.stderr
+
+
+def test_the_script_fits_several_labels_a_text(folder: Path, tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", "joy, new"), ("a waste", "waste"), ("cold", "")])
+    flags = (
+        "--problem-type",
+        "multi_label_classification",
+        "--num-epochs",
+        "1",
+        "--output",
+        tmp_path / "out",
+    )
+    done = run_script("finetune", folder, "--train", train, "--dev", train, *flags)
+    assert "dev_micro_f1" in json.loads(done.stdout), done.stderr
+    kept = TextClassifier.from_preset(tmp_path / "out")
+    assert (kept.labels, kept.problem_type) == (("joy", "new", "waste"), "multi_label_classification")

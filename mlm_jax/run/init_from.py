@@ -9,11 +9,16 @@ import numpy as np
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS, BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import with_padded_rows
+from mlm_jax.formats.model_folder import random_model, with_padded_rows
+from mlm_jax.run.reporting import say
 from mlm_jax.step.program import Program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.tokenizer import Tokenizer
+
+_DROPOUT_SETTINGS = ("dropout_rate", "attention_dropout_rate")
+# A model without a head has no value of these.
+_HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon", "tie_embeddings")
 
 
 def initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:
@@ -25,7 +30,7 @@ def initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -
     state = program.initial_state()
     if config.init_from is None:
         return state
-    params = params_to_start_from(config.init_from, config.model, tokenizer)
+    params = params_to_start_from(config.init_from, config.model, tokenizer, config.seed)
 
     def place(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
         return jax.make_array_from_callback(leaf.shape, like.sharding, lambda index: leaf[index])
@@ -33,8 +38,15 @@ def initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -
     return replace(state, params=jax.tree.map(place, params, program.abstract_state.params))
 
 
-def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the parameters of the stored model `name` in the structure of the model `wanted`, in float32."""
+def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+    """Returns the parameters of the stored model `name` in the structure of the model `wanted`, in float32.
+
+    Reports on stderr a masked-LM head that is random, drawn from `seed`, because the model has none, and dropout rates
+    that are not the model's.
+
+    Raises:
+        InputError: there is no such model, or its tokenizer or a setting that gives the weights their meaning differs.
+    """
     model = load_model(name)
     if model.tokenizer.fingerprint != tokenizer.fingerprint:
         raise InputError(
@@ -45,13 +57,19 @@ def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer) ->
     for setting, value in asdict(wanted).items():
         theirs = getattr(model.config, setting)
         without_pooler = setting == "pooler" and theirs and not value
+        if setting in _DROPOUT_SETTINGS and value != theirs:
+            say(f"init_from = {name!r}: has model.{setting} = {theirs!r}: this run has {value!r}")
+        if setting in _HEAD_SETTINGS and "head" not in model.params:
+            continue
         if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
             raise InputError(
                 f"init_from = {name!r}: has model.{setting} = {theirs!r}: must be {value!r}, as in the run"
             )
-    if "head" not in model.params:
-        raise InputError(f"init_from = {name!r}: has no masked-LM head: must have one")
-    params = with_padded_rows(wanted, {part: model.params[part] for part in ("encoder", "head")})
+    head = model.params.get("head")
+    if head is None:
+        say(f"init_from = {name!r}: has no masked-LM head: the run starts with a random one")
+        head = random_model(replace(wanted, vocabulary_multiple=1), tokenizer, seed).params["head"]
+    params = with_padded_rows(wanted, {"encoder": model.params["encoder"], "head": head})
     if not wanted.pooler:
         params["encoder"] = {key: leaf for key, leaf in params["encoder"].items() if key != "pooler"}
     return jax.tree.map(lambda leaf: leaf.astype(np.float32), params)

@@ -1,0 +1,69 @@
+"""JSON from files that may be damaged or hostile: a value, or an InputError that names the file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.errors import InputError, one_line
+
+# The largest JSON files of models are tokenizers of about 40 MB.
+_LARGEST_BYTES = 1 << 28
+# Far deeper than any file that programs write, and far below the depth at which Python's recursion fails.
+_DEEPEST = 100
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """Parses JSON. `where`, such as a file or `file:line`, begins the message of an error.
+
+    Raises:
+        InputError: the text is not JSON in UTF-8, or is nested more than 100 levels deep.
+    """
+    try:
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not valid JSON: invalid UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON: {one_line(error)}") from error
+    except RecursionError as error:
+        raise _too_deep(where) from error
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [child for item in level if isinstance(item, dict | list) for child in _children(item)]
+        if not level:
+            return value
+    raise _too_deep(where)
+
+
+def read_json(file: Path) -> Any:
+    """Returns the value in a JSON file.
+
+    Raises:
+        InputError: the file is larger than 256 MB, or see `parse_json`.
+        OSError: the file cannot be read.
+    """
+    size = file.stat().st_size
+    if size > _LARGEST_BYTES:
+        raise InputError(
+            f"{file}: {size / 1e6:.0f} MB of JSON: must be at most {_LARGEST_BYTES / 1e6:.0f} MB"
+        )
+    return parse_json(file.read_bytes(), file)
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file, or an empty dict if there is no such file.
+
+    Raises:
+        InputError: the file contains another value, or see `read_json`.
+    """
+    value = read_json(file) if file.is_file() else {}
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: must contain a JSON object")
+    return value
+
+
+def _children(item: dict[str, Any] | list[Any]) -> Any:
+    return item.values() if isinstance(item, dict) else item
+
+
+def _too_deep(where: object) -> InputError:
+    return InputError(f"{where}: not valid JSON: nested more than {_DEEPEST} levels deep")

@@ -1,0 +1,146 @@
+"""Texts and pairs of texts → rows of token ids → batches with targets.
+
+B batch, L length, C outputs.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlm_jax.config import BertConfig
+from mlm_jax.data.permutation import permute
+from mlm_jax.errors import InputError
+from mlm_jax.run.reporting import say
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import check_text
+from mlm_jax.use.labels import kind_of, listed
+
+_LENGTH_BUCKET = 16
+# Number of batches within which rows are sorted by length, to reduce padding.
+_WINDOW_BATCHES = 64
+
+Row = tuple[np.ndarray, np.ndarray]
+"""Token ids and segment ids of a text, int32 [length] each."""
+
+
+class LabeledBatch(NamedTuple):
+    """Rows of one step."""
+
+    token_ids: Any
+    """int32 [B, L]"""
+    segment_ids: Any
+    """int32 [B, L]"""
+    labels: Any
+    """Targets: int32 [B] or float32 [B, C]."""
+    weights: Any
+    """float32 [B]: 0 for rows that only complete the batch."""
+
+
+def labeled_rows(
+    texts: Any, config: BertConfig, tokenizer: Tokenizer, sequence_length: int | None, what: str = "text"
+) -> list[Row]:
+    """Returns the row of each text. Truncates long texts, or the longer part of a pair.
+
+    Raises:
+        InputError: a text is not a string or a pair of strings (the message has its index), the model takes no pairs,
+            or `sequence_length` is out of range.
+    """
+    longest = config.max_sequence_length
+    limit = longest if sequence_length is None else sequence_length
+    if not 5 <= limit <= longest:
+        raise InputError(f"sequence_length = {limit}: must be in [5, {longest}]")
+    parts = [_parts_of(text, f"{what} {index}") for index, text in enumerate(listed(texts, f"{what}s"))]
+    if max(map(len, parts)) == 2 and config.num_segments < 2:
+        raise InputError("pairs of texts: must have a model with two segments")
+    encoded = iter(tokenizer.encode_batch([text for part in parts for text in part]))
+    ends = np.array([tokenizer.sep_token_id], np.int32)
+    rows, cut = [], 0
+    for part in parts:
+        bodies = [next(encoded) for _ in part]
+        room = limit - 1 - len(bodies)
+        cut += sum(map(len, bodies)) > room
+        while sum(map(len, bodies)) > room:
+            index = int(np.argmax([len(body) for body in bodies]))
+            others = sum(map(len, bodies)) - len(bodies[index])
+            bodies[index] = bodies[index][: max(room - others, len(bodies[index]) // 2, 1)]
+        pieces = [np.concatenate([body, ends]) for body in bodies]
+        token_ids = np.concatenate([[tokenizer.cls_token_id], *pieces]).astype(np.int32)
+        segment_ids = np.zeros(len(token_ids), np.int32)
+        if len(pieces) == 2:
+            segment_ids[1 + len(pieces[0]) :] = 1
+        rows.append((token_ids, segment_ids))
+    if cut:
+        say(f"{cut:,} of {len(rows):,} texts are longer than {limit} tokens and were truncated")
+    return rows
+
+
+def _parts_of(text: Any, where: str) -> tuple[str, ...]:
+    if isinstance(text, str):
+        check_text(text, where)
+        return (text,)
+    text = text.tolist() if hasattr(text, "tolist") else text
+    if not isinstance(text, list | tuple):
+        raise InputError(f"{where}: found {kind_of(text)}: must be a string or a pair of strings")
+    for part in text:
+        if not isinstance(part, str):
+            raise InputError(f"{where}: found {kind_of(part)} in it: must be a string or a pair of strings")
+        check_text(part, where)
+    if len(text) not in (1, 2):
+        raise InputError(f"{where}: found {len(text)} strings: must be a string or a pair of strings")
+    return tuple(text)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises InputError if the size of a batch is below 1."""
+    if batch_size < 1:
+        raise InputError(f"batch_size = {batch_size}: must be at least 1")
+
+
+def labeled_batches(
+    rows: Sequence[Row],
+    targets: np.ndarray,
+    batch_size: int,
+    padding_id: int,
+    longest: int,
+    order: tuple[int, int] | None = None,
+) -> Iterator[LabeledBatch]:
+    """Yields every row once, sorted by length, or in random order if `order` is (seed, epoch).
+
+    In random order, permuted rows are sorted by length within windows of many batches, and the batches of a window
+    are then permuted. Rows are padded to at most `longest` tokens.
+    """
+    places = np.arange(len(rows))
+    if order is not None:
+        places = permute(places, len(rows), *order)
+    lengths = np.array([len(token_ids) for token_ids, _ in rows])
+    window = _WINDOW_BATCHES * batch_size if order is not None else len(rows)
+    for first in range(0, len(rows), window):
+        chosen = places[first : first + window]
+        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+        starts = np.arange(0, len(chosen), batch_size)
+        if order is not None:
+            starts = starts[permute(np.arange(len(starts)), len(starts), *order)]
+        for start in starts:
+            yield _batch(rows, targets, chosen[start : start + batch_size], batch_size, padding_id, longest)
+
+
+def _batch(
+    rows: Sequence[Row],
+    targets: np.ndarray,
+    chosen: np.ndarray,
+    batch_size: int,
+    padding_id: int,
+    longest: int,
+) -> LabeledBatch:
+    length = max(len(rows[index][0]) for index in chosen)
+    length = min(-(-length // _LENGTH_BUCKET) * _LENGTH_BUCKET, longest)
+    token_ids = np.full((batch_size, length), padding_id, np.int32)
+    segment_ids = np.zeros((batch_size, length), np.int32)
+    for place, index in enumerate(chosen):
+        for array, values in zip((token_ids, segment_ids), rows[index], strict=True):
+            array[place, : len(values)] = values
+    labels = np.zeros((batch_size, *targets.shape[1:]), targets.dtype)
+    weights = np.zeros(batch_size, np.float32)
+    labels[: len(chosen)], weights[: len(chosen)] = targets[chosen], 1.0
+    return LabeledBatch(token_ids, segment_ids, labels, weights)

@@ -1,0 +1,180 @@
+"""Labels as users give them → targets of a classifier. Names win over positions, and nothing is rounded.
+
+N texts, C outputs.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from mlm_jax.errors import InputError
+
+# Number of names or characters of a value that messages show.
+_SHOWN = 12
+_SHOWN_CHARACTERS = 80
+_LARGEST = float(np.finfo(np.float32).max)
+
+Where = Callable[[int], str]
+"""Maps the index of a label to its place in messages, such as "label 3"."""
+
+
+def listed(values: Any, what: str) -> list[Any]:
+    """Returns the items of a list, an array, a pandas Series or another ordered iterable, as Python objects.
+
+    Raises:
+        InputError: `values` is a single string, a mapping, a set or a table, or has no items.
+    """
+    is_table = getattr(values, "ndim", 1) != 1 and not hasattr(values, "tolist")
+    if isinstance(values, str | bytes | Mapping | Set) or is_table or not hasattr(values, "__iter__"):
+        raise InputError(f"{what}: found {kind_of(values)}: must be a list")
+    items = values.tolist() if hasattr(values, "tolist") else list(values)
+    if not isinstance(items, list) or not items:
+        raise InputError(f"{what}: must be a list of at least one")
+    return items
+
+
+def kind_of(value: Any) -> str:
+    """Describes a value of the wrong type in a message: its type and the value, shortened."""
+    if value is None:
+        return "None"
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
+    return f"{type(value).__name__} {shown}"
+
+
+def shown(names: Sequence[str]) -> str:
+    """Returns the first names in parentheses, for messages."""
+    more = ", …" if len(names) > _SHOWN else ""
+    return f"({', '.join(map(repr, names[:_SHOWN]))}{more})"
+
+
+def class_names(labels: Any) -> tuple[str, ...]:
+    """Returns the names of classes given as strings, numbers or booleans: 1 is the class named "1".
+
+    Raises:
+        InputError: a name is of another type, empty, or given twice.
+    """
+    names = []
+    for index, label in enumerate(map(_plain, listed(labels, "labels"))):
+        is_name = isinstance(label, str | Real) and label != "" and str(label) != "nan"
+        if not is_name:
+            raise InputError(f"labels[{index}]: found {kind_of(label)}: must be a name")
+        name = str(label)
+        if name in names:
+            raise InputError(f"labels[{index}]: {name!r}: is given twice")
+        names.append(name)
+    return tuple(names)
+
+
+def class_targets(labels: Sequence[Any], names: Sequence[str], where: Where) -> np.ndarray:
+    """Returns the class of each label, int32 [N].
+
+    A string is the name of a class. A number or boolean is the class of that name ("1" for 1); only if no name is a
+    number or a truth value, a whole number is the position of a class.
+
+    Raises:
+        InputError: a label is of another type, or there is no such class; the message has its place.
+    """
+    # Of two classes with the same name, neither can be meant by it.
+    by_name = {name: number for number, name in enumerate(names) if list(names).count(name) == 1}
+    takes_positions = not any(_is_value(name) for name in names)
+    targets = np.empty(len(labels), np.int32)
+    for index, given in enumerate(labels):
+        label = _plain(given)
+        found = by_name.get(str(label)) if isinstance(label, str | Real) else None
+        if found is None and isinstance(label, Real) and label == _whole(label):
+            whole = _whole(label)
+            found = by_name.get(str(whole))
+            if found is None and takes_positions and 0 <= whole < len(names):
+                found = whole
+        if found is None:
+            raise InputError(f"{where(index)}: {_problem(label, names, takes_positions)}")
+        targets[index] = found
+    return targets
+
+
+def _problem(label: Any, names: Sequence[str], takes_positions: bool) -> str:
+    if not isinstance(label, str | Real):
+        return f"found {kind_of(label)}: must be the name or number of a class"
+    allowed = f"one of {shown(names)}"
+    if takes_positions:
+        allowed = f"a number below {len(names)} or {allowed}"
+    is_fraction = isinstance(label, float) and label != _whole(label)
+    hint = "; problem_type='regression' fits numbers" if is_fraction and math.isfinite(float(label)) else ""
+    return f"{label!r}: must be {allowed}{hint}"
+
+
+def label_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> np.ndarray:
+    """Returns the labels of each text as float32 [N, C] in [0, 1].
+
+    A text's labels are a list of names, or C numbers in [0, 1]; with one output, also a single number or boolean.
+
+    Raises:
+        InputError: a label is of another type, out of range, or has an unknown name; the message has its place.
+    """
+    allowed = f"a list of names of {shown(names)}, or {len(names)} numbers in [0, 1]"
+    if len(names) == 1:
+        allowed = "a number in [0, 1]"
+    by_name = {name: number for number, name in enumerate(names)}
+    targets = np.zeros((len(labels), len(names)), np.float32)
+    for index, given in enumerate(labels):
+        label = _plain(given)
+        if len(names) == 1 and isinstance(label, Real):
+            label = [label]
+        if not isinstance(label, list | tuple | Set):
+            raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
+        values = [_plain(value) for value in label]
+        if all(isinstance(value, str) for value in values):
+            for name in values:
+                if name not in by_name:
+                    raise InputError(f"{where(index)}: {name!r}: must be {allowed}")
+                targets[index, by_name[name]] = 1.0
+            continue
+        in_range = all(isinstance(value, Real) and 0 <= float(value) <= 1 for value in values)
+        if isinstance(label, Set) or len(values) != len(names) or not in_range:
+            raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
+        targets[index] = values
+    return targets
+
+
+def value_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> np.ndarray:
+    """Returns the numbers to predict, float32 [N, C]. A text's label is C numbers or, with one output, a number.
+
+    Raises:
+        InputError: a label is not a finite number; the message has its place.
+    """
+    allowed = "a finite number" if len(names) == 1 else f"{len(names)} finite numbers"
+    targets = np.empty((len(labels), len(names)), np.float32)
+    for index, given in enumerate(labels):
+        label = _plain(given)
+        values = [_plain(value) for value in label] if isinstance(label, list | tuple) else [label]
+        is_value = all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
+        # Negated, so that NaN fails. Larger numbers would be infinite in float32.
+        if len(values) != len(names) or not is_value or not all(abs(value) <= _LARGEST for value in values):
+            raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
+        targets[index] = values
+    return targets
+
+
+def _plain(value: Any) -> Any:
+    """Returns a NumPy or JAX scalar or array as Python objects."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _whole(value: Any) -> int:
+    """Returns a number without its fraction, and -1 if it is not finite."""
+    return int(value) if math.isfinite(value) else -1
+
+
+def _is_value(name: str) -> bool:
+    """Returns True if the name of a class is a number or a truth value."""
+    if name.lower() in ("true", "false"):
+        return True
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True

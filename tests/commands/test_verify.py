@@ -1,0 +1,58 @@
+"""`mlm-jax verify` accepts intact folders and names what is damaged in others."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.__main__ import run_command
+from mlm_jax.store.conversion import convert
+from tests.run_small import prepared, uninterrupted
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Copies of prepared data, a run, and a converted model."""
+    monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path / "home"))
+    convert(uninterrupted(), tmp_path / "model", "mlm_jax")
+    return {
+        "data": shutil.copytree(prepared(), tmp_path / "data"),
+        "run": shutil.copytree(uninterrupted(), tmp_path / "run"),
+        "model": tmp_path / "model",
+    }
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_intact_and_damaged_folders(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["verify", *map(str, folders.values())]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == list(map(str, folders.values()))
+    assert "1 shards" in lines[0]
+    assert "checkpoints of steps 30, 35, 40: intact" in lines[1]
+
+    largest = max((folders["run"] / "checkpoints" / "35").rglob("d/*"), key=lambda file: file.stat().st_size)
+    damaged = [folders["data"] / "tokens-00000.bin", largest, folders["model"] / "model.safetensors"]
+    for file in damaged:
+        flip(file)
+    assert run_command(["verify", *map(str, folders.values())]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    errors = told.err.splitlines()
+    assert errors[0].startswith(f"error: {damaged[0]}: damaged: its sha256")
+    assert errors[1].startswith(f"error: {folders['run'] / 'checkpoints' / '35'}: damaged: ")
+    assert errors[2].startswith(f"error: {damaged[2]}: damaged")
+    assert len(errors) == 3
+
+
+def test_other_folders_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run_command(["verify", str(tmp_path / "empty"), str(tmp_path / "missing"), str(prepared())]) == 2
+    told = capsys.readouterr()
+    assert "missing: no such folder" in told.err
+    assert told.err.count("error: ") == 2
+    assert "intact" in told.out

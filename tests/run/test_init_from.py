@@ -1,0 +1,90 @@
+"""Runs that continue a model: one without a head, and dropout and initializer of the source unless told otherwise."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mlm_jax.commands import train as train_command
+from mlm_jax.config import TrainConfig
+from mlm_jax.config.model import BertConfig
+from mlm_jax.errors import InputError
+from mlm_jax.formats.model_folder import StoredModel, random_model, write_model_folder
+from mlm_jax.run.init_from import params_to_start_from
+from mlm_jax.run.trainer import TrainResult
+from tests.run_small import MODEL, config_of, tokenizer, write_config
+
+
+def stored(folder: Path, config: BertConfig = MODEL, parts: tuple[str, ...] = ("encoder",)) -> Path:
+    model = random_model(config, tokenizer(), 0)
+    folder.mkdir()
+    write_model_folder(folder, StoredModel(config, {part: model.params[part] for part in parts}, tokenizer()))
+    return folder
+
+
+def test_an_encoder_without_a_head_gets_a_random_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The activation and the epsilon of a head that does not exist do not matter, nor does its tying.
+    wanted = replace(MODEL, head_activation="gelu_tanh", head_layer_norm_epsilon=1e-5, vocabulary_multiple=64)
+    source = str(stored(tmp_path / "encoder"))
+    first, same, other = (params_to_start_from(source, wanted, tokenizer(), seed) for seed in (0, 0, 1))
+    said = capsys.readouterr().err
+    assert said.count("has no masked-LM head: the run starts with a random one") == 3
+    jax.tree.map(np.testing.assert_array_equal, first, same)
+    assert (first["head"]["dense"]["kernel"] != other["head"]["dense"]["kernel"]).any()
+    jax.tree.map(np.testing.assert_array_equal, first["encoder"], other["encoder"])
+    assert first["head"]["bias"].shape == first["encoder"]["embeddings"]["token"].shape[:1] == (320,)
+    with pytest.raises(InputError, match=r"has model.activation = 'gelu': must be 'gelu_tanh'"):
+        params_to_start_from(source, replace(wanted, activation="gelu_tanh"), tokenizer(), 0)
+    with_head = str(stored(tmp_path / "masked_lm", parts=("encoder", "head")))
+    with pytest.raises(InputError, match=r"has model.head_activation = 'gelu': must be 'gelu_tanh'"):
+        params_to_start_from(with_head, wanted, tokenizer(), 0)
+
+
+def test_a_dropout_that_is_not_the_sources_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(stored(tmp_path / "source", parts=("encoder", "head")))
+    params_to_start_from(source, MODEL, tokenizer(), 0)
+    assert capsys.readouterr().err == ""
+    params_to_start_from(source, replace(MODEL, dropout_rate=0.0), tokenizer(), 0)
+    assert "has model.dropout_rate = 0.1: this run has 0.0" in capsys.readouterr().err
+
+
+def test_the_command_keeps_dropout_and_initializer_of_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = replace(MODEL, dropout_rate=0.2, attention_dropout_rate=0.3, initializer_stddev=0.05)
+    source = stored(tmp_path / "source", theirs)
+    runs: list[TrainConfig] = []
+
+    def train(config: TrainConfig) -> TrainResult:
+        runs.append(config)
+        return TrainResult(tmp_path, 1, finished=True)
+
+    monkeypatch.setattr("mlm_jax.run.trainer.train", train)
+    config = config_of(tmp_path / "run", model=replace(MODEL, dropout_rate=0.0))
+    file = str(write_config(config))
+    for arguments, kept in (
+        ([], config.model),
+        (["--init-from", str(source)], theirs),
+        (["--init-from", str(source), "--model.dropout-rate", "0.1"], replace(theirs, dropout_rate=0.1)),
+        (["--init-from", "None"], config.model),
+    ):
+        train_command.main([file, *arguments], "PROG")
+        assert runs[-1].model == kept
+        said = capsys.readouterr().err
+        assert ("model.dropout_rate = 0.2, as in" in said) == (kept == theirs)
+    # What the config says of a model that it names itself holds.
+    named = str(write_config(replace(config, init_from=str(source)), "named.json"))
+    train_command.main([named], "PROG")
+    assert runs[-1].model == config.model
+    # A run that is resumed does not need its source any more.
+    started = replace(config, init_from=str(tmp_path / "gone"), model=theirs)
+    (tmp_path / "run").mkdir()
+    write_config(replace(started, output_dir=str(tmp_path / "run" / "here")))
+    train_command.main([file, "--init-from", str(tmp_path / "gone")], "PROG")
+    assert runs[-1].model == theirs

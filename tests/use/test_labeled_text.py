@@ -1,0 +1,47 @@
+"""Labeled texts in TSV files."""
+
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.errors import InputError
+from mlm_jax.use.labeled_text import LabeledTexts, read_labeled_texts
+
+
+def test_files_of_glue(tmp_path: Path) -> None:
+    file = tmp_path / "train.tsv"
+    file.write_text('\ufeffsentence\tlabel\na "quoted film\t1\n\ndull \t0\n')
+    found = read_labeled_texts(file)
+    assert (list(found.texts), list(found.labels)) == (['a "quoted film', "dull "], ["1", "0"])
+    assert found.where(1) == f"{file}:4: label"
+    file.write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    assert list(read_labeled_texts(file).texts) == [("a", "b")]
+    for content, message in (
+        ("words\tlabel\na\t1\n", "must have label and sentence"),
+        ("sentence\tlabel\na\n", r"train\.tsv:2: 1 fields: must be 2"),
+        ("sentence\tlabel\n", "no line after the header"),
+    ):
+        file.write_text(content)
+        with pytest.raises(InputError, match=message):
+            read_labeled_texts(file)
+    with pytest.raises(InputError, match="no such file"):
+        read_labeled_texts(tmp_path / "none.tsv")
+
+
+def test_labels_of_each_problem_type() -> None:
+    def labels(*written: str) -> LabeledTexts:
+        return LabeledTexts(Path("f.tsv"), ["text"] * len(written), written, range(2, 2 + len(written)))
+
+    assert labels("1", "2.0", "1e1", "x").first_fraction is None
+    assert labels("1", "nan", "2.5").first_fraction == "2.5"
+    assert labels("1.0", "a").parsed_as("single_label_classification", None).labels == ["1.0", "a"]
+    assert labels("1.5", "-2").parsed_as("regression", 1).labels == [1.5, -2.0]
+    assert labels("a, b", "", "b,").parsed_as("multi_label_classification", 2).labels == [
+        ["a", "b"],
+        [],
+        ["b"],
+    ]
+    assert labels("0.5").parsed_as("multi_label_classification", 1).labels == [0.5]
+    for problem, label in (("single_label_classification", ""), ("regression", "nan"), ("regression", "")):
+        with pytest.raises(InputError, match=f"f.tsv:3: label is '{label}': must be a"):
+            labels("1.5", label).parsed_as(problem, None)
