@@ -222,12 +222,7 @@ def write(model: StoredModel, folder: Path) -> int:
         tensors[DECODER_BIAS] = tensors[BIAS]
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_json(folder / _CONFIG, dict(sorted(_settings(model, class_name).items())))
-    model.tokenizer.save(folder)
-    tokenizer_settings = {
-        "tokenizer_class": "BertTokenizer",
-        "model_max_length": model.config.max_sequence_length,
-    } | model.tokenizer.bert_settings()
-    write_json(folder / "tokenizer_config.json", tokenizer_settings)
+    model.tokenizer.save(folder, model_max_length=model.config.max_sequence_length)
     return len(tensors)
 
 

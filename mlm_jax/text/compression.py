@@ -25,11 +25,8 @@ def decompressed_lines(file: str, raw: BinaryIO, compression: str) -> Iterator[b
 
     Raises InputError if the compressed data are damaged or truncated.
     """
-    empty = True
     try:
-        for line in _decompressed(raw, compression):
-            empty = False
-            yield line
+        yield from _decompressed(raw, compression)
     except EOFError as error:
         raise InputError(f"{file}: truncated: the {compression} data end before their end marker") from error
     except (zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
@@ -37,8 +34,6 @@ def decompressed_lines(file: str, raw: BinaryIO, compression: str) -> Iterator[b
     except OSError as error:
         raise_if_damaged(file, error)
         raise
-    if empty:
-        raise InputError(f"{file}: file is empty")
 
 
 def _decompressed(raw: BinaryIO, compression: str) -> Iterable[bytes]:
