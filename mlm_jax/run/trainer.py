@@ -87,11 +87,7 @@ def train(
     check_target(config.output_dir)
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
-    with (
-        listening as request,
-        Watchdog(config.distributed.timeout_seconds) as watchdog,
-        own_folder(folder) if jax.process_index() == 0 else contextlib.nullcontext() as lock,
-    ):
+    with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:
         # Data.
         with announced_if_slow("opening the data"):
             sources = _open(config, documents, eval_documents, tokenizer)
@@ -104,6 +100,8 @@ def train(
             check_masking(sources, program)
 
         with (
+            # Only now: the watchdog ends the processes of a job whose data differ, and they would leave the folder.
+            own_folder(folder) if jax.process_index() == 0 else contextlib.nullcontext() as lock,
             Verification(sources.stores) as verification,
             Checkpointer(folder / CHECKPOINTS_FOLDER, keep_newest=config.keep_checkpoints) as checkpointer,
         ):

@@ -3,10 +3,13 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from mlm_jax.run.records import read_records
 from tests.run_small import arrays_of, run_script, uninterrupted
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     run = shutil.copytree(uninterrupted(), tmp_path / "run")
     command = ("train", run, "--from-step", 35, "--optimizer.learning-rate", 1e-3)

@@ -16,6 +16,7 @@ from tests.jobs import JOIN, Job, wide_config
 from tests.run_small import assert_same_end, config_of, learned, write_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [4, 8])
 def test_a_stopped_evaluation_is_repeated_by_the_next_start(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
@@ -58,6 +59,7 @@ def test_a_stopped_evaluation_is_repeated_by_the_next_start(
 
 
 SIGNAL_IN_THE_FIRST_EVALUATION = f"""{JOIN}
+from mlm_jax.run.trainer import train
 from mlm_jax.step import evaluation
 evaluate = evaluation.evaluate_rows
 seen = 0
@@ -71,7 +73,7 @@ def signal_meanwhile(program, params, rows, limit, watch):
             yield batch
     return evaluate(program, params, rows, limit, lambda sums: watch(sending(sums)))
 evaluation.evaluate_rows = signal_meanwhile
-result = trainer.train(config)
+result = train(config)
 print("STOPPED", result.step, result.finished, seen, file=sys.stderr)
 """
 

@@ -505,7 +505,7 @@ def test_init_from_rejects_a_model_with_another_tokenizer(one_device: None, tmp_
         ("", {}, "data.path: must name a folder"),
     ],
 )
-def test_data_are_given_either_as_folders_or_as_documents(
+def test_data_are_folders_or_documents(
     tmp_path: Path, path: str, given: dict[str, Any], message: str
 ) -> None:
     given = {name: value() if callable(value) else value for name, value in given.items()}

@@ -81,7 +81,7 @@ def test_the_others_end_and_name_a_process_that_dies_or_stops(
 
 
 def job_with_its_keeper_stopped(tmp_path: Path) -> Job:
-    """Four processes: the third is stopped for some seconds, the first just before the third continues."""
+    """Four processes: the third is stopped for some seconds, and the first just before the third continues."""
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
     job = Job(tmp_path, 4, 1, ["scripts/train.py", config])
     try:
