@@ -2,7 +2,9 @@
 
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 from mlm_jax.commands import process
 from mlm_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, RunError, one_line
@@ -16,6 +18,7 @@ def run(main: Callable[[], int | None]) -> None:
     Any other exception is a bug and keeps its traceback. Messages that stderr cannot take are lost, without an error.
     """
     process.open_streams()
+    warnings.showwarning = _show_warning
     with process.interruptible():
         code = _code_of(main)
         if not process.flush_stdout() and not code:
@@ -25,6 +28,10 @@ def run(main: Callable[[], int | None]) -> None:
         # A normal exit would wait for the other processes, which end only when this one fails.
         process.exit_now(code)
     sys.exit(code)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _code_of(main: Callable[[], int | None]) -> int | str | None:

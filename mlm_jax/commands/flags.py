@@ -74,6 +74,11 @@ class Flag:
         return typing.get_origin(self.kind) is tuple
 
     @property
+    def is_switch(self) -> bool:
+        """True if the flag takes no value, and has a negation."""
+        return self.kind in (bool, bool | None)
+
+    @property
     def required(self) -> bool:
         """True if the flag must be given."""
         return self.default is dataclasses.MISSING
@@ -122,7 +127,7 @@ def read(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> dict[str
     """Returns the values given on the command line, by field. Raises InputError as `parse` does."""
     parser = _Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
-        if flag.kind is bool:
+        if flag.is_switch:
             parser.add_argument(flag.name, dest=flag.field, action="store_const", const=True)
             parser.add_argument(flag.negation, dest=flag.field, action="store_const", const=False)
         elif "positional" in flag.metadata:
@@ -185,7 +190,7 @@ def _shown(flag: Flag) -> str:
     more = "…" if flag.is_tuple and "repeated" not in flag.metadata else ""
     if "positional" in flag.metadata:
         return flag.name + more
-    if flag.default is False:
+    if flag.default is False or (flag.is_switch and flag.default is None):
         return flag.name
     if flag.default not in (dataclasses.MISSING, None, (), ""):
         value = " ".join(map(str, flag.default)) if flag.is_tuple else str(flag.default)
@@ -203,7 +208,7 @@ def _normalized(flags: Sequence[Flag], arguments: Sequence[str]) -> list[str]:
 
     Raises InputError for an unknown flag, with the nearest name.
     """
-    switches = {flag.name: flag.negation for flag in flags if flag.kind is bool}
+    switches = {flag.name: flag.negation for flag in flags if flag.is_switch}
     names = [*HELP_FLAGS, *(flag.name for flag in flags), *switches.values()]
     normalized: list[str] = []
     for place, argument in enumerate(arguments):
@@ -231,7 +236,7 @@ def _converted(flag: Flag, value: Any) -> Any:
     if isinstance(value, list):
         kind = typing.get_args(flag.kind)[0]
         return tuple(_convert(flag, kind, text) for text in value)
-    return value if flag.kind is bool else _convert(flag, flag.kind, value)
+    return value if flag.is_switch else _convert(flag, flag.kind, value)
 
 
 def _convert(flag: Flag, kind: Any, text: str) -> Any:

@@ -1,12 +1,13 @@
 """`mlm-jax prepare`: tokenize text into the shards that training reads."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlm_jax.commands.flags import parse, required
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
 from mlm_jax.errors import InputError
-from mlm_jax.text.corpus import DocumentBoundary, ErrorPolicy
+from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.text.encode import Separator
 
 
@@ -15,15 +16,19 @@ class Arguments:
     """Tokenize text into the shards that training reads. Rerun the same command to resume after an interruption."""
 
     input: tuple[str, ...] = required("FILE")
-    """.txt, .jsonl or .parquet files, the first two also .gz, .zst, .xz or .bz2; globs and fsspec URLs."""
+    """Files, folders, globs and URLs: .txt, .jsonl, .csv, .tsv (also compressed) or .parquet; - is standard input."""
     tokenizer: str = required("TOKENIZER")
     """vocab.txt, tokenizer.json, or a folder that contains one."""
     output: str = required("DIR")
     """Folder for the shards and their manifest."""
     text_field: str = "text"
-    """JSON field or Parquet column that holds the text."""
+    """JSON field or column that holds the text; "meta.text" is a field of an object."""
     document_boundary: DocumentBoundary = "line"
-    """Documents in .txt files: one per "line", or separated by a "blank_line"."""
+    """Documents in text files: one per "line", separated by a "blank_line", or one per "file"."""
+    format: Format | None = None
+    """Format of all files, whatever their suffixes; required for standard input."""
+    eval_share: float | None = None
+    """Hold out this share of the documents, chosen by a hash of their text, in the subfolder "eval"."""
     errors: ErrorPolicy = "strict"
     """Invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts the documents."""
     separator: Separator = "sep"
@@ -55,10 +60,15 @@ def main(arguments: Sequence[str], prog: str) -> None:
         text_field=parsed.text_field,
         errors=parsed.errors,
         document_boundary=parsed.document_boundary,
+        format=parsed.format,
+        eval_share=parsed.eval_share,
         separator=parsed.separator,
         shard_tokens=parsed.shard_tokens,
         workers=parsed.workers,
         part=part,
     )
-    folder = f"{parsed.output}/{part.folder}" if part else parsed.output
-    print(f"{folder}: {preparation.summary()}")
+    for folder, side in ((parsed.output, preparation), (f"{parsed.output}/eval", preparation.evaluation)):
+        if side:
+            print(f"{folder}/{part.folder}: {side.summary()}" if part else f"{folder}: {side.summary()}")
+            for warning in side.warnings:
+                print(f"warning: {folder}: {warning}", file=sys.stderr)

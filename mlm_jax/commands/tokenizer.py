@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlm_jax.commands.flags import parse, required
-from mlm_jax.text.corpus import DocumentBoundary, ErrorPolicy
+from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format
 
 
 @dataclass(frozen=True)
@@ -13,17 +13,23 @@ class Arguments:
     """Train a WordPiece vocabulary on text, and write tokenizer.json and vocab.txt."""
 
     input: tuple[str, ...] = required("FILE")
-    """.txt, .jsonl or .parquet files, the first two also .gz, .zst, .xz or .bz2; globs and fsspec URLs."""
+    """Files, folders, globs and URLs: .txt, .jsonl, .csv, .tsv (also compressed) or .parquet; - is standard input."""
     output: str = required("DIR")
-    """Folder for tokenizer.json and vocab.txt."""
+    """Folder for tokenizer.json, vocab.txt and tokenizer_config.json."""
     vocab_size: int = 8192
     """Number of entries, including the five special ones."""
     text_field: str = "text"
-    """JSON field or Parquet column that holds the text."""
+    """JSON field or column that holds the text; "meta.text" is a field of an object."""
     document_boundary: DocumentBoundary = "line"
-    """Documents in .txt files: one per "line", or separated by a "blank_line"."""
+    """Documents in text files: one per "line", separated by a "blank_line", or one per "file"."""
+    format: Format | None = None
+    """Format of all files, whatever their suffixes; required for standard input."""
     lowercase: bool = True
-    """Lowercase and strip accents, as in BERT's uncased vocabularies; --no-lowercase keeps both."""
+    """Lowercase, as in BERT's uncased vocabularies; --no-lowercase keeps case and accents."""
+    strip_accents: bool | None = None
+    """Strip accents and other marks; by default as --lowercase, unless marks are frequent, as in German or Hindi."""
+    max_input_chars_per_word: int = 100
+    """A longer word becomes [UNK]; raise it for text without spaces, such as DNA."""
     errors: ErrorPolicy = "strict"
     """Invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts the documents."""
     sample_characters: int = 50_000_000
@@ -34,21 +40,29 @@ def main(arguments: Sequence[str], prog: str) -> None:
     """Trains the vocabulary, saves it and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
     from mlm_jax.files.folder_lock import own_folder
-    from mlm_jax.text.corpus import read_documents
+    from mlm_jax.text.corpus import CorpusCounts, read_documents
     from mlm_jax.text.tokenizer import Tokenizer
 
+    counts = CorpusCounts()
     documents = read_documents(
         parsed.input,
         text_field=parsed.text_field,
         errors=parsed.errors,
         document_boundary=parsed.document_boundary,
+        format=parsed.format,
+        counts=counts,
     )
     with own_folder(Path(parsed.output)):
         tokenizer = Tokenizer.train(
             documents,
             parsed.vocab_size,
             lowercase=parsed.lowercase,
+            strip_accents=parsed.strip_accents,
+            max_input_chars_per_word=parsed.max_input_chars_per_word,
             sample_characters=parsed.sample_characters,
         )
         tokenizer.save(parsed.output)
-    print(f"{parsed.output}: {tokenizer.vocabulary_size:,} entries, fingerprint {tokenizer.fingerprint[:12]}")
+    empty = f"; {counts.empty_files:,} files without a document" if counts.empty_files else ""
+    print(
+        f"{parsed.output}: {tokenizer.vocabulary_size:,} entries, fingerprint {tokenizer.fingerprint[:12]}{empty}"
+    )

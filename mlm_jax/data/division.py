@@ -14,6 +14,7 @@ from typing import Any
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.corpus import expand_paths, file_size
+from mlm_jax.text.document_formats import Format
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class Part:
         ]
 
 
-def input_files(paths: Sequence[str]) -> list[InputFile]:
+def input_files(paths: Sequence[str], format: Format | None = None) -> list[InputFile]:
     """Returns the files that match `paths`, in the order of `expand_paths`."""
-    return [InputFile(path, file_size(path)) for path in expand_paths(paths)]
+    return [InputFile(path, file_size(path)) for path in expand_paths(paths, format)]
 
 
 def divide(files: Sequence[InputFile], shard_tokens: int) -> list[Sequence[InputFile]]:

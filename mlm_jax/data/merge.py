@@ -16,8 +16,9 @@ from mlm_jax.data.manifest import (
     read_manifest,
     shard_records,
 )
-from mlm_jax.data.prepare import Totals, check_any_token, manifest_content
+from mlm_jax.data.prepare import EVALUATION_FOLDER, check_any_token
 from mlm_jax.data.shards import open_shards
+from mlm_jax.data.totals import Totals, manifest_content
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.atomic import write_atomically
 from mlm_jax.files.folder_lock import own_folder
@@ -40,7 +41,11 @@ def merge_parts(folder: str | Path) -> Totals:
     # Otherwise, the lock would create it.
     _finished_parts(folder)
     with own_folder(folder):
-        return _merge(folder)
+        totals = _merge(folder)
+    # The parts of the documents that were held out.
+    if (folder / EVALUATION_FOLDER).is_dir():
+        merge_parts(folder / EVALUATION_FOLDER)
+    return totals
 
 
 def _merge(folder: Path) -> Totals:
@@ -56,14 +61,17 @@ def _merge(folder: Path) -> Totals:
     if corpus_identity(inputs) != corpus:
         raise InputError(f"{folder}: the parts do not cover the {corpus['files']} input files; prepare again")
     totals = Totals(
-        **{field.name: sum(part["totals"][field.name] for part in manifests) for field in fields(Totals)}
+        **{
+            field.name: sum(part["totals"].get(field.name, 0) for part in manifests)
+            for field in fields(Totals)
+        }
     )
     shards = [
         replace(record, folder=part.folder)
         for part, manifest in zip(parts, manifests, strict=True)
         for record in shard_records(manifest)
     ]
-    check_any_token(len(shards), totals.documents + totals.skipped)
+    check_any_token(len(shards), totals.documents + totals.skipped, settings.get("eval_share"))
     _finish(
         folder, folder / parts[0].folder, manifest_content({"inputs": inputs, **settings}, totals, shards)
     )

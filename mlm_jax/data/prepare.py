@@ -7,84 +7,47 @@ With `part`, prepares one of several parts, in a subfolder that is itself a prep
 manifest is written. A shard gets its final name once all its bytes are on disk.
 """
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlm_jax.data.division import InputFile, Part, divide, input_files, part_settings
 from mlm_jax.data.folders import LocalFolder, is_url
 from mlm_jax.data.manifest import (
-    FORMAT_VERSION,
     MANIFEST_FILE,
     PART_FOLDERS,
     PROGRESS_FILE,
     TOKENIZER_FOLDER,
     ShardRecord,
     check_shard_files,
-    content_fingerprint,
     read_manifest,
 )
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
+from mlm_jax.data.totals import Preparation, Totals, json_bytes, manifest_content
 from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.atomic import partial_paths, write_atomically
 from mlm_jax.files.folder_lock import LOCK_FILE, FolderLock, own_folder
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.text.corpus import (
-    CorpusCounts,
-    DocumentBoundary,
-    ErrorPolicy,
-    check_any_document,
-    read_files,
-)
-from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.corpus import STANDARD_INPUT, CorpusCounts, check_any_document, read_files
+from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format, ReadOptions
+from mlm_jax.text.document_hashes import DocumentHashes
+from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents
 from mlm_jax.text.progress import byte_counter
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import unknown_warning
 
+EVALUATION_FOLDER = "eval"
 
-@dataclass(frozen=True)
-class Totals:
-    """Total counts of a preparation.
-
-    characters: in the documents kept. skipped: documents without text or without tokens. replaced: documents
-    in which invalid text was replaced.
-    """
-
-    documents: int
-    tokens: int
-    characters: int
-    skipped: int
-    replaced: int
-
-    def summary(self) -> str:
-        """Returns the totals on one line."""
-        line = f"{self.documents:,} documents, {self.tokens:,} tokens, {self.characters:,} characters"
-        if self.skipped or self.replaced:
-            line += f" ({self.skipped:,} documents skipped, {self.replaced:,} with invalid text replaced)"
-        return line
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """Result of `prepare`. `seconds` and `text_bytes` (UTF-8) cover this call; 0 if everything was already done."""
-
-    totals: Totals
-    seconds: float
-    text_bytes: int
-
-    def summary(self) -> str:
-        """Returns the totals on one line, with the time of this call or a note that there was nothing to do."""
-        if not self.seconds:
-            return f"{self.totals.summary()}; already complete, nothing to do"
-        speed = self.text_bytes / 1e6 / self.seconds
-        return f"{self.totals.summary()}; {self.seconds:.1f} s, {speed:.2f} MB/s"
+_UNKNOWN_EXAMPLES = 5
 
 
 @dataclass
@@ -96,6 +59,7 @@ class _Progress:
     documents_read: int = 0
     documents_without_tokens: int = 0
     characters: int = 0
+    unknown_tokens: int = 0
 
 
 def prepare(
@@ -106,6 +70,8 @@ def prepare(
     text_field: str = "text",
     errors: ErrorPolicy = "strict",
     document_boundary: DocumentBoundary = "line",
+    format: Format | None = None,
+    eval_share: float | None = None,
     separator: Separator = "sep",
     shard_tokens: int = DEFAULT_SHARD_TOKENS,
     workers: int | None = None,
@@ -113,7 +79,9 @@ def prepare(
 ) -> Preparation:
     """Tokenizes the documents of `paths` into the folder `output`.
 
-    text_field, errors and document_boundary: see `read_documents`.
+    text_field, errors, document_boundary and format: see `read_documents`.
+    eval_share: this share of the documents is held out, and prepared into the subfolder `eval`. A hash of its text
+        decides about a document, so copies of a text are on the same side.
     separator: token that ends each document, [SEP] or none.
     shard_tokens: a shard ends with the document that brings it to this many tokens, or with a stream of `divide`.
     workers: number of threads; by default one per core and at most four, because more would wait for the GIL.
@@ -126,16 +94,9 @@ def prepare(
     other content or settings. Raises RunError if the output cannot be written, keeping the finished shards for the next
     call.
     """
-    _check_arguments(output, shard_tokens, workers)
-    folder = Path(output)
-    files = input_files(paths)
-    streams = divide(files, shard_tokens)
-    if part:
-        _check_siblings(folder, part)
-        folder /= part.folder
-        streams = part.share(streams, shard_tokens)
+    _check_arguments(output, shard_tokens, workers, eval_share)
+    files = input_files(paths, format)
     settings = {
-        "inputs": [file.identity for stream in streams for file in stream],
         "text_field": text_field,
         "errors": errors,
         "document_boundary": document_boundary,
@@ -143,8 +104,42 @@ def prepare(
         "shard_tokens": shard_tokens,
         "vocabulary_size": tokenizer.vocabulary_size,
         "tokenizer_fingerprint": tokenizer.fingerprint,
-        **(part_settings(part, files) if part else {}),
+        # Absent unless given, so that earlier preparations are those of the same settings.
+        **({"format": format} if format else {}),
     }
+    job = _Job(tokenizer, files, part, workers or _default_workers())
+    if eval_share is not None and STANDARD_INPUT in (file.path for file in files):
+        raise InputError(
+            "-: standard input can be read only once, so nothing can be held out; expected files"
+        )
+    if eval_share is None:
+        return _prepare_side(Path(output), settings, job)
+    # Reads the text twice, which takes a fraction of the time of tokenizing it once.
+    split = [settings | {"eval_share": eval_share, "held_out": held_out} for held_out in (False, True)]
+    train = _prepare_side(Path(output), split[0], job)
+    return replace(train, evaluation=_prepare_side(Path(output) / EVALUATION_FOLDER, split[1], job))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is read, and with what; it does not affect the shards, except for the part."""
+
+    tokenizer: Tokenizer
+    files: Sequence[InputFile]
+    part: Part | None
+    workers: int
+
+
+def _prepare_side(folder: Path, settings: dict[str, Any], job: _Job) -> Preparation:
+    """Prepares all documents, or one side of a split, into `folder`."""
+    streams = divide(job.files, settings["shard_tokens"])
+    if job.part:
+        _check_siblings(folder, job.part)
+        folder /= job.part.folder
+        streams = job.part.share(streams, settings["shard_tokens"])
+    inputs = [file.identity for stream in streams for file in stream]
+    settings = {"inputs": inputs, **settings, **(part_settings(job.part, job.files) if job.part else {})}
+    _check_standard_input(folder, job)
     # A complete folder may be read-only.
     if _is_finished(folder) and not (folder / LOCK_FILE).exists():
         return Preparation(_check_finished(folder, settings), 0.0, 0)
@@ -152,8 +147,20 @@ def prepare(
         # Another process may have finished it since.
         if _is_finished(folder):
             return Preparation(_check_finished(folder, settings), 0.0, 0)
-        documents = [] if part else [file.path for file in files]
-        return _prepare(folder, lock, settings, streams, tokenizer, workers or _default_workers(), documents)
+        return _prepare(folder, lock, settings, streams, job)
+
+
+def _check_standard_input(folder: Path, job: _Job) -> None:
+    """Raises InputError for standard input if this cannot be the only time that it is read."""
+    if STANDARD_INPUT not in (file.path for file in job.files):
+        return
+    if job.part:
+        raise InputError("-: standard input cannot be divided into parts; expected files")
+    if any((folder / name).exists() for name in (MANIFEST_FILE, PROGRESS_FILE)):
+        raise InputError(
+            f"{folder}: contains a preparation, which cannot be compared with standard input or resumed from it; "
+            "choose another folder or remove this one"
+        )
 
 
 def _is_finished(folder: Path) -> bool:
@@ -165,22 +172,20 @@ def _prepare(
     lock: FolderLock,
     settings: dict[str, Any],
     streams: Iterable[Sequence[InputFile]],
-    tokenizer: Tokenizer,
-    workers: int,
-    required: Sequence[str],
+    job: _Job,
 ) -> Preparation:
-    """Prepares or resumes; at least one of the files `required`, if any, must have a document with tokens."""
-    counts = CorpusCounts()
+    counts, unknown_words = CorpusCounts(), list[str]()
+    hashes = DocumentHashes(settings.get("eval_share"), held_out=settings.get("held_out", False))
     started = time.perf_counter()
     progress = _start_or_resume(folder, settings)
     try:
-        documents = (_documents(stream, settings, counts) for stream in streams)
-        text_bytes = _write_shards(folder, progress, documents, tokenizer, workers)
-        if required:
-            check_any_document(required, counts)
-            check_any_token(len(progress.shards), counts.documents)
+        documents = (hashes.kept(_documents(stream, settings, counts)) for stream in streams)
+        text_bytes = _write_shards(folder, progress, documents, job, unknown_words)
+        if not job.part:
+            check_any_document([file.path for file in job.files], counts)
+            check_any_token(len(progress.shards), counts.documents, settings.get("eval_share"))
         lock.confirm()
-        totals = _finish(folder, progress, tokenizer, counts)
+        totals = _finish(folder, progress, job.tokenizer, counts)
     except InputError:
         _remove(folder)
         raise
@@ -189,16 +194,27 @@ def _prepare(
         if not progress.shards:
             _remove(folder)
         raise RunError(f"{folder}: preparation stopped: {_described(error)}; rerun it to resume") from error
-    return Preparation(totals, time.perf_counter() - started, text_bytes)
+    warning = unknown_warning(totals.unknown_share, unknown_words, job.tokenizer.word_length_limit)
+    seconds, warnings = time.perf_counter() - started, tuple(filter(None, [warning]))
+    return Preparation(totals, seconds, text_bytes, warnings, hashes.duplicates)
 
 
-def check_any_token(num_shards: int, num_documents: int) -> None:
-    """Raises InputError if `num_documents` documents yielded no shard."""
+def check_any_token(num_shards: int, num_documents: int, eval_share: float | None = None) -> None:
+    """Raises InputError if `num_documents` documents yielded no shard, on one side of a split if there is one."""
+    if not num_shards and eval_share is not None:
+        raise InputError(
+            f"eval_share {eval_share}: one side has none of the {num_documents} documents; expected a share that "
+            "leaves documents on both sides"
+        )
     if not num_shards:
         raise InputError(f"none of the {num_documents} documents has a token; expected text")
 
 
-def _check_arguments(output: str | Path, shard_tokens: int, workers: int | None) -> None:
+def _check_arguments(
+    output: str | Path, shard_tokens: int, workers: int | None, eval_share: float | None
+) -> None:
+    if eval_share is not None and not 0 < eval_share < 1:
+        raise InputError(f"eval_share {eval_share}: expected a number between 0 and 1, such as 0.01")
     if shard_tokens < 1:
         raise InputError(f"shard_tokens {shard_tokens}: expected at least 1")
     if workers is not None and workers < 1:
@@ -217,13 +233,9 @@ def _check_finished(folder: Path, settings: dict[str, Any]) -> Totals:
 
 
 def _documents(stream: Sequence[InputFile], settings: dict[str, Any], counts: CorpusCounts) -> Iterator[str]:
-    return read_files(
-        [file.path for file in stream],
-        text_field=settings["text_field"],
-        errors=settings["errors"],
-        document_boundary=settings["document_boundary"],
-        counts=counts,
-    )
+    names = ("text_field", "errors", "document_boundary", "format")
+    options = ReadOptions(**{name: settings[name] for name in names if name in settings})
+    return read_files([file.path for file in stream], options, counts)
 
 
 def _check_siblings(folder: Path, part: Part) -> None:
@@ -270,10 +282,13 @@ def _write_shards(
     folder: Path,
     progress: _Progress,
     streams: Iterable[Iterator[str]],
-    tokenizer: Tokenizer,
-    workers: int,
+    job: _Job,
+    unknown_words: list[str],
 ) -> int:
-    """Writes the missing shards and returns the size of their text in bytes of UTF-8."""
+    """Writes the missing shards and returns the size of their text in bytes of UTF-8.
+
+    Appends examples of unknown words to `unknown_words`.
+    """
     text_bytes = 0
     separator, shard_tokens = progress.settings["separator"], progress.settings["shard_tokens"]
 
@@ -285,6 +300,11 @@ def _write_shards(
             bar.update(size)
             yield document
 
+    def noted(block: EncodedBlock) -> EncodedBlock:
+        room = _UNKNOWN_EXAMPLES - len(unknown_words)
+        unknown_words.extend([word for word in block.unknown_words if word not in unknown_words][:room])
+        return block
+
     def parts() -> Generator[tuple[EncodedBlock, bool]]:
         nonlocal text_bytes
         num_done = progress.documents_read
@@ -292,8 +312,10 @@ def _write_shards(
             if num_done:
                 num_done -= sum(1 for _ in islice(documents, num_done))
                 text_bytes = 0
-            with closing(encode_documents(documents, tokenizer, separator, workers=workers)) as blocks:
-                yield from shard_parts(blocks, shard_tokens)
+            with closing(
+                encode_documents(documents, job.tokenizer, separator, workers=job.workers)
+            ) as blocks:
+                yield from shard_parts(map(noted, blocks), shard_tokens)
 
     writer: ShardWriter | None = None
     with byte_counter("prepare") as bar, closing(parts()) as encoded:
@@ -301,7 +323,7 @@ def _write_shards(
             for part, closes_shard in encoded:
                 writer = writer or ShardWriter(folder, len(progress.shards))
                 writer.write(part)
-                _advance(progress, part)
+                _advance(progress, part, job.tokenizer.unknown_token_id)
                 if closes_shard and writer.num_tokens:
                     progress.shards.append(writer.close())
                     _save_progress(folder, progress)
@@ -313,20 +335,25 @@ def _write_shards(
     return text_bytes
 
 
-def _advance(progress: _Progress, part: EncodedBlock) -> None:
+def _advance(progress: _Progress, part: EncodedBlock, unknown_token_id: int) -> None:
     kept = part.document_lengths > 0
     progress.documents_read += len(kept)
     progress.documents_without_tokens += len(kept) - int(kept.sum())
     progress.characters += int(part.document_characters[kept].sum())
+    progress.unknown_tokens += int(np.count_nonzero(part.tokens == unknown_token_id))
 
 
 def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: CorpusCounts) -> Totals:
+    num_documents = sum(shard.documents for shard in progress.shards)
     totals = Totals(
-        documents=sum(shard.documents for shard in progress.shards),
+        documents=num_documents,
         tokens=sum(shard.tokens for shard in progress.shards),
         characters=progress.characters,
         skipped=counts.skipped + progress.documents_without_tokens,
         replaced=counts.replaced,
+        unknown_tokens=progress.unknown_tokens,
+        separators=num_documents if progress.settings["separator"] == "sep" else 0,
+        empty_files=counts.empty_files,
     )
     tokenizer.save(folder / TOKENIZER_FOLDER)
     write_atomically(folder / MANIFEST_FILE, manifest_content(progress.settings, totals, progress.shards))
@@ -334,30 +361,13 @@ def _finish(folder: Path, progress: _Progress, tokenizer: Tokenizer, counts: Cor
     return totals
 
 
-def manifest_content(settings: dict[str, Any], totals: Totals, shards: Sequence[ShardRecord]) -> bytes:
-    """Returns the content of the manifest of a preparation with `settings`."""
-    identity = (settings["separator"], settings["vocabulary_size"], settings["tokenizer_fingerprint"])
-    return _json(
-        {
-            "version": FORMAT_VERSION,
-            "fingerprint": content_fingerprint(*identity, shards),
-            "token_dtype": token_dtype(settings["vocabulary_size"]).name,
-            "separator": settings["separator"],
-            "vocabulary_size": settings["vocabulary_size"],
-            "tokenizer_fingerprint": settings["tokenizer_fingerprint"],
-            "totals": asdict(totals),
-            "settings": settings,
-            "shards": [asdict(shard) for shard in shards],
-        }
-    )
-
-
 def _check_settings(folder: Path, made_with: dict[str, Any], settings: dict[str, Any]) -> None:
-    name = next((name for name, value in settings.items() if made_with.get(name) != value), None)
+    names = {**settings, **made_with}
+    name = next((name for name in names if made_with.get(name) != settings.get(name)), None)
     if name is None:
         return
-    then, now = made_with.get(name), settings[name]
-    if name == "inputs" and isinstance(then, list):
+    then, now = made_with.get(name), settings.get(name)
+    if isinstance(then, list) and isinstance(now, list):
         pairs = zip_longest(then, now, fillvalue="nothing")
         then, now = next(pair for pair in pairs if pair[0] != pair[1])
     raise InputError(
@@ -377,11 +387,7 @@ def _read_progress(file: Path) -> _Progress:
 
 
 def _save_progress(folder: Path, progress: _Progress) -> None:
-    write_atomically(folder / PROGRESS_FILE, _json(asdict(progress)))
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
+    write_atomically(folder / PROGRESS_FILE, json_bytes(asdict(progress)))
 
 
 def _remove(folder: Path) -> None:

@@ -13,7 +13,8 @@ from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.errors import InputError
-from mlm_jax.text.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def open_run_data(config: DataConfig) -> RunData:
     if not config.path:
         raise InputError("data.path: must name a folder written by mlm-jax prepare")
     train = open_shards(config.path)
-    with open_folder(config.path).copy(TOKENIZER_FOLDER, (TOKENIZER_FILE, VOCABULARY_FILE)) as folder:
+    with open_folder(config.path).copy(TOKENIZER_FOLDER, TOKENIZER_FILES) as folder:
         tokenizer = Tokenizer.load(folder)
     evaluation = open_shards(config.eval_path) if config.eval_path else None
     return _sources(train, evaluation, tokenizer, config)
@@ -88,8 +89,17 @@ def _sources(
 
 
 def resolve_masking(recipe: MaskingRecipe, tokenizer: Tokenizer, sequence_length: int) -> MaskingConfig:
-    """Completes a recipe with the tokenizer's ids. Special tokens are never selected."""
+    """Completes a recipe with the tokenizer's ids. Special tokens are never selected.
+
+    Raises:
+        InputError: the recipe selects words, and the tokenizer does not mark where they begin.
+    """
     words, documents = recipe.unit != "token", recipe.quota == "document"
+    if words and not tokenizer.marks_words:
+        raise InputError(
+            f"masking.unit = {recipe.unit!r}: a {tokenizer.kind} tokenizer does not mark continuations of words with "
+            "##; use unit = 'token', or a WordPiece tokenizer"
+        )
     return MaskingConfig(
         **asdict(recipe) | {"mask_selection_length": recipe.selection_length(sequence_length)},
         vocabulary_size=tokenizer.vocabulary_size,

@@ -142,9 +142,8 @@ def read(folder: Path) -> Reading:
             if problem:
                 notes.append(f"left out: {', '.join(tensors)} ({problem})")
             else:
-                classes = (
-                    tensors[rows[0].name].shape[-1] if part == "classifier" and rows[0].name in tensors else 0
-                )
+                bias = tensors.get(rows[1].name)
+                classes = bias.size if part == "classifier" and bias else 0
                 # KerasHub has no names of classes.
                 labels = tuple(f"LABEL_{index}" for index in range(classes)) or None
                 head = declared_parameters(config, [part], classes)
@@ -189,16 +188,7 @@ def _settings_in(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    file = folder / "tokenizer.json"
-    settings = _settings_in(file, read_json_object(file))
-    for name in ("lowercase", "strip_accents"):
-        if not isinstance(settings.get(name, False), bool):
-            raise InputError(f"{file}: {name} = {settings[name]!r}: must be true or false")
-    # The folder of assets has been named after the tokenizer since KerasHub 0.14.
-    places = (folder / _VOCABULARY, folder / "assets" / "vocabulary.txt")
-    vocabulary = next((place for place in places if place.is_file()), places[0])
-    lowercase, strip_accents = settings.get("lowercase", False), settings.get("strip_accents", False)
-    return Tokenizer.load(vocabulary, lowercase=lowercase, strip_accents=strip_accents)
+    return Tokenizer.load(folder)
 
 
 def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:

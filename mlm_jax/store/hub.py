@@ -16,6 +16,7 @@ from mlm_jax.config.settings import nearest_name
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.files.home import home
+from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
 # Names of users, models and folders; neither "." nor "..".
 _PART = re.compile(r"(?!\.+$)[\w.\- ]+")
@@ -37,14 +38,7 @@ _KAGGLE_HANDLES: Mapping[str, str] = {
 }
 # Everything but weights, in any format.
 _SMALL_FILES = (
-    *(
-        "config.json",
-        "bert_config.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-    ),
-    *("vocab.txt", "tokenizer.json", "tokenizer/*", "assets/*"),
+    *("config.json", "bert_config.json", *TOKENIZER_FILES, "tokenizer/*", "assets/*"),
     *("metadata.json", "preprocessor.json", "task.json", "checkpoint", CHECKSUMS_FILE, "certificate.json"),
 )
 # In the order of preference. The folder is asked for all of one kind at once, and has one kind at most.

@@ -6,11 +6,9 @@ from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import MANIFEST_FILE, PROGRESS_FILE
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
-from mlm_jax.files.checksums import CHECKSUMS_FILE, checksum, is_plain_name
-from mlm_jax.files.json_files import read_json_object
+from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.store.checkpoint import Checkpointer
-from mlm_jax.store.conversion import CERTIFICATE_FILE
-from mlm_jax.store.format_registry import format_of
+from mlm_jax.store.format_registry import read_model
 from mlm_jax.store.run_folder import CHECKPOINTS_FOLDER, is_run_folder, read_config
 
 
@@ -30,11 +28,9 @@ def verify(name: str) -> str:
         raise InputError(f"{name}: no such folder")
     if is_run_folder(folder):
         return _verify_run(folder)
-    _compare_with_certificate(folder)
-    # Compares the files with mlm_jax.sha256, too.
-    format_of(folder).read(folder)
-    has_checksums = any((folder / name).is_file() for name in (CHECKSUMS_FILE, CERTIFICATE_FILE))
-    return "model: intact" if has_checksums else "model: readable; it has no checksums"
+    read_model(folder)
+    is_sealed = (folder / CHECKSUMS_FILE).is_file()
+    return f"model: {'intact' if is_sealed else f'readable; it has no {CHECKSUMS_FILE} to compare with'}"
 
 
 def _verify_run(folder: Path) -> str:
@@ -46,16 +42,3 @@ def _verify_run(folder: Path) -> str:
     if not steps:
         raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
     return f"run, checkpoints of steps {', '.join(map(str, steps))}: intact"
-
-
-def _compare_with_certificate(folder: Path) -> None:
-    target = read_json_object(folder / CERTIFICATE_FILE).get("target")
-    listed = target.get("files") if isinstance(target, dict) else None
-    for name, sha256 in listed.items() if isinstance(listed, dict) else ():
-        file = folder / name
-        if not all(map(is_plain_name, name.split("/"))) or not file.is_file():
-            raise InputError(f"{file}: missing, but listed in {CERTIFICATE_FILE}")
-        if (found := checksum(file)) != sha256:
-            raise InputError(
-                f"{file}: damaged: its sha256 is {found}, expected {sha256} ({CERTIFICATE_FILE})"
-            )

@@ -25,11 +25,13 @@ class EncodedBlock:
     document_lengths: int64 `[num_documents]`, in tokens, including the separator; 0 for a document without
         tokens, for example one that consists of control characters.
     document_characters: int64 `[num_documents]`, in Unicode code points.
+    unknown_words: a few words with unknown tokens, if more than 1 % of the tokens are unknown.
     """
 
     tokens: np.ndarray
     document_lengths: np.ndarray
     document_characters: np.ndarray
+    unknown_words: tuple[str, ...] = ()
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
@@ -81,8 +83,11 @@ def _encode_block(block: Sequence[str], tokenizer: Tokenizer, separator: Separat
     parts = [part for token_ids in documents if token_ids.size for part in (token_ids, ending)]
     dtype = token_dtype(tokenizer.vocabulary_size)
     lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
+    tokens = np.concatenate(parts, dtype=dtype, casting="unsafe") if parts else np.empty(0, dtype)
+    num_unknown = np.count_nonzero(tokens == tokenizer.unknown_token_id)
     return EncodedBlock(
-        tokens=np.concatenate(parts, dtype=dtype, casting="unsafe") if parts else np.empty(0, dtype),
+        tokens=tokens,
         document_lengths=np.where(lengths > 0, lengths + len(ending), 0),
         document_characters=np.fromiter(map(len, block), dtype=np.int64, count=len(block)),
+        unknown_words=tokenizer.unknown_words(block, documents) if num_unknown * 100 > len(tokens) else (),
     )

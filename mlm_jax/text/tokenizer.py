@@ -1,30 +1,43 @@
 """BERT tokenizers: loading, training, encoding and decoding, special ids, and ids that continue a word."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import tokenizers
+from tokenizers.models import WordLevel, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.text.tokenizer_files import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    fingerprint_of,
+    load_backend,
+    saved_config,
+)
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     SPECIAL_TOKENS,
+    WORD_LENGTH_LIMIT,
+    batches,
     bert_backend,
     check_text,
+    decide_accents,
+    pieces,
+    sample_documents,
+    thinned,
     train_vocabulary,
+    unknown_warning,
 )
-
-TOKENIZER_FILE = "tokenizer.json"
-VOCABULARY_FILE = "vocab.txt"
 
 # Longer texts are encoded in pieces. Encoding needs about 130 bytes per character in the library, and 15 for the
 # list of words.
@@ -34,6 +47,7 @@ _KNOWN_SIZE_LIMIT = 1 << 24
 _KNOWN_WORD_OVERHEAD = 24
 # A longer "word" is a Chinese sentence or not text at all; it is encoded separately.
 _LONG_WORD = 32
+_EXAMPLE_WORDS = 5
 
 
 class Tokenizer:
@@ -59,7 +73,11 @@ class Tokenizer:
         self.pad_token_id, self.unknown_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = (
             self._token_ids[token] for token in SPECIAL_TOKENS
         )
-        self.special_token_ids = tuple(sorted(self._token_ids[token] for token in SPECIAL_TOKENS))
+        self._added_tokens = backend.get_added_tokens_decoder()
+        added = (token_id for token_id, token in self._added_tokens.items() if token.special)
+        self.special_token_ids = tuple(
+            sorted({*(self._token_ids[token] for token in SPECIAL_TOKENS), *added})
+        )
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocabulary_size:,} entries, fingerprint {self.fingerprint[:12]})"
@@ -70,45 +88,26 @@ class Tokenizer:
     ) -> Self:
         """Loads a `tokenizer.json`, a BERT `vocab.txt`, or a folder with one of them (`tokenizer.json` if both).
 
+        Settings and added tokens in the other files of the folder are read as transformers reads them
+        (`tokenizer_config.json`, `added_tokens.json`, `special_tokens_map.json`, and the tokenizer's class in
+        `config.json`), so the ids are those of transformers for the same folder. KerasHub's presets are read, too.
+
         Args:
             path: file or folder.
-            lowercase: for a `vocab.txt` only. None reads `do_lower_case` from a `tokenizer_config.json` in the same
-                folder. Without that file it is guessed: a vocabulary is cased if an entry consists of letters only
-                and one of them is uppercase.
-            strip_accents: for a `vocab.txt` only. None reads it from the same file; without that file, accents are
-                stripped if the text is lowercased, as in BERT.
+            lowercase: None follows the files. For a `vocab.txt` without other files it is guessed: a vocabulary is
+                cased if an entry consists of letters only and one of them is uppercase.
+            strip_accents: None follows the files; without files, `lowercase`. Guessed in the same case: a vocabulary
+                with accented entries keeps accents.
 
         Raises:
-            InputError: the file does not exist or does not parse, or a special token is missing.
+            InputError: the file does not exist or does not parse, a special token is missing, or the tokenizer is of
+                a class that is not supported.
+
+        Warns if the casing is guessed and is not BERT's default, if files contradict each other, or if a `vocab.txt`
+        repeats an entry.
         """
-        path = Path(path)
-        if path.is_dir():
-            candidates = (path / TOKENIZER_FILE, path / VOCABULARY_FILE)
-            file = next((candidate for candidate in candidates if candidate.is_file()), None)
-            if file is None:
-                raise InputError(f"{path}: no tokenizer here; expected {TOKENIZER_FILE} or {VOCABULARY_FILE}")
-            path = file
-        if not path.is_file():
-            raise InputError(
-                f"{path}: no such file; expected {TOKENIZER_FILE}, {VOCABULARY_FILE} or a folder"
-            )
-        if path.suffix == ".json":
-            return cls(_read_tokenizer_json(path), str(path))
-        vocabulary = _read_vocabulary(path)
-        options = _read_tokenizer_config(path.parent / "tokenizer_config.json")
-        if lowercase is None:
-            lowercase = options.get("do_lower_case")
-        if lowercase is None:
-            lowercase = not any(_is_cased(token) for token in vocabulary)
-        if strip_accents is None:
-            strip_accents = options.get("strip_accents")
-        backend = bert_backend(
-            vocabulary,
-            lowercase=lowercase,
-            strip_accents=strip_accents,
-            chinese_characters=options.get("tokenize_chinese_chars") is not False,
-        )
-        return cls(backend, str(path))
+        backend, file = load_backend(Path(path), lowercase=lowercase, strip_accents=strip_accents)
+        return cls(backend, str(file))
 
     @classmethod
     def train(
@@ -117,6 +116,8 @@ class Tokenizer:
         vocabulary_size: int,
         *,
         lowercase: bool = True,
+        strip_accents: bool | None = None,
+        max_input_chars_per_word: int = WORD_LENGTH_LIMIT,
         sample_characters: int = 50_000_000,
     ) -> Self:
         """Trains WordPiece on `documents`; the same documents yield the same vocabulary on every machine.
@@ -126,22 +127,56 @@ class Tokenizer:
             vocabulary_size: maximum number of entries; a small text yields fewer. Ids 0 to 4 are [PAD], [UNK],
                 [CLS], [SEP] and [MASK]. The characters follow, as word starts and as continuations, then the learned
                 pieces. If there are more characters than fit, the rarest are left out.
-            lowercase: True lowercases texts and strips their accents, as BERT's uncased models do.
+            lowercase: True lowercases texts, as BERT's uncased models do.
+            strip_accents: True removes accents, umlauts, and vowel signs that are marks ("ü" becomes "u"). None
+                removes them if `lowercase` is true, as BERT does, but keeps them if more than 0.5 % of the visible
+                characters have one, with a warning: in such a language they are letters.
+            max_input_chars_per_word: a longer word becomes [UNK].
             sample_characters: maximum number of characters to learn from. If there are more, only every second,
                 fourth, … document is used. This limits memory to about 10 bytes per character of English.
 
         Raises:
             InputError: the vocabulary has no room for characters, or the documents have no text.
         """
-        vocabulary = train_vocabulary(
-            documents, vocabulary_size, lowercase=lowercase, sample_characters=sample_characters
+        if max_input_chars_per_word < 1:
+            raise InputError(f"max_input_chars_per_word {max_input_chars_per_word}: expected at least 1")
+        sample = sample_documents(documents, sample_characters)
+        strip = decide_accents(sample, lowercase=lowercase, strip_accents=strip_accents)
+        vocabulary = train_vocabulary(sample, vocabulary_size, lowercase=lowercase, strip_accents=strip)
+        backend = bert_backend(
+            {token: token_id for token_id, token in enumerate(vocabulary)},
+            lowercase=lowercase,
+            strip_accents=strip,
+            max_input_chars_per_word=max_input_chars_per_word,
         )
-        return cls(bert_backend(vocabulary, lowercase=lowercase), "training")
+        tokenizer = cls(backend, "training")
+        tokenizer._warn_of_unknown_words(sample)
+        return tokenizer
 
-    def save(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json` and `vocab.txt` into `folder`, each atomically."""
+    def _warn_of_unknown_words(self, sample: Sequence[str]) -> None:
+        """Warns if the text that a vocabulary was trained on has unknown words."""
+        texts = thinned(sample)
+        encoded = self.encode_batch(texts)
+        share = sum(map(self._num_unknown, encoded)) / max(sum(map(len, encoded)), 1)
+        warning = unknown_warning(share, self.unknown_words(texts, encoded), self.word_length_limit)
+        if warning:
+            warnings.warn(warning, stacklevel=3)
+
+    def save(self, folder: str | Path, **settings: Any) -> None:
+        """Writes `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, each atomically.
+
+        transformers reads the same ids from them, and so does `load` from the `vocab.txt` alone, which is rejected if
+        it cannot express the tokenizer. `settings` are added to `tokenizer_config.json`.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        config = json.dumps(
+            saved_config(self._bert_rules, self.word_length_limit, self._added_tokens) | settings,
+            indent=2,
+            ensure_ascii=False,
+        )
+        # First, so that an interrupted save never leaves a vocab.txt whose casing is unknown.
+        write_atomically(folder / TOKENIZER_CONFIG_FILE, f"{config}\n".encode())
         self.save_vocabulary(folder / VOCABULARY_FILE)
         write_atomically(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True).encode())
 
@@ -156,7 +191,8 @@ class Tokenizer:
 
         Args:
             text: may be empty.
-            parse_special_tokens: True reads a literal "[MASK]" as the special token, False as ordinary text.
+            parse_special_tokens: True reads a literal "[MASK]" as the special token, False as ordinary text. Other
+                tokens that were added to the vocabulary, such as entity markers, are always read as such.
         """
         return self.encode_batch([text], parse_special_tokens=parse_special_tokens)[0]
 
@@ -171,18 +207,26 @@ class Tokenizer:
             elif self._splits_at_spaces:
                 return self._encode_in_pieces(texts)
             else:
-                encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+                return self._encode_with_library(texts)
         except (TypeError, AttributeError):
             for index, text in enumerate(texts):
                 check_text(text, f"text {index}")
             raise
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
+    def _encode_with_library(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self._text_backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        # Without BERT's rules, a literal "[MASK]" may be an ordinary entry of the vocabulary.
+        no_text = [self.pad_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id]
+        return [np.where(np.isin(row, no_text), np.int32(self.unknown_token_id), row) for row in rows]
+
     def _encode_in_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
         if all(len(text) <= _PIECE_CHARACTERS for text in texts):
             return self._encode_by_words(texts)
         return [
-            np.concatenate([self._encode_by_words([piece])[0] for piece in _pieces(text)]) for text in texts
+            np.concatenate([self._encode_by_words([piece])[0] for piece in pieces(text, _PIECE_CHARACTERS)])
+            for text in texts
         ]
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -198,11 +242,11 @@ class Tokenizer:
         # Other separators, such as tabs, stay inside a "word" and are left to the library.
         texts_words = [text.replace("\n", " ").split(" ") for text in texts]
         new_words = set().union(*texts_words).difference(known)
-        for batch in _batches(word for word in new_words if len(word) <= _LONG_WORD):
+        for batch in batches((word for word in new_words if len(word) <= _LONG_WORD), _PIECE_CHARACTERS):
             known.update(zip(batch, self._encode_words(batch), strict=True))
         for word in new_words:
             if len(word) > _LONG_WORD:
-                (encoding,) = self._backend.encode_batch_fast([word], add_special_tokens=False)
+                (encoding,) = self._text_backend.encode_batch_fast([word], add_special_tokens=False)
                 known[word] = np.asarray(encoding.ids, dtype=np.int32).tobytes()
         self._known_size += sum(map(len, new_words)) + _KNOWN_WORD_OVERHEAD * len(new_words)
         return [
@@ -213,11 +257,25 @@ class Tokenizer:
     def _encode_words(self, words: Sequence[str]) -> list[bytes]:
         """Returns the int32 ids of each word as bytes. One call for all words is faster than one call per word."""
         # encode() would hold the GIL, and encode_batch_fast() does not return the word of each token.
-        (encoding,) = self._backend.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
+        (encoding,) = self._text_backend.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
         data = np.asarray(encoding.ids, dtype=np.int32).tobytes()
         lengths = np.bincount(np.asarray(encoding.word_ids, dtype=np.int64), minlength=len(words))
         ends = np.cumsum(lengths * np.dtype(np.int32).itemsize).tolist()
         return [data[start:end] for start, end in pairwise([0, *ends])]
+
+    def unknown_words(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> tuple[str, ...]:
+        """Returns a few words of `texts` that have unknown tokens, given the ids of each text."""
+        words = (
+            word
+            for text, ids in zip(texts, encoded, strict=True)
+            if self._num_unknown(ids)
+            for word in text.split()
+        )
+        unknown = (word for word in words if self._num_unknown(self.encode(word)))
+        return tuple(islice(dict.fromkeys(islice(unknown, 2 * _EXAMPLE_WORDS)), _EXAMPLE_WORDS))
+
+    def _num_unknown(self, token_ids: np.ndarray) -> int:
+        return int(np.count_nonzero(token_ids == self.unknown_token_id))
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of `token_ids`, with pieces joined into words and with special tokens."""
@@ -244,47 +302,92 @@ class Tokenizer:
 
         A `vocab.txt` and the `tokenizer.json` saved from it have the same fingerprint, in any process.
         """
-        settings = json.loads(self._backend.to_str())
-        normalizer = settings["normalizer"]
-        if normalizer and normalizer["type"] == "BertNormalizer" and normalizer["strip_accents"] is None:
-            normalizer["strip_accents"] = normalizer["lowercase"]
-        added = sorted(settings["added_tokens"], key=lambda token: token["id"])
-        parts = [settings["model"], normalizer, settings["pre_tokenizer"], added]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(self._backend)
 
     def bert_settings(self) -> dict[str, bool]:
-        """Returns the entries of a tokenizer_config.json that complete a `vocab.txt`.
+        """Returns the settings that complete a `vocab.txt`, named as in a `tokenizer_config.json`.
 
         Raises:
             InputError: the tokenizer does not follow BERT's rules, so a `vocab.txt` cannot express it.
         """
-        settings = json.loads(self._backend.to_str())
-        normalizer = settings["normalizer"] or {}
-        kinds = (
-            settings["model"]["type"],
-            normalizer.get("type"),
-            (settings["pre_tokenizer"] or {}).get("type"),
-        )
-        if kinds != ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
+        if self._bert_rules is None:
             raise InputError(
-                f"tokenizer of {', '.join(map(str, kinds))}: must be WordPiece, BertNormalizer and BertPreTokenizer"
+                f"tokenizer of {', '.join(self._kinds)}: must be WordPiece, BertNormalizer and BertPreTokenizer"
             )
-        lowercase, strip_accents = normalizer["lowercase"], normalizer["strip_accents"]
+        if self.word_length_limit != WORD_LENGTH_LIMIT:
+            raise InputError(
+                f"tokenizer: max_input_chars_per_word is {self.word_length_limit}: must be {WORD_LENGTH_LIMIT}"
+            )
+        added = [
+            token.content for token in self._added_tokens.values() if token.content not in SPECIAL_TOKENS
+        ]
+        if added:
+            raise InputError(f"tokenizer: a vocab.txt cannot express its added tokens {', '.join(added)}")
+        return self._bert_rules
+
+    @property
+    def marks_words(self) -> bool:
+        """True if `continues_word` is known: WordPiece marks the continuations of words, other kinds do not."""
+        model = self._backend.model
+        if isinstance(model, WordPiece):
+            return bool(model.continuing_subword_prefix == CONTINUATION_PREFIX)
+        return isinstance(model, WordLevel)
+
+    @property
+    def kind(self) -> str:
+        """Kind of the model: WordPiece, BPE, ..."""
+        return self._kinds[0]
+
+    @cached_property
+    def _kinds(self) -> tuple[str, ...]:
+        parts = (self._backend.model, self._backend.normalizer, self._backend.pre_tokenizer)
+        return tuple(type(part).__name__ for part in parts)
+
+    @cached_property
+    def _bert_rules(self) -> dict[str, bool] | None:
+        """Settings of BERT's rules, or None if the tokenizer does not follow them."""
+        normalizer, model = self._backend.normalizer, self._backend.model
+        if self._kinds != ("WordPiece", "BertNormalizer", "BertPreTokenizer") or not normalizer.clean_text:
+            return None
+        if (model.continuing_subword_prefix, model.unk_token) != (CONTINUATION_PREFIX, "[UNK]"):
+            return None
+        lowercase, strip_accents = normalizer.lowercase, normalizer.strip_accents
         return {
             "do_lower_case": lowercase,
             "strip_accents": lowercase if strip_accents is None else strip_accents,
-            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+            "tokenize_chinese_chars": normalizer.handle_chinese_chars,
         }
+
+    @property
+    def word_length_limit(self) -> int:
+        """Largest length of a word that WordPiece divides into pieces."""
+        return int(getattr(self._backend.model, "max_input_chars_per_word", WORD_LENGTH_LIMIT))
 
     @cached_property
     def _splits_at_spaces(self) -> bool:
         """True if the ids of a text are the ids of its space-separated words, as BERT's rules guarantee."""
-        added = self._backend.get_added_tokens_decoder().values()
         return (
             isinstance(self._backend.normalizer, BertNormalizer)
             and isinstance(self._backend.pre_tokenizer, BertPreTokenizer)
-            and all(token.special for token in added)
+            # One that is compared with normalized text may contain spaces that the normalizer puts there.
+            and not any(
+                token.normalized or any(character.isspace() for character in token.content)
+                for token in self._added_tokens.values()
+            )
         )
+
+    @cached_property
+    def _text_backend(self) -> tokenizers.Tokenizer:
+        """Reads the five special tokens as ordinary text, and other added tokens as tokens."""
+        settings = json.loads(self._backend.to_str())
+        added = settings["added_tokens"]
+        if all(token["special"] == (token["content"] in SPECIAL_TOKENS) for token in added):
+            return self._backend
+        for token in added:
+            token["special"] = token["content"] in SPECIAL_TOKENS
+        backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
+        backend.encode_special_tokens = True
+        return backend
 
     @cached_property
     def _prompt_backend(self) -> tokenizers.Tokenizer:
@@ -292,74 +395,3 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.encode_special_tokens = False
         return backend
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Divides `text` into pieces of at most `_PIECE_CHARACTERS`, at a space or line end if there is one."""
-    start = 0
-    while len(text) - start > _PIECE_CHARACTERS:
-        limit = start + _PIECE_CHARACTERS
-        # Such a long text without either is Chinese, where each character is a word, or not text at all.
-        space = max(text.rfind(" ", start + 1, limit), text.rfind("\n", start + 1, limit))
-        end = limit if space < 0 else space
-        yield text[start:end]
-        start = end
-    yield text[start:]
-
-
-def _batches(words: Iterable[str]) -> Iterator[list[str]]:
-    """Divides `words` into lists of about `_PIECE_CHARACTERS`."""
-    batch: list[str] = []
-    characters = 0
-    for word in words:
-        batch.append(word)
-        characters += len(word)
-        if characters > _PIECE_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    # The library raises a bare Exception for anything it cannot parse.
-    except Exception as error:
-        raise InputError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from error
-
-
-def _read_vocabulary(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: invalid UTF-8 at byte {error.start}; expected one entry per line"
-        ) from error
-    # Only "\n" ends a line: published vocabularies hold entries such as U+2028, where str.splitlines would split.
-    entries = [line.removesuffix("\r") for line in text.split("\n")]
-    while entries and not entries[-1]:
-        entries.pop()
-    if not entries:
-        raise InputError(f"{path}: file is empty; expected one vocabulary entry per line")
-    first_line: dict[str, int] = {}
-    for line, entry in enumerate(entries, start=1):
-        if first_line.setdefault(entry, line) != line:
-            raise InputError(f"{path}:{line}: repeats the entry {entry!r} of line {first_line[entry]}")
-    return entries
-
-
-def _read_tokenizer_config(path: Path) -> dict[str, bool | None]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-    return config if isinstance(config, dict) else {}
-
-
-def _is_cased(token: str) -> bool:
-    # Only words count: uncased vocabularies also have entries such as [MASK] and <S>.
-    word = token.removeprefix(CONTINUATION_PREFIX)
-    return word.isalpha() and word != word.lower()

@@ -6,8 +6,10 @@ then repeatedly take the longest piece that matches from the left.
 """
 
 import sys
+import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tokenizers
 from tokenizers.decoders import WordPiece as WordPieceDecoder
@@ -21,24 +23,36 @@ from mlm_jax.text.progress import track
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION_PREFIX = "##"
+WORD_LENGTH_LIMIT = 100
+"""Default of `max_input_chars_per_word`: a longer word becomes [UNK]."""
 
 # Rarer characters become [UNK]: otherwise thousands of foreign characters in a web corpus would displace words.
 # A text of less than a million characters keeps all of its characters.
 _RAREST_CHARACTER_RATE = 1e-6
 
+# English Wikipedia has 0.1 %, German 1.5 %, Hindi 25 %.
+_FEW_ACCENTS = 0.005
+_CHECKED_CHARACTERS = 1_000_000
+_LARGEST_UNKNOWN_SHARE = 0.01
+_EXAMPLE_CHARACTERS = 24
+
 
 def bert_backend(
-    vocabulary: Sequence[str],
+    token_ids: Mapping[str, int],
     *,
     lowercase: bool,
     strip_accents: bool | None = None,
     chinese_characters: bool = True,
+    max_input_chars_per_word: int = WORD_LENGTH_LIMIT,
 ) -> tokenizers.Tokenizer:
     """Returns a tokenizer with BERT's rules; `strip_accents=None` strips accents if `lowercase` is true."""
-    token_ids = {token: token_id for token_id, token in enumerate(vocabulary)}
-    backend = tokenizers.Tokenizer(
-        WordPiece(token_ids, unk_token="[UNK]", continuing_subword_prefix=CONTINUATION_PREFIX)
+    model = WordPiece(
+        dict(token_ids),
+        unk_token="[UNK]",
+        continuing_subword_prefix=CONTINUATION_PREFIX,
+        max_input_chars_per_word=max_input_chars_per_word,
     )
+    backend = tokenizers.Tokenizer(model)
     backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in token_ids])
     backend.normalizer = BertNormalizer(
         lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_characters
@@ -49,14 +63,13 @@ def bert_backend(
 
 
 def train_vocabulary(
-    documents: Iterable[str], vocabulary_size: int, *, lowercase: bool, sample_characters: int
+    sample: Sequence[str], vocabulary_size: int, *, lowercase: bool, strip_accents: bool | None
 ) -> list[str]:
     """Returns the vocabulary that `Tokenizer.train` describes, in the order of its ids."""
     room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
     if room < 1:
         raise InputError(f"vocabulary size {vocabulary_size}: expected at least {len(SPECIAL_TOKENS) + 2}")
-    sample = _sample(documents, sample_characters)
-    backend = bert_backend([], lowercase=lowercase)
+    backend = bert_backend({}, lowercase=lowercase, strip_accents=strip_accents)
     alphabet = _alphabet(sample, backend.normalizer, room)
     if not alphabet:
         raise InputError(
@@ -90,7 +103,7 @@ def check_text(text: object, name: str) -> None:
         ) from error
 
 
-def _sample(documents: Iterable[str], characters: int) -> list[str]:
+def sample_documents(documents: Iterable[str], characters: int) -> list[str]:
     """Returns documents spread evenly over the stream, with at most `characters` in total."""
     sample: list[str] = []
     total, stride = 0, 1
@@ -104,6 +117,67 @@ def _sample(documents: Iterable[str], characters: int) -> list[str]:
             sample, stride = sample[::2], stride * 2
             total = sum(map(len, sample))
     return sample
+
+
+def decide_accents(sample: Sequence[str], *, lowercase: bool, strip_accents: bool | None) -> bool | None:
+    """Returns `strip_accents` for BERT's rules, and warns if marks are many; see `Tokenizer.train`."""
+    if strip_accents is False or (strip_accents is None and not lowercase):
+        return strip_accents
+    counts: Counter[str] = Counter()
+    for document in thinned(sample):
+        counts.update(document)
+    visible = sum(count for character, count in counts.items() if not character.isspace())
+    changed = {
+        character: count
+        for character, count in counts.items()
+        if not character.isascii() and _without_marks(character) != character
+    }
+    share = sum(changed.values()) / max(visible, 1)
+    if share <= _FEW_ACCENTS:
+        return strip_accents
+    examples = ", ".join(sorted(changed, key=lambda character: (-changed[character], character))[:5])
+    if strip_accents:
+        warnings.warn(
+            f"strip_accents: changes or removes {share:.1%} of the characters ({examples})", stacklevel=3
+        )
+        return True
+    warnings.warn(
+        f"accents are kept: removing them would change or remove {share:.1%} of the characters ({examples}); "
+        "set strip_accents (--strip-accents or --no-strip-accents) to choose",
+        stacklevel=3,
+    )
+    return False
+
+
+def thinned(sample: Sequence[str]) -> list[str]:
+    """Returns about a million characters of `sample`, spread evenly over it, for checks."""
+    stride = max(1, sum(map(len, sample)) // _CHECKED_CHARACTERS)
+    return [document[:_CHECKED_CHARACTERS] for document in sample[::stride]]
+
+
+def unknown_warning(share: float, words: Sequence[str], word_length_limit: int) -> str | None:
+    """Returns a warning if more than 1 % of the tokens are unknown, with examples of `words`."""
+    if share <= _LARGEST_UNKNOWN_SHARE:
+        return None
+    examples = ", ".join(repr(_shortened(word)) for word in words)
+    if any(len(word) > word_length_limit for word in words):
+        hint = (
+            f"words of more than {word_length_limit} characters are unknown: train the tokenizer with a larger "
+            "--max-input-chars-per-word"
+        )
+    else:
+        hint = "a model learns nothing from them, so check that the tokenizer is meant for this text"
+    return f"{share:.1%} of the tokens are unknown ([UNK]), such as {examples}; {hint}"
+
+
+def _shortened(word: str) -> str:
+    if len(word) <= _EXAMPLE_CHARACTERS:
+        return word
+    return f"{word[:_EXAMPLE_CHARACTERS]}… ({len(word):,} characters)"
+
+
+def _without_marks(character: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFD", character) if unicodedata.category(c) != "Mn")
 
 
 def _alphabet(documents: Iterable[str], normalizer: BertNormalizer, limit: int) -> list[str]:
@@ -120,3 +194,30 @@ def _is_split_off(character: str, backend: tokenizers.Tokenizer) -> bool:
     """True if words are split around `character`, as around punctuation and Chinese characters."""
     text = backend.normalizer.normalize_str(f"a{character}")
     return len(backend.pre_tokenizer.pre_tokenize_str(text)) > 1
+
+
+def pieces(text: str, most_characters: int) -> Iterator[str]:
+    """Divides `text` into pieces of at most `most_characters`, at a space or line end if there is one."""
+    start = 0
+    while len(text) - start > most_characters:
+        limit = start + most_characters
+        # Such a long text without either is Chinese, where each character is a word, or not text at all.
+        space = max(text.rfind(" ", start + 1, limit), text.rfind("\n", start + 1, limit))
+        end = limit if space < 0 else space
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def batches(words: Iterable[str], most_characters: int) -> Iterator[list[str]]:
+    """Divides `words` into lists of about `most_characters`."""
+    batch: list[str] = []
+    characters = 0
+    for word in words:
+        batch.append(word)
+        characters += len(word)
+        if characters > most_characters:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -5,9 +5,10 @@ A batch is split over the largest number of local devices that divides it, and e
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import jax
@@ -33,9 +34,8 @@ from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.inference import LENGTH_BUCKET
 from mlm_jax.use.labels import kind_of, listed
 from mlm_jax.use.masked_batches import (
-    MaskedBatch,
+    endless_masked_batches,
     masked_batch_loss,
-    masked_batches,
     setup_for_masked_batches,
 )
 
@@ -180,13 +180,13 @@ def text_rows(
 
 
 def counted_batches(data: Any, batch_size: int, *, counts: bool) -> tuple[Any, float | None]:
-    """Returns masked batches and their number, as `masked_batches` yields them for training.
+    """Returns masked batches and their number in a pass over the data, which may have a fraction.
 
     Unless `counts` is true, an iterable is not read, and its number is None.
     """
     if isinstance(data, Mapping):
         rows = len(data.get("token_ids", ()))
-        return data, rows // max(1, min(batch_size, rows))
+        return data, rows / max(1, min(batch_size, rows))
     if not counts:
         return data, None
     batches = list(data)
@@ -233,28 +233,10 @@ def fit_texts(
 
 
 def fit_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> tuple[Any, FitResult]:
-    """Fits on batches that are already masked; see `masked_batches`."""
+    """Fits on batches that are already masked; see `endless_masked_batches`."""
     setup = setup_for_masked_batches(settings, tokenizer)
-    batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=False)
-    first = next(batches, None)
-    if first is None:
-        raise InputError("data: no batch: must have at least one")
+    batches = endless_masked_batches(data, settings.model, settings.batch_size)
+    first = next(batches)
     tuner = Tuner(setup, partial(masked_batch_loss, setup), settings, len(first.token_ids))
-    state, result = tuner.train(state_of(setup, params), _cycled(first, batches), settings.num_steps)
+    state, result = tuner.train(state_of(setup, params), chain([first], batches), settings.num_steps)
     return state.params, result
-
-
-def _cycled(first: MaskedBatch, rest: Iterator[MaskedBatch]) -> Iterator[MaskedBatch]:
-    """Yields all batches, then repeats them forever."""
-    kept = [first]
-    yield first
-    for batch in rest:
-        if jax.tree.map(np.shape, batch) != jax.tree.map(np.shape, first):
-            raise InputError(
-                f"batch {len(kept)}: token_ids {batch.token_ids.shape}, labels {batch.labels.shape}: must be "
-                f"{first.token_ids.shape} and {first.labels.shape} as in the first batch"
-            )
-        kept.append(batch)
-        yield batch
-    while True:
-        yield from kept

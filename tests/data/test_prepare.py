@@ -1,5 +1,6 @@
 """Preparation gives the same bytes after any interruption, and never looks complete when it is not."""
 
+import io
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,13 @@ import pytest
 import zstandard
 
 from mlm_jax.data import prepare as prepare_module
+from mlm_jax.data.division import Part
+from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.prepare import Preparation, prepare
 from mlm_jax.data.shards import open_shards
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.text.document_hashes import DocumentHashes
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.locks import held_by_another_process
 
@@ -94,6 +99,7 @@ def test_totals_and_manifest(corpus, tmp_path):
     assert set(files_of(tmp_path / "data")) == {
         "manifest.json",
         "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
         "tokenizer/vocab.txt",
         *(f"{kind}-{i:05d}.bin" for kind in ("tokens", "documents") for i in range(len(store.shards))),
     }
@@ -268,6 +274,128 @@ def test_replaced_text_is_counted(corpus, tmp_path):
     preparation = prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / "data", errors="replace")
     assert (preparation.totals.replaced, preparation.totals.skipped) == (1, 1)
     assert "1 documents skipped, 1 with invalid text replaced" in preparation.summary()
+
+
+def test_unknown_tokens_are_counted_and_reported(corpus, tmp_path):
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    (tmp_path / "a.txt").write_text("the tower of Pisa\nthe city\n" + "the city where rivers walk\n" * 4)
+    preparation = prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / "few")
+    assert (preparation.totals.unknown_tokens, preparation.totals.unknown_share) == (1, 1 / 26)
+    assert "3.85% of the tokens unknown" in preparation.summary()
+    assert preparation.warnings == (
+        "3.8% of the tokens are unknown ([UNK]), such as 'Pisa'; a model learns nothing from them, so check that the "
+        "tokenizer is meant for this text",
+    )
+    manifest = json.loads((tmp_path / "few" / "manifest.json").read_text())
+    assert (manifest["totals"]["unknown_tokens"], manifest["totals"]["separators"]) == (1, 6)
+    (tmp_path / "b.txt").write_text("the tower of Pisa\n" + "the city where rivers walk\n" * 40)
+    preparation = prepare([str(tmp_path / "b.txt")], tokenizer, tmp_path / "fewer", separator="none")
+    assert (preparation.totals.unknown_tokens, preparation.totals.separators) == (1, 0)
+    assert "0.49% of the tokens unknown" in preparation.summary()
+    assert not preparation.warnings
+    (tmp_path / "dna.txt").write_text(("ACGT" * 75 + "\n") * 20)
+    preparation = prepare([str(tmp_path / "dna.txt")], tokenizer, tmp_path / "all")
+    assert preparation.totals.unknown_share == 1
+    assert "'ACGTACGTACGTACGTACGTACGT… (300 characters)'; words of more than 100" in preparation.warnings[0]
+
+
+def test_exact_duplicates_are_counted(corpus, tmp_path, monkeypatch):
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    lines = [f"the city {' '.join('a' * (n % 7))}\n" for n in range(21)]
+    (tmp_path / "a.txt").write_text("".join(lines))
+    preparation = prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / "data")
+    assert preparation.duplicates == 14
+    assert "14 exact duplicates" in preparation.summary()
+    # Beyond the bound, the number is an estimate from a sample.
+    monkeypatch.setattr("mlm_jax.text.document_hashes._MOST_HASHES", 4000)
+    hashes = DocumentHashes()
+    documents = [str(n % 20_000) for n in range(30_000)]
+    assert list(hashes.kept(documents)) == documents
+    assert hashes.duplicates == pytest.approx(10_000, rel=0.15)
+    assert len(hashes._seen) <= 4000
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_documents_are_held_out_by_their_text(corpus, tmp_path):
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    rng = np.random.default_rng(1)
+    documents = [" ".join(rng.choice(WORDS, 8)) for _ in range(2000)]
+    documents += documents[:500]
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text("\n".join(documents[number::4]))
+    inputs, settings = [str(tmp_path / "*.txt")], {"shard_tokens": 5000, "eval_share": 0.1}
+    preparation = prepare(inputs, tokenizer, tmp_path / "data", workers=1, **settings)
+    sides = [set(texts_of(tmp_path / "data" / name, tokenizer)) for name in (".", "eval")]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == set(documents)
+    assert preparation.totals.documents + preparation.evaluation.totals.documents == 2500
+    assert preparation.evaluation.totals.documents == pytest.approx(250, abs=60)
+    assert preparation.duplicates + preparation.evaluation.duplicates == 500
+    # The same in every process, for any number of workers, after an interruption, and in parts.
+    held_out = DocumentHashes(0.3, held_out=True).kept(map(str, range(20)))
+    assert list(held_out) == ["2", "6", "17", "18"]
+    prepare(inputs, tokenizer, tmp_path / "again", workers=3, **settings)
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "data")
+    shutil.rmtree(tmp_path / "again" / "eval")
+    prepare(inputs, tokenizer, tmp_path / "again", **settings)
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "data")
+    for index in range(2):
+        prepare(inputs, tokenizer, tmp_path / "parts", part=Part(index, 2), **settings)
+    merge_parts(tmp_path / "parts")
+    for name in (".", "eval"):
+        fingerprints = [open_shards(tmp_path / folder / name).fingerprint for folder in ("data", "parts")]
+        assert fingerprints[0] == fingerprints[1]
+    again = prepare(inputs, tokenizer, tmp_path / "data", **settings)
+    assert (again.seconds, again.evaluation.seconds) == (0, 0)
+    with pytest.raises(InputError, match=r"eval_share was 0\.1, is None"):
+        prepare(inputs, tokenizer, tmp_path / "data", shard_tokens=5000)
+
+
+def test_a_share_that_holds_out_nothing_is_rejected(corpus, tmp_path):
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    (tmp_path / "a.txt").write_text("the city\n")
+    for share in (0.001, 0.999):
+        with pytest.raises(InputError, match="one side has none of the 1 documents"):
+            prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / f"{share}", eval_share=share)
+    for share in (0, 1, -0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match="expected a number between 0 and 1"):
+            prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / "data", eval_share=share)
+
+
+def test_standard_input_is_read_once(corpus, tmp_path, monkeypatch):
+    class Input:
+        buffer = io.BytesIO(b"the city\nthe tower\n")
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    with pytest.raises(InputError, match="standard input cannot be divided into parts"):
+        prepare(["-"], tokenizer, tmp_path / "data", format="txt", part=Part(0, 2))
+    with pytest.raises(InputError, match="standard input can be read only once"):
+        prepare(["-"], tokenizer, tmp_path / "data", format="txt", eval_share=0.5)
+    assert prepare(["-"], tokenizer, tmp_path / "data", format="txt").totals.documents == 2
+    with pytest.raises(InputError, match="cannot be compared with standard input"):
+        prepare(["-"], tokenizer, tmp_path / "data", format="txt")
+
+
+def test_files_without_a_document_are_skipped_and_counted(corpus, tmp_path):
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    (tmp_path / "text").mkdir()
+    for name, text in (("a", "the city\n"), ("b", ""), ("c", "\n")):
+        (tmp_path / "text" / f"{name}.txt").write_text(text)
+    preparation = prepare([str(tmp_path / "text")], tokenizer, tmp_path / "data")
+    assert preparation.totals.empty_files == 2
+    assert "1 documents skipped, 2 files without a document" in preparation.summary()
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["totals"]["empty_files"] == 2
+
+
+def texts_of(folder: Path, tokenizer: Tokenizer) -> list[str]:
+    texts = []
+    for shard in open_shards(folder).shards:
+        offsets = shard.document_offsets
+        for start, end in pairwise(offsets):
+            texts.append(tokenizer.decode(shard.tokens[int(start) : int(end) - 1]))
+    return texts
 
 
 def test_a_folder_with_other_files_is_rejected_and_not_touched(corpus, tmp_path):

@@ -4,11 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import tokenizers
 
 from mlm_jax.config import DataConfig
+from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.prepare import prepare
-from mlm_jax.data.sources import open_run_data
+from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.errors import InputError
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import SPECIAL_TOKENS
 from tests.run_small import documents, prepared, tokenizer
 
 
@@ -40,3 +44,27 @@ def test_evaluation_may_use_another_packing() -> None:
     assert rows_of(eval_packing="document") == (packed, documents)
     assert rows_of(packing="document", eval_packing="packed") == (documents, packed)
     assert rows_of(eval_packing="document", attend_within_documents=True) == (packed, documents)
+
+
+@pytest.mark.parametrize("unit", ["whole_word", "span"])
+def test_words_are_masked_only_if_the_tokenizer_marks_them(tmp_path, unit: str) -> None:
+    recipe = MaskingRecipe(unit=unit)
+    assert resolve_masking(recipe, tokenizer(), 16).continuation_token_ids
+    entries = {entry: number for number, entry in enumerate([*SPECIAL_TOKENS, "a", "b"])}
+    models = tokenizers.models
+    words, unigrams = models.WordLevel(entries, "[UNK]"), [(entry, -1.0) for entry in entries]
+    known = {
+        "WordLevel": words,
+        "BPE": models.BPE(entries, []),
+        "Unigram": models.Unigram(unigrams, 1, False),
+        "WordPiece": models.WordPiece(entries, unk_token="[UNK]", continuing_subword_prefix="@@"),
+    }
+    for name, model in known.items():
+        tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+        other = Tokenizer.load(tmp_path)
+        if name == "WordLevel":
+            assert not resolve_masking(recipe, other, 16).continuation_token_ids
+            continue
+        with pytest.raises(InputError, match=rf"masking\.unit = '{unit}': a {name} tokenizer does not mark"):
+            resolve_masking(recipe, other, 16)
+        assert resolve_masking(MaskingRecipe(), other, 16).vocabulary_size == 7

@@ -32,7 +32,8 @@ def test_text_to_shards(corpus):
     assert trained.returncode == 0, trained.stderr
     tokenizer = Tokenizer.load(corpus / "tokenizer")
     assert f"{tokenizer.vocabulary_size} entries" in trained.stdout
-    assert {path.name for path in (corpus / "tokenizer").iterdir()} == {"tokenizer.json", "vocab.txt"}
+    names = {path.name for path in (corpus / "tokenizer").iterdir()}
+    assert names == {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
 
     command = ("prepare_data", *inputs, "--tokenizer", corpus / "tokenizer", "--output", corpus / "data")
     prepared = run_script_alone(*command, "--workers", 2)
@@ -117,3 +118,26 @@ def test_preparing_never_imports_jax(corpus):
         "assert 'pyarrow' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_formats_and_held_out_documents(corpus):
+    (corpus / "more").mkdir()
+    rows = "".join(f"{number}\tThe café {number} ist schön.\n" for number in range(40))
+    (corpus / "more" / "part-0").write_text("id\tbody\n" + rows)
+    inputs = ("--input", corpus / "more", "--format", "tsv", "--text-field", "body")
+    limit = ("--max-input-chars-per-word", 20, "--strip-accents")
+    trained = run("train_tokenizer", *inputs, *limit, "--vocab-size", 100, "--output", corpus / "tokenizer")
+    assert trained.returncode == 0, trained.stderr
+    assert "warning: strip_accents: changes or removes" in trained.stderr
+    tokenizer = Tokenizer.load(corpus / "tokenizer")
+    assert tokenizer.word_length_limit == 20
+    assert tokenizer.decode(tokenizer.encode("Schön")) == "schon"
+    command = ("prepare_data", *inputs, "--tokenizer", corpus / "tokenizer", "--output", corpus / "data")
+    prepared = run(*command, "--eval-share", 0.5)
+    assert prepared.returncode == 0, prepared.stderr
+    first, second = prepared.stdout.splitlines()
+    assert first.startswith(f"{corpus}/data: ")
+    assert second.startswith(f"{corpus}/data/eval: ")
+    stores = [verify_shards(corpus / name) for name in ("data", "data/eval")]
+    assert sum(store.num_documents for store in stores) == 40
+    assert min(store.num_documents for store in stores) > 5

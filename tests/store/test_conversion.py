@@ -49,6 +49,7 @@ def test_round_trip_and_certificate(tmp_path: Path) -> None:
         "config.json",
         "model.safetensors",
         "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
         "tokenizer/vocab.txt",
     }
     assert certificate["versions"]["jax"] == jax.__version__

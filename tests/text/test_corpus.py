@@ -1,10 +1,12 @@
 """Reading documents: every format and compression, and every kind of damage to a file."""
 
 import bz2
+import csv
 import gzip
 import io
 import json
 import lzma
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,10 +64,21 @@ def test_reads_each_format(tmp_path, kind, compression):
 
 
 @pytest.mark.parametrize(
-    "string_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+    "string_type",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.dictionary(pa.int8(), pa.large_string()),
+    ],
+    ids=str,
 )
 def test_reads_parquet_over_row_groups(tmp_path, string_type):
-    documents = [f"document {i} é" for i in range(1000)]
+    documents = [f"document {i % 100} é" for i in range(1000)]
     table = pa.table({"id": range(1000), "body": pa.array(documents).cast(string_type)})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
     assert read(tmp_path / "a.parquet", text_field="body") == documents
@@ -131,6 +144,7 @@ def test_memory_file_system_with_a_glob():
     with fsspec.open("memory://corpus/x.txt.gz", "wb") as file:
         file.write(gzip.compress(b"remote"))
     assert read("memory://corpus/*.gz") == ["remote"]
+    assert read("memory://corpus") == ["remote"]
 
 
 def test_file_whose_name_looks_like_a_pattern(tmp_path):
@@ -236,13 +250,18 @@ def test_invalid_parquet_columns(tmp_path):
 
 def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
     write(tmp_path / "a.txt", b"text")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "a.pdf", b"text")
+    os.mkfifo(tmp_path / "pipe")
     for path, expected in [
+        (tmp_path / "pipe", "not a regular file; pipe it into --input -"),
+        ("-", "standard input needs a --format"),
         (tmp_path / "b*.txt", "no file matches"),
         (tmp_path / "b.txt", "no such file"),
-        (tmp_path, "is a folder"),
-        (write(tmp_path / "a.csv", b"text"), "unknown file type"),
+        (folder, "no file here has a known suffix"),
+        (write(tmp_path / "a.json", b"text"), "unknown file type"),
         (write(tmp_path / "a.parquet.gz", b"text"), "decompress it"),
-        (write(tmp_path / "empty.txt", b""), "file is empty"),
         ("nonsense://a.txt", "cannot be opened"),
     ]:
         with pytest.raises(InputError, match=expected) as caught:
@@ -252,9 +271,143 @@ def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
         read_documents([])
 
 
-@pytest.mark.parametrize("compression", [c for c in COMPRESS if c])
-def test_empty_compressed_file(tmp_path, compression):
-    assert "file is empty" in refusal(write(tmp_path / f"a.txt{compression}", COMPRESS[compression](b"")))
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_empty_files_are_skipped_and_counted(tmp_path, compression):
+    empty = write(tmp_path / f"a.txt{compression}", COMPRESS[compression](b""))
+    assert refusal(empty) == f"{empty}: no readable document (file is empty)"
+    assert "all files are empty" in refusal(empty, write(tmp_path / "b.txt", b""))
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").touch()
+    (tmp_path / "e.csv").touch()
+    write(tmp_path / "f.txt", b"text\n\n")
+    counts = CorpusCounts()
+    names = ("a.txt*", "b.txt", "c.parquet", "d.parquet", "e.csv", "f.txt")
+    assert read(*(tmp_path / name for name in names), counts=counts) == ["text"]
+    assert counts == CorpusCounts(documents=1, skipped=1, empty_files=5)
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.dictionary(pa.int8(), pa.string())])
+def test_a_parquet_file_of_nulls_is_skipped_and_counted(tmp_path, kind):
+    pq.write_table(pa.table({"text": pa.array([None, None], kind)}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "1.parquet")
+    counts = CorpusCounts()
+    assert read(tmp_path / "*.parquet", counts=counts) == ["a"]
+    assert counts == CorpusCounts(documents=1, skipped=3, empty_files=1)
+
+
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_reads_tables(tmp_path, compression):
+    rows = [
+        ("1", "The first."),
+        ("2", 'Said "yes", twice'),
+        ("3", "two\nlines"),
+        ("4", ""),
+        ("5", "Zürich" * 40_000),
+    ]
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([("id", "text"), *rows])
+    compress = COMPRESS[compression]
+    path = write(tmp_path / f"a.csv{compression}", compress(b"\xef\xbb\xbf" + buffer.getvalue().encode()))
+    counts = CorpusCounts()
+    assert read(path, counts=counts) == [text for _, text in rows if text]
+    assert counts == CorpusCounts(documents=4, skipped=1)
+    # GLUE's files have quotes that belong to the text.
+    table = 'id\ttext\r\n1\t"Quoted" and open "\r\n\r\n2\tsecond\r\n'
+    path = write(tmp_path / f"a.tsv{compression}", compress(table.encode()))
+    assert read(path) == ['"Quoted" and open "', "second"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "id,text\n1,a\n2,b,c\n", "a.csv:3: 3 fields; expected 2, as in the header"),
+        ("a.tsv", "id\ttext\n1\n", "a.tsv:2: 1 fields; expected 2"),
+        ("a.csv", "id;text\n1;a\n", "a.csv: no column 'text'; it has 'id;text'"),
+        ("a.csv", "text,text\na,b\n", "more than one column 'text'"),
+        ("a.csv", 'text\n"open\nand more\n', "a.csv:3: not valid CSV: unexpected end of data"),
+        ("a.csv", 'text\n"a" b\n', "a.csv:2: not valid CSV"),
+    ],
+)
+def test_invalid_tables_are_reported(tmp_path, name, content, expected):
+    assert expected in refusal(write(tmp_path / name, content.encode()))
+
+
+def test_invalid_utf8_in_a_table(tmp_path):
+    path = write(tmp_path / "a.csv", b'text\n"a\nb\xff"\nc\n')
+    assert f"{path}:3: invalid UTF-8 at byte 9" in refusal(path)
+    counts = CorpusCounts()
+    assert read(path, errors="replace", counts=counts) == ["a\nb\ufffd", "c"]
+    assert counts == CorpusCounts(documents=2, replaced=1)
+
+
+def test_the_format_of_other_suffixes(tmp_path):
+    data = as_bytes(".jsonl", DOCUMENTS)
+    assert read(write(tmp_path / "a.ndjson", data)) == DOCUMENTS
+    for name in ("a.json", "part-00000", "a.txt"):
+        assert read(write(tmp_path / name, data), format="jsonl") == DOCUMENTS
+    assert read(write(tmp_path / "a.json.gz", gzip.compress(data)), format="jsonl") == DOCUMENTS
+    assert "unknown file type" in refusal(tmp_path / "a.json.gz")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "table")
+    assert read(tmp_path / "table", format="parquet") == ["a"]
+
+
+def test_a_folder_is_its_files(tmp_path):
+    for name in ("b/1.txt", "a/2.txt", "a/1.txt.gz", ".hidden/3.txt", "_SUCCESS", "a/.4.txt", "a/_5.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        data = name.encode()
+        write(tmp_path / name, gzip.compress(data) if name.endswith(".gz") else data)
+    assert read(tmp_path) == ["a/1.txt.gz", "a/2.txt", "b/1.txt"]
+    assert read(f"file://{tmp_path}/a/", tmp_path / "a/2.txt") == ["a/1.txt.gz", "a/2.txt"]
+    write(tmp_path / "a" / "notes.md", b"notes")
+    with pytest.warns(UserWarning, match=r"1 files of other types are left out: notes\.md"):
+        assert len(read(tmp_path)) == 3
+    assert "notes" in read(tmp_path, format="txt")
+
+
+def test_standard_input(tmp_path, monkeypatch):
+    class Input:
+        buffer = io.BytesIO(as_bytes(".jsonl", DOCUMENTS))
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    write(tmp_path / "a.txt", as_bytes(".jsonl", ["more"]))
+    assert read("-", tmp_path / "a.txt", format="jsonl") == [*DOCUMENTS, "more"]
+    for kind in (None, "parquet"):
+        assert "standard input needs a --format" in refusal("-", format=kind)
+
+
+def test_one_document_a_file(tmp_path):
+    write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\n\r\ntwo\r\n\r\n")
+    write(tmp_path / "b.txt.gz", gzip.compress(b"three"))
+    write(tmp_path / "c.txt", b"\n \n")
+    counts = CorpusCounts()
+    assert read(tmp_path, document_boundary="file", counts=counts) == ["one\n\ntwo", "three"]
+    assert counts == CorpusCounts(documents=2, skipped=1, empty_files=1)
+
+
+def test_dotted_fields(tmp_path):
+    records = [
+        {"meta": {"text": "a", "n": 1}},
+        {"meta": None},
+        {"meta": {"text": None}},
+        {"meta": {"text": "b"}},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records)).encode())
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet", row_group_size=2)
+    for file in (path, tmp_path / "a.parquet"):
+        counts = CorpusCounts()
+        assert read(file, text_field="meta.text", counts=counts) == ["a", "b"]
+        assert counts == CorpusCounts(documents=2, skipped=2)
+        assert "no column" in refusal(file, text_field="meta.txt") or "no field 'meta.txt'" in refusal(
+            file, text_field="meta.txt"
+        )
+        assert "perhaps 'text'" in refusal(file, text_field="meta.txt")
+        assert "should " in refusal(file, text_field="meta")
+    pq.write_table(pa.Table.from_pylist([{"meta": None}]), tmp_path / "b.parquet")
+    assert read(tmp_path / "*.parquet", text_field="meta.text") == ["a", "b"]
+    # A name that contains a dot is that of the field itself.
+    literal = [{"meta.text": "a", "meta": {"text": "b"}}]
+    write(path, json.dumps(literal[0]).encode())
+    assert read(path, text_field="meta.text") == ["a"]
 
 
 def test_no_readable_document(tmp_path):

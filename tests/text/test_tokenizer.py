@@ -194,7 +194,11 @@ def test_ids_and_tables(tokenizer):
 def test_saved_and_loaded_again(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
-    assert {path.name for path in folder.iterdir()} == {"tokenizer.json", "vocab.txt"}
+    assert {path.name for path in folder.iterdir()} == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    }
     assert (folder / "vocab.txt").read_text(encoding="utf-8").splitlines() == VOCABULARY
     for path in (folder, folder / "tokenizer.json", folder / "vocab.txt"):
         loaded = Tokenizer.load(path)
@@ -290,13 +294,12 @@ def test_invalid_tokenizer_files_are_rejected(tmp_path):
     file = tmp_path / "tokenizer.json"
     for content in (b"", b"{}", b"[]", b"\xff", b'{"model": 3}'):
         file.write_bytes(content)
-        with pytest.raises(InputError, match=r"not a tokenizer\.json"):
+        with pytest.raises(InputError, match=r"tokenizer\.json: (not a tokenizer\.json|not valid JSON|must)"):
             Tokenizer.load(tmp_path)
     file = tmp_path / "vocab.txt"
     for content, expected in [
         (b"\n\n", "file is empty"),
         (b"[PAD]\n\xff\n", "invalid UTF-8 at byte 6"),
-        (b"a\nb\na\n", "vocab.txt:3: repeats the entry 'a' of line 1"),
     ]:
         file.write_bytes(content)
         with pytest.raises(InputError, match=expected):
@@ -315,6 +318,208 @@ def test_vocabulary_entries_with_line_separators(tmp_path):
 def test_invalid_texts_are_rejected(tokenizer, texts, expected, parse_special_tokens):
     with pytest.raises(InputError, match=expected):
         tokenizer.encode_batch(texts, parse_special_tokens=parse_special_tokens)
+
+
+MARKERS = {
+    "added_tokens_decoder": {
+        str(number): {"content": content, "special": special, "normalized": False}
+        for number, content, special in [
+            (len(VOCABULARY), "[E1]", True),
+            (len(VOCABULARY) + 1, "<n>", False),
+        ]
+    }
+}
+
+
+@pytest.fixture
+def marked(tmp_path) -> Tokenizer:
+    """A tokenizer with a special and an ordinary added token."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True} | MARKERS))
+    return load(tmp_path)
+
+
+def test_added_tokens_are_read_in_every_text(marked):
+    for text in ("a [E1] b<n>c", "a\n[E1]b <n>", "[E1]"):
+        expected = marked._prompt_backend.encode(text, add_special_tokens=False).ids
+        assert marked.encode(text).tolist() == expected
+        assert marked.encode(text, parse_special_tokens=True).tolist() == expected
+    assert pieces(marked, "a[E1]b [MASK] [e1]") == ["a", "[E1]", "b", "[", "mask", "]", "[", "[UNK]", "]"]
+    assert pieces(marked, "[E1] [MASK]", parse_special_tokens=True) == ["[E1]", "[MASK]"]
+    number = len(VOCABULARY)
+    assert (marked.token_to_id("[E1]"), marked.token_to_id("<n>")) == (number, number + 1)
+    # Only the special one is never masked, nor an answer.
+    assert number in marked.special_token_ids
+    assert number + 1 not in marked.special_token_ids
+
+
+@given(st.lists(st.sampled_from(["[E1]", "<n>", "hello", " ", "\n", "é", "[MASK]", "中", "x,", "[", "E1]"])))
+def test_added_tokens_are_read_as_by_the_library(tmp_path_factory, parts):
+    folder = tmp_path_factory.mktemp("marked")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True} | MARKERS))
+    tokenizer, text = load(folder), "".join(parts)
+    assert (
+        tokenizer.encode(text).tolist() == tokenizer._text_backend.encode(text, add_special_tokens=False).ids
+    )
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_literal_special_tokens_are_text_however_they_are_listed(tmp_path, special):
+    mask = VOCABULARY.index("[MASK]")
+    decoder = {str(mask): {"content": "[MASK]", "special": special, "normalized": False}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[MASK]": mask}))
+    listed = load(tmp_path)
+    backend = json.loads(listed._backend.to_str())
+    backend["added_tokens"] = [token | {"special": special} for token in backend["added_tokens"]]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(backend))
+    for tokenizer in (listed, Tokenizer.load(tmp_path / "other")):
+        assert pieces(tokenizer, "a [MASK]") == ["a", "[", "mask", "]"]
+        assert pieces(tokenizer, "a [MASK]", parse_special_tokens=True) == ["a", "[MASK]"]
+        assert mask in tokenizer.special_token_ids
+
+
+def test_another_unknown_token_is_rejected(tmp_path, tokenizer):
+    content = json.loads(tokenizer._backend.to_str())
+    content["model"] |= {"unk_token": "hello"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"its unknown token is 'hello'; expected \[UNK\]"):
+        Tokenizer.load(tmp_path)
+
+
+def test_added_tokens_survive_saving(marked, tmp_path):
+    marked.save(tmp_path / "saved")
+    for path in (tmp_path / "saved", tmp_path / "saved" / "vocab.txt", tmp_path / "saved" / "tokenizer.json"):
+        again = Tokenizer.load(path)
+        assert again.fingerprint == marked.fingerprint
+        assert again.special_token_ids == marked.special_token_ids
+        assert pieces(again, "a[E1]b<n>") == ["a", "[E1]", "b", "<n>"]
+    with pytest.raises(InputError, match=r"a vocab\.txt cannot express its added tokens \[E1\], <n>"):
+        marked.bert_settings()
+
+
+def test_added_tokens_with_gaps_are_rejected(tmp_path):
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[E1]": 900}))
+    with pytest.raises(InputError, match=rf"'\[E1\]' has id 900, but it would be read as {len(VOCABULARY)}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"added_tokens_decoder": {"x": {"content": "a"}}},
+        {"added_tokens_decoder": ["a"]},
+        {"added_tokens_decoder": {"50": {"special": True}}},
+        {"additional_special_tokens": [3]},
+        {"mask_token": {"content": None}},
+        {"do_lower_case": "false"},
+        {"strip_accents": 0},
+        [],
+    ],
+)
+def test_damaged_configs_are_rejected(tmp_path, config):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: "):
+        load(tmp_path)
+
+
+def test_special_tokens_as_entries_of_another_model_are_text(tmp_path):
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({t: i for i, t in enumerate(VOCABULARY)}, "[UNK]")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert pieces(tokenizer, "a [MASK] [SEP] b") == ["a", "[UNK]", "[UNK]", "b"]
+
+
+def test_tokenizers_that_do_not_mark_words_are_recognized(tmp_path, tokenizer):
+    assert tokenizer.marks_words
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({t: i for i, t in enumerate(VOCABULARY)}, []))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert not Tokenizer.load(tmp_path).marks_words
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ([], None),
+        (["Berlin"], "keeps case and keeps accents"),
+        (["über"], "lowercases and keeps accents"),
+        (["मेरे"], "lowercases and keeps accents"),
+    ],
+)
+def test_a_guess_from_the_vocabulary_is_reported(tmp_path, recwarn, entries, says):
+    load(tmp_path, [*VOCABULARY, *entries])
+    messages = [str(warning.message) for warning in recwarn]
+    assert [says in message for message in messages] == ([True] if says else [])
+
+
+def test_another_limit_of_word_lengths_is_kept(tmp_path, tokenizer):
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["max_input_chars_per_word"] = 200
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="max_input_chars_per_word is 200, but BertTokenizer .* reads 100"):
+        loaded = Tokenizer.load(tmp_path)
+    assert len(loaded.encode("a" * 200)) == 200
+    assert pieces(loaded, "a" * 201) == ["[UNK]"]
+
+
+def test_lowercasing_for_a_vocabulary_of_capitals_is_reported(tmp_path, recwarn):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    load(tmp_path, [*VOCABULARY, "Lake"])
+    assert not recwarn
+    with pytest.warns(UserWarning, match="do_lower_case is true, but most of its words have capitals"):
+        load(tmp_path, [*SPECIAL_TOKENS, "AAAAAA", "AAAAAC", "N"])
+
+
+def test_a_guess_without_any_letter_with_case_is_reported(tmp_path):
+    with pytest.warns(UserWarning, match="judging by its entries, it lowercases and strips accents"):
+        load(tmp_path, [*SPECIAL_TOKENS, "中", "国"])
+
+
+def test_a_vocabulary_beside_its_tokenizer_json_is_not_guessed(tmp_path, recwarn):
+    Tokenizer.train(["मेरे घर में पानी है"], 100, lowercase=False).save(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    recwarn.clear()
+    assert Tokenizer.load(tmp_path / "vocab.txt").fingerprint == Tokenizer.load(tmp_path).fingerprint
+    assert not recwarn
+
+
+def test_casing_can_be_set_for_a_tokenizer_json(tmp_path, tokenizer):
+    tokenizer.save(tmp_path)
+    assert pieces(Tokenizer.load(tmp_path, lowercase=False), "A é") == ["[UNK]", "e"]
+    assert pieces(Tokenizer.load(tmp_path / "tokenizer.json", strip_accents=False), "A é") == ["a", "[UNK]"]
+
+
+def test_repeated_entries_are_reported(tmp_path):
+    with pytest.warns(
+        UserWarning, match=r"vocab\.txt:\d+: repeats the entry 'a' of line \d+; the last one counts"
+    ):
+        tokenizer = load(tmp_path, [*VOCABULARY, "a"])
+    assert tokenizer.encode("a").tolist() == [len(VOCABULARY)]
+    assert tokenizer.vocabulary_size == len(VOCABULARY) + 1
+
+
+@pytest.mark.parametrize("places", ["assets/tokenizer/vocabulary.txt", "assets/vocabulary.txt"])
+def test_casing_of_a_keras_hub_preset(tmp_path, places):
+    file = tmp_path / places
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(f"{entry}\n" for entry in [*VOCABULARY, "A"]))
+    with pytest.raises(InputError, match=r"no tokenizer\.json, in which KerasHub stores its settings"):
+        Tokenizer.load(tmp_path)
+    settings = {"registered_name": "keras_hub>BertTokenizer", "config": {"lowercase": True}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    for path in (tmp_path, file):
+        assert pieces(Tokenizer.load(path), "A é") == ["a", "[UNK]"]
+    for change, expected in [
+        ({"config": {"lowercase": "yes"}}, "lowercase = 'yes'"),
+        ({"registered_name": "keras_hub>AlbertTokenizer"}, "AlbertTokenizer is not supported"),
+    ]:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(settings | change))
+        with pytest.raises(InputError, match=expected):
+            Tokenizer.load(file)
 
 
 SENTENCES = [
@@ -342,6 +547,56 @@ def test_training(tmp_path):
     assert Tokenizer.load(tmp_path).fingerprint == Tokenizer.load(tmp_path / "vocab.txt").fingerprint
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "kept"),
+    [
+        ("café, and " + "the old city by the lake and the river " * 8, {}, "cafe"),
+        ("schöne Grüße aus Köln", {}, "schöne grüße"),
+        ("अपने पोस्ट ऑफिस में भर्ती", {}, "अपने पोस्ट ऑफिस"),
+        ("がぎぐ ごはん", {}, "がぎぐ"),
+        ("한국어 문장", {}, "한국어"),
+        ("schöne Grüße aus Köln", {"strip_accents": True}, "schone"),
+        ("Schöne Grüße aus Köln", {"lowercase": False}, "Schöne"),
+        ("Schöne Grüße aus Köln", {"lowercase": False, "strip_accents": True}, "Schone"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:accents are kept", "ignore:strip_accents")
+def test_marks_that_are_letters_are_kept_by_default(tmp_path, text, options, kept):
+    tokenizer = Tokenizer.train([text], 300, **options)
+    tokenizer.save(tmp_path)
+    for loaded in (tokenizer, Tokenizer.load(tmp_path), Tokenizer.load(tmp_path / "vocab.txt")):
+        assert kept in loaded.decode(loaded.encode(text))
+
+
+def test_the_treatment_of_accents_is_reported(recwarn):
+    Tokenizer.train(["the tower stands in a city of rivers and bridges " * 20 + "café"], 100)
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"accents are kept: .* 16\.7% of the characters \(ö, ü\)"):
+        Tokenizer.train(["schöne grüße aus köln"], 100)
+    with pytest.warns(UserWarning, match=r"strip_accents: changes or removes 16\.7%"):
+        Tokenizer.train(["schöne grüße aus köln"], 100, strip_accents=True)
+
+
+def test_words_of_any_length(tmp_path):
+    dna = ["".join("ACGT"[(i * i + i // 7) % 4] for i in range(n, n + 300)) for n in range(20)]
+    with pytest.warns(
+        UserWarning, match=r"100\.0% of the tokens are unknown.*\(300 characters\).*max-input-chars"
+    ):
+        Tokenizer.train(dna, 100)
+    tokenizer = Tokenizer.train(dna, 100, max_input_chars_per_word=300)
+    assert tokenizer.unknown_token_id not in tokenizer.encode(dna[0])
+    tokenizer.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.fingerprint == tokenizer.fingerprint
+    np.testing.assert_array_equal(again.encode(dna[0]), tokenizer.encode(dna[0]))
+    with pytest.raises(InputError, match=r"PreTrainedTokenizer, which needs a tokenizer\.json"):
+        Tokenizer.load(tmp_path / "vocab.txt")
+    with pytest.raises(InputError, match="max_input_chars_per_word is 300"):
+        tokenizer.bert_settings()
+    with pytest.raises(InputError, match="max_input_chars_per_word 0: expected at least 1"):
+        Tokenizer.train(dna, 100, max_input_chars_per_word=0)
+
+
 def test_training_gives_the_same_files_in_every_process(tmp_path):
     script = (
         "import sys\n"
@@ -362,9 +617,9 @@ def test_training_gives_the_same_files_in_every_process(tmp_path):
 
 def test_training_samples_evenly_within_its_limit():
     documents = [f"{i:04d}" for i in range(1000)]
-    sample = wordpiece._sample(iter(documents), 1000)
+    sample = wordpiece.sample_documents(iter(documents), 1000)
     assert sample == documents[::4]
-    assert wordpiece._sample(["x" * 50], 10) == ["x" * 10]
+    assert wordpiece.sample_documents(["x" * 50], 10) == ["x" * 10]
 
 
 def test_rare_characters_are_left_out():

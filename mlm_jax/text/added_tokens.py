@@ -1,0 +1,139 @@
+"""Tokens that a user added to a vocabulary, such as entity markers, from the files in which transformers keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from mlm_jax.errors import InputError
+from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+
+ROLES = dict(
+    zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True)
+)
+"""Keys of the five special tokens in `tokenizer_config.json`, and what BERT calls them."""
+
+_ROLES_IN_ORDER = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """Contents of the files that name added tokens; empty for a file that does not exist."""
+
+    where: Path
+    config: Mapping[str, Any]
+    special_tokens_map: Mapping[str, Any]
+    added_tokens: Mapping[str, Any]
+    tokenizer_json: Mapping[str, Any]
+
+    @property
+    def roles(self) -> Mapping[str, Any]:
+        """Settings, and roles of special tokens; `special_tokens_map.json` counts only with the files of its time."""
+        return (
+            self.config
+            if "added_tokens_decoder" in self.config
+            else {**self.config, **self.special_tokens_map}
+        )
+
+
+def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
+    """Adds the tokens of `files` to `backend` in the order of transformers 5: first those with ids, then special ones.
+
+    Raises:
+        InputError: a token would get another id than its file states, one of BERT's five has another name, or an entry
+            is damaged.
+    """
+    special, stated = _special_tokens(files)
+    names = {*SPECIAL_TOKENS, *(token.content for token in special)}
+    for token_id, value in sorted(_numbered(files, stated).items()):
+        is_special = isinstance(value, Mapping) and bool(value.get("special"))
+        token = _token(value, files.where, special=is_special or _content(value) in names)
+        backend.add_tokens([token])
+        if backend.token_to_id(token.content) != token_id:
+            raise InputError(
+                f"{files.where}: the added token {token.content!r} has id {token_id}, but it would be read as "
+                f"{backend.token_to_id(token.content)}; expected ids that continue the vocabulary without gaps"
+            )
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    backend.add_tokens([token for token in special if token.content not in added])
+
+
+def _numbered(files: TokenFiles, stated: set[str]) -> dict[int, Any]:
+    """Returns the added tokens with ids: of `tokenizer_config.json`, or else of the other two files."""
+    try:
+        if "added_tokens_decoder" in files.config:
+            decoder = files.config["added_tokens_decoder"]
+            return {int(token_id): token for token_id, token in decoder.items()}
+        # Ordinary ones are compared with normalized text.
+        found = {
+            int(token_id): {"content": content, "normalized": content not in stated}
+            for content, token_id in files.added_tokens.items()
+        }
+        return found | {int(token["id"]): token for token in files.tokenizer_json.get("added_tokens") or ()}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{files.where}: its added tokens are damaged; expected an id and a content each"
+        ) from error
+
+
+def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
+    """Returns the special tokens that have a role (`mask_token`, …) or are listed, in the order of transformers.
+
+    Also returns the contents of those that it knows when it reads `added_tokens.json`.
+    """
+    config, roles = files.config, files.roles
+    others = [name for name in config if name.endswith("_token") and name not in _ROLES_IN_ORDER]
+    values = [(name, roles.get(name)) for name in (*_ROLES_IN_ORDER, *others)]
+    named, stated = [], set()
+    for role, value in values:
+        if not isinstance(value, str | Mapping):
+            continue
+        named.append(_token(value, files.where, special=True))
+        if role in _ROLES_IN_ORDER:
+            stated.add(named[-1].content)
+        if ROLES.get(role, named[-1].content) != named[-1].content:
+            raise InputError(
+                f"{files.where}: {role} is {named[-1].content!r}; expected {ROLES[role]!r}, the only supported name"
+            )
+    extra, listed = config.get("extra_special_tokens"), config.get("additional_special_tokens")
+    if isinstance(extra, Mapping) and extra:
+        named += [_token(value, files.where, special=True) for value in extra.values()]
+        extra = listed
+    else:
+        extra = listed if not extra and "additional_special_tokens" in config else extra
+        stated |= {_content(value) for value in extra or ()}
+    if not {"extra_special_tokens", "additional_special_tokens"} & config.keys() or extra is None:
+        extra = roles.get("additional_special_tokens") if roles is not config else extra
+    return named + [_token(value, files.where, special=True) for value in extra or ()], stated
+
+
+def _content(value: Any) -> Any:
+    return value.get("content") if isinstance(value, Mapping) else value
+
+
+def _token(value: Any, where: Path, *, special: bool) -> AddedToken:
+    content = _content(value)
+    if not isinstance(content, str) or not content:
+        raise InputError(f"{where}: added token {value!r}; expected a string, or an object with its content")
+    flags = dict(value) if isinstance(value, Mapping) else {}
+    names = ("lstrip", "rstrip", "single_word", "normalized")
+    return AddedToken(
+        content, special=special, **{name: bool(flags[name]) for name in names if name in flags}
+    )
+
+
+def added_tokens_config(tokens: Mapping[int, AddedToken]) -> dict[str, Any]:
+    """Returns the entries of `tokenizer_config.json` for added tokens; none if there are only BERT's five."""
+    names = [token.content for token in tokens.values() if token.content not in SPECIAL_TOKENS]
+    if not names:
+        return {}
+    flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    decoder = {
+        str(token_id): {flag: getattr(token, flag) for flag in flags}
+        for token_id, token in sorted(tokens.items())
+    }
+    special = [token.content for token in tokens.values() if token.special and token.content in names]
+    return {"added_tokens_decoder": decoder} | ({"additional_special_tokens": special} if special else {})

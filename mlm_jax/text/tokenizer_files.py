@@ -1,0 +1,354 @@
+"""Reads the tokenizer of a folder as its makers meant it: with the ids of transformers or KerasHub for the same folder.
+
+What cannot be read in this way is rejected, and the error names the tokenizer's class. Settings are taken from, in this
+order: the caller, `tokenizer_config.json`, `tokenizer.json`, and, for a `vocab.txt` without either, its entries.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.json_files import read_json_object
+from mlm_jax.text.added_tokens import ROLES, TokenFiles, add_tokens, added_tokens_config
+from mlm_jax.text.vocabulary import (
+    BertRules,
+    check_marks,
+    effective,
+    guess_rules,
+    read_vocabulary,
+    warn_of_contradiction,
+    warn_of_guess,
+)
+from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend
+
+TOKENIZER_FILE = "tokenizer.json"
+VOCABULARY_FILE = "vocab.txt"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    TOKENIZER_CONFIG_FILE,
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+"""All files that determine a tokenizer, except the `config.json` of a model, which may name its class."""
+
+GENERIC_CLASS = "PreTrainedTokenizerFast"
+"""Class of transformers that reads a `tokenizer.json` as it is."""
+
+# Classes that build BERT's rules from the vocabulary and the settings of tokenizer_config.json.
+_BERT_NAMES = ("Bert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert")
+_BERT_CLASSES = frozenset(f"{name}Tokenizer" for name in _BERT_NAMES)
+_GENERIC_CLASSES = frozenset({"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"})
+# Class of the tokenizer of a model type if no file names it.
+_BERT_MODEL_TYPES = (
+    *("bert", "convbert", "distilbert", "electra", "ernie", "flava", "layoutlm", "lxmert", "megatron-bert"),
+    *("mobilebert", "nomic_bert", "squeezebert", "visual_bert"),
+)
+# Model types for which transformers ignores the class that a file names.
+_GENERIC_MODEL_TYPES = ("modernbert",)
+
+_SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+"""Settings of BERT's rules, and their defaults in transformers. `strip_accents=None` is the value of do_lower_case."""
+
+# Settings that transformers 4 knew for tokenizers in Python, which transformers 5 reads without effect.
+_IGNORED = {"do_basic_tokenize": True, "never_split": None, "clean_text": True}
+_REQUIRED = {
+    "wordpieces_prefix": CONTINUATION_PREFIX,
+    "word_tokenizer_type": "basic",
+    "subword_tokenizer_type": "wordpiece",
+    "split_special_tokens": False,
+    "fast_tokenizer_files": [],
+}
+
+
+def load_backend(
+    path: Path, *, lowercase: bool | None, strip_accents: bool | None
+) -> tuple[tokenizers.Tokenizer, Path]:
+    """Returns the tokenizer at `path`, a file or a folder, and the file that has its vocabulary.
+
+    Raises:
+        InputError: a file is missing or damaged, files contradict each other, or the tokenizer is of another kind.
+    """
+    file = _find(path)
+    given = BertRules(lowercase, strip_accents)
+    # The vocabulary of a KerasHub preset is in assets/ or assets/tokenizer/.
+    near = [file.parents[depth] / TOKENIZER_FILE for depth in (1, 2) if depth < len(file.parents)]
+    for place in [file] if file.name == TOKENIZER_FILE else near if file.name == "vocabulary.txt" else []:
+        if "registered_name" in (content := read_json_object(place)):
+            return _read_keras_hub(place, content, given)
+    folder = _Folder(file.parent)
+    folder.check(file)
+    if file.suffix == ".json":
+        return folder.read_tokenizer_json(file, given), file
+    return folder.read_vocabulary(file, given), file
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        candidates = (path / TOKENIZER_FILE, path / VOCABULARY_FILE)
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            if (path / "assets").is_dir():
+                raise InputError(f"{path}: no {TOKENIZER_FILE}, in which KerasHub stores its settings")
+            raise InputError(f"{path}: no tokenizer here; expected {TOKENIZER_FILE} or {VOCABULARY_FILE}")
+        return file
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected {TOKENIZER_FILE}, {VOCABULARY_FILE} or a folder")
+    return path
+
+
+def _read_keras_hub(
+    file: Path, content: Mapping[str, Any], given: BertRules
+) -> tuple[tokenizers.Tokenizer, Path]:
+    """Reads the tokenizer of a KerasHub preset."""
+    kind = str(content["registered_name"]).rsplit(">", maxsplit=1)[-1]
+    if kind != "BertTokenizer":
+        raise InputError(f"{file}: {kind} is not supported; expected KerasHub's BertTokenizer")
+    # The folder of assets has been named after the tokenizer since KerasHub 0.14.
+    places = [file.parent / "assets" / name for name in ("tokenizer/vocabulary.txt", "vocabulary.txt")]
+    vocabulary = next((place for place in places if place.is_file()), None)
+    if vocabulary is None:
+        raise InputError(f"{places[0]}: no such file; expected the vocabulary of {file}")
+    stated = content.get("config") or {}
+    if not isinstance(stated, dict):
+        raise InputError(f"{file}: config must be an object")
+    settings = {"lowercase": False, "strip_accents": False} | stated
+    for name in ("lowercase", "strip_accents"):
+        if not isinstance(settings[name], bool):
+            raise InputError(f"{file}: {name} = {settings[name]!r}: must be true or false")
+    lowercase = settings["lowercase"] if given.do_lower_case is None else given.do_lower_case
+    strip = settings["strip_accents"] if given.strip_accents is None else given.strip_accents
+    return bert_backend(read_vocabulary(vocabulary), lowercase=lowercase, strip_accents=strip), vocabulary
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder with a tokenizer of transformers, ours, or Google's `vocab.txt`."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Content of `tokenizer_config.json`."""
+        return read_json_object(self.path / TOKENIZER_CONFIG_FILE)
+
+    @cached_property
+    def class_name(self) -> str | None:
+        """Class of transformers, without "Fast"; None if no file names it."""
+        model = read_json_object(self.path / "config.json")
+        name = self.config.get("tokenizer_class") or model.get("tokenizer_class")
+        model_type = str(model.get("model_type") or "")
+        if model_type in _GENERIC_MODEL_TYPES:
+            name = "TokenizersBackend"
+        if not name and model_type:
+            name = "BertTokenizer" if model_type in _BERT_MODEL_TYPES else f"the tokenizer of {model_type!r}"
+        return str(name).removesuffix("Fast") if name else None
+
+    @property
+    def is_bert(self) -> bool:
+        return self.class_name in _BERT_CLASSES
+
+    def check(self, file: Path) -> None:
+        """Raises InputError if the tokenizer's class or its settings are not supported."""
+        name = self.class_name or "BertTokenizer"
+        where = f"{self.path / TOKENIZER_CONFIG_FILE}: {name}"
+        code = self.config.get("auto_map")
+        code = code.get("AutoTokenizer") if isinstance(code, dict) else code
+        if code:
+            raise InputError(f"{where} has its own code, {code}, which is not supported")
+        if self.class_name and name not in _BERT_CLASSES | _GENERIC_CLASSES:
+            raise InputError(
+                f"{file}: its class is {name}, which is not supported; expected BertTokenizer (BERT's WordPiece), or "
+                f"{GENERIC_CLASS} to read a {TOKENIZER_FILE} as it is"
+            )
+        if name in _GENERIC_CLASSES and file.suffix != ".json":
+            raise InputError(
+                f"{file}: its class is {name}, which needs a {TOKENIZER_FILE}; load the folder instead"
+            )
+        for setting, value in _REQUIRED.items():
+            if self.config.get(setting) not in (None, value):
+                raise InputError(
+                    f"{where} with {setting} {self.config[setting]!r} is not supported; expected {value!r}"
+                )
+        for setting, value in _IGNORED.items():
+            if self.config.get(setting) not in (None, value, []):
+                warnings.warn(
+                    f"{where}: {setting} is ignored, as in transformers 5: it applied to tokenizers in Python only",
+                    stacklevel=2,
+                )
+
+    def rules(self, given: BertRules, fallback: BertRules) -> BertRules:
+        """Returns the settings of the caller, of `tokenizer_config.json`, or else `fallback`."""
+        values = {}
+        for name in _SETTINGS:
+            stated = self.config.get(name)
+            if stated is not None and not isinstance(stated, bool):
+                raise InputError(
+                    f"{self.path / TOKENIZER_CONFIG_FILE}: {name} is {stated!r}; expected true or false"
+                )
+            sources = (getattr(given, name), stated, getattr(fallback, name))
+            values[name] = next((value for value in sources if value is not None), None)
+        return BertRules(**values)
+
+    def read_vocabulary(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
+        """Reads a `vocab.txt` with BERT's rules."""
+        token_ids = read_vocabulary(file)
+        check_marks(file, token_ids, self.class_name)
+        described = self.path / TOKENIZER_FILE
+        if self.is_bert or self.config or given.do_lower_case is not None:
+            rules = self.rules(given, BertRules(**_SETTINGS))
+            stated = self.rules(given, BertRules()).do_lower_case is not None
+            warn_of_contradiction(
+                file, token_ids, rules, None if stated else self.class_name or "BertTokenizer"
+            )
+        elif described.is_file() and (found := _rules_of(read_json_object(described))):
+            rules = self.rules(given, found)
+        else:
+            rules = self.rules(given, guess_rules(token_ids))
+            warn_of_guess(file, token_ids, rules)
+        return self._bert(token_ids, rules, {})
+
+    def read_tokenizer_json(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
+        """Reads a `tokenizer.json`: as it is, or with BERT's rules if its class builds them from the vocabulary."""
+        content = read_json_object(file)
+        stated = _rules_of(content)
+        model = content.get("model")
+        unknown = model.get("unk_token") if isinstance(model, dict) else None
+        if unknown not in (None, "[UNK]"):
+            raise InputError(
+                f"{file}: its unknown token is {unknown!r}; expected [UNK], the only supported name"
+            )
+        if stated is None or content["model"].get("continuing_subword_prefix") != CONTINUATION_PREFIX:
+            if self.is_bert:
+                raise InputError(
+                    f"{file}: is not BERT's WordPiece, but its class is {self.class_name}; set tokenizer_class to "
+                    f"{GENERIC_CLASS} in {TOKENIZER_CONFIG_FILE} to read it as it is"
+                )
+            if given != BertRules():
+                raise InputError(f"{file}: is not BERT's WordPiece, so casing cannot be set; expected none")
+        elif self.is_bert or given != BertRules():
+            return self._rebuild(file, content, given, stated)
+        backend = _from_json(file, content)
+        self._add_tokens(backend, content)
+        return backend
+
+    def _rebuild(
+        self, file: Path, content: dict[str, Any], given: BertRules, stated: BertRules
+    ) -> tokenizers.Tokenizer:
+        # Fails for content that the library rejects.
+        _from_json(file, content)
+        rules = self.rules(given, BertRules(**_SETTINGS) if self.is_bert else stated)
+        changed = [
+            name
+            for name in _SETTINGS
+            if effective(rules)[name] != effective(stated)[name]
+            and self.rules(given, BertRules()).__dict__[name] is None
+            and not (name == "strip_accents" and rules.strip_accents is None)
+        ]
+        limit = content["model"].get("max_input_chars_per_word", WORD_LENGTH_LIMIT)
+        if changed:
+            warnings.warn(
+                f"{file}: {changed[0]} is {effective(stated)[changed[0]]}, but {self.class_name} of transformers uses "
+                f"{effective(rules)[changed[0]]} unless {TOKENIZER_CONFIG_FILE} sets it, and so does mlm_jax",
+                stacklevel=2,
+            )
+        if limit != WORD_LENGTH_LIMIT and self.is_bert:
+            warnings.warn(
+                f"{file}: max_input_chars_per_word is {limit}, but {self.class_name} of transformers 5 reads "
+                f"{WORD_LENGTH_LIMIT}; set tokenizer_class to {GENERIC_CLASS} to use {limit} there, too",
+                stacklevel=2,
+            )
+        return self._bert(content["model"]["vocab"], rules, content, limit)
+
+    def _bert(
+        self,
+        token_ids: Mapping[str, int],
+        rules: BertRules,
+        content: Mapping[str, Any],
+        limit: int = WORD_LENGTH_LIMIT,
+    ) -> tokenizers.Tokenizer:
+        backend = bert_backend(
+            token_ids,
+            lowercase=rules.do_lower_case is not False,
+            strip_accents=rules.strip_accents,
+            chinese_characters=rules.tokenize_chinese_chars is not False,
+            max_input_chars_per_word=limit,
+        )
+        self._add_tokens(backend, content)
+        return backend
+
+    def _add_tokens(self, backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> None:
+        special, added = (
+            read_json_object(self.path / name) for name in ("special_tokens_map.json", "added_tokens.json")
+        )
+        add_tokens(
+            backend, TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
+        )
+
+
+def _rules_of(content: Mapping[str, Any]) -> BertRules | None:
+    """Returns the settings of a `tokenizer.json` with BERT's rules, or None if it has others."""
+    parts = [content.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer")]
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    # Files of 2020 do not name the kind of model.
+    kinds = [parts[0].get("type", "WordPiece"), *(part.get("type") for part in parts[1:])]
+    if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"] or "vocab" not in parts[0]:
+        return None
+    normalizer = parts[1]
+    if not normalizer.get("clean_text", True):
+        return None
+    return BertRules(
+        normalizer.get("lowercase"), normalizer.get("strip_accents"), normalizer.get("handle_chinese_chars")
+    )
+
+
+def _from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # The library raises a bare Exception for anything it cannot parse, and a BaseException where it panics.
+    except BaseException as error:
+        raise InputError(f"{path}: not a {TOKENIZER_FILE}: {one_line(error)}") from error
+    for token in content.get("added_tokens") or []:
+        if backend.token_to_id(token["content"]) != token["id"]:
+            raise InputError(
+                f"{path}: the added token {token['content']!r} has id {token['id']}, but the library assigns "
+                f"{backend.token_to_id(token['content'])}; expected ids without gaps"
+            )
+    return backend
+
+
+def saved_config(
+    rules: Mapping[str, bool] | None, word_length_limit: int, added: Mapping[int, tokenizers.AddedToken]
+) -> dict[str, Any]:
+    """Returns the `tokenizer_config.json` of a tokenizer that follows BERT's `rules`, or others if they are None."""
+    if rules is None or word_length_limit != WORD_LENGTH_LIMIT:
+        return {"tokenizer_class": GENERIC_CLASS, **ROLES} | added_tokens_config(added)
+    return {"tokenizer_class": "BertTokenizer", **rules} | added_tokens_config(added)
+
+
+def fingerprint_of(backend: tokenizers.Tokenizer) -> str:
+    """Returns the hexadecimal sha256 of everything that determines the ids of a text."""
+    settings = json.loads(backend.to_str())
+    normalizer, model = settings["normalizer"], settings["model"]
+    if normalizer and normalizer["type"] == "BertNormalizer" and normalizer["strip_accents"] is None:
+        normalizer["strip_accents"] = normalizer["lowercase"]
+    added = sorted(settings["added_tokens"], key=lambda token: token["id"])
+    # Tokens that a user added are in the vocabulary of a `vocab.txt`, but not in that of a `tokenizer.json`.
+    if isinstance(model["vocab"], dict):
+        for token in added:
+            if token["content"] not in SPECIAL_TOKENS:
+                model["vocab"].pop(token["content"], None)
+    parts = [model, normalizer, settings["pre_tokenizer"], added]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
