@@ -281,7 +281,7 @@ def masking_warnings(
         masked_tokens: number of tokens that were selected.
         clipped_rows: number of rows with more selections than `mask_selection_length`.
     """
-    if masked_tokens == 0:
+    if rows and masked_tokens == 0:
         return {
             "none": f"none of {real_tokens} tokens is masked, so nothing is learned from them; {selectable_tokens} are "
             "selectable, which special and unknown tokens are not"
