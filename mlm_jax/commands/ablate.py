@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlm_jax.commands.flags import parse, positional, required
 from mlm_jax.errors import EXIT_RUN_FAILED, EXIT_STOPPED
+from mlm_jax.files.targets import check_target
 from mlm_jax.run.host_memory import keep_freed_memory
 
 
@@ -36,6 +37,7 @@ class Arguments:
 def main(arguments: Sequence[str], prog: str) -> int:
     """Trains the remaining runs and writes the report; returns 1 if a run failed, 75 if a signal stopped the sweep."""
     parsed = parse(Arguments, arguments, prog)
+    check_target(parsed.output)
     from mlm_jax.sweep.plan import load_sweep
 
     keep_freed_memory()

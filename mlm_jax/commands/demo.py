@@ -8,6 +8,7 @@ from importlib.resources import as_file, files
 
 from mlm_jax.commands import fill_mask, prepare, tokenizer, train
 from mlm_jax.commands.flags import parse
+from mlm_jax.files.targets import check_target
 
 SENTENCE = "The Statue of [MASK] is in New York."
 
@@ -27,6 +28,7 @@ class Arguments:
 def main(arguments: Sequence[str], prog: str) -> int:
     """Runs the commands; returns 75 if a signal stopped the training."""
     parsed = parse(Arguments, arguments, prog)
+    check_target(parsed.output)
     run, steps = parsed.output, str(parsed.num_steps)
     vocabulary, data = f"{run}-tokenizer", f"{run}-data"
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ from typing import Self
 
 from mlm_jax.data.folders import RemoteFile
 from mlm_jax.data.shards import TokenStore, open_shards
-from mlm_jax.errors import InputError, RunError
+from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.atomic import remove_abandoned, write_atomically
 from mlm_jax.files.home import home
 from mlm_jax.text.progress import track
@@ -95,7 +95,7 @@ class Verification:
         self._stores = tuple(stores)
         self._damage: str | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._compare, name="verification", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="verification", daemon=True)
 
     def __enter__(self) -> Self:
         """Starts the thread."""
@@ -110,7 +110,7 @@ class Verification:
     def check(self) -> None:
         """Returns at once. Raises RunError if a file has been found damaged so far."""
         if self._damage is not None:
-            raise RunError(f"{self._damage}; prepare the folder again; this start has saved nothing")
+            raise RunError(f"{self._damage}; prepare the folder again")
 
     def wait(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
         """Returns when all files are compared or `is_stopped` returns True. Raises RunError if a file is damaged."""
@@ -118,8 +118,15 @@ class Verification:
             self._thread.join(timeout=0.1)
         self.check()
 
+    def _run(self) -> None:
+        try:
+            _let_others_first()
+            self._compare()
+        except Exception as error:
+            # Otherwise, the data would count as compared.
+            self._damage = f"the data could not be compared with their checksums: {one_line(error)}"
+
     def _compare(self) -> None:
-        _let_others_first()
         for store in self._stores:
             known, matched, noted = _notes(store), {}, time.monotonic()
             for file in _stored_files(store):

@@ -137,11 +137,19 @@ def own_name(path: Path) -> Iterator[None]:
     Raises:
         InputError: `path` exists, another process is about to create it, or it cannot be created.
     """
+    if path.exists():
+        raise _exists(path)
+    check_target(path)
     with _locked(path.with_name(f".{path.name}.lock")) as lock:
         _require_acquired(lock, path)
+        # Another process may have created it since.
         if path.exists():
-            raise InputError(f"{path}: already exists; choose a folder that does not exist")
+            raise _exists(path)
         yield
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path}: already exists; choose a folder that does not exist")
 
 
 def _require_acquired(lock: FolderLock, folder: Path) -> None:

@@ -20,12 +20,7 @@ def check_target(folder: str | Path) -> None:
     Raises:
         InputError: `folder` has no name, is a URL, is a file or below a file, or cannot be written.
     """
-    if not str(folder):
-        raise InputError("the output must have a name: it is empty")
-    if url := _URL.match(str(folder)):
-        raise InputError(
-            f"{_URL.sub(rf'{url[1]}://', str(folder), count=1)}: must be a local folder, not a URL"
-        )
+    _require_local(folder)
     folder = Path(folder)
     existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     if not existing.is_dir():
@@ -37,8 +32,16 @@ def check_target(folder: str | Path) -> None:
         )
 
 
+def _require_local(path: str | Path) -> None:
+    if not str(path):
+        raise InputError("the output must have a name: it is empty")
+    if url := _URL.match(str(path)):
+        raise InputError(f"{url[1]}://{str(path)[url.end() :]}: must be a local path, not a URL")
+
+
 def check_target_file(file: Path) -> None:
     """Checks that `file` can be created or replaced, like `check_target`."""
+    _require_local(file)
     check_target(file.parent)
     if file.is_dir():
         raise InputError(f"{file}: is a folder; must be a file")

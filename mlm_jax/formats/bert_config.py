@@ -1,6 +1,7 @@
 """Configs of formats that only support BERT: expressible settings, and their names in files."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,13 @@ def config_from_settings(
     Raises:
         InputError: a value is invalid; the message begins with the file.
     """
-    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings} | conventions
+    for name, default in asdict(BertConfig()).items():
+        # JSON may write 0.0 as 0. Numbers without a float are left to the config's checks.
+        if isinstance(default, float) and type(found.get(name)) is int and abs(found[name]) < 2**53:
+            found[name] = float(found[name])
     try:
-        return require_bert(format_name, BertConfig(**found, **conventions))
+        return require_bert(format_name, BertConfig(**found))
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 

@@ -119,7 +119,7 @@ def read(folder: Path) -> Reading:
     dropped, left_out = _without_weights(tensors)
     weights = {name: tensor for name, tensor in tensors.items() if name not in {*dropped, *left_out}}
     config = replace(config, pooler="bert/pooler/dense/kernel" in weights)
-    classes = weights["output_weights"].shape[0] if "output_weights" in weights else 0
+    classes = weights["output_bias"].size if "output_bias" in weights else 0
     parameters = declared_parameters(config, parts_in(ROWS, weights), classes)
     params = read_params(prefix, ROWS, parameters, weights)
     labels = tuple(f"LABEL_{index}" for index in range(classes)) or None

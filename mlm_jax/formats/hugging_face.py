@@ -122,8 +122,8 @@ def read(folder: Path) -> Reading:
         tokenizer = Tokenizer.load(folder)
         check_vocabulary(folder, config, tokenizer)
         labels, problem_type, notes = None, None, spare_rows(config, tokenizer)
-        if "classifier.weight" in named.tensors:
-            labels, label_notes = _labels(file, settings, named.tensors["classifier.weight"].shape[0])
+        if "classifier.bias" in named.tensors:
+            labels, label_notes = _labels(file, settings, named.tensors["classifier.bias"].size)
             problem_type = read_problem_type(file, settings)
             notes += label_notes
         if named.left_out:
@@ -262,7 +262,7 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         name = next(name for name, needed in _CLASSES.items() if set(needed) <= set(parts))
         config = transformers.BertConfig.from_json_file(file)
         if "classifier" in parts:
-            config.num_labels = named.tensors["classifier.weight"].shape[0]
+            config.num_labels = named.tensors["classifier.bias"].size
         # transformers does not remove the prefixes of wrappers.
         state = {
             key: torch.from_numpy(tensor.read().astype(np.float32)) for key, tensor in named.tensors.items()

@@ -142,9 +142,8 @@ def read(folder: Path) -> Reading:
             if problem:
                 notes.append(f"left out: {', '.join(tensors)} ({problem})")
             else:
-                classes = (
-                    tensors[rows[0].name].shape[-1] if part == "classifier" and rows[0].name in tensors else 0
-                )
+                bias = tensors.get(rows[1].name)
+                classes = bias.size if part == "classifier" and bias else 0
                 # KerasHub has no names of classes.
                 labels = tuple(f"LABEL_{index}" for index in range(classes)) or None
                 head = declared_parameters(config, [part], classes)

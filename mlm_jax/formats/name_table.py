@@ -65,6 +65,11 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -212,21 +212,6 @@ class Reporter:
             )
 
 
-def require_trained_to_the_end(step: int, nonfinite_steps: int, *, masked: bool = True) -> None:
-    """Raises RunError if the last steps of a finished run were skipped, or if no step had a masked token.
-
-    A single skipped step at the end does no harm.
-    """
-    if not masked:
-        raise RunError(f"step {step:,}: no step had a masked token, so the run has learned nothing")
-    if nonfinite_steps > 1 or nonfinite_steps == step:
-        raise RunError(
-            f"step {step:,}: the last {nonfinite_steps:,} steps were skipped, so nothing was learned after step "
-            f"{step - nonfinite_steps:,}; start again with a lower optimizer.learning_rate, in another folder or from "
-            "an earlier checkpoint"
-        )
-
-
 class _MaskCounts:
     """Sums of the mask counts over the steps since the last check."""
 

@@ -20,20 +20,19 @@ from mlm_jax.files.folder_lock import FolderLock, own_folder
 from mlm_jax.files.targets import check_target
 from mlm_jax.parallel.sharding import local_rows, make_mesh
 from mlm_jax.run.init_from import initial_state, params_to_start_from
+from mlm_jax.run.learning import check_masking, require_trained_to_the_end
 from mlm_jax.run.metrics import LossWindow
 from mlm_jax.run.records import EVALUATIONS_FILE, read_records
 from mlm_jax.run.reporting import (
     Reporter,
     announced_if_slow,
     describe_start,
-    require_trained_to_the_end,
     say,
 )
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.stoppable_evaluation import evaluate_unless_stopped, run_stops
 from mlm_jax.run.watchdog import Watchdog
 from mlm_jax.step.evaluation import Evaluation
-from mlm_jax.step.maskable import check_maskable, unknown_share
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
@@ -102,7 +101,7 @@ def train(
         _use_compilation_cache(config.compilation_cache_dir)
         program = _program(config, sources)
         with announced_if_slow("looking for tokens to mask"):
-            _check_masking(sources, program)
+            check_masking(sources, program)
 
         with (
             Verification(sources.stores) as verification,
@@ -150,7 +149,7 @@ def check_run(config: TrainConfig) -> RunData:
     # JAX reads the cache folder once, at the first compilation.
     _use_compilation_cache(config.compilation_cache_dir)
     sources = _open(config, None, None, None)
-    _check_masking(sources, _program(config, sources))
+    check_masking(sources, _program(config, sources))
     if config.init_from is not None:
         params_to_start_from(config.init_from, config.model, sources.tokenizer, config.seed)
     return sources
@@ -380,22 +379,6 @@ def _program(config: TrainConfig, sources: RunData) -> Program:
     )
     separator = sources.tokenizer.sep_token_id
     return build_program(config, masking, make_mesh(config.mesh), separator, eval_masking)
-
-
-def _check_masking(sources: RunData, program: Program) -> None:
-    """Raises InputError if no token of the data can be masked, and warns if many tokens are unknown."""
-    setup = program.setup
-    for name, rows, masking in (
-        ("data.path", sources.train, setup.masking),
-        ("data.eval_path", sources.evaluation, setup.eval_masking),
-    ):
-        if rows is not None:
-            check_maskable(rows, masking, name)
-            unknown = unknown_share(rows)
-            if unknown > 0.01:
-                say(
-                    f"warning: {name}: {unknown:.1%} of the first tokens are unknown to the tokenizer, and never masked"
-                )
 
 
 def _draw_losses(folder: Path) -> None:

@@ -30,12 +30,15 @@ from jax.experimental import multihost_utils
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.digest import array_digests, nonfinite
 from mlm_jax.store.checkpoint_manifest import (
+    DamagedError,
     PyTree,
     abstract_arrays,
     describe_arrays,
     describe_differences,
     enumerate_some,
     name_leaves,
+    read_item,
+    read_manifest,
     sealed,
 )
 from mlm_jax.store.checkpoint_retention import DELETED_FOLDER, NewestAndBest, remove_leftovers, settle
@@ -203,7 +206,7 @@ class Checkpointer:
         for step in reversed(steps):
             try:
                 return step, self._load(step, abstract, description, part=part)
-            except _DamagedError as damage:
+            except DamagedError as damage:
                 self._aside[step] = "damaged"
                 self._eval_losses.pop(step, None)
                 if jax.process_index() == 0:
@@ -223,7 +226,7 @@ class Checkpointer:
         try:
             manifest = self._manifest(step)
             self._load(step, abstract_arrays(manifest["arrays"]), manifest["description"], part=None)
-        except _DamagedError as damage:
+        except DamagedError as damage:
             raise InputError(f"{self.directory / str(step)}: damaged: {damage}") from damage
 
     def examples(self, step: int) -> int:
@@ -245,7 +248,7 @@ class Checkpointer:
     def _note(self, step: int, key: str) -> Any:
         try:
             return self._manifest(step).get(key)
-        except _DamagedError:
+        except DamagedError:
             return None
 
     def best_eval_loss(self) -> float:
@@ -330,7 +333,7 @@ class Checkpointer:
         damage: Exception | None = None
         try:
             # Bypasses the manager, because its barrier would wait for a process that cannot read its part.
-            leaves = self._read(ocp.PyTreeCheckpointHandler(), step, "state", target)
+            leaves = read_item(ocp.PyTreeCheckpointHandler(), self.directory / str(step) / "state", target)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # a fault of the machine, not of the file
         except Exception as error:
@@ -338,31 +341,16 @@ class Checkpointer:
         # Each process reads its own part of the arrays, so damage found by one process affects all.
         if _in_any_process(damage is not None):
             why = "another process could not read its part" if damage is None else reason(damage)
-            raise _DamagedError(f"arrays: {why}") from damage
+            raise DamagedError(f"arrays: {why}") from damage
         digests, saved = array_digests(leaves), manifest["digests"]
         if changed := [name for name in abstract_leaves if digests[name].bits != saved.get(name)]:
-            raise _DamagedError(f"the values of {enumerate_some(changed)} differ from those saved")
+            raise DamagedError(f"the values of {enumerate_some(changed)} differ from those saved")
         if names := nonfinite(digests):
-            raise _DamagedError(f"NaN or infinite values in {enumerate_some(names)}")
+            raise DamagedError(f"NaN or infinite values in {enumerate_some(names)}")
         return treedef.unflatten([leaves[name] for name in abstract_leaves])
 
-    def _read(
-        self, handler: ocp.CheckpointHandler, step: int, item: str, args: ocp.args.CheckpointArgs
-    ) -> Any:
-        try:
-            return handler.restore(self.directory / str(step) / item, args=args)
-        finally:
-            handler.close()
-
     def _manifest(self, step: int) -> dict[str, Any]:
-        try:
-            content = self._read(ocp.JsonCheckpointHandler(), step, "manifest", ocp.args.JsonRestore())
-            whole = content == sealed(content["manifest"])
-        except Exception as error:
-            raise _DamagedError(f"manifest: {reason(error)}") from error
-        if not whole:
-            raise _DamagedError("manifest: the checksum does not match")
-        return content["manifest"]
+        return read_manifest(self.directory / str(step))
 
     def _read_eval_losses(self) -> None:
         """Reads each loss once. Called while no save is running, because Orbax would wait for it."""
@@ -370,7 +358,7 @@ class Checkpointer:
             if step not in self._eval_losses and step not in self._aside:
                 try:
                     self._eval_losses[step] = self._manifest(step)["eval_loss"]
-                except _DamagedError:
+                except DamagedError:
                     self._eval_losses[step] = None
 
     def _clear_the_way(self) -> None:
@@ -405,7 +393,3 @@ def _in_any_process(here: bool) -> bool:
 
 def _finite(loss: float | None) -> float | None:
     return loss if loss is not None and math.isfinite(loss) else None
-
-
-class _DamagedError(Exception):
-    """A checkpoint is damaged; the message describes the damage."""

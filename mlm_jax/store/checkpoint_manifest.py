@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 
 from mlm_jax.config.settings import flatten
+from mlm_jax.store.orbax_errors import reason
 
 PyTree = Any
 
@@ -79,3 +82,28 @@ def enumerate_some(items: Sequence[object], separator: str = ", ") -> str:
 
 def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
+
+
+class DamagedError(Exception):
+    """A checkpoint is damaged; the message describes the damage."""
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """Returns the manifest in the folder of a checkpoint. Raises DamagedError if its checksum does not match."""
+    try:
+        content = read_item(ocp.JsonCheckpointHandler(), checkpoint / "manifest", ocp.args.JsonRestore())
+        whole = content == sealed(content["manifest"])
+    except Exception as error:
+        raise DamagedError(f"manifest: {reason(error)}") from error
+    if not whole:
+        raise DamagedError("manifest: the checksum does not match")
+    manifest: dict[str, Any] = content["manifest"]
+    return manifest
+
+
+def read_item(handler: ocp.CheckpointHandler, item: Path, args: ocp.args.CheckpointArgs) -> Any:
+    """Returns an item of a checkpoint. Raises what Orbax raises."""
+    try:
+        return handler.restore(item, args=args)
+    finally:
+        handler.close()

@@ -15,6 +15,7 @@ from mlm_jax.errors import InputError, one_line
 COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
 _READ_BYTES = 1 << 16
+_LONGEST_LINE = 1 << 28
 # zstandard returns the whole decompressed piece at once, up to about 32,000 times its size: 130 MB.
 _ZSTD_PIECE_BYTES = 1 << 12
 
@@ -38,15 +39,23 @@ def decompressed_lines(file: str, raw: BinaryIO, compression: str) -> Iterator[b
 def _decompressed(raw: BinaryIO, compression: str) -> Iterable[bytes]:
     match compression:
         case ".gz":
-            return gzip.GzipFile(fileobj=raw)
+            return _lines(gzip.GzipFile(fileobj=raw))
         case ".xz":
-            return lzma.open(raw)
+            return _lines(lzma.open(raw))
         case ".bz2":
-            return bz2.open(raw)
+            return _lines(bz2.open(raw))
         case ".zst":
-            return io.BufferedReader(_ZstdFile(raw), _READ_BYTES)
+            return _lines(io.BufferedReader(_ZstdFile(raw), _READ_BYTES))
         case _:
             return raw
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    """Yields lines of bounded length: a few kilobytes may decompress to a line that fills the memory."""
+    while line := stream.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise OSError(f"a line of more than {_LONGEST_LINE / 1e6:.0f} MB, which no document has")
+        yield line
 
 
 class _ZstdFile(io.RawIOBase):

@@ -53,7 +53,7 @@ def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: T
     """Returns loss and accuracy on batches that are already masked."""
     setup = setup_for_masked_batches(settings, tokenizer)
     sums = jax.jit(lambda params, batch: masked_batch_loss(setup, params, batch, None))
-    batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=True)
+    batches = masked_batches(data, settings.model, settings.batch_size)
     return evaluation_of([sums(params, batch) for batch in batches])
 
 

@@ -5,9 +5,10 @@ A batch is split over the largest number of local devices that divides it, and e
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import jax
@@ -26,15 +27,15 @@ from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import batch_sharding, make_mesh, replicated
+from mlm_jax.step.maskable import check_maskable
 from mlm_jax.step.train_step import make_setup, masked_loss
 from mlm_jax.step.update import SummedLoss, TrainState, UpdateRule, hyperparameters_of, state_of, update
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.inference import LENGTH_BUCKET
 from mlm_jax.use.labels import kind_of, listed
 from mlm_jax.use.masked_batches import (
-    MaskedBatch,
+    endless_masked_batches,
     masked_batch_loss,
-    masked_batches,
     setup_for_masked_batches,
 )
 
@@ -88,7 +89,7 @@ class Tuner:
 
         Raises:
             InputError: `batches` ends before the last step.
-            RunError: the loss was non-finite in `settings.max_nonfinite_steps` consecutive steps.
+            RunError: the loss was non-finite in `settings.max_nonfinite_steps` consecutive steps or in the last ones.
         """
         split = batch_sharding(self._mesh)
         # A copy, because the step donates its buffers and the caller's state must survive a failure.
@@ -109,7 +110,12 @@ class Tuner:
                         f"step {number}: the loss was non-finite in {limit} consecutive steps; "
                         "the model is unchanged"
                     )
-        losses, accuracies, _ = zip(*jax.device_get(steps), strict=True)
+        losses, accuracies, skipped = zip(*jax.device_get(steps), strict=True)
+        if skipped[-1] > 1 or skipped[-1] == num_steps:
+            raise RunError(
+                f"step {num_steps}: the last {skipped[-1]} steps were skipped, because their loss, gradient or update "
+                "was not finite; the model is unchanged"
+            )
         result = FitResult(tuple(map(float, losses)), tuple(map(float, accuracies)))
         return jax.device_put(state, jax.devices()[0]), result
 
@@ -124,8 +130,11 @@ class Tuner:
         def step(state: TrainState, inputs: Any) -> tuple[TrainState, tuple[Array, Array, Array]]:
             hyperparameters = hyperparameters_of(self.settings)
             state, sums, _ = update(self.rule, hyperparameters, state, inputs, self.summed_loss)
-            weight = jnp.maximum(sums.weight, 1.0)
-            return state, (sums.loss / weight, sums.correct / weight, state.nonfinite_steps)
+            loss, accuracy = (
+                jnp.where(sums.weight > 0, total / sums.weight, jnp.nan)
+                for total in (sums.loss, sums.correct)
+            )
+            return state, (loss, accuracy, state.nonfinite_steps)
 
         return jax.jit(step, out_shardings=replicated(self._mesh), donate_argnums=0)
 
@@ -171,13 +180,13 @@ def text_rows(
 
 
 def counted_batches(data: Any, batch_size: int, *, counts: bool) -> tuple[Any, float | None]:
-    """Returns masked batches and their number, as `masked_batches` yields them for training.
+    """Returns masked batches and their number in a pass over the data, which may have a fraction.
 
     Unless `counts` is true, an iterable is not read, and its number is None.
     """
     if isinstance(data, Mapping):
         rows = len(data.get("token_ids", ()))
-        return data, rows // max(1, min(batch_size, rows))
+        return data, rows / max(1, min(batch_size, rows))
     if not counts:
         return data, None
     batches = list(data)
@@ -206,7 +215,10 @@ def fit_texts(
     """Fits on rows of text, with new masks in every epoch."""
     if recipe.rate_schedule != "constant":
         raise InputError(f"masking.rate_schedule = {recipe.rate_schedule!r}: must be 'constant' in a fit")
-    setup = make_setup(settings, resolve_masking(recipe, tokenizer, rows.sequence_length))
+    recipe.require_something_to_learn()
+    masking = resolve_masking(recipe, tokenizer, rows.sequence_length)
+    check_maskable(rows, masking, "texts")
+    setup = make_setup(settings, masking)
 
     def summed_loss(params: Any, batch: Batch, dropout_key: Array) -> LossSums:
         keys = example_keys(settings.seed, batch.epochs, batch.example_ids)
@@ -221,28 +233,10 @@ def fit_texts(
 
 
 def fit_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> tuple[Any, FitResult]:
-    """Fits on batches that are already masked; see `masked_batches`."""
+    """Fits on batches that are already masked; see `endless_masked_batches`."""
     setup = setup_for_masked_batches(settings, tokenizer)
-    batches = masked_batches(data, settings.model, settings.batch_size, keep_rest=False)
-    first = next(batches, None)
-    if first is None:
-        raise InputError("data: no batch: must have at least one")
+    batches = endless_masked_batches(data, settings.model, settings.batch_size)
+    first = next(batches)
     tuner = Tuner(setup, partial(masked_batch_loss, setup), settings, len(first.token_ids))
-    state, result = tuner.train(state_of(setup, params), _cycled(first, batches), settings.num_steps)
+    state, result = tuner.train(state_of(setup, params), chain([first], batches), settings.num_steps)
     return state.params, result
-
-
-def _cycled(first: MaskedBatch, rest: Iterator[MaskedBatch]) -> Iterator[MaskedBatch]:
-    """Yields all batches, then repeats them forever."""
-    kept = [first]
-    yield first
-    for batch in rest:
-        if jax.tree.map(np.shape, batch) != jax.tree.map(np.shape, first):
-            raise InputError(
-                f"batch {len(kept)}: token_ids {batch.token_ids.shape}, labels {batch.labels.shape}: must be "
-                f"{first.token_ids.shape} and {first.labels.shape} as in the first batch"
-            )
-        kept.append(batch)
-        yield batch
-    while True:
-        yield from kept

@@ -34,29 +34,56 @@ class MaskedBatch(NamedTuple):
     """float32 [B, K]"""
 
 
-def masked_batches(
-    data: Any, config: BertConfig, batch_size: int, *, keep_rest: bool
-) -> Iterator[MaskedBatch]:
+def masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[MaskedBatch]:
     """Yields batches of `batch_size` rows from a mapping of arrays [N, …], or each mapping of an iterable as a batch.
 
     The fields are those of `MaskedBatch`. The defaults of `padding_mask`, `segment_ids` and `mask_weights` are no
-    padding, one segment, and weight 1 at every position except 0, which is [CLS] and means no selection. An incomplete
-    last batch is dropped unless `keep_rest` is true, because all steps have the same shape.
+    padding, one segment, and weight 1 at every position except 0, which is [CLS] and means no selection. The last batch
+    of a mapping may be smaller.
 
     Raises:
         InputError: a field is missing, unknown, of the wrong shape, or has values outside the range of the model.
     """
     if isinstance(data, Mapping):
         whole = _checked(data, config, "batch")
-        size = min(batch_size, len(whole.token_ids))
-        rows = len(whole.token_ids)
-        for first in range(0, rows if keep_rest else rows - size + 1, max(1, size)):
-            yield jax.tree.map(lambda array, first=first: array[first : first + size], whole)
+        for first in range(0, len(whole.token_ids), batch_size):
+            yield jax.tree.map(lambda array, first=first: array[first : first + batch_size], whole)
         return
     for number, part in enumerate(data):
         if not isinstance(part, Mapping):
             raise InputError(f"batch {number}: found {type(part).__name__}: must be a mapping of arrays")
         yield _checked(part, config, f"batch {number}")
+
+
+def endless_masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[MaskedBatch]:
+    """Yields batches of one shape, for training: the same as `masked_batches`, again and again.
+
+    A batch of a mapping that reaches the last row continues with the first one.
+
+    Raises:
+        InputError: as `masked_batches`, or there is no row, or batches of an iterable differ in shape.
+    """
+    if isinstance(data, Mapping):
+        whole = _checked(data, config, "batch")
+        rows = len(whole.token_ids)
+        size, first = min(batch_size, rows), 0
+        while rows:
+            numbers = np.arange(first, first + size) % rows
+            yield jax.tree.map(lambda array, numbers=numbers: array[numbers], whole)
+            first += size
+    kept: list[MaskedBatch] = []
+    for batch in masked_batches(data, config, batch_size):
+        if kept and jax.tree.map(np.shape, batch) != jax.tree.map(np.shape, kept[0]):
+            raise InputError(
+                f"batch {len(kept)}: token_ids {batch.token_ids.shape}, labels {batch.labels.shape}: must be "
+                f"{kept[0].token_ids.shape} and {kept[0].labels.shape} as in the first batch"
+            )
+        kept.append(batch)
+        yield batch
+    if not kept:
+        raise InputError("data: no batch: must have at least one")
+    while True:
+        yield from kept
 
 
 def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedBatch:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,15 @@ def test_a_file_that_disappears_is_named(data: Path) -> None:
         verifying.wait()
 
 
+def test_an_error_while_comparing_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(file: StoredFile, is_stopped: Callable[[], bool]) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(StoredFile, "damage", fails)
+    with pytest.raises(RunError, match="could not be compared with their checksums: no memory"):
+        compare(data)
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"x": 1}', b"\xff"])
 def test_damaged_notes_are_ignored(data: Path, read: list[str], content: bytes) -> None:
     compare(data)
@@ -131,7 +141,7 @@ def test_stopping_does_not_wait_for_the_end(data: Path, monkeypatch: pytest.Monk
     def endless(file: StoredFile, is_stopped: Callable[[], bool]) -> None:
         reading.set()
         while not is_stopped():
-            pass
+            time.sleep(0.01)
 
     monkeypatch.setattr(StoredFile, "damage", endless)
     with Verification([open_shards(data)]) as verifying:

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.files.targets import check_target, failed_write
+from mlm_jax.files.atomic import new_folder
+from mlm_jax.files.targets import check_target, check_target_file, failed_write
 
 
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("gs://bucket/run", "gs://bucket/run: must be a local folder, not a URL"),
-        (Path("s3://bucket/run"), "s3://bucket/run: must be a local folder, not a URL"),
-        ("file:///tmp/run", "file://tmp/run: must be a local folder"),
+        ("gs://bucket/run", "gs://bucket/run: must be a local path, not a URL"),
+        (Path("s3://bucket/run"), "s3://bucket/run: must be a local path, not a URL"),
+        ("file:///tmp/run", "file://tmp/run: must be a local path"),
         ("", "must have a name"),
         ("file", "file: is a file; must be a folder"),
         ("file/below/it", "file/below/it: file is a file; must be a folder"),
@@ -36,6 +37,31 @@ def test_an_unusable_target_is_refused(
     for usable in ("new/folder", ".", tmp_path / "a:b", "c:"):
         check_target(usable)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "closed"}
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (Path("gs://features.npz"), "gs://features.npz: must be a local path"),
+        (Path("folder"), "folder: is a folder; must be a file"),
+        (Path("file/features.npz"), "file: is a file; must be a folder"),
+    ],
+)
+def test_an_unusable_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=message):
+        check_target_file(file)
+    check_target_file(Path("new/features.npz"))
+
+
+def test_a_new_folder_is_local() -> None:
+    with pytest.raises(InputError, match="gs://model: must be a local path"):
+        new_folder(Path("gs://model")).__enter__()
+    assert not Path("gs:").exists()
 
 
 @pytest.mark.parametrize(

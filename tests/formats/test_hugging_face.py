@@ -229,6 +229,12 @@ def test_conventions_are_read(tmp_path: Path) -> None:
     assert hugging_face.expressible(config) == config
 
 
+def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "in", hidden_dropout_prob=0, layer_norm_eps=1)
+    config = hugging_face.read(folder).model.config
+    assert (repr(config.dropout_rate), repr(config.head_layer_norm_epsilon)) == ("0.0", "1.0")
+
+
 def test_the_architecture_is_read_without_weights(tmp_path: Path) -> None:
     folder = hugging_face_folder(tmp_path / "in", "BertForPreTraining")
     expected = hugging_face.read(folder).model

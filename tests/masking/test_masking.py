@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
 from mlm_jax.config.masking import MaskingConfig
-from mlm_jax.masking.masking import MaskedTokens, example_keys, mask_and_count, mask_tokens
+from mlm_jax.masking.masking import MaskedTokens, _same_length, example_keys, mask_and_count, mask_tokens
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 CONFIG = MaskingConfig(
@@ -233,8 +233,8 @@ def test_rows_of_different_lengths_are_padded() -> None:
     keys = example_keys(0, 0, np.arange(4))
     expected = mask_tokens(keys, padded, CONFIG)
     rows = [row[:length] for row, length in zip(ids, lengths, strict=True)]
-    for batch in (rows, tuple(rows), [row.tolist() for row in rows], [row.astype(np.uint16) for row in rows]):
-        assert_same(mask_tokens(keys, batch, CONFIG), expected)
+    for ragged in (rows, [row.tolist() for row in rows], tuple(row.astype(np.uint16) for row in rows)):
+        assert_same(mask_tokens(keys, ragged, CONFIG), expected)
     assert not expected.mask_weights[2].any()
     # A row's mask does not depend on how long the others are.
     assert_same(
@@ -256,10 +256,6 @@ def test_rows_are_padded_with_the_padding_id() -> None:
 @pytest.mark.parametrize(
     ("token_ids", "message"),
     [
-        (
-            np.array([[7, 8], [9]], dtype=object),
-            "token_ids is a NumPy array of objects: must be an integer array",
-        ),
         ([[7, 8], [9.5]], r"row 1 has shape \(1,\) and dtype float64: must be a list of integers"),
         ([[7, 8], ["a"]], "row 1 has shape .* and dtype <U1: must be a list of integers"),
         ([[7, 8], [None]], "row 1 has shape .* and dtype object: must be a list of integers"),
@@ -274,19 +270,23 @@ def test_rows_that_are_not_ids_are_rejected(token_ids: object, message: str) -> 
     assert "\n" not in str(refused.value)
 
 
+def test_arrays_of_objects_are_rejected() -> None:
+    ragged = np.array([[7, 8], [9]], dtype=object)
+    with pytest.raises(ValueError, match=r"^token_ids is a NumPy array of objects: must be an integer array"):
+        _same_length(ragged, CONFIG)
+
+
 @pytest.mark.parametrize("selection", ["ceil", "bert"])
-@pytest.mark.parametrize("rate", [0.1, 0.15, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0.15, 1.0])
 def test_without_a_selection_length_no_row_is_clipped(selection: str, rate: float) -> None:
     """Even if every token of the row can be selected."""
     config = replace(CONFIG, mask_selection_length=None, mask_selection_rate=rate, selection=selection)
-    for length in (1, 2, 3, 20, 64):
+    for length in (1, 20):
         ids = np.full((8, length), 9, np.int32)
-        out, wanted = mask_and_count(jax.random.key(length), ids, config)
+        out, wanted = jax.jit(mask_and_count, static_argnums=2)(jax.random.key(length), ids, config)
         np.testing.assert_array_equal(out.mask_weights.sum(1), wanted)
         assert wanted.min() >= 1
         assert out.mask_positions.shape[1] <= max(1, ceil(length * rate) + 1)
-        explicit = replace(config, mask_selection_length=config.selection_length(length))
-        assert_same(out, mask_tokens(jax.random.key(length), ids, explicit))
 
 
 def test_invalid_inputs_are_rejected() -> None:

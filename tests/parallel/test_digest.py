@@ -18,7 +18,9 @@ def digest(array: jax.Array) -> int:
     dtype=st.sampled_from(["float32", "bfloat16", "int32", "uint8", "bool"]),
     data=st.data(),
 )
-def test_the_digest_sees_every_flipped_bit_and_exchange(seed: int, dtype: str, data: st.DataObject) -> None:
+def test_the_digest_detects_every_flipped_bit_and_exchange(
+    seed: int, dtype: str, data: st.DataObject
+) -> None:
     generator = np.random.default_rng(seed)
     if dtype == "bool":
         values = generator.integers(0, 2, 60, np.uint8)
@@ -61,7 +63,7 @@ def test_arrays_with_nan_or_infinity_are_named() -> None:
     assert nonfinite(array_digests({"split": split})) == ["split"]
 
 
-def test_the_digest_sees_two_flipped_signs() -> None:
+def test_the_digest_detects_two_flipped_signs() -> None:
     """Where bits are only multiplied by odd numbers and added, the top bits of two elements cancel."""
     array = jax.random.normal(jax.random.key(0), (64,))
     assert len({digest(array), *(digest(array.at[jnp.array([0, i])].mul(-1)) for i in range(1, 64))}) == 64

@@ -1,4 +1,4 @@
-"""Where parameters and moments lie, read from the devices; rules that cover everything; meshes that fit."""
+"""Shardings of parameters and moments, read from the devices; complete rules; valid meshes."""
 
 from dataclasses import replace
 from itertools import cycle
@@ -68,7 +68,7 @@ def test_every_preset_is_sharded_as_recorded(name: str) -> None:
     assert found == GOLDEN
 
 
-def test_a_gate_is_split_as_what_it_is_multiplied_with() -> None:
+def test_a_gate_is_sharded_like_the_branch_it_multiplies() -> None:
     later = {"activation": "swiglu", "positions": "rotary", "norm": "rms_norm", "norm_placement": "pre"}
     config = replace(
         PRESETS["bert_tiny_en_uncased"], vocabulary_multiple=2, num_segments=0, biases=False, **later
@@ -95,7 +95,7 @@ def test_a_gate_is_split_as_what_it_is_multiplied_with() -> None:
 @pytest.mark.parametrize(
     ("mesh", "slack"), [((8, 1, 1), 1.0), ((2, 4, 1), 1.05), ((2, 2, 2), 1.15), ((1, 1, 8), 1.25)]
 )
-def test_devices_hold_their_share_of_parameters_and_both_moments(
+def test_devices_hold_their_shards_of_parameters_and_both_moments(
     mesh: tuple[int, int, int], slack: float
 ) -> None:
     program = program_of(mesh)
@@ -118,7 +118,7 @@ def test_devices_hold_their_share_of_parameters_and_both_moments(
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)])
-def test_rows_are_split_over_data_and_fsdp_alike(mesh: tuple[int, int, int]) -> None:
+def test_rows_are_split_over_both_data_and_fsdp(mesh: tuple[int, int, int]) -> None:
     batch = program_of(mesh).put(batch_of(0))
     rows = 16 // (mesh[0] * mesh[1])
     assert batch.token_ids.sharding.shard_shape((16, 24)) == (rows, 24)
@@ -130,7 +130,7 @@ def test_a_logical_axis_without_a_rule_is_an_error() -> None:
         partition_spec(("depth",))
 
 
-def test_two_dimensions_may_not_want_one_mesh_axis() -> None:
+def test_two_dimensions_cannot_share_a_mesh_axis() -> None:
     with pytest.raises(ValueError, match="two dimensions map to mesh axis"):
         partition_spec(("heads", "intermediate"))
 
@@ -144,7 +144,7 @@ def test_a_parameter_without_axes_is_an_error() -> None:
         parameter_shardings(mesh_of(1, 1, 1), nnx.eval_shape(Bare))
 
 
-def test_a_rule_changed_is_a_sharding_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changing_a_rule_changes_the_sharding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sharding.RULES, "heads", ())
     assert partition_spec(("embed", "heads", "head_dim")) == PartitionSpec("fsdp", None, None)
 
@@ -166,14 +166,14 @@ def test_a_rule_changed_is_a_sharding_changed(monkeypatch: pytest.MonkeyPatch) -
         ((8, 1, 1), {"accumulation_steps": 4}, r"batch_size / accumulation_steps = 4: must be a multiple"),
     ],
 )
-def test_a_mesh_that_divides_nothing_is_refused(
+def test_a_mesh_that_does_not_divide_a_dimension_is_rejected(
     mesh: tuple[int, int, int], changes: Any, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         program_of(mesh, **changes)
 
 
-def test_a_mesh_has_as_many_devices_as_there_are() -> None:
+def test_a_mesh_must_use_all_devices() -> None:
     assert dict(make_mesh(MeshConfig(tensor=2)).shape) == {"data": 4, "fsdp": 1, "tensor": 2}
     with pytest.raises(InputError, match=r"data 3 × fsdp 1 × tensor 1 is 3 devices: must be the 8"):
         make_mesh(MeshConfig(data=3))
@@ -182,7 +182,7 @@ def test_a_mesh_has_as_many_devices_as_there_are() -> None:
 
 
 class SliceDevice:
-    """A device of a TPU slice, or a GPU of a host, as far as a mesh asks."""
+    """The attributes of a TPU or GPU that a mesh reads."""
 
     def __init__(self, number: int, slice_index: int, platform: str) -> None:
         self.id, self.slice_index, self.platform = number, slice_index, platform
@@ -196,14 +196,14 @@ def slices_of(*sizes: int, platform: str = "tpu") -> Any:
     return [SliceDevice(n, index, platform) for n, index in enumerate(numbers)][::-1]
 
 
-def test_data_runs_over_the_slices_outermost() -> None:
+def test_the_data_axis_is_outermost_over_slices() -> None:
     mesh = make_mesh(MeshConfig(dcn_data=2, fsdp=2), slices_of(4, 4))
     assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
     rows = [[device.slice_index for device in row.flat] for row in mesh.devices]
     assert rows == [[0, 0], [0, 0], [1, 1], [1, 1]]
 
 
-def test_simulated_slices_are_neighbours() -> None:
+def test_simulated_slices_are_blocks_of_neighboring_devices() -> None:
     mesh = make_mesh(MeshConfig(dcn_data=2, data=2, tensor=2))
     assert [device.id for device in mesh.devices.flat] == list(range(8))
     assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
@@ -224,14 +224,14 @@ def test_simulated_slices_are_neighbours() -> None:
         (MeshConfig(dcn_data=4), slices_of(4, 4, platform="gpu"), "must not split one of the 2 slices"),
     ],
 )
-def test_slices_that_are_not_those_of_the_config_are_refused(
+def test_slices_that_do_not_match_the_config_are_rejected(
     config: MeshConfig, devices: Any, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         make_mesh(config, devices)
 
 
-def test_hosts_of_gpus_need_not_be_told_apart() -> None:
+def test_gpu_hosts_need_no_slice_indices() -> None:
     assert make_mesh(MeshConfig(fsdp=8), slices_of(4, 4, platform="gpu")).shape["fsdp"] == 8
 
 
@@ -261,7 +261,7 @@ def test_the_partitioner_never_replicates_as_a_last_resort(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_compilation_cache")
-def test_the_partitioner_says_where_it_replicates_as_a_last_resort(
+def test_the_partitioner_warns_if_it_replicates_as_a_last_resort(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The warning that the test above forbids appears if every second activation is split along other dimensions."""
@@ -277,7 +277,7 @@ def test_the_partitioner_says_where_it_replicates_as_a_last_resort(
     assert LAST_RESORT in capfd.readouterr().err
 
 
-def test_a_padded_vocabulary_lets_any_tensor_axis_in() -> None:
+def test_a_padded_vocabulary_fits_any_tensor_axis() -> None:
     model = replace(MODEL, vocabulary_size=250, vocabulary_multiple=8)
     token = program_of((1, 1, 8), model=model).abstract_state.params["encoder"]["embeddings"]["token"]
     assert token.shape == (256, 64)

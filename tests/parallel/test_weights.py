@@ -37,7 +37,7 @@ def test_stacking_and_matrices_follow_from_the_axes() -> None:
         ((), (), "must be a vector's or a matrix's"),
     ],
 )
-def test_a_weight_that_no_rule_covers_is_an_error(
+def test_a_weight_without_a_rule_is_an_error(
     shape: tuple[int, ...], axes: tuple[str, ...], message: str
 ) -> None:
     class Model(nnx.Module):
@@ -48,5 +48,5 @@ def test_a_weight_that_no_rule_covers_is_an_error(
         declared_weights(nnx.eval_shape(Model))
 
 
-def test_a_width_without_heads_is_a_side_of_its_own() -> None:
+def test_a_head_dimension_without_heads_is_a_separate_side() -> None:
     assert Weight("w", (4, 8), ("embed", "head_dim")).sides == ((0,), (1,))

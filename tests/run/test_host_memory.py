@@ -1,4 +1,4 @@
-"""What the kernel counts of a process that uses the same buffers again and again."""
+"""Page faults of a process that uses the same buffers repeatedly."""
 
 import pytest
 
@@ -29,8 +29,8 @@ print(statistics.median(taken))
 
 
 @pytest.mark.parametrize(("memory", "least", "most"), [("kept", 0, 1000), ("given back", 9_000, 10**6)])
-def test_a_step_takes_the_memory_of_the_last_one(memory: str, least: int, most: int) -> None:
-    """A buffer of 3,200 × 3,200 float32 numbers is 10,000 pages. Now and then a hole no longer fits."""
+def test_a_step_reuses_the_memory_of_the_previous_one(memory: str, least: int, most: int) -> None:
+    """A buffer of 3,200 × 3,200 float32 numbers has 10,000 pages; sometimes a free block no longer fits."""
     ended = run_python(STEPS, memory)
     assert ended.returncode == 0, ended.stderr
     assert least <= float(ended.stdout) <= most

@@ -61,7 +61,7 @@ def test_the_command_keeps_dropout_and_initializer_of_the_source(
     source = stored(tmp_path / "source", theirs)
     runs: list[TrainConfig] = []
 
-    def train(config: TrainConfig) -> TrainResult:
+    def train(config: TrainConfig, from_step: int | None) -> TrainResult:
         runs.append(config)
         return TrainResult(tmp_path, 1, finished=True)
 

@@ -1,4 +1,4 @@
-"""Runs of several real processes learn what one process does, on any mesh and when they change on the way."""
+"""Runs of several processes equal those of one, on any mesh and when the number of processes changes."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def write_meshes(folder: Path, names: list[str]) -> list[Path]:
 
 
 def assert_same_losses(run: Path, reference: Path) -> None:
-    """To 1e-5, with the very same tokens masked."""
+    """Asserts equal losses within 1e-5, and the same masked tokens."""
     ours, theirs = learned(run / "metrics.jsonl"), learned(reference / "metrics.jsonl")
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     assert [line["masked_tokens"] for line in ours] == [line["masked_tokens"] for line in theirs]
@@ -87,7 +87,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(one_process: Path, tmp_path: Path) -> None:
-    """By the script and its flags; the first process alone writes files and speaks."""
+    """Started by the script and its flags; only the first process writes files and messages."""
     config = write_config(wide_config(tmp_path / "run"))
     told = run_job(tmp_path, 2, 4, "scripts/train.py", config)
     assert_same_losses(tmp_path / "run", one_process / "data")
@@ -96,20 +96,20 @@ def test_two_processes_train_as_one(one_process: Path, tmp_path: Path) -> None:
     assert [line for line in told[1].splitlines() if "Gloo" not in line] == []
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {path.name for path in (one_process / "data").iterdir()}
-    # Written once: events are of one size, whatever the figures.
+    # Written only once: the size of an event does not depend on its values.
     sizes = [
         [file.stat().st_size for file in (run / "tensorboard").iterdir()]
         for run in (tmp_path / "run", one_process / "data")
     ]
     assert sizes[0] == sizes[1]
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["distributed"]
-    # The run goes on anywhere from its own config.json.
+    # The config.json of the run can be used anywhere.
     assert stored == {"coordinator": None, "num_processes": None, "process_id": None, "timeout_seconds": 60}
 
 
 @pytest.mark.release
 def test_slurm_needs_no_flags(tmp_path: Path) -> None:
-    """As `srun` would start two tasks of one node."""
+    """With the variables that `srun` sets for two tasks on one node."""
 
     def variables(process: int) -> dict[str, str]:
         return {
@@ -131,7 +131,7 @@ def test_slurm_needs_no_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("processes", "devices", "meshes"), [(2, 4, list(MESHES)), (4, 2, ["data", "fsdp", "tensor"])]
 )
-def test_any_mesh_over_processes_gives_the_run_of_one(
+def test_any_mesh_over_processes_equals_one_process(
     one_process: Path, tmp_path: Path, processes: int, devices: int, meshes: list[str]
 ) -> None:
     run_job(tmp_path, processes, devices, "-c", TRAIN_EACH, *write_meshes(tmp_path, meshes))
@@ -140,8 +140,8 @@ def test_any_mesh_over_processes_gives_the_run_of_one(
 
 
 @pytest.mark.release
-def test_a_run_goes_on_with_any_devices_and_processes(one_process: Path, tmp_path: Path) -> None:
-    """8 devices, then 2 of two processes, then 1, then 8 of four: the run of one device that was never stopped."""
+def test_a_run_resumes_with_any_number_of_devices_and_processes(one_process: Path, tmp_path: Path) -> None:
+    """8 devices, 2 in two processes, 1, and 8 in four: equal to an uninterrupted run on one device."""
     run = tmp_path / "run"
     for steps, processes, devices, mesh in (
         (3, 1, 8, MeshConfig(data=1, fsdp=8)),
@@ -170,7 +170,9 @@ train(config)
 
 
 @pytest.mark.release
-def test_what_one_process_cannot_read_is_damaged_for_all(one_process: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_one_process_cannot_read_is_damaged_for_all(
+    one_process: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     config = write_config(wide_config(run, mesh=MeshConfig(data=1, fsdp=2)))
     run_job(tmp_path / "first", 2, 1, "scripts/train.py", config)
@@ -193,7 +195,7 @@ train(config)
 
 
 @pytest.mark.slow
-def test_each_process_reads_its_own_rows_alone(tmp_path: Path) -> None:
-    """Of eight a step four, in evaluation too."""
+def test_each_process_reads_only_its_own_rows(tmp_path: Path) -> None:
+    """Four of the eight rows of a step, also in evaluations."""
     config = write_config(wide_config(tmp_path / "run", num_steps=3))
     run_job(tmp_path, 2, 1, "-c", READS, config)

@@ -56,7 +56,7 @@ def evaluation_record(step: int, **values: Any) -> EvaluationRecord:
 
 
 def tensorboard_events(run: Path) -> list[Event]:
-    """Every event of every file, oldest file first; records are framed as (length, crc, data, crc)."""
+    """Returns all events of all files, oldest file first; records are framed as (length, crc, data, crc)."""
     events = []
     for path in sorted((run / "tensorboard").iterdir()):
         data = path.read_bytes()
@@ -67,7 +67,7 @@ def tensorboard_events(run: Path) -> list[Event]:
     return events
 
 
-def test_lines_hold_the_keys_in_order_and_can_be_read_at_once(tmp_path: Path) -> None:
+def test_lines_have_the_keys_in_order_and_are_readable_immediately(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.log_step(step_record(1, loss=0.1 + 0.2))
         log.log_evaluation(evaluation_record(1))
@@ -85,7 +85,7 @@ def test_non_finite_values_are_null(tmp_path: Path) -> None:
     assert (line["loss"], line["grad_norm"], line["learning_rate"]) == (None, None, 0.5)
 
 
-def test_tensorboard_holds_the_same_scalars(tmp_path: Path) -> None:
+def test_tensorboard_has_the_same_scalars(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.log_step(step_record(3, loss=1.25, grad_norm=math.nan))
         log.log_evaluation(evaluation_record(3, mlm_loss=1.5))
@@ -105,7 +105,7 @@ def test_tensorboard_holds_the_same_scalars(tmp_path: Path) -> None:
     assert (scalars[3, "loss"], scalars[3, "eval/mlm_loss"]) == (1.25, 1.5)
 
 
-def test_event_files_are_framed_as_tensorboardx_frames_them(tmp_path: Path) -> None:
+def test_event_files_equal_those_of_tensorboardx(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.log_step(step_record(1))
     [events] = (tmp_path / "tensorboard").iterdir()
@@ -186,7 +186,7 @@ except OSError as error:
 
 
 def run_with_full_disk(case: str, run: Path) -> str:
-    """What a child prints in which no file can grow beyond a size."""
+    """Returns the output of a child in which no file can grow beyond a size."""
     child = subprocess.run(
         [sys.executable, "-c", FULL_DISK + case, str(run)],
         env=os.environ
@@ -200,18 +200,18 @@ def run_with_full_disk(case: str, run: Path) -> str:
     return child.stdout
 
 
-def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_is_not_written_in_part(tmp_path: Path) -> None:
     assert run_with_full_disk(A_LINE_DOES_NOT_FIT, tmp_path).split() == [str(errno.ENOSPC)]
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
 
 
-def test_an_event_that_does_not_fit_is_an_error_at_once_and_leaves_nothing_of_itself(tmp_path: Path) -> None:
+def test_an_event_that_does_not_fit_is_an_error_and_not_written_in_part(tmp_path: Path) -> None:
     said = run_with_full_disk(AN_EVENT_DOES_NOT_FIT, tmp_path)
     assert said.splitlines() == [f"{errno.ENOSPC} True", f"{errno.EFBIG} True"]
     assert [event.step for event in tensorboard_events(tmp_path) if event.summary.value] == [1]
 
 
-def test_records_that_cannot_be_written_anew_stay_as_they_were(tmp_path: Path) -> None:
+def test_records_that_cannot_be_rewritten_are_unchanged(tmp_path: Path) -> None:
     assert run_with_full_disk(RECORDS_TO_KEEP_DO_NOT_FIT, tmp_path).split() == [str(errno.EFBIG)]
     assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.jsonl", "metrics.jsonl", "tensorboard"]
@@ -230,7 +230,7 @@ for step in itertools.count(1):
 """
 
 
-def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_only_whole_lines(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", LOG_FOR_EVER, str(tmp_path)],
         env=os.environ
@@ -246,8 +246,8 @@ def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in text.splitlines()] == [*range(1, text.count("\n") + 1)]
 
 
-def test_one_behind_never_waits_for_the_step_just_dispatched() -> None:
-    """The step is a real computation of some tenths of a second, still running when `push` returns."""
+def test_one_behind_does_not_wait_for_the_latest_step() -> None:
+    """The step takes some tenths of a second and is still running when `push` returns."""
 
     @jax.jit
     def slow(x: jax.Array) -> jax.Array:
@@ -277,7 +277,7 @@ def step_metrics(loss: float, weight: float, nonfinite_steps: int = 0) -> StepMe
     )
 
 
-def test_a_window_of_losses_weights_steps_by_their_tokens_and_leaves_out_skipped_ones() -> None:
+def test_a_loss_window_weights_steps_by_tokens_and_omits_skipped_ones() -> None:
     window = LossWindow()
     assert math.isnan(window.mean_loss())
     window.add(step_metrics(math.nan, 5, nonfinite_steps=1))
@@ -292,7 +292,7 @@ def test_a_window_of_losses_weights_steps_by_their_tokens_and_leaves_out_skipped
     assert window.accuracy() == pytest.approx(0.25)
 
 
-def test_throughput_counts_steps_against_time_that_is_not_paused() -> None:
+def test_throughput_excludes_paused_time() -> None:
     now = 100.0
     meter = ThroughputMeter(clock=lambda: now)
     for _ in range(4):
@@ -312,8 +312,8 @@ def test_throughput_counts_steps_against_time_that_is_not_paused() -> None:
 
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
-def test_flops_are_those_of_the_matrix_products_of_a_real_model(activation: str) -> None:
-    """Against XLA's own count of a forward pass written with nothing but those products."""
+def test_flops_equal_those_of_the_matrix_products_of_a_model(activation: str) -> None:
+    """Compared with XLA's count for a forward pass that consists of these products only."""
     layers, h, f, length, masked, vocabulary = 3, 32, 128, 64, 10, 500
     shapes = [(length, h), *[(h, h)] * 4, (h, f), (h, f), (f, h), (h, vocabulary)]
 
@@ -340,7 +340,7 @@ def test_flops_are_those_of_the_matrix_products_of_a_real_model(activation: str)
 
 
 def test_flops_of_bert_base() -> None:
-    """About 6 FLOPs a parameter and token: 85M encoder parameters, and the head at 20 of 128 positions."""
+    """About 6 FLOPs per parameter and token: 85M encoder parameters, and the head at 20 of 128 positions."""
     flops = train_flops_per_sequence(PRESETS["bert_base_en_uncased"], length=128, masked=20)
     assert flops == pytest.approx(6 * 85e6 * 128 + 6 * 24e6 * 20, rel=0.05)
 
@@ -363,7 +363,7 @@ def masking_config(selection: str, rate: float, length: int) -> MaskingConfig:
 
 
 def counts(config: MaskingConfig, token_ids: jax.Array, seed: int) -> dict[str, int]:
-    """What really masking these rows adds up to."""
+    """Masks the rows and returns the sums of the counts."""
     sums = _sums(config, token_ids, seed)
     return {"rows": len(token_ids)} | {name: int(value) for name, value in sums.items()}
 
@@ -386,7 +386,7 @@ def warnings_of(config: MaskingConfig, counted: dict[str, int]) -> dict[str, str
 
 
 def make_rows(rows: int, length: int, longest: int, seed: int) -> jax.Array:
-    """[CLS] tokens [SEP] and padding, bodies of 1 to `longest` tokens."""
+    """Returns rows of [CLS], 1 to `longest` tokens, [SEP] and padding."""
     generator = np.random.default_rng(seed)
     token_ids = np.zeros((rows, length), np.int32)
     for row in token_ids:
@@ -405,7 +405,7 @@ def test_real_masks_raise_no_warning(selection: str, longest: int) -> None:
 
 @pytest.mark.parametrize("quota", ["row", "document"])
 @pytest.mark.parametrize("unit", ["whole_word", "span"])
-def test_real_masks_of_words_raise_no_warning_and_those_of_another_rate_do(unit: str, quota: str) -> None:
+def test_masks_of_words_raise_a_warning_only_at_another_rate(unit: str, quota: str) -> None:
     words = {"continuation_token_ids": tuple(range(70, 100)), "document_end_id": 3}
     config = replace(masking_config("ceil", 0.15, 40), unit=unit, quota=quota, **words)
     token_ids = make_rows(64, 64, 62, 0).at[:, 17].set(3).at[:, 29].set(3)
@@ -416,7 +416,7 @@ def test_real_masks_of_words_raise_no_warning_and_those_of_another_rate_do(unit:
     assert list(warnings_of(config, realized | {"masked_tokens": 0})) == ["rate"]
 
 
-def test_the_law_of_bert_counts_special_tokens() -> None:
+def test_the_bert_selection_rule_counts_special_tokens() -> None:
     config = masking_config("bert", 0.15, 40)
     token_ids = jnp.tile(jnp.array([3, 3, 7, 8], jnp.int32), (64, 16))
     assert warnings_of(config, counts(config, token_ids, 0)) == {}
@@ -442,6 +442,6 @@ def test_clipped_rows_raise_a_warning_beyond_one_percent() -> None:
 
 
 @given(st.integers(0, 3), st.sampled_from(["ceil", "bernoulli", "bert"]))
-def test_rows_without_a_token_are_no_reason_to_warn(rows: int, selection: str) -> None:
+def test_rows_without_tokens_raise_no_warning(rows: int, selection: str) -> None:
     nothing = dict.fromkeys(("real_tokens", "selectable_tokens", "masked_tokens", "clipped_rows"), 0)
     assert warnings_of(masking_config(selection, 0.15, 40), {"rows": rows} | nothing) == {}

@@ -21,14 +21,14 @@ def write_run(folder: Path, losses: list[float | None], evaluations: dict[int, f
 
 
 def pixels(picture: Path, color: tuple[int, int, int]) -> np.ndarray:
-    """[pixels, 2] of (row, column) drawn in exactly this color, outside the legend."""
+    """Returns the [pixels, 2] (row, column) of this exact color, outside the legend."""
     image = np.rint(imread(picture)[..., :3] * 255).astype(int)
     rows, columns = np.nonzero((image == color).all(axis=-1))
     return np.stack([rows, columns], axis=1)[(columns < 640) | (rows > 100)]
 
 
 @pytest.mark.parametrize("points", [2, 30, 1_000, 20_000])
-def test_draws_both_curves_falling(tmp_path: Path, points: int) -> None:
+def test_both_curves_are_drawn_and_fall(tmp_path: Path, points: int) -> None:
     losses = [2 + 8 * 0.01 ** (i / points) for i in range(points)]
     write_run(tmp_path, losses, {points // 2 + 1: 3.0, points: 2.5})
     picture = plot_losses(tmp_path)
@@ -41,7 +41,7 @@ def test_draws_both_curves_falling(tmp_path: Path, points: int) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.jsonl", "loss.png", "metrics.jsonl"]
 
 
-def test_a_single_point_shows(tmp_path: Path) -> None:
+def test_a_single_point_is_visible(tmp_path: Path) -> None:
     write_run(tmp_path, [10.0], {})
     assert len(pixels(plot_losses(tmp_path), TRAINING)) > 5
 
@@ -72,20 +72,20 @@ except OSError:
 """
 
 
-def test_a_picture_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_picture_that_does_not_fit_keeps_the_previous_one(tmp_path: Path) -> None:
     write_run(tmp_path, [10.0, 9.0], {})
     said = subprocess.check_output([sys.executable, "-c", FULL_DISK, str(tmp_path)], text=True)
     assert said == "True\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.jsonl", "loss.png", "metrics.jsonl"]
 
 
-def test_nothing_to_draw_is_no_picture(tmp_path: Path) -> None:
+def test_without_points_there_is_no_picture(tmp_path: Path) -> None:
     assert plot_losses(tmp_path) is None
     write_run(tmp_path, [None], {1: None})
     assert plot_losses(tmp_path) is None
     assert not (tmp_path / "loss.png").exists()
 
 
-def test_importing_it_chooses_no_backend() -> None:
+def test_importing_the_module_selects_no_backend() -> None:
     script = "import sys, mlm_jax.run.plots; print('matplotlib.pyplot' in sys.modules, 'jax' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).split()[0] == "False"

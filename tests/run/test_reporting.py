@@ -1,4 +1,4 @@
-"""What a run says while it trains, on a terminal and elsewhere, and when it gives up."""
+"""Messages of a run, on a terminal and elsewhere, and the error that ends a diverged run."""
 
 import fcntl
 import os
@@ -51,13 +51,13 @@ SLOW_WORK = re.compile(
 
 
 def train_here(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process, on the first of its eight devices."""
+    """`train` in this process, on the first of its eight devices."""
     monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
     train(config)
 
 
 @pytest.mark.slow
-def test_one_line_a_logged_step_with_the_stated_keys_in_order() -> None:
+def test_each_logged_step_is_a_line_with_the_documented_keys() -> None:
     records = read_records(uninterrupted() / "metrics.jsonl")
     assert [list(record) for record in records] == [STEP_KEYS] * 20
     assert [record["step"] for record in records] == list(range(2, 41, 2))
@@ -71,7 +71,7 @@ def test_one_line_a_logged_step_with_the_stated_keys_in_order() -> None:
 
 
 @pytest.mark.slow
-def test_a_line_has_the_means_over_all_steps_since_the_last(
+def test_a_line_has_the_means_over_the_steps_since_the_previous_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(tmp_path / "each", num_steps=6, log_every=1)
@@ -90,7 +90,7 @@ def test_a_line_has_the_means_over_all_steps_since_the_last(
         )
 
 
-def test_evaluations_are_logged_with_theirs() -> None:
+def test_evaluations_are_logged_with_their_keys() -> None:
     records = read_records(uninterrupted() / "eval.jsonl")
     assert [record["step"] for record in records] == [10, 20, 30, 40]
     for record in records:
@@ -100,7 +100,7 @@ def test_evaluations_are_logged_with_theirs() -> None:
     assert records[-1]["mlm_loss"] < records[0]["mlm_loss"]
 
 
-def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line() -> None:
+def test_each_logged_step_is_printed_without_a_terminal() -> None:
     told = told_by_uninterrupted()
     lines = [line for line in told.splitlines() if not SLOW_WORK.fullmatch(line)]
     assert lines[:5] == [
@@ -122,7 +122,7 @@ def test_elsewhere_than_on_a_terminal_each_logged_step_is_a_line() -> None:
 
 
 def on_a_terminal(config: Path, columns: int) -> str:
-    """What a terminal of that width is sent by `scripts/train.py`."""
+    """Returns what `scripts/train.py` writes to a terminal of that width."""
     here, there = pty.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     child = subprocess.Popen(
@@ -152,7 +152,7 @@ def test_on_a_terminal_a_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> N
     assert "step 40: evaluation loss " in sent
 
 
-def test_masks_that_are_not_as_configured_are_told_once(
+def test_unexpected_masks_are_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = MaskingRecipe(mask_selection_length=1)
@@ -164,7 +164,7 @@ def test_masks_that_are_not_as_configured_are_told_once(
     assert told.count("mask_selection_rate = 0.15 gives") == 1
 
 
-def test_a_loss_that_is_no_longer_finite_stops_the_run_in_the_end(tmp_path: Path) -> None:
+def test_a_non_finite_loss_eventually_stops_the_run(tmp_path: Path) -> None:
     absurd = OptimizerConfig(learning_rate=1e30, max_grad_norm=None)
     config = config_of(tmp_path / "run", optimizer=absurd, checkpoint_every=3, max_nonfinite_steps=5)
     ended = run_script("train", write_config(config))
@@ -198,7 +198,7 @@ def test_only_slow_work_is_announced(
     assert said == "compiling\n"
 
 
-def test_why_a_kernel_is_not_used_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reason_for_not_using_a_kernel_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(Path("run"))
     program = build_program(
         config, resolve_masking(config.masking, tokenizer(), 20), make_mesh(config.mesh, jax.devices()[:1])

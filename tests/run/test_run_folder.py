@@ -63,7 +63,7 @@ def test_a_run_whose_folder_is_gone_fails(one_device: None, tmp_path: Path, what
 @pytest.mark.parametrize(
     ("output_dir", "message"),
     [
-        ("gs://bucket/run", "gs://bucket/run: must be a local folder"),
+        ("gs://bucket/run", "gs://bucket/run: must be a local path"),
         ("", "the output must have a name"),
         ("file", "file: is a file"),
         ("file/run", "file/run: file is a file"),

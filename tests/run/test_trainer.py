@@ -1,4 +1,4 @@
-"""Runs from their start to their end, and what makes them refuse, give up, or go on."""
+"""Runs from start to end: files, resumption, and errors."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def copy_of_run(tmp_path: Path, *, without: tuple[int, ...] = ()) -> Path:
     return run
 
 
-def test_makes_the_run_folder_and_nothing_else() -> None:
+def test_a_run_writes_only_its_run_folder() -> None:
     run = uninterrupted()
     assert {path.name for path in run.iterdir()} == {
         *("config.json", "metrics.jsonl", "eval.jsonl"),
@@ -69,8 +69,8 @@ def test_makes_the_run_folder_and_nothing_else() -> None:
     assert list((run / "tensorboard").iterdir())
 
 
-def test_a_finished_run_says_so_and_changes_nothing() -> None:
-    """From its own config.json, which is a config like any other."""
+def test_a_finished_run_is_reported_and_not_changed() -> None:
+    """Started from its own config.json."""
     run = uninterrupted()
     before = listing(run)
     ended = run_script("train", run / "config.json")
@@ -81,7 +81,7 @@ def test_a_finished_run_says_so_and_changes_nothing() -> None:
     assert listing(run) == before
 
 
-def test_more_steps_go_on_and_what_changed_is_told(tmp_path: Path) -> None:
+def test_a_larger_num_steps_resumes_a_finished_run_and_changes_are_reported(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path)
     ended = run_script("train", run / "config.json", "--output-dir", run, "--num-steps", 44, "--log-every", 1)
     assert ended.returncode == 0, ended.stderr
@@ -94,7 +94,7 @@ def test_more_steps_go_on_and_what_changed_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_batch_size_goes_on_at_the_next_example(
+def test_a_different_batch_size_continues_with_the_next_example(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copy_of_run(tmp_path)
@@ -159,10 +159,10 @@ GROWING = [4] * 9 + [8] * 4 + [12] * 3 + [16] * 8
 
 
 @pytest.mark.slow
-def test_a_batch_size_that_grows(
+def test_a_growing_batch_size(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And a run that goes on amid the growth: the same to the bit."""
+    """A run that is resumed while the batch grows is identical, bit for bit."""
     taken: list[Batch] = []
     put = Program.put
     monkeypatch.setattr(Program, "put", lambda self, batch: taken.append(batch) or put(self, batch))
@@ -173,7 +173,7 @@ def test_a_batch_size_that_grows(
     told = capsys.readouterr().err
     rows = open_run_data(growing(run).data)
     per_evaluation = -(-rows.evaluation.num_rows // 8)
-    # Of an evaluation batch what a microbatch has in the end.
+    # An evaluation batch is as large as the last microbatch.
     assert [len(batch.epochs) for batch in taken] == [
         size
         for step, rows_of_step in enumerate(GROWING, 1)
@@ -203,7 +203,7 @@ def test_a_batch_size_that_grows(
 
 
 @pytest.mark.release
-def test_a_batch_size_that_grows_on_eight_devices_as_on_one(
+def test_a_growing_batch_size_on_eight_devices_equals_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(growing(tmp_path / "eight", mesh=MeshConfig(data=2, fsdp=2, tensor=2)))
@@ -248,7 +248,7 @@ def with_another_tokenizer(config: TrainConfig) -> TrainConfig:
         (other(optimizer=OptimizerConfig(freeze=("encoder/*",))), "opt_state."),
     ],
 )
-def test_refuses_to_go_on_with_something_else(
+def test_a_run_with_other_data_or_another_model_is_not_resumed(
     one_device: None, change: Callable[[TrainConfig], TrainConfig], named: str
 ) -> None:
     run = uninterrupted()
@@ -260,7 +260,7 @@ def test_refuses_to_go_on_with_something_else(
     assert listing(run) == before
 
 
-def test_the_script_refuses_in_one_line(tmp_path: Path) -> None:
+def test_the_script_prints_a_refusal_as_one_line(tmp_path: Path) -> None:
     run = uninterrupted()
     before = listing(run)
     ended = run_script("train", run / "config.json", "--seed", 1, "--num-steps", 50)
@@ -272,10 +272,10 @@ def test_the_script_refuses_in_one_line(tmp_path: Path) -> None:
     assert listing(run) == before
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path)
     newest = run / "checkpoints" / "40"
-    # All of its data files: which of them hold what was superseded while it was written depends on the clock.
+    # All of its data files, because it depends on timing which of them are still referenced.
     for file in newest.rglob("d/*"):
         os.truncate(file, file.stat().st_size // 2)
     ended = run_script("train", run / "config.json", "--output-dir", run)
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path: Path)
     assert_same_end(run)
 
 
-# The system says of a file beyond the limit what it says of a full disk, in other words.
+# Writing beyond the limit fails like writing to a full disk, with another message.
 WITH_LITTLE_ROOM = """
 import resource
 import runpy
@@ -301,7 +301,7 @@ def run_with_little_room(*arguments: object) -> CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_keeps_older_checkpoints(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
     before = listing(run / "checkpoints")
     ended = run_with_little_room(30_000, run / "config.json", "--output-dir", run)
@@ -317,7 +317,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoints(tmp_path: Pa
     assert_same_end(run)
 
 
-def test_no_room_for_the_rest_of_the_run_folder_is_told_in_one_line_too(tmp_path: Path) -> None:
+def test_a_full_disk_at_the_start_of_a_run_is_one_line(tmp_path: Path) -> None:
     ended = run_with_little_room(1000, write_config(config_of(tmp_path / "run")))
     assert ended.returncode == 1, ended.stderr
     file = tmp_path / "run" / "tokenizer" / "vocab.txt"
@@ -352,7 +352,7 @@ for again in (config, replace(config, output_dir=f"{run}_new")):
 
 @pytest.mark.slow
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
-    """Every program is found in the cache that the first start filled, for a new run and for one that goes on."""
+    """A new run and a resumed one find all their programs in the cache that the first start filled."""
     config = config_of(tmp_path / "run", compilation_cache_dir=str(tmp_path / "compiled"))
     ended = run_python(COUNT_COMPILATIONS, write_config(config))
     assert ended.returncode == 0, ended.stderr
@@ -363,7 +363,7 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
         assert misses == 0
 
 
-def test_goes_on_with_eight_devices_and_with_one_again(tmp_path: Path) -> None:
+def test_a_run_resumes_on_eight_devices_and_on_one_again(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
     config = config_of(run, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
     ended = run_script("train", write_config(config), devices=8)
@@ -390,7 +390,7 @@ def assert_close_to_one_device(run: Path) -> None:
             assert [r[column] for r in actual] == pytest.approx([r[column] for r in expected], abs=1e-4)
 
 
-def test_evaluation_in_the_run_is_that_of_the_script() -> None:
+def test_the_evaluate_script_agrees_with_the_run() -> None:
     ended = run_script("evaluate", uninterrupted(), "--data", prepared(200, 240))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("\n") == 1
@@ -401,16 +401,16 @@ def test_evaluation_in_the_run_is_that_of_the_script() -> None:
 
 
 def short_run(output_dir: Path, **changes: Any) -> TrainConfig:
-    """Three steps, for runs in this process."""
+    """Config of three steps, for runs in this process."""
     settings = {"num_steps": 3, "eval_every": 3, "log_every": 1} | changes
     return config_of(output_dir, **{"optimizer": OptimizerConfig(learning_rate=1e-3)} | settings)
 
 
 @pytest.mark.slow
-def test_trains_on_lists_of_strings_and_leaves_the_process_as_it_was(
+def test_training_on_lists_of_strings_leaves_the_process_unchanged(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Options of malloc are for the commands to set."""
+    """Only commands set options of malloc."""
     monkeypatch.setattr(host_memory, "ctypes", None)
     config = short_run(tmp_path / "run", data=DataConfig(sequence_length=20))
     with pytest.raises(InputError, match="tokenizer: must be given with documents"):
@@ -427,7 +427,7 @@ def test_trains_on_lists_of_strings_and_leaves_the_process_as_it_was(
     assert [record["step"] for record in read_records(tmp_path / "run" / "eval.jsonl")] == [3]
 
 
-def test_starts_from_another_run_and_keeps_what_is_frozen(one_device: None, tmp_path: Path) -> None:
+def test_a_run_starts_from_another_one_and_frozen_parameters_stay(one_device: None, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(learning_rate=1e-6, freeze=("encoder/*",))
     config = short_run(tmp_path / "run", init_from=str(uninterrupted()), optimizer=optimizer)
     train(config)
@@ -443,7 +443,9 @@ def test_starts_from_another_run_and_keeps_what_is_frozen(one_device: None, tmp_
 
 
 @pytest.mark.slow
-def test_starts_from_a_converted_model_and_pads_its_vocabulary(one_device: None, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_converted_model_with_a_padded_vocabulary(
+    one_device: None, tmp_path: Path
+) -> None:
     convert(uninterrupted(), tmp_path / "converted", "hugging_face")
     ends = {}
     for name, source in (("run", uninterrupted()), ("converted", tmp_path / "converted")):
@@ -461,7 +463,7 @@ def test_starts_from_a_converted_model_and_pads_its_vocabulary(one_device: None,
 
 
 @pytest.mark.slow
-def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -> None:
+def test_init_from_rejects_a_model_of_another_shape(one_device: None, tmp_path: Path) -> None:
     wider = replace(MODEL, hidden_dim=32)
     with pytest.raises(InputError, match=r"has model.hidden_dim = 16: must be 32") as refused:
         train(short_run(tmp_path / "run", init_from=str(uninterrupted()), model=wider))
@@ -479,7 +481,7 @@ def test_refuses_to_start_from_another_shape(one_device: None, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_path: Path) -> None:
+def test_init_from_rejects_a_model_with_another_tokenizer(one_device: None, tmp_path: Path) -> None:
     config = short_run(tmp_path / "run", init_from=str(uninterrupted()))
     with pytest.raises(InputError, match=r"init_from = .*: has the tokenizer .* must be that of the data"):
         train(
@@ -503,7 +505,9 @@ def test_refuses_to_start_from_a_run_of_another_tokenizer(one_device: None, tmp_
         ("", {}, "data.path: must name a folder"),
     ],
 )
-def test_data_are_named_once(tmp_path: Path, path: str, given: dict[str, Any], message: str) -> None:
+def test_data_are_given_either_as_folders_or_as_documents(
+    tmp_path: Path, path: str, given: dict[str, Any], message: str
+) -> None:
     given = {name: value() if callable(value) else value for name, value in given.items()}
     config = replace(short_run(tmp_path / "run"), data=DataConfig(path=path, sequence_length=20))
     with pytest.raises(InputError, match=message):
@@ -511,9 +515,9 @@ def test_data_are_named_once(tmp_path: Path, path: str, given: dict[str, Any], m
     assert not (tmp_path / "run").exists()
 
 
-def test_keeps_the_best_state_wherever_it_was_evaluated(one_device: None, tmp_path: Path) -> None:
+def test_the_best_state_is_kept_even_between_checkpoints(one_device: None, tmp_path: Path) -> None:
     config = short_run(tmp_path / "run", num_steps=12, eval_every=3, checkpoint_every=100, keep_checkpoints=1)
-    # The rate rises until the loss does.
+    # The learning rate rises until the loss does.
     train(replace(config, optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=12)))
     losses = {record["step"]: record["mlm_loss"] for record in read_records(tmp_path / "run" / "eval.jsonl")}
     kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()}
@@ -522,7 +526,7 @@ def test_keeps_the_best_state_wherever_it_was_evaluated(one_device: None, tmp_pa
     assert kept == {best, 12}
 
 
-def test_a_signal_while_compiling_is_a_request_too(
+def test_a_signal_during_compilation_stops_the_run_after_a_step(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build_and_signal(*arguments: Any) -> Program:
@@ -535,7 +539,7 @@ def test_a_signal_while_compiling_is_a_request_too(
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
 
 
-def test_a_signal_after_the_decision_stops_the_next_step_saved(
+def test_a_signal_after_a_step_was_checked_stops_the_run_after_the_next(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide = trainer._Run._evaluate_and_save
@@ -552,7 +556,7 @@ def test_a_signal_after_the_decision_stops_the_next_step_saved(
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
 
 
-def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -> None:
+def test_a_diverged_run_draws_its_loss_curve(one_device: None, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(learning_rate=1e30, max_grad_norm=None)
     config = short_run(
         tmp_path / "run", num_steps=60, log_every=1, optimizer=optimizer, max_nonfinite_steps=3
@@ -562,7 +566,7 @@ def test_a_run_that_diverged_shows_its_curve(one_device: None, tmp_path: Path) -
     assert (tmp_path / "run" / "loss.png").is_file()
 
 
-def test_a_transfer_that_nobody_asked_for_is_an_error(
+def test_an_implicit_transfer_is_an_error(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forgets_to_put(program: Program, batch: Batch) -> Batch:
@@ -596,7 +600,7 @@ def step_seconds(config):
 
 
 whole = step_seconds(config)
-# A device that is never waited for: what is left is all that the host does in a step.
+# Without waiting for a device, the remaining time is the work of the host.
 one, zero = jnp.float32(1), jnp.float32(0)
 metrics = StepMetrics(*[one] * len(StepMetrics._fields))._replace(nonfinite_steps=zero, stop_votes=zero)
 Program.train = lambda program, state, batch, votes: (state, metrics)

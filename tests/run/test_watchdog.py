@@ -1,4 +1,4 @@
-"""Jobs of several real processes: signals, faults that end all of them and are named, starts that do not fit."""
+"""Jobs of several processes: signals, faults, and starts that do not match."""
 
 import re
 import signal
@@ -18,7 +18,7 @@ from tests.run_small import prepared, run_script_alone, write_config
 
 @pytest.fixture
 def endless(tmp_path: Path) -> Iterator[Job]:
-    """Two processes in the middle of a run that would take hours."""
+    """Two processes in the middle of a run of hours."""
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
     job = Job(tmp_path, 2, 1, ["scripts/train.py", config])
     try:
@@ -30,7 +30,7 @@ def endless(tmp_path: Path) -> Iterator[Job]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.release), 1])
-def test_a_signal_to_one_process_stops_all_at_one_saved_step(
+def test_a_signal_to_one_process_stops_all_at_the_same_saved_step(
     endless: Job, tmp_path: Path, victim: int
 ) -> None:
     endless.processes[victim].send_signal(signal.SIGTERM)
@@ -56,10 +56,10 @@ def test_a_signal_to_one_process_stops_all_at_one_saved_step(
         pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
     ],
 )
-def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
+def test_the_others_end_and_name_a_process_that_dies_or_stops(
     endless: Job, tmp_path: Path, victim: int, number: signal.Signals
 ) -> None:
-    """15 seconds are the timeout; a killed process is often noticed at once."""
+    """The timeout is 15 seconds; a killed process is often noticed sooner."""
     survivor = 1 - victim
     endless.processes[victim].send_signal(number)
     (ended,) = endless.ended(survivor)
@@ -81,7 +81,7 @@ def test_a_process_that_dies_or_stops_is_named_and_ends_the_others(
 
 
 def job_with_its_keeper_stopped(tmp_path: Path) -> Job:
-    """Four processes: the third was stopped for some seconds, and just before it goes on the first is stopped."""
+    """Four processes: the third is stopped for some seconds, the first just before the third continues."""
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
     job = Job(tmp_path, 4, 1, ["scripts/train.py", config])
     try:
@@ -97,8 +97,8 @@ def job_with_its_keeper_stopped(tmp_path: Path) -> Job:
 
 
 @pytest.mark.release
-def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
-    """While the first process is stopped, the others hear nothing of one another either.
+def test_only_the_process_with_the_records_is_blamed(tmp_path: Path) -> None:
+    """While the first process is stopped, the others do not hear from each other either.
 
     Nor is one to blame that was last heard of some seconds before.
     """
@@ -114,8 +114,8 @@ def test_who_keeps_the_records_is_blamed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.release
-def test_nobody_is_blamed_for_what_the_keeper_could_not_hear(tmp_path: Path) -> None:
-    """One is stopped for a while and then the first process, each for less than the 15 seconds: the run goes on."""
+def test_no_process_is_blamed_for_heartbeats_that_were_not_recorded(tmp_path: Path) -> None:
+    """One process and then the first are stopped, each for less than the timeout: the run continues."""
     job = job_with_its_keeper_stopped(tmp_path)
     try:
         time.sleep(11)
@@ -139,8 +139,8 @@ with Watchdog(6 if jax.process_index() == 1 else 600) as job:
 
 
 @pytest.mark.release
-def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
-    """The first would by itself wait for ten minutes, and then find two processes silent."""
+def test_all_processes_report_the_verdict_of_one(tmp_path: Path) -> None:
+    """On its own, the first would wait for ten minutes, and then find two processes silent."""
     config = write_config(wide_config(tmp_path / "run"))
     job = Job(tmp_path, 3, 1, ["-c", IMPATIENT, config])
     try:
@@ -154,8 +154,8 @@ def test_what_one_process_has_found_out_is_said_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.release
-def test_a_job_that_stood_still_as_a_whole_goes_on(endless: Job) -> None:
-    """Longer than the timeout, as when the machines of a job are moved: no process missed a heartbeat of another."""
+def test_a_job_that_was_suspended_as_a_whole_continues(endless: Job) -> None:
+    """For longer than the timeout, as when the machines of a job are migrated: no process missed a heartbeat."""
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for process in endless.processes:
             process.send_signal(number)
@@ -173,8 +173,8 @@ trainer.train(config)
 
 
 @pytest.mark.release
-def test_who_has_ended_is_not_waited_for(tmp_path: Path) -> None:
-    """The first process writes for longer than the timeout when the other has nothing left to do."""
+def test_a_process_that_has_ended_is_not_silent(tmp_path: Path) -> None:
+    """The first process writes for longer than the timeout after the other has ended."""
     config = write_config(wide_config(tmp_path / "run", num_steps=3))
     ended = Job(tmp_path, 2, 1, ["-c", LATE, config]).ended()
     assert [end.code for end in ended] == [0, 0], ended
@@ -195,7 +195,7 @@ train(config)
 
 @pytest.mark.release
 def test_a_process_whose_loop_hangs_is_named(tmp_path: Path) -> None:
-    """Its beats go on; the others wait for it in a collective, turns ahead."""
+    """Its beats continue; the others are ahead and wait for it in a collective."""
     config = write_config(wide_config(tmp_path / "run", num_steps=10**6, eval_every=10**6))
     job = Job(tmp_path, 2, 1, ["-c", HANGS, config])
     try:
@@ -209,7 +209,7 @@ def test_a_process_whose_loop_hangs_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_one_process_fails_of_is_told_by_all(tmp_path: Path) -> None:
+def test_all_processes_report_the_error_of_one(tmp_path: Path) -> None:
     config = write_config(wide_config(tmp_path / "run"))
     commands = [["scripts/train.py", config], ["scripts/train.py", config, "--data.path=/nowhere"]]
     first, second = Job(tmp_path, 2, 1, commands).ended()
@@ -223,7 +223,7 @@ def test_what_one_process_fails_of_is_told_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_started_differently_are_told_in_what(tmp_path: Path) -> None:
+def test_differences_between_processes_are_listed(tmp_path: Path) -> None:
     config = write_config(wide_config(tmp_path / "run"))
     train = ["scripts/train.py", config]
     for number, (flag, difference) in enumerate(
@@ -245,7 +245,7 @@ def test_processes_started_differently_are_told_in_what(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_never_comes_together_ends_in_time(tmp_path: Path) -> None:
+def test_an_incomplete_job_ends_in_time(tmp_path: Path) -> None:
     config = write_config(wide_config(tmp_path / "run"))
     free, stale = free_port(), free_port()
     coordinators = [f"distributed.coordinator = 127.0.0.1:{port}" for port in (free, stale)]
@@ -269,7 +269,7 @@ def test_a_job_that_never_comes_together_ends_in_time(tmp_path: Path) -> None:
     )
 
 
-def test_a_taken_port_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     config = write_config(wide_config(tmp_path / "run"))
     with socket.socket() as listener:
         listener.bind(("", 0))

@@ -256,7 +256,7 @@ def test_every_contestant_has_a_row() -> None:
     assert table.rows[2] == ("failed", "ended with 1: MemoryError: full", *[None] * 6)
     assert table.rows[3] == ("not begun", *[None] * 7)
     assert table.as_markdown().splitlines()[-1] == "| not begun |" + " – |" * 7
-    assert table.as_json()["rows"][0]["of the chip's peak"] == flops / 989e12
+    assert table.as_json()["rows"][0]["fraction of the chip's peak"] == flops / 989e12
 
 
 def test_no_figure_is_made_up() -> None:

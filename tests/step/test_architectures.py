@@ -1,4 +1,4 @@
-"""Every architecture trains a step, alike on any mesh, and comes back from its folders."""
+"""Every architecture trains the same on any mesh, and survives saving and loading."""
 
 import json
 from dataclasses import replace
@@ -30,12 +30,12 @@ from tests.small import MODEL, losses_of, program_of
 
 COVERING = covering_set()
 WITHIN = DataConfig(sequence_length=24, attend_within_documents=True)
-# Compiling is what takes time: the default run has everything at once, and what else there is in the slow one.
+# Compilation takes most of the time: by default, only everything at once is tested; the rest is slow.
 FEW = [(EVERYTHING, (2, 2, 2))]
 
 
 def both_losses(changes: dict[str, Any], mesh: tuple[int, int, int]) -> tuple[list[float], list[float]]:
-    """Of the steps of one device and of a mesh, with dropout."""
+    """Returns the losses on one device and on a mesh, with dropout."""
     model = replace(MODEL, **changes)
     one, many = (losses_of(program_of(on, model=model, data=WITHIN), 3) for on in ((1, 1, 1), mesh))
     return one, many
@@ -56,14 +56,14 @@ ON_MESHES = pytest.mark.parametrize(
 
 @ON_MESHES
 @pytest.mark.slow
-def test_a_mesh_trains_as_one_device_does(changes: dict[str, Any], mesh: tuple[int, int, int]) -> None:
+def test_a_mesh_trains_like_one_device(changes: dict[str, Any], mesh: tuple[int, int, int]) -> None:
     one, many = both_losses(changes, mesh)
     assert abs(one[0] - np.log(MODEL.vocabulary_size)) < 0.2
     assert one[2] != one[0]
     np.testing.assert_allclose(many, one, rtol=1e-5)
 
 
-def test_everything_at_once_lies_where_the_rules_say() -> None:
+def test_gated_layers_are_sharded_by_the_rules() -> None:
     params = program_of((2, 2, 2), model=replace(MODEL, **EVERYTHING), data=WITHIN).abstract_state.params
     feed_forward = params["encoder"]["layers"]["feed_forward"]
     for name in ("gate", "up"):
@@ -72,12 +72,12 @@ def test_everything_at_once_lies_where_the_rules_say() -> None:
 
 
 @ON_MESHES
-def test_a_checkpoint_goes_from_mesh_to_one_device(
+def test_a_checkpoint_of_a_mesh_is_restored_on_one_device(
     changes: dict[str, Any], mesh: tuple[int, int, int], tmp_path: Path
 ) -> None:
     model = replace(MODEL, **changes)
     many, one = (program_of(on, model=model, data=WITHIN) for on in (mesh, (1, 1, 1)))
-    # Moments that are not all the same.
+    # Makes the moments differ.
     state = jax.tree.map(
         lambda x: x + jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), many.initial_state()
     )
@@ -95,7 +95,7 @@ LATER = replace(TINY, num_layers=2, vocabulary_multiple=64, **EVERYTHING)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of all variants at once."""
+    """A trained run with all variants at once."""
     folder = tmp_path_factory.mktemp("later") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
@@ -109,7 +109,7 @@ def of_run(folder: Path, **changes: Any) -> TrainConfig:
     return config_of(folder, **settings | {"optimizer": OptimizerConfig(learning_rate=1e-3)} | changes)
 
 
-def test_the_model_of_a_run_comes_back(run: Path, tmp_path: Path) -> None:
+def test_the_model_of_a_run_survives_saving_and_conversion(run: Path, tmp_path: Path) -> None:
     text = "The Statue of Liberty is in New York."
     from_run = MaskedLM.from_preset(run)
     from_run.save(tmp_path / "saved")
@@ -125,12 +125,12 @@ def test_the_model_of_a_run_comes_back(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_starts_from_it_and_from_no_other_architecture(
+def test_a_run_starts_only_from_the_same_architecture(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
     start = {"init_from": str(run)}
-    # How much is dropped may change.
+    # Dropout may change.
     assert train(of_run(tmp_path / "next", model=replace(LATER, embedding_dropout=True), **start)).finished
     for setting, other in (
         ("local_attention_window", 8),
@@ -158,7 +158,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("target", ["hugging_face", "google_tf", "keras_hub"])
 @pytest.mark.parametrize("setting", FOREIGN)
-def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, target: str) -> None:
+def test_settings_that_a_format_cannot_express_are_named(setting: str, target: str) -> None:
     value, needed = FOREIGN[setting]
     with pytest.raises(
         InputError, match=rf"^{target} cannot express model\.{setting} = {value!r}: must be"
@@ -169,15 +169,15 @@ def test_a_format_that_cannot_say_a_setting_refuses_it_by_name(setting: str, tar
 
 
 @pytest.mark.parametrize("target", ["hugging_face", "google_tf", "keras_hub"])
-def test_another_architecture_is_never_written(run: Path, target: str, tmp_path: Path) -> None:
-    """Not even where conventions may change: it would be another model."""
+def test_inexpressible_architectures_are_never_written(run: Path, target: str, tmp_path: Path) -> None:
+    """Not even with changed conventions, because the result would be a different model."""
     for request in (None, Request(change_conventions=True, allow_random_pooler=True)):
         with pytest.raises(InputError, match=rf"^{target} cannot express model\.positions = 'rotary'"):
             convert(run, tmp_path / "out", target, request)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bert_that_drops_no_embeddings_is_a_convention_apart(tmp_path: Path) -> None:
+def test_missing_embedding_dropout_is_a_change_of_conventions(tmp_path: Path) -> None:
     config = replace(BERT, embedding_dropout=False)
     (tmp_path / "ours").mkdir()
     write_model_folder(tmp_path / "ours", random_model(config, tokenizer(), 0))
@@ -185,7 +185,7 @@ def test_a_bert_that_drops_no_embeddings_is_a_convention_apart(tmp_path: Path) -
         convert(tmp_path / "ours", tmp_path / "out", "hugging_face")
 
 
-def test_segments_in_the_data_of_a_model_without_are_refused() -> None:
+def test_segments_are_rejected_by_a_model_without_segments() -> None:
     ids, positions = np.full((2, 8), 5), np.full((2, 1), 3)
     data = {"token_ids": ids, "mask_positions": positions, "labels": np.full((2, 1), 7)}
     config = BertConfig(num_segments=0)
@@ -195,7 +195,7 @@ def test_segments_in_the_data_of_a_model_without_are_refused() -> None:
         next(masked_batches(data | {"segment_ids": np.zeros_like(ids)}, config, 2, keep_rest=True))
 
 
-def test_a_model_without_segments_is_fitted_on_arrays(run: Path) -> None:
+def test_a_model_without_segments_fits_arrays(run: Path) -> None:
     rows = np.random.RandomState(0).randint(5, 300, (4, 12))
     positions = np.tile([3, 7], (4, 1))
     data = {"token_ids": rows, "mask_positions": positions, "labels": rows[:, [3, 7]]}
@@ -205,7 +205,7 @@ def test_a_model_without_segments_is_fitted_on_arrays(run: Path) -> None:
     assert np.isfinite(result.losses).all()
 
 
-def test_a_model_without_segments_classifies_texts_and_no_pairs(run: Path) -> None:
+def test_a_model_without_segments_classifies_texts_but_not_pairs(run: Path) -> None:
     classifier = TextClassifier.from_preset(run, num_classes=2)
     assert classifier.predict_probabilities(["a statue", "a river"]).shape == (2, 2)
     with pytest.raises(InputError, match="pairs of texts: must have a model with two segments"):

@@ -1,4 +1,4 @@
-"""The one table of accelerators."""
+"""Peak FLOPs of accelerators by device kind."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A program for fewer rows: microbatches that are no larger, and so no more memory."""
+"""Programs for fewer rows have no larger microbatches, so they need no more memory."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from tests.small import batch_of, program_of
         ((2, 2, 2), 2, {4: 1, 8: 1, 12: 3, 16: 2}),
     ],
 )
-def test_smaller_batches_take_no_larger_microbatches(
+def test_smaller_batches_have_no_larger_microbatches(
     mesh: tuple[int, int, int], accumulation: int, expected: dict[int, int]
 ) -> None:
     program = program_of(mesh, accumulation_steps=accumulation)
@@ -28,7 +28,7 @@ def test_smaller_batches_take_no_larger_microbatches(
     assert program.with_batch_size(16) is program, "which is compiled already"
 
 
-def test_fewer_rows_need_no_more_memory_and_are_trained_on() -> None:
+def test_a_program_for_fewer_rows_trains_without_more_memory() -> None:
     program = program_of((2, 2, 2), accumulation_steps=2)
     small = program.with_batch_size(12)
     temporary = [p.compiled_train.memory_analysis().temp_size_in_bytes for p in (small, program)]
@@ -42,6 +42,6 @@ def test_fewer_rows_need_no_more_memory_and_are_trained_on() -> None:
     )
 
 
-def test_the_smallest_batch_is_split_over_the_mesh_too() -> None:
+def test_the_mesh_must_divide_the_initial_batch() -> None:
     with pytest.raises(InputError, match=r"initial_batch_size = 2: must be a multiple of .* = 4"):
         program_of((2, 2, 2), initial_batch_size=2, batch_size_warmup_examples=40)

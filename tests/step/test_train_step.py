@@ -1,4 +1,4 @@
-"""One step: what it learns, what it counts, and what may not change it."""
+"""The training step: losses, metrics, and settings that must not affect them."""
 
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,7 @@ def test_the_first_loss_is_that_of_a_uniform_guess(reference: list[float]) -> No
 
 
 def test_a_short_run_is_pinned(reference: list[float]) -> None:
-    """A refactoring keeps these to 1e-4. Update them only where the mathematics was meant to change, and say so."""
+    """Refactorings keep these to 1e-4. Update them only for an intended change of the mathematics, and say so."""
     np.testing.assert_allclose([reference[step] for step in (0, 5, 19)], PINNED, atol=1e-4)
 
 
@@ -46,14 +46,14 @@ PINNED = [5.537595, 5.367294, 4.516063]
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_every_mesh_trains_as_one_device_does(mesh: tuple[int, int, int], reference: list[float]) -> None:
+def test_every_mesh_trains_like_one_device(mesh: tuple[int, int, int], reference: list[float]) -> None:
     assert MODEL.dropout_rate > 0
     np.testing.assert_allclose(losses_of(program_of(mesh), 20), reference, atol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
-def test_accumulation_adds_up_to_the_same_step(mesh: tuple[int, int, int]) -> None:
+def test_accumulation_takes_the_same_step(mesh: tuple[int, int, int]) -> None:
     model = without_dropout()
     whole = losses_of(program_of(mesh, model=model), 6)
     parts = losses_of(program_of(mesh, model=model, accumulation_steps=4 if mesh[0] == 1 else 2), 6)
@@ -91,12 +91,12 @@ def test_loss_and_gradient_are_means_over_the_masked_tokens() -> None:
 
 
 @pytest.mark.slow
-def test_it_learns() -> None:
+def test_the_loss_falls() -> None:
     losses = losses_of(program_of(num_steps=150), 150)
     assert np.mean(losses[-10:]) < 0.7 * losses[0]
 
 
-def test_a_batch_without_selectable_tokens_costs_exactly_nothing(program: Program) -> None:
+def test_a_batch_without_selectable_tokens_has_a_loss_of_exactly_zero(program: Program) -> None:
     empty = batch_of(0)._replace(token_ids=np.zeros((16, 24), np.int32))
     _, metrics = step_once(program, empty)
     assert metrics.loss == 0.0
@@ -105,7 +105,7 @@ def test_a_batch_without_selectable_tokens_costs_exactly_nothing(program: Progra
     assert metrics.grad_norm == 0.0
 
 
-def test_metrics_count_what_the_batch_holds(program: Program) -> None:
+def test_metrics_count_the_tokens_of_the_batch(program: Program) -> None:
     batch = batch_of(0)
     _, metrics = step_once(program, batch)
     assert metrics.real_tokens == (batch.token_ids != 0).sum() == 16 * 24 - 8 * 6
@@ -161,7 +161,7 @@ def test_the_learning_rate_applied_after_a_skipped_step_is_the_one_logged(progra
     assert moved == pytest.approx(float(metrics.learning_rate), rel=1e-3)
 
 
-def test_a_step_takes_over_the_buffers_of_the_state_it_is_given(program: Program) -> None:
+def test_a_step_donates_the_buffers_of_its_state(program: Program) -> None:
     state = program.initial_state()
     step_once(program, batch_of(0), state)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)) if leaf.ndim)
@@ -194,11 +194,11 @@ def test_the_pooler_is_not_decayed_to_nothing() -> None:
     "compute",
     [ComputeConfig(remat="full"), ComputeConfig(remat="dots", scan_unroll=2), ComputeConfig(loss_chunks=3)],
 )
-def test_how_a_step_is_computed_does_not_change_it(compute: ComputeConfig, reference: list[float]) -> None:
+def test_compute_settings_do_not_change_the_losses(compute: ComputeConfig, reference: list[float]) -> None:
     np.testing.assert_allclose(losses_of(program_of(compute=compute), 6), reference[:6], atol=2e-5)
 
 
-def test_bfloat16_trains_beside_float32(reference: list[float]) -> None:
+def test_bfloat16_trains_like_float32(reference: list[float]) -> None:
     program = program_of(compute=ComputeConfig(dtype="bfloat16"))
     np.testing.assert_allclose(losses_of(program, 20), reference, atol=0.05)
     assert {leaf.dtype for leaf in jax.tree.leaves(program.abstract_state.params)} == {jnp.dtype("float32")}
@@ -221,7 +221,7 @@ def test_dropout_depends_on_the_step_and_the_seed() -> None:
     assert loss(0) != loss(0, seed=1)
 
 
-def test_runs_that_differ_in_seed_and_learning_rate_alone_are_one_program() -> None:
+def test_runs_that_differ_only_in_seed_and_learning_rate_share_a_program() -> None:
     program = program_of()
     other = program_of(seed=7, optimizer=replace(CONFIG.optimizer, learning_rate=1e-4))
     assert other.lowered_train.as_text() == program.lowered_train.as_text()
@@ -254,19 +254,19 @@ WITHIN = replace(CONFIG.data, attend_within_documents=True)
 
 
 def with_documents(batch: Batch) -> Batch:
-    """The rows with two more [SEP], so that most have three documents."""
+    """Returns the rows with two more [SEP], so that most have three documents."""
     ids = batch.token_ids.copy()
     ids[:, 9] = ids[1::2, 14] = SEP
     return batch._replace(token_ids=ids)
 
 
 def sharp_state(program: Program) -> TrainState:
-    """With weights so large that attention is far from uniform, so that what a token attends to shows."""
+    """Returns a state with large weights, so that attention is far from uniform and its pattern affects the loss."""
     state = program.initial_state()
     return replace(state, params=jax.tree.map(lambda leaf: 6 * leaf, state.params))
 
 
-def test_documents_end_where_they_did_before_masking(program: Program) -> None:
+def test_documents_end_at_the_separators_of_the_unmasked_rows(program: Program) -> None:
     # Among sixteen ids a random replacement is often [SEP].
     masking = replace(
         MASKING, vocabulary_size=16, random_pool="full", mask_token_rate=0.0, random_token_rate=1.0
@@ -290,7 +290,7 @@ def test_documents_end_where_they_did_before_masking(program: Program) -> None:
 
 
 @pytest.mark.slow
-def test_documents_are_split_and_sharded_with_their_rows() -> None:
+def test_document_ids_are_sharded_with_their_rows() -> None:
     model = without_dropout()
     batch = with_documents(batch_of(0))
 
@@ -304,13 +304,13 @@ def test_documents_are_split_and_sharded_with_their_rows() -> None:
     assert abs(across.loss / whole.loss - 1) > 1e-3
 
 
-def test_documents_need_to_know_what_ends_them() -> None:
+def test_documents_need_the_separator_id() -> None:
     with pytest.raises(ValueError, match="sep_token_id: must be given"):
         make_setup(replace(CONFIG, data=WITHIN), MASKING)
 
 
 @pytest.mark.slow
-def test_a_step_with_a_kernel_is_the_step_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attention_kernel_does_not_change_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_KERNELS", {"splash": partial(splash_attention, interpret=True)})
     monkeypatch.setattr(attention, "_OBSTACLES", {"splash": lambda device, **asked: None})
     model = replace(without_dropout(), num_layers=1, max_sequence_length=128, dropout_rate=0.1)

@@ -1,4 +1,4 @@
-"""Sweeps of a model that trains in a second, and a stand-in for `train` that does not train at all."""
+"""Sweeps of a model that trains in a second, and a substitute for `train` that trains nothing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,14 +34,14 @@ def with_rate(learning_rate: float, config: TrainConfig | None = None) -> TrainC
 
 
 def write_sweep(folder: Path, trials: Mapping[str, TrainConfig], name: str = "rates") -> Path:
-    """The file of a sweep with those trials."""
+    """Writes the file of a sweep with these trials."""
     path = folder / f"{name}.py"
     path.write_text(f"{_FILE}TEXTS = { ({name: to_json(config) for name, config in trials.items()})!r}\n")
     return path
 
 
 def pretend_to_train(config: TrainConfig, *, on_step: Callable[[int], None], **options: Any) -> TrainResult:
-    """In place of `train`: calls `on_step` for every step and writes the logs of a finished run."""
+    """Replaces `train`: calls `on_step` for every step and writes the logs of a finished run."""
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for step in range(1, config.num_steps + 1):

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what may go on in it, how runs ended, and who has a run."""
+"""The folder of a sweep: changes between starts, and outcomes of runs."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def check(folder: Path, sweep: Sweep, **changes: str) -> SweepRecord | None:
     return folders.check(folder, sweep, dict.fromkeys(sweep.trials, DATA | changes))
 
 
-def test_the_folder_says_what_the_sweep_is(tmp_path: Path) -> None:
+def test_the_folder_describes_the_sweep(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 2)
     tree = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert {key: tree[key] for key in ("name", "source", "description", "baseline", "seeds")} == {
@@ -50,7 +50,7 @@ def test_the_folder_says_what_the_sweep_is(tmp_path: Path) -> None:
     assert (record.seeds, record.trials, record.data) == ([0, 1], {}, {})
 
 
-def test_trials_and_seeds_may_come_and_none_goes(tmp_path: Path) -> None:
+def test_trials_and_seeds_are_added_and_none_is_removed(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 3)
     more = replace(SWEEP, trials={**SWEEP.trials, "c": replace(BASE, num_steps=9)})
     begin(tmp_path / "s", more, 1)
@@ -58,7 +58,7 @@ def test_trials_and_seeds_may_come_and_none_goes(tmp_path: Path) -> None:
     assert (list(tree["trials"]), tree["seeds"]) == (["a", "b", "c"], [0, 1, 2])
 
 
-def test_a_trial_that_was_begun_stays_and_may_not_come_back_as_another(tmp_path: Path) -> None:
+def test_a_started_trial_is_kept_and_cannot_return_with_another_config(tmp_path: Path) -> None:
     begin(tmp_path / "s", replace(SWEEP, trials={**SWEEP.trials, "c": replace(BASE, num_steps=9)}), 1)
     (tmp_path / "s" / "b").mkdir()
     alone = replace(SWEEP, trials={"a": BASE})
@@ -70,13 +70,13 @@ def test_a_trial_that_was_begun_stays_and_may_not_come_back_as_another(tmp_path:
         begin(tmp_path / "s", replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)}), 1)
 
 
-def test_a_trial_of_which_no_run_was_begun_may_be_another(tmp_path: Path) -> None:
+def test_a_trial_without_started_runs_may_change(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
     begin(tmp_path / "s", replace(SWEEP, trials={"a": BASE, "b": replace(BASE, num_steps=8)}), 1)
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["trials"]["b"]["num_steps"] == 8
 
 
-def test_a_trial_that_is_gone_has_to_be_comparable_still(tmp_path: Path) -> None:
+def test_a_removed_trial_must_still_be_comparable(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
     (tmp_path / "s" / "b").mkdir()
     always = MaskingRecipe(mask_token_rate=1.0, random_token_rate=0.0)
@@ -88,7 +88,7 @@ def test_a_trial_that_is_gone_has_to_be_comparable_still(tmp_path: Path) -> None
         begin(tmp_path / "s", other, 1)
 
 
-def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
+def test_different_data_at_the_same_path_are_rejected(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
     for changes in ({"training": "other"}, {"evaluation": "other"}):
         assert check(tmp_path / "s", SWEEP, **changes) is not None
@@ -106,7 +106,7 @@ def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
         check(tmp_path / "s", alone, evaluation="new")
 
 
-def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
+def test_settings_that_do_not_affect_results_may_change(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
     (tmp_path / "s" / "a").mkdir()
     kept = replace(BASE, keep_checkpoints=1, log_every=3, compilation_cache_dir=None)
@@ -114,7 +114,7 @@ def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["trials"]["a"]["keep_checkpoints"] == 1
 
 
-def test_another_process_that_begins_at_the_same_moment_is_no_stranger(tmp_path: Path) -> None:
+def test_another_process_that_starts_the_sweep_is_not_foreign(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "sweep.json.host-7.partial").write_text("{")
     (tmp_path / "s" / "lock").write_text("")
@@ -122,7 +122,7 @@ def test_another_process_that_begins_at_the_same_moment_is_no_stranger(tmp_path:
     assert check(tmp_path / "s", SWEEP) is not None
 
 
-def test_what_another_process_writes_meanwhile_is_not_foreign(
+def test_files_that_another_process_writes_meanwhile_are_not_foreign(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = folders.read_sweep_record
@@ -139,7 +139,7 @@ def test_what_another_process_writes_meanwhile_is_not_foreign(
     assert check(tmp_path / "s", SWEEP) is not None
 
 
-def test_processes_that_begin_together_lose_no_seed_and_no_trial(tmp_path: Path) -> None:
+def test_processes_that_start_together_lose_no_seed_or_trial(tmp_path: Path) -> None:
     children = [
         subprocess.Popen([sys.executable, "-c", BEGIN, str(tmp_path / "s"), str(number)])
         for number in (1, 2, 3, 4)
@@ -161,7 +161,7 @@ for _ in range(20):
 """
 
 
-def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_rejected_and_not_changed(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
     for trial in "ab":
         (tmp_path / "s" / trial).mkdir()
@@ -185,7 +185,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path)
         check(tmp_path / "s", SWEEP)
 
 
-def test_a_trial_of_settings_that_are_no_more_is_named_with_its_file(tmp_path: Path) -> None:
+def test_a_trial_with_removed_settings_is_named_with_its_file(tmp_path: Path) -> None:
     begin(tmp_path / "s", SWEEP, 1)
     file = tmp_path / "s" / "sweep.json"
     (tmp_path / "s" / "b").mkdir()

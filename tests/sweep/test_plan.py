@@ -1,4 +1,4 @@
-"""What a sweep is, and what is refused before anything is trained."""
+"""Definition of a sweep, and its checks before anything is trained."""
 
 import ast
 from dataclasses import asdict, replace
@@ -96,14 +96,14 @@ def test_a_sweep_is_read_from_its_file(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_before_any_training(tmp_path: Path, body: str, message: str) -> None:
+def test_errors_are_reported_before_any_training(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         sweep_of(tmp_path, body)
     assert message in str(error.value)
     assert "rates.py" in str(error.value)
 
 
-def test_trials_of_other_packings_and_batches_may_be_evaluated_alike(tmp_path: Path) -> None:
+def test_trials_with_different_packings_and_batches_can_be_comparable(tmp_path: Path) -> None:
     body = """def trials():
     data = replace(base.data, packing="document", eval_packing="packed")
     batches = replace(base, batch_size=64, eval_batches=5, data=replace(base.data, eval_packing="packed"))
@@ -113,7 +113,7 @@ def test_trials_of_other_packings_and_batches_may_be_evaluated_alike(tmp_path: P
         sweep_of(tmp_path, body.replace(', eval_packing="packed")', ")", 1))
 
 
-def test_runs_go_seed_by_seed_and_shares_divide_them(tmp_path: Path) -> None:
+def test_runs_are_ordered_by_seed_and_divided_into_shares(tmp_path: Path) -> None:
     sweep = Sweep(
         "s", "s.py", "", {"a": BASE, "b": replace(BASE, num_steps=5), "c": replace(BASE, num_steps=6)}
     )
@@ -129,7 +129,7 @@ def test_runs_go_seed_by_seed_and_shares_divide_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_trials", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 12])
-def test_shares_are_even_and_each_has_of_every_trial(tmp_path: Path, num_trials: int, count: int) -> None:
+def test_shares_are_even_and_mix_all_trials(tmp_path: Path, num_trials: int, count: int) -> None:
     trials = {f"t{steps}": replace(BASE, num_steps=steps) for steps in range(1, num_trials + 1)}
     runs = runs_of(Sweep("s", "s.py", "", trials), tmp_path, 12)
     shares = [share_of(runs, index, count) for index in range(count)]

@@ -1,4 +1,4 @@
-"""What is said of how far a sweep has come: of all its runs, whoever trains them."""
+"""Progress of a sweep over all its runs, in any process."""
 
 import json
 from dataclasses import replace
@@ -49,7 +49,7 @@ def take(progress: Progress, clock: Clock, first: int, last: int, seconds: float
         progress.step(step)
 
 
-def test_what_is_left_is_left_at_the_rate_of_all_processes(
+def test_the_time_left_uses_the_rate_of_all_processes(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, third, fourth = all_of = runs(tmp_path)
@@ -73,7 +73,7 @@ def test_what_is_left_is_left_at_the_rate_of_all_processes(
     ]
 
 
-def test_a_run_that_is_left_to_another_process_is_not_done(
+def test_a_run_in_another_process_is_not_done(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = runs(tmp_path, 2)
@@ -87,7 +87,7 @@ def test_a_run_that_is_left_to_another_process_is_not_done(
     ]
 
 
-def test_a_failed_run_that_is_tried_again_takes_its_steps_again(
+def test_a_retried_run_takes_its_steps_again(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = runs(tmp_path, 2)

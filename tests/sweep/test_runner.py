@@ -1,4 +1,4 @@
-"""Sweeps that are run: once each, whatever happens to the process, a trial, or the other processes."""
+"""Each run of a sweep is trained once, even if a process, a trial or another process fails."""
 
 import json
 import os
@@ -47,18 +47,18 @@ Train = Callable[..., TrainResult]
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweeps end without a report, whose pictures take longer than everything else here."""
+    """Sweeps end without a report, because its pictures take longer than everything else here."""
     monkeypatch.setattr(report, "write_report", lambda folder: folder / "report.md")
 
 
 @pytest.fixture
 def pretence(no_report: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweeps run without training anything."""
+    """Sweeps train nothing."""
     monkeypatch.setattr(runner, "train", pretend_to_train)
 
 
 @pytest.mark.slow
-def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_path: Path) -> None:
+def test_every_run_equals_that_of_train_and_is_trained_once(tmp_path: Path) -> None:
     base = config_of(tmp_path / "run")
     sweep = write_sweep(tmp_path, {"base": base, "low": with_rate(1e-3)})
     folder = tmp_path / "sweep"
@@ -88,7 +88,7 @@ def test_every_run_is_trained_as_train_would_and_the_second_time_nothing_is(tmp_
 
 @pytest.mark.slow
 def test_trials_of_one_shape_are_compiled_once(tmp_path: Path) -> None:
-    """By another folder for compiled programs than the other tests', which hold them already."""
+    """With its own folder for compiled programs, because that of the other tests already has them."""
     first = replace(short(), compilation_cache_dir=str(tmp_path / "compiled"))
     trials = {
         "first": first,
@@ -107,7 +107,7 @@ def test_trials_of_one_shape_are_compiled_once(tmp_path: Path) -> None:
 
 
 def with_a_wild_trial(happens: Callable[[], object]) -> Train:
-    """A stand-in for `train` in which this happens where the learning rate is 1, in the trial "wild"."""
+    """Replaces `train`: calls `happens` if the learning rate is 1, as in the trial "wild"."""
 
     def pretend(config: TrainConfig, **options: Any) -> TrainResult:
         if config.optimizer.learning_rate == 1.0:
@@ -124,7 +124,7 @@ def failing(error: Exception) -> Train:
     return with_a_wild_trial(fail)
 
 
-def test_a_failed_trial_is_recorded_and_the_others_go_on(
+def test_a_failed_trial_is_recorded_and_the_others_continue(
     pretence: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "train", failing(RunError("step 2: diverged")))
@@ -149,7 +149,7 @@ def test_a_failed_trial_is_recorded_and_the_others_go_on(
         (OSError(28, "No space left on device"), "[Errno 28] No space left on device", ""),
     ],
 )
-def test_whatever_a_trial_fails_of_is_recorded(
+def test_any_error_of_a_trial_is_recorded(
     pretence: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, error: str, said: str
 ) -> None:
     monkeypatch.setattr(runner, "train", failing(raised))
@@ -165,7 +165,7 @@ def test_whatever_a_trial_fails_of_is_recorded(
 
 
 def waiting_for(file: str, train: Train) -> Train:
-    """`train`, once that file is there."""
+    """Waits for the file, then calls `train`."""
 
     def wait(config: TrainConfig, **options: Any) -> TrainResult:
         while not Path(file).exists():
@@ -176,7 +176,7 @@ def waiting_for(file: str, train: Train) -> Train:
 
 
 def child_with(train: str) -> str:
-    """Code of a process that runs scripts/ablate.py with that expression in place of `train`."""
+    """Returns code that runs scripts/ablate.py with an expression in place of `train`."""
     return f"""
 import os, runpy, signal, sys
 from mlm_jax.sweep import runner
@@ -189,7 +189,7 @@ runpy.run_path("scripts/ablate.py", run_name="__main__")
 
 
 @pytest.mark.slow
-def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(
+def test_a_trial_that_kills_two_processes_fails_and_the_others_continue(
     pretence: None, tmp_path: Path
 ) -> None:
     sweep = write_sweep(tmp_path, {"wild": with_rate(1.0), "base": short()})
@@ -205,14 +205,14 @@ def test_a_trial_that_kills_its_process_is_given_up_and_the_others_go_on(
     other = read_outcome(tmp_path / "sweep" / "base" / "seed_0")
     assert other is not None
     assert other.status == "finished"
-    # A process that finds it failed tries it again.
+    # A process that finds it failed retries it.
     again = run_script("ablate", *arguments)
     assert again.returncode == 0, again.stderr
     assert list((tmp_path / "sweep").glob("**/lock")) == []
 
 
 def ended_at_a_step(at: int, number: signal.Signals, train: Train = train) -> Train:
-    """`train`, with that signal to the process when step `at` begins; other trials than the first are not trained."""
+    """Replaces `train`: sends the signal to the process at step `at`; only the first trial is trained."""
 
     def ended(config: TrainConfig, on_step: Callable[[int], None], **options: Any) -> TrainResult:
         def step(step: int) -> None:
@@ -231,7 +231,7 @@ def ended_at_a_step(at: int, number: signal.Signals, train: Train = train) -> Tr
     ("number", "step"),
     [(signal.SIGTERM, 12), (signal.SIGTERM, 40), pytest.param(signal.SIGKILL, 12, marks=pytest.mark.slow)],
 )
-def test_a_sweep_that_was_stopped_goes_on_where_it_was(
+def test_a_stopped_sweep_resumes(
     no_report: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, step: int
 ) -> None:
     """At step 40 only the last evaluation is left to do."""
@@ -275,7 +275,7 @@ def test_processes_share_a_folder_without_training_a_run_twice(
     both_are_there = tmp_path / "go"
     code = child_with(f"here.waiting_for({str(both_are_there)!r}, here.failing(OSError('no room')))")
     command = [sys.executable, "-c", code, str(sweep), "--output", str(folder), "--seeds", "2"]
-    # Until both of them are there, the first run is another process's, and the second is not trained.
+    # Until both have started, this process owns the first run, and they wait before they train the second.
     with lock_folder(folder / "a" / "seed_0") as lock:
         assert lock.acquired
         children = [
@@ -288,7 +288,7 @@ def test_processes_share_a_folder_without_training_a_run_twice(
     told = [child.stderr.read() for child in children]
     for child in children:
         child.wait(timeout=300)
-    # One that fails is tried by one of them alone, too.
+    # A failing run is also tried by only one of them.
     assert {child.returncode for child in children} <= {0, 1}, told
     assert [child.returncode for child in children].count(1) >= 1, told
     trained = Counter(
@@ -297,13 +297,13 @@ def test_processes_share_a_folder_without_training_a_run_twice(
     runs = {f"{name}/seed_{seed}" for name in "abc" for seed in (0, 1)} - {"a/seed_0"}
     assert trained == dict.fromkeys(runs, 1)
     assert all(read_outcome(folder / run) is not None for run in trained)
-    # What was left to a process that is no more is taken up by the next.
+    # The next process trains the run that was left to this one.
     monkeypatch.setattr(runner, "train", failing(OSError("still")))
     assert run_script("ablate", sweep, "--output", folder, "--seeds", 2).returncode == 1
     assert read_outcome(folder / "a" / "seed_0") is not None
 
 
-def test_a_run_of_another_process_is_left_to_it(pretence: None, tmp_path: Path) -> None:
+def test_a_run_in_another_process_is_skipped(pretence: None, tmp_path: Path) -> None:
     sweep, folder = write_sweep(tmp_path, {"a": short(), "b": with_rate(1e-3)}), tmp_path / "sweep"
     begin_as_a_process_does(folder, sweep, 1)
     with held_by_another_process(folder / "a" / "seed_0") as child:
@@ -323,7 +323,7 @@ def test_shares_divide_the_runs(pretence: None, tmp_path: Path) -> None:
         assert {str(path.parent.relative_to(folder)) for path in folder.glob("*/*/outcome.json")} == expected
 
 
-def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, {"base": short(), "low": with_rate(1e-3)})
     ended = run_script("ablate", sweep, "--output", tmp_path / "sweep", "--seeds", 2, "--dry-run")
     assert ended.returncode == 0, ended.stderr
@@ -347,7 +347,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path: Path)
         ({"model": replace(MODEL, vocabulary_size=20)}, "trial 'b': model.vocabulary_size = 20: must be"),
     ],
 )
-def test_what_cannot_be_trained_is_told_before_a_folder_is_made(
+def test_errors_in_a_trial_are_reported_before_a_folder_is_created(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     ended = run_script(

@@ -39,6 +39,7 @@ def edited_run(folder: Path, **settings: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_and_its_exports_have_one_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
     data, masking = prepared(200, 240), MaskingRecipe(mask_selection_rate=0.3)
@@ -55,7 +56,7 @@ def test_a_run_and_its_exports_have_one_loss(tmp_path: Path, monkeypatch: pytest
         "document",
         0.3,
     )
-    for name in ("saved", "hugging_face", "ours"):
+    for name in ("saved", "ours"):
         assert evaluate_model(tmp_path / name, data) == found
     flags: dict[str, Any] = {
         "sequence_length": 24,

@@ -1,5 +1,6 @@
 """Fits in memory: strings and masked batches, freezing, and errors."""
 
+from itertools import islice
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.use.fine_tuning import FitResult, Tuner
+from mlm_jax.use.masked_batches import endless_masked_batches
 from mlm_jax.use.masked_lm import MaskedLM
 from tests.tiny import FRUIT, tiny_masked_lm
 
@@ -209,7 +211,7 @@ def test_an_epoch_is_the_default_and_epochs_can_be_given(
         # A long text has several rows.
         ([" ".join(TEXTS)], {"batch_size": 1, "sequence_length": 16, "num_epochs": 2}, 10),
         (batch, {"batch_size": 8}, 2),
-        (batch, {"batch_size": 5, "num_epochs": 2}, 6),
+        (batch, {"batch_size": 5, "num_epochs": 2}, 7),
         (iter(halves), {"num_epochs": 3}, 6),
         (halves, {"num_steps": 7}, 7),
     ):
@@ -223,3 +225,15 @@ def test_an_epoch_is_the_default_and_epochs_can_be_given(
     ):
         with pytest.raises(InputError, match=message):
             model.fit(TEXTS, **settings)
+
+
+def test_every_row_of_a_mapping_is_trained_on(model: MaskedLM) -> None:
+    rows = {name: array[:5] for name, array in batch_of(model).items()}
+    batches = islice(endless_masked_batches(rows, model.config, 2), 5)
+    taken = np.concatenate([batch.token_ids for batch in batches])
+    np.testing.assert_array_equal(taken, np.concatenate([rows["token_ids"]] * 2))
+    whole = next(endless_masked_batches(rows, model.config, 100))
+    np.testing.assert_array_equal(whole.labels, rows["labels"])
+    empty = {name: array[:0] for name, array in rows.items()}
+    with pytest.raises(InputError, match="no batch: must have at least one"):
+        model.fit(empty, num_steps=1)

@@ -223,15 +223,11 @@ def test_texts_of_the_wrong_type_are_named(fitted: TextClassifier, texts: Any, m
             call(texts)
 
 
-def test_labels_of_any_type_are_learned_as_they_are_called(folder: Path) -> None:
-    names = {1: "bad", 2: "good", 3: "unused"}
-    numbers = np.array([2] * 5 + [1] * 5)
-    for classes, labels in (([1, 2, 3], numbers), (list(names.values()), [names[int(n)] for n in numbers])):
-        classifier = TextClassifier.from_preset(folder, labels=classes, dropout_rate=0.0)
-        classifier.fit(np.array(GOOD + BAD), labels, batch_size=16, num_epochs=60, learning_rate=1e-2)
-        assert [classifier.labels[index] for index in classifier.predict(GOOD + BAD)] == [
-            str(n) for n in labels
-        ]
+def test_classes_named_by_numbers_are_learned_by_their_names(folder: Path) -> None:
+    classifier = TextClassifier.from_preset(folder, labels=[1, 2, 3], dropout_rate=0.0)
+    stars = np.array([3] * 5 + [1] * 5)
+    classifier.fit(np.array(GOOD + BAD), stars, batch_size=16, num_epochs=40, learning_rate=1e-2)
+    assert [classifier.labels[index] for index in classifier.predict(GOOD + BAD)] == ["3"] * 5 + ["1"] * 5
     with pytest.raises(InputError, match="num_classes = 2: must be the number of labels, 3"):
         TextClassifier.from_preset(folder, labels=[1, 2, 3], num_classes=2)
 
@@ -321,6 +317,7 @@ def test_a_regression_learns_values(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict(GOOD + BAD), found)
 
 
+@pytest.mark.slow
 def test_several_labels_and_one_probability_are_learned(folder: Path, tmp_path: Path) -> None:
     texts = ["a joy", "a waste", "a joy a waste", "cold"]
     labels = [["joy"], ["waste"], ["joy", "waste"], []]
