@@ -26,7 +26,7 @@ class Arguments:
     document_boundary: DocumentBoundary = "line"
     """Documents in text files: one per "line", separated by a "blank_line", or one per "file"."""
     format: Format | None = None
-    """Format of all files, whatever their suffixes; required for standard input."""
+    """Format of all files: "txt", "jsonl", "csv", "tsv" or "parquet"; by default that of their suffixes."""
     eval_share: float | None = None
     """Hold out this share of the documents, chosen by a hash of their text, in the subfolder "eval"."""
     errors: ErrorPolicy = "strict"

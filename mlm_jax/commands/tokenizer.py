@@ -23,7 +23,7 @@ class Arguments:
     document_boundary: DocumentBoundary = "line"
     """Documents in text files: one per "line", separated by a "blank_line", or one per "file"."""
     format: Format | None = None
-    """Format of all files, whatever their suffixes; required for standard input."""
+    """Format of all files: "txt", "jsonl", "csv", "tsv" or "parquet"; by default that of their suffixes."""
     lowercase: bool = True
     """Lowercase, as in BERT's uncased vocabularies; --no-lowercase keeps case and accents."""
     strip_accents: bool | None = None

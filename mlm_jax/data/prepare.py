@@ -40,14 +40,11 @@ from mlm_jax.files.json_files import read_json_object
 from mlm_jax.text.corpus import STANDARD_INPUT, CorpusCounts, check_any_document, read_files
 from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format, ReadOptions
 from mlm_jax.text.document_hashes import DocumentHashes
-from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents
+from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents
 from mlm_jax.text.progress import byte_counter
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import unknown_warning
 
 EVALUATION_FOLDER = "eval"
-
-_UNKNOWN_EXAMPLES = 5
 
 
 @dataclass
@@ -174,13 +171,13 @@ def _prepare(
     streams: Iterable[Sequence[InputFile]],
     job: _Job,
 ) -> Preparation:
-    counts, unknown_words = CorpusCounts(), list[str]()
+    counts, unknown = CorpusCounts(), UnknownTokens(job.tokenizer)
     hashes = DocumentHashes(settings.get("eval_share"), held_out=settings.get("held_out", False))
     started = time.perf_counter()
     progress = _start_or_resume(folder, settings)
     try:
         documents = (hashes.kept(_documents(stream, settings, counts)) for stream in streams)
-        text_bytes = _write_shards(folder, progress, documents, job, unknown_words)
+        text_bytes = _write_shards(folder, progress, documents, job, unknown)
         if not job.part:
             check_any_document([file.path for file in job.files], counts)
             check_any_token(len(progress.shards), counts.documents, settings.get("eval_share"))
@@ -194,7 +191,7 @@ def _prepare(
         if not progress.shards:
             _remove(folder)
         raise RunError(f"{folder}: preparation stopped: {_described(error)}; rerun it to resume") from error
-    warning = unknown_warning(totals.unknown_share, unknown_words, job.tokenizer.word_length_limit)
+    warning = unknown.warning(totals.unknown_share)
     seconds, warnings = time.perf_counter() - started, tuple(filter(None, [warning]))
     return Preparation(totals, seconds, text_bytes, warnings, hashes.duplicates)
 
@@ -283,12 +280,9 @@ def _write_shards(
     progress: _Progress,
     streams: Iterable[Iterator[str]],
     job: _Job,
-    unknown_words: list[str],
+    unknown: UnknownTokens,
 ) -> int:
-    """Writes the missing shards and returns the size of their text in bytes of UTF-8.
-
-    Appends examples of unknown words to `unknown_words`.
-    """
+    """Writes the missing shards and returns the size of their text in bytes of UTF-8."""
     text_bytes = 0
     separator, shard_tokens = progress.settings["separator"], progress.settings["shard_tokens"]
 
@@ -300,11 +294,6 @@ def _write_shards(
             bar.update(size)
             yield document
 
-    def noted(block: EncodedBlock) -> EncodedBlock:
-        room = _UNKNOWN_EXAMPLES - len(unknown_words)
-        unknown_words.extend([word for word in block.unknown_words if word not in unknown_words][:room])
-        return block
-
     def parts() -> Generator[tuple[EncodedBlock, bool]]:
         nonlocal text_bytes
         num_done = progress.documents_read
@@ -315,7 +304,7 @@ def _write_shards(
             with closing(
                 encode_documents(documents, job.tokenizer, separator, workers=job.workers)
             ) as blocks:
-                yield from shard_parts(map(noted, blocks), shard_tokens)
+                yield from shard_parts(unknown.watch(blocks), shard_tokens)
 
     writer: ShardWriter | None = None
     with byte_counter("prepare") as bar, closing(parts()) as encoded:

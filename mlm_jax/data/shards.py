@@ -13,6 +13,7 @@ With `separator="sep"`, each document ends with the id of [SEP], which its offse
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,7 +35,7 @@ from mlm_jax.data.manifest import (
 )
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.text.encode import EncodedBlock, Separator, encode_documents, token_dtype
+from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents, token_dtype
 from mlm_jax.text.progress import track
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.text.wordpiece import check_text
@@ -166,14 +167,16 @@ class TokenStore:
     ) -> Self:
         """Tokenizes `documents` in memory, leaving out documents without tokens.
 
-        Raises InputError if a document is not a string or no document has a token.
+        Raises InputError if a document is not a string or no document has a token. Warns if more than 1 % of the tokens
+        are unknown.
         """
         if isinstance(documents, str):
             raise InputError("documents: expected a list of strings, found one string")
         shards: list[Shard] = []
         records: list[ShardRecord] = []
         parts: list[EncodedBlock] = []
-        blocks = encode_documents(_checked(documents), tokenizer, separator)
+        unknown = UnknownTokens(tokenizer)
+        blocks = unknown.watch(encode_documents(_checked(documents), tokenizer, separator))
         for part, closes_shard in shard_parts(blocks, shard_tokens):
             if part.tokens.size:
                 parts.append(part)
@@ -184,6 +187,8 @@ class TokenStore:
                 parts = []
         if not shards:
             raise InputError("documents: none has a token; expected at least one with text")
+        if warning := unknown.warning():
+            warnings.warn(f"documents: {warning}", stacklevel=2)
         identity = (separator, tokenizer.vocabulary_size, tokenizer.fingerprint)
         return cls(tuple(shards), *identity, content_fingerprint(*identity, records))
 

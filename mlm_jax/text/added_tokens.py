@@ -1,6 +1,6 @@
 """Tokens that a user added to a vocabulary, such as entity markers, from the files in which transformers keeps them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
     names = {*SPECIAL_TOKENS, *(token.content for token in special)}
     for token_id, value in sorted(_numbered(files, stated).items()):
         is_special = isinstance(value, Mapping) and bool(value.get("special"))
-        token = _token(value, files.where, special=is_special or _content(value) in names)
+        token = _token(value, files.where, special=is_special or str(_content(value)) in names)
         backend.add_tokens([token])
         if backend.token_to_id(token.content) != token_id:
             raise InputError(
@@ -98,16 +98,29 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
             raise InputError(
                 f"{files.where}: {role} is {named[-1].content!r}; expected {ROLES[role]!r}, the only supported name"
             )
-    extra, listed = config.get("extra_special_tokens"), config.get("additional_special_tokens")
+    extra, listed = config.get("extra_special_tokens"), _listed(files, config)
     if isinstance(extra, Mapping) and extra:
         named += [_token(value, files.where, special=True) for value in extra.values()]
         extra = listed
     else:
-        extra = listed if not extra and "additional_special_tokens" in config else extra
-        stated |= {_content(value) for value in extra or ()}
-    if not {"extra_special_tokens", "additional_special_tokens"} & config.keys() or extra is None:
-        extra = roles.get("additional_special_tokens") if roles is not config else extra
+        extra = listed if not extra and listed is not None else _listed(files, config, "extra_special_tokens")
+        stated |= {str(_content(value)) for value in extra or ()}
+    if extra is None and roles is not config:
+        extra = _listed(files, roles)
     return named + [_token(value, files.where, special=True) for value in extra or ()], stated
+
+
+def _listed(
+    files: TokenFiles, source: Mapping[str, Any], name: str = "additional_special_tokens"
+) -> Sequence[Any] | None:
+    """Returns a list of special tokens, or None if it is absent. Raises InputError if it is no list."""
+    value = source.get(name)
+    # transformers 4 wrote an empty object.
+    if value == {}:
+        return None
+    if value is not None and not isinstance(value, list):
+        raise InputError(f"{files.where}: {name} is {value!r}; expected a list of tokens")
+    return value
 
 
 def _content(value: Any) -> Any:
@@ -116,7 +129,8 @@ def _content(value: Any) -> Any:
 
 def _token(value: Any, where: Path, *, special: bool) -> AddedToken:
     content = _content(value)
-    if not isinstance(content, str) or not content:
+    # JSON can express lone surrogates, which Unicode text cannot.
+    if not isinstance(content, str) or not content or content != content.encode("utf-8", "replace").decode():
         raise InputError(f"{where}: added token {value!r}; expected a string, or an object with its content")
     flags = dict(value) if isinstance(value, Mapping) else {}
     names = ("lstrip", "rstrip", "single_word", "normalized")

@@ -111,6 +111,8 @@ def file_size(path: str) -> int | None:
 def _expand_path(path: str, format: Format | None) -> list[str]:
     if path == STANDARD_INPUT:
         return [path]
+    if not path:
+        raise InputError("'' is no input; expected a file, folder or -")
     storage, location = file_system(path)
     try:
         if storage.isfile(location):

@@ -9,12 +9,14 @@ from typing import Literal
 import numpy as np
 
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import unknown_warning
 
 Separator = Literal["sep", "none"]
 
 # Small, because each thread keeps the library's encodings of a block in memory and the threads share the GIL.
 _BLOCK_CHARACTERS = 1 << 16
 _BLOCK_DOCUMENTS = 1 << 12
+_EXAMPLE_WORDS = 5
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,30 @@ class EncodedBlock:
     document_lengths: np.ndarray
     document_characters: np.ndarray
     unknown_words: tuple[str, ...] = ()
+
+
+class UnknownTokens:
+    """Counts unknown tokens in blocks, and keeps a few examples of unknown words."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Starts at 0."""
+        self._tokenizer = tokenizer
+        self.words: list[str] = []
+        self.count = self.num_tokens = 0
+
+    def watch(self, blocks: Iterable[EncodedBlock]) -> Iterator[EncodedBlock]:
+        """Yields the blocks, and counts their tokens without separators."""
+        for block in blocks:
+            self.count += int(np.count_nonzero(block.tokens == self._tokenizer.unknown_token_id))
+            self.num_tokens += int(np.count_nonzero(block.tokens != self._tokenizer.sep_token_id))
+            new = [word for word in block.unknown_words if word not in self.words]
+            self.words += new[: _EXAMPLE_WORDS - len(self.words)]
+            yield block
+
+    def warning(self, share: float | None = None) -> str | None:
+        """Returns a warning if `share`, by default that of the blocks so far, is more than 1 %."""
+        share = self.count / max(self.num_tokens, 1) if share is None else share
+        return unknown_warning(share, self.words, self._tokenizer.word_length_limit)
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:

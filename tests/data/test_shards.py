@@ -297,3 +297,10 @@ def test_few_blocks_are_read_ahead(tokenizer, monkeypatch):
     next(blocks)
     assert read <= 6
     blocks.close()
+
+
+def test_documents_of_unknown_words_are_reported(tokenizer, recwarn):
+    TokenStore.from_documents(DOCUMENTS, tokenizer)
+    assert not [warning for warning in recwarn if "unknown" in str(warning.message)]
+    with pytest.warns(UserWarning, match=r"documents: 100\.0% of the tokens are unknown .* such as 'ЖЖЖ'"):
+        TokenStore.from_documents(["ЖЖЖ ЖЖЖ"], tokenizer)

@@ -191,6 +191,14 @@ FOLDERS: dict[str, dict[str, Any]] = {
     },
     "additional_special_tokens": {"tokenizer_config": {"additional_special_tokens": ["[E1]", "the"]}},
     "extra_special_tokens": {"tokenizer_config": {"extra_special_tokens": {"marker_token": "[E1]"}}},
+    "empty extra_special_tokens": {"tokenizer_config": {"extra_special_tokens": {}}},
+    "empty extra_special_tokens of two files": {
+        "tokenizer_config": {"extra_special_tokens": {}},
+        "special_tokens_map": {"additional_special_tokens": ["[E1]"]},
+    },
+    "empty extra_special_tokens and additional ones": {
+        "tokenizer_config": {"extra_special_tokens": {}, "additional_special_tokens": ["[E1]"]},
+    },
     "special_tokens_map": {
         "special_tokens_map": {"additional_special_tokens": ["[E1]"], "cls_token": {"content": "[CLS]"}}
     },

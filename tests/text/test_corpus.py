@@ -257,6 +257,7 @@ def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
     for path, expected in [
         (tmp_path / "pipe", "not a regular file; pipe it into --input -"),
         ("-", "standard input needs a --format"),
+        ("", "'' is no input"),
         (tmp_path / "b*.txt", "no file matches"),
         (tmp_path / "b.txt", "no such file"),
         (folder, "no file here has a known suffix"),
