@@ -557,7 +557,7 @@ def test_a_signal_after_a_step_was_checked_stops_the_run_after_the_next(
 
 
 def test_a_diverged_run_draws_its_loss_curve(one_device: None, tmp_path: Path) -> None:
-    optimizer = OptimizerConfig(learning_rate=1e30, max_grad_norm=None)
+    optimizer = OptimizerConfig(learning_rate=1e16, max_grad_norm=None)
     config = short_run(
         tmp_path / "run", num_steps=60, log_every=1, optimizer=optimizer, max_nonfinite_steps=3
     )
