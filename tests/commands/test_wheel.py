@@ -29,14 +29,16 @@ def mlm_jax_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
+    # With PYTHONPATH, pip would find the package installed.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     options = ["--no-deps", "--no-index"]
     build = [*pip, "wheel", *options, "--no-build-isolation", "-w", folder, source]
-    subprocess.run(build, check=True)
+    subprocess.run(build, check=True, env=environment)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([*pip, "--python", python, "install", *options, wheel], check=True)
+    subprocess.run([*pip, "--python", python, "install", *options, wheel], check=True, env=environment)
     (packages,) = (folder / "venv").glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return python.with_name("mlm-jax")

@@ -196,7 +196,7 @@ def test_a_trillion_tokens_in_ten_thousand_shards(tokenizer, tmp_path):
     """Sparse files of zeros: 10**8 tokens and 100,000 documents per shard."""
     folder = tmp_path / "data"
     tokenizer.save(folder / "tokenizer")
-    record = ShardRecord(100_000, 10**8, "", "")
+    record = ShardRecord(100_000, 10**8, "0" * 64, "0" * 64)
     for number in range(NUM_SHARDS):
         for kind, size in (("tokens", 2 * 10**8), ("documents", 100_001 * 8)):
             with (folder / f"{kind}-{number:05d}.bin").open("wb") as file:

@@ -104,7 +104,7 @@ def test_a_table_for_other_rows_is_rejected() -> None:
 @pytest.mark.slow
 def test_a_run_follows_its_schedule_and_is_evaluated_at_the_usual_rate() -> None:
     recipe = replace(
-        RUN.masking, **SCHEDULED | {"mask_selection_rate": 1.0, "final_mask_selection_rate": 0.0}
+        RUN.masking, **SCHEDULED | {"mask_selection_rate": 1.0, "final_mask_selection_rate": 0.2}
     )
     masking = replace(MASKING, **vars(recipe) | {"mask_selection_length": 24})
     usual = program_of()
@@ -117,7 +117,8 @@ def test_a_run_follows_its_schedule_and_is_evaluated_at_the_usual_rate() -> None
         masked.append(int(metrics.masked_tokens))
     counts = [22] * 8 + [17] * 8
     assert masked == [
-        sum(int(np.ceil(n * rate)) for n in counts) for rate in (1.0, 1 - 128 / 255, 1 - 249 / 255)
+        sum(int(np.ceil(n * rate)) for n in counts)
+        for rate in (1.0, 1 - 0.8 * 128 / 255, 1 - 0.8 * 249 / 255)
     ]
     params = usual.initial_state().params
     ours, theirs = (p.evaluate(params, p.put(batch_of(1))) for p in (program, usual))

@@ -234,7 +234,7 @@ def test_the_script(biased: MaskedLM, folders: tuple[Path, Path], tmp_path: Path
             ("--blimp", "x.jsonl", "--group", "he"),
             "--group and --targets: must be given with --template only",
         ),
-        (("--blimp", "x.jsonl", "--output", __file__), f"--output {__file__}: must be a folder"),
+        (("--blimp", "x.jsonl", "--output", __file__), f"{__file__}: is a file; must be a folder"),
         # The file is read before the model, which may take minutes to load.
         (("--blimp", "no/such.jsonl"), "no/such.jsonl: no such file"),
     ],
