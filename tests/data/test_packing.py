@@ -204,6 +204,7 @@ def test_a_trillion_tokens_in_ten_thousand_shards(tokenizer, tmp_path):
     identity = ("sep", tokenizer.vocabulary_size, tokenizer.fingerprint)
     manifest = {
         "version": 1,
+        "settings": {},
         "fingerprint": content_fingerprint(*identity, [record] * NUM_SHARDS),
         "separator": identity[0],
         "vocabulary_size": identity[1],
