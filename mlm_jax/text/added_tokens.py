@@ -90,6 +90,8 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
     named, stated = [], set()
     for role, value in values:
         if not isinstance(value, str | Mapping):
+            if value is not None and role in _ROLES_IN_ORDER:
+                raise InputError(f"{files.where}: {role} is {value!r}; expected a string")
             continue
         named.append(_token(value, files.where, special=True))
         if role in _ROLES_IN_ORDER:
@@ -104,10 +106,17 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
         extra = listed
     else:
         extra = listed if not extra and "additional_special_tokens" in config else extra
+        _check_list(files.where, extra)
         stated |= {_content(value) for value in extra or ()}
     if not {"extra_special_tokens", "additional_special_tokens"} & config.keys() or extra is None:
         extra = roles.get("additional_special_tokens") if roles is not config else extra
+        _check_list(files.where, extra)
     return named + [_token(value, files.where, special=True) for value in extra or ()], stated
+
+
+def _check_list(where: Path, tokens: Any) -> None:
+    if not isinstance(tokens, list | None):
+        raise InputError(f"{where}: additional special tokens {tokens!r}; expected a list")
 
 
 def _content(value: Any) -> Any:
