@@ -52,7 +52,7 @@ def check_checksums(folder: Path, *, complete: bool) -> None:
     listing = folder / CHECKSUMS_FILE
     if not listing.is_file():
         return
-    lines = listing.read_bytes().decode(errors="replace").split("\n")
+    lines = listing.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")
     if len(lines) < 2 or lines.pop():
         raise InputError(f"{listing}: damaged or truncated: must have a line per file")
     for number, line in enumerate(lines, start=1):

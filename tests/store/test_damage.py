@@ -132,3 +132,14 @@ def read_model_folder_with_fewer_entries(source: Path, tmp_path: Path):
     (tmp_path / "fewer" / "vocab.txt").write_text("".join(lines[:200]))
     convert(tmp_path / "fewer", tmp_path / "ours", "mlm_jax")
     return read_model_folder(tmp_path / "ours")
+
+
+def test_checksums_may_have_the_line_ends_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    write_checksums(tmp_path)
+    listing = tmp_path / CHECKSUMS_FILE
+    listing.write_bytes(listing.read_bytes().replace(b"\n", b"\r\n"))
+    check_checksums(tmp_path, complete=True)
+    (tmp_path / "file").write_bytes(b"abd")
+    with pytest.raises(InputError, match="file: damaged or edited"):
+        check_checksums(tmp_path, complete=True)
