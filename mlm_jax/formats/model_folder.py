@@ -124,6 +124,14 @@ def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer
         )
 
 
+def check_pooler(where: str | Path, config: BertConfig, parts: Iterable[str]) -> None:
+    """Raises InputError if a model has a classifier without the pooler that it is applied to."""
+    if "classifier" in parts and not config.pooler:
+        raise InputError(
+            f"{where}: has a classifier, but not the pooler that it is applied to: must have both, or neither"
+        )
+
+
 def spare_rows(config: BertConfig, tokenizer: Tokenizer) -> list[str]:
     """Describes the rows of the embedding table without an entry in the tokenizer; an empty list if there are none."""
     rows, entries = config.vocabulary_size, tokenizer.vocabulary_size
@@ -206,6 +214,7 @@ def read_model_folder(folder: Path) -> StoredModel:
     with open_tensors(folder / WEIGHTS_FILE) as file:
         names = set(file.keys())
         parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
+        check_pooler(folder / WEIGHTS_FILE, config, parts)
         parameters = declared_parameters(config, parts, len(labels or ()))
         check_names(folder / WEIGHTS_FILE, names, set(parameters))
         flat = {}
