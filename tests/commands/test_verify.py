@@ -63,7 +63,8 @@ def test_one_checkpoint_of_a_run(folders: dict[str, Path], capsys: pytest.Captur
 def test_the_tokenizer_of_prepared_data(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     file = folders["data"] / "tokenizer" / "tokenizer.json"
     settings = json.loads(file.read_text())
-    settings["normalizer"]["lowercase"] = not settings["normalizer"]["lowercase"]
+    token_ids = settings["model"]["vocab"]
+    token_ids["a"], token_ids["b"] = token_ids["b"], token_ids["a"]
     file.write_text(json.dumps(settings))
     assert run_command(["verify", str(folders["data"])]) == 2
     assert f"error: {file.parent}: damaged: its fingerprint is" in capsys.readouterr().err

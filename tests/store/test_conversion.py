@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import read_model_folder, write_model_folder
 from mlm_jax.store import conversion
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     source = hugging_face_folder(tmp_path / "source")
     monkeypatch.setattr(hugging_face, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match="out: No space left on device; nothing was written"):
         convert(source, tmp_path / "out", "hugging_face")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
