@@ -200,7 +200,13 @@ def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
             than it has bytes.
     """
     if not file.is_file():
-        raise InputError(f"{file}: no such file")
+        sharded = file.with_suffix(".json").is_file()
+        how = (
+            "; KerasHub's shards are not supported: save_to_preset writes one file below 10 GB"
+            if sharded
+            else ""
+        )
+        raise InputError(f"{file}: no such file{how}")
     check_no_pointer_file(file)
     h5py = _h5py(file)
     tensors: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ FOLDER/config.json  model.safetensors  tokenizer/
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -260,5 +260,8 @@ def read_training_record(file: Path, value: Any) -> TrainingRecord | None:
         return None
     try:
         return from_json(TrainingRecord, json.dumps(value))
-    except (InputError, TypeError) as error:
+    except InputError as error:
         raise InputError(f"{file}: training: {error}") from error
+    except TypeError as error:
+        names = ", ".join(field.name for field in fields(TrainingRecord))
+        raise InputError(f"{file}: training: must be null or have {names}") from error
