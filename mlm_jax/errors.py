@@ -28,5 +28,5 @@ class RunError(_OneLineError, RuntimeError):
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """Returns the first `limit` characters of an error's message, on one line."""
-    return " ".join(str(error).split())[:limit]
+    """Returns the first `limit` characters of an error's message, on one line, or its type if it has no message."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from mlm_jax.errors import InputError, RunError
+from mlm_jax.errors import InputError, RunError, one_line
 
 
 @pytest.mark.parametrize("kind", [InputError, RunError])
@@ -16,3 +16,8 @@ def test_messages_are_one_bounded_line(kind: type[Exception]) -> None:
     assert message.startswith("file: value xxx")
     assert message.endswith("xxx: must be 1")
     assert str(pickle.loads(pickle.dumps(kind("a")))) == "a"
+
+
+def test_an_error_without_a_message_is_named() -> None:
+    assert one_line(EOFError()) == "EOFError"
+    assert one_line(ValueError("a\n b")) == "a b"

@@ -27,6 +27,9 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
 )
 """Settings that may change when training continues from saved weights: the weights keep their meaning."""
 
+HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon")
+"""Settings of the masked-LM head, which have no effect on a model without it."""
+
 # Far above any model, so that a damaged config is an error and not an attempt to build it.
 _LARGEST = {
     "num_layers": 1_000,

@@ -104,7 +104,9 @@ def _check_record(record: ShardRecord) -> None:
     for digest in (record.tokens_sha256, record.documents_sha256):
         if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
             raise InputError(f"sha256 {digest!r}: must be 64 hexadecimal digits")
-    if not (isinstance(record.folder, str) and re.fullmatch(r"(part-\d+-of-\d+)?", record.folder)):
+    if not (
+        isinstance(record.folder, str) and re.fullmatch("(part-[0-9]{1,9}-of-[0-9]{1,9})?", record.folder)
+    ):
         raise InputError(f"folder {record.folder!r}: must be empty or the name of a part")
     for name, count in (("documents", record.documents), ("tokens", record.tokens)):
         if type(count) is not int or not 0 <= count < 2**48:

@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from mlm_jax.data.folders import RemoteFile
+from mlm_jax.data.folders import RemoteFile, open_folder
+from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.atomic import remove_abandoned, write_atomically
 from mlm_jax.files.home import home
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.text.progress import track
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
 _BLOCK_BYTES = 1 << 20
 # Clocks of file systems are coarse: a file that was written this recently may change again under the same time.
@@ -67,7 +71,8 @@ def verify_shards(path: str | Path) -> TokenStore:
     """Opens a prepared folder and compares all of its files; downloads every file of a remote folder.
 
     Raises:
-        InputError: a file is missing, or does not match its checksum; the message names the first such file.
+        InputError: a file is missing, or does not match its checksum, or the tokenizer is another one; the message
+            names the first such file.
     """
     store = open_shards(path)
     for shard in track(store.shards, "download", "shards"):
@@ -81,7 +86,18 @@ def verify_shards(path: str | Path) -> TokenStore:
             raise InputError(f"{damage}; prepare the folder again")
         matched[str(file.path)] = stamp
     _note(store, matched)
+    _verify_tokenizer(path, store)
     return store
+
+
+def _verify_tokenizer(path: str | Path, store: TokenStore) -> None:
+    with open_folder(path).copy(TOKENIZER_FOLDER, TOKENIZER_FILES) as folder:
+        tokenizer = Tokenizer.load(folder)
+    if tokenizer.fingerprint != store.tokenizer_fingerprint:
+        raise InputError(
+            f"{path}/{TOKENIZER_FOLDER}: damaged: its fingerprint is {tokenizer.fingerprint}, expected "
+            f"{store.tokenizer_fingerprint} (manifest); prepare the folder again"
+        )
 
 
 class Verification:
@@ -165,11 +181,9 @@ def _notes_file(store: TokenStore) -> Path:
 
 
 def _notes(store: TokenStore) -> dict[str, Stamp]:
-    """Returns the stamps of the files of a store that matched before, by path; empty if there are none."""
+    """Returns the stamps of the files of a store that matched before, by path; empty if there are none or damaged."""
     with contextlib.suppress(OSError, ValueError):
-        notes = json.loads(_notes_file(store).read_bytes())
-        if isinstance(notes, dict):
-            return notes
+        return read_json_object(_notes_file(store))
     return {}
 
 

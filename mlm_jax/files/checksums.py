@@ -11,6 +11,9 @@ CHECKSUMS_FILE = "mlm_jax.sha256"
 
 _LINE = re.compile(r"([0-9a-f]{64})  (.{1,1000})")
 
+# A hundred thousand files.
+_LARGEST_BYTES = 1 << 24
+
 
 def is_plain_name(name: str) -> bool:
     """Returns True for the name of a file in the same folder, which no path or special name is."""
@@ -52,7 +55,11 @@ def check_checksums(folder: Path, *, complete: bool) -> None:
     listing = folder / CHECKSUMS_FILE
     if not listing.is_file():
         return
-    lines = listing.read_bytes().decode(errors="replace").split("\n")
+    if listing.stat().st_size > _LARGEST_BYTES:
+        raise InputError(
+            f"{listing}: damaged: must be at most {_LARGEST_BYTES / 1e6:.0f} MB, a line per file"
+        )
+    lines = listing.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")
     if len(lines) < 2 or lines.pop():
         raise InputError(f"{listing}: damaged or truncated: must have a line per file")
     for number, line in enumerate(lines, start=1):

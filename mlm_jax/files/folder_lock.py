@@ -137,7 +137,8 @@ def own_name(path: Path) -> Iterator[None]:
     Raises:
         InputError: `path` exists, another process is about to create it, or it cannot be created.
     """
-    if path.exists():
+    # Also a link to nothing.
+    if os.path.lexists(path):
         raise _exists(path)
     check_target(path)
     with _locked(path.with_name(f".{path.name}.lock")) as lock:

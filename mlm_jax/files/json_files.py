@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.git_lfs import check_no_pointer_file
 
 # The largest JSON files of models are tokenizers of about 40 MB.
 _LARGEST_BYTES = 1 << 28
@@ -41,6 +42,7 @@ def read_json(file: Path) -> Any:
         InputError: the file is larger than 256 MB, or see `parse_json`.
         OSError: the file cannot be read.
     """
+    check_no_pointer_file(file)
     size = file.stat().st_size
     if size > _LARGEST_BYTES:
         raise InputError(

@@ -26,6 +26,7 @@ from mlm_jax.formats.bert_config import (
 )
 from mlm_jax.formats.model_folder import (
     StoredModel,
+    check_pooler,
     check_vocabulary,
     declared_parameters,
     parameters_of,
@@ -119,8 +120,10 @@ def read(folder: Path) -> Reading:
     dropped, left_out = _without_weights(tensors)
     weights = {name: tensor for name, tensor in tensors.items() if name not in {*dropped, *left_out}}
     config = replace(config, pooler="bert/pooler/dense/kernel" in weights)
+    parts = parts_in(ROWS, weights)
+    check_pooler(prefix, config, parts)
     classes = weights["output_bias"].size if "output_bias" in weights else 0
-    parameters = declared_parameters(config, parts_in(ROWS, weights), classes)
+    parameters = declared_parameters(config, parts, classes)
     params = read_params(prefix, ROWS, parameters, weights)
     labels = tuple(f"LABEL_{index}" for index in range(classes)) or None
     notes = spare_rows(config, tokenizer)
@@ -174,8 +177,8 @@ def _prefix(folder: Path) -> Path:
     if len(names) > 1:
         state = folder / _STATE_FILE
         match = _NEWEST.search(state.read_bytes().decode(errors="replace")) if state.is_file() else None
-        # The folder may have been moved since, so only the last part of a path counts.
-        newest = match[1].rpartition("/")[2] if match else None
+        # The folder may have been moved since, also from Windows, so only the last part of a path counts.
+        newest = re.split(r"[/\\]", match[1])[-1] if match else None
         names = [newest] if newest in names else names
     if len(names) != 1:
         found = ", ".join(f"{name}.index" for name in names) or "none"

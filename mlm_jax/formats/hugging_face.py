@@ -31,6 +31,7 @@ from mlm_jax.formats.hugging_face_names import (
 )
 from mlm_jax.formats.model_folder import (
     StoredModel,
+    check_pooler,
     check_vocabulary,
     declared_parameters,
     parameters_of,
@@ -122,14 +123,20 @@ def read(folder: Path) -> Reading:
         tokenizer = Tokenizer.load(folder)
         check_vocabulary(folder, config, tokenizer)
         labels, problem_type, notes = None, None, spare_rows(config, tokenizer)
+        parts = parts_in(ROWS, named.tensors)
+        check_pooler(folder, config, parts)
         if "classifier.bias" in named.tensors:
+            if not architectures:
+                notes.append(
+                    f"{file.name} names no architecture: classifier.* is read as that of {_CLASSIFIER}"
+                )
             labels, label_notes = _labels(file, settings, named.tensors["classifier.bias"].size)
             problem_type = read_problem_type(file, settings)
             notes += label_notes
         if named.left_out:
             names = ", ".join(sorted(named.left_out))
             notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")
-        parameters = declared_parameters(config, parts_in(ROWS, named.tensors), len(labels or ()))
+        parameters = declared_parameters(config, parts, len(labels or ()))
         params = read_params(folder, ROWS, parameters, named.tensors)
     model = StoredModel(config, params, tokenizer, labels, problem_type)
     return Reading(model, len(tensors), named.dropped, notes, files)
@@ -148,9 +155,12 @@ def _architectures(file: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _named(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> NamedTensors:
-    architectures = settings.get("architectures") or [_CLASSIFIER]
+    architectures = settings.get("architectures")
     tied = bool(settings.get("tie_word_embeddings", True))
-    return name_tensors(folder, tensors, tied=tied, with_classifier=_CLASSIFIER in architectures)
+    # A classifier of tokens has the same names, but no pooler.
+    has_pooler = any(name.endswith("pooler.dense.weight") for name in tensors)
+    with_classifier = _CLASSIFIER in architectures if architectures else has_pooler
+    return name_tensors(folder, tensors, tied=tied, with_classifier=with_classifier)
 
 
 def _config(file: Path, settings: Mapping[str, Any]) -> BertConfig:
@@ -198,7 +208,12 @@ def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tupl
         ]
     if set(named) != {str(index) for index in range(classes)}:
         raise InputError(f"{file}: id2label has the keys {some(named)}: must be 0 to {classes - 1}")
-    return tuple(named[str(index)] for index in range(classes)), []
+    names = tuple(named[str(index)] for index in range(classes))
+    if len(set(names)) < classes:
+        return tuple(f"LABEL_{index}" for index in range(classes)), [
+            f"id2label gives several classes the same name ({some(names)}): they are called LABEL_0, LABEL_1, …"
+        ]
+    return names, []
 
 
 def class_of(model: StoredModel) -> str:
@@ -206,7 +221,10 @@ def class_of(model: StoredModel) -> str:
     for name, parts in _CLASSES.items():
         if set(parts) == set(model.params):
             return name
-    raise InputError(f"no class of transformers has exactly the parts {', '.join(sorted(model.params))}")
+    raise InputError(
+        f"no class of transformers has exactly the parts {', '.join(sorted(model.params))}: must be those of "
+        f"{', '.join(_CLASSES)}; --backbone-only converts only the encoder"
+    )
 
 
 def write(model: StoredModel, folder: Path) -> int:

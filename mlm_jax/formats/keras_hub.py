@@ -16,6 +16,7 @@ import numpy as np
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.git_lfs import check_no_pointer_file
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.bert_config import config_from_settings, require_bert
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files
@@ -199,7 +200,14 @@ def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
             than it has bytes.
     """
     if not file.is_file():
-        raise InputError(f"{file}: no such file")
+        sharded = file.with_suffix(".json").is_file()
+        how = (
+            "; KerasHub's shards are not supported: save_to_preset writes one file below 10 GB"
+            if sharded
+            else ""
+        )
+        raise InputError(f"{file}: no such file{how}")
+    check_no_pointer_file(file)
     h5py = _h5py(file)
     tensors: dict[str, Tensor] = {}
 

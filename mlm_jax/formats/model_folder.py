@@ -6,7 +6,7 @@ FOLDER/config.json  model.safetensors  tokenizer/
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -124,6 +124,14 @@ def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer
         )
 
 
+def check_pooler(where: str | Path, config: BertConfig, parts: Iterable[str]) -> None:
+    """Raises InputError if a model has a classifier without the pooler that it is applied to."""
+    if "classifier" in parts and not config.pooler:
+        raise InputError(
+            f"{where}: has a classifier, but not the pooler that it is applied to: must have both, or neither"
+        )
+
+
 def spare_rows(config: BertConfig, tokenizer: Tokenizer) -> list[str]:
     """Describes the rows of the embedding table without an entry in the tokenizer; an empty list if there are none."""
     rows, entries = config.vocabulary_size, tokenizer.vocabulary_size
@@ -206,6 +214,7 @@ def read_model_folder(folder: Path) -> StoredModel:
     with open_tensors(folder / WEIGHTS_FILE) as file:
         names = set(file.keys())
         parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
+        check_pooler(folder / WEIGHTS_FILE, config, parts)
         parameters = declared_parameters(config, parts, len(labels or ()))
         check_names(folder / WEIGHTS_FILE, names, set(parameters))
         flat = {}
@@ -251,5 +260,8 @@ def read_training_record(file: Path, value: Any) -> TrainingRecord | None:
         return None
     try:
         return from_json(TrainingRecord, json.dumps(value))
-    except (InputError, TypeError) as error:
+    except InputError as error:
         raise InputError(f"{file}: training: {error}") from error
+    except TypeError as error:
+        names = ", ".join(field.name for field in fields(TrainingRecord))
+        raise InputError(f"{file}: training: must be null or have {names}") from error

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.git_lfs import check_no_pointer_file
 
 _DTYPES = tuple(np.dtype(name) for name in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
@@ -81,6 +82,7 @@ def open_tensors(file: Path) -> Iterator[Any]:
     """Opens a safetensors file, whose tensors are read on demand. Raises InputError if it is missing or damaged."""
     if not file.is_file():
         raise InputError(f"{file}: no such file")
+    check_no_pointer_file(file)
     try:
         opened = safe_open(file, framework="numpy")
     except SafetensorError as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.checksums import is_plain_name
+from mlm_jax.files.git_lfs import check_no_pointer_file
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.name_table import Tensor
 from mlm_jax.formats.tensor_checks import check_expansion, open_tensors, read_tensor
@@ -19,6 +20,8 @@ from mlm_jax.formats.tensor_checks import check_expansion, open_tensors, read_te
 WEIGHTS_FILE = "model.safetensors"
 PICKLED_WEIGHTS_FILE = "pytorch_model.bin"
 _INDEX = ".index.json"
+# Precedes the cause in torch's messages.
+_CAUSE = "WeightsUnpickler error: "
 # In the order in which transformers prefers them.
 _FILES = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX, PICKLED_WEIGHTS_FILE, PICKLED_WEIGHTS_FILE + _INDEX)
 
@@ -77,6 +80,7 @@ def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, Tensor]:
 def _open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"{file}: no such file")
+    check_no_pointer_file(file)
     try:
         import torch
     except ImportError as error:
@@ -87,11 +91,16 @@ def _open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     except InputError:
         raise
     except Exception as error:
+        # torch's advice comes before the cause, and is to run whatever the file contains.
+        causes = str(error).partition(_CAUSE)[2].strip().splitlines()
+        cause = causes[0].partition(". ")[0] if causes else one_line(error)
         raise InputError(
-            f"{file}: refused: not a plain file of tensors, or damaged: {one_line(error)}"
+            f"{file}: refused: not a plain file of tensors, or damaged: {cause[:200]}: must be as torch writes a "
+            "state_dict"
         ) from error
     if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+        isinstance(name, str) and isinstance(value, torch.Tensor) and not value.is_nested
+        for name, value in state.items()
     ):
         raise InputError(f"{file}: refused: must contain a dict of tensors and nothing else")
     check_expansion(file, [tuple(tensor.shape) for tensor in state.values()])
@@ -118,13 +127,33 @@ def _is_uncompressed_zip(file: Path) -> bool:
     """Returns True if torch can map the file into memory: it has written zip files since version 1.6.
 
     Raises:
-        InputError: a member is compressed. torch never compresses, and would map compressed bytes as numbers.
+        InputError: a member is compressed or does not match its CRC-32. torch never compresses, would map compressed
+            bytes as numbers, and does not compare checksums.
     """
     with file.open("rb") as opened:
         if opened.read(4) != b"PK\x03\x04":
             return False
     with zipfile.ZipFile(file) as archive:
-        compressed = [member.filename for member in archive.infolist() if member.compress_type]
-    if compressed:
-        raise InputError(f"{file}: {compressed[0]} is compressed: must be a file as torch writes it")
+        members = archive.infolist()
+        compressed = [member.filename for member in members if member.compress_type]
+        if compressed:
+            raise InputError(f"{file}: {compressed[0]} is compressed: must be a file as torch writes it")
+        # Members of a hostile file may overlap, and would be read many times.
+        if sum(member.file_size for member in members) > file.stat().st_size:
+            raise InputError(f"{file}: refused: its members are larger than the file")
+        damaged = [member.filename for member in members if not _is_intact(archive, member)]
+    # torch writes files without checksums, too, in which none matches.
+    if 0 < len(damaged) < len(members):
+        raise InputError(f"{file}: damaged: {damaged[0]} does not match its checksum in the file")
+    return True
+
+
+def _is_intact(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Returns True if a member matches its CRC-32."""
+    try:
+        with archive.open(member) as opened:
+            while opened.read(1 << 20):
+                pass
+    except zipfile.BadZipFile:
+        return False
     return True

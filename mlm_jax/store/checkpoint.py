@@ -334,6 +334,9 @@ class Checkpointer:
         try:
             # Bypasses the manager, because its barrier would wait for a process that cannot read its part.
             leaves = read_item(ocp.PyTreeCheckpointHandler(), self.directory / str(step) / "state", target)
+            # Orbax leaves the description of an array that its metadata do not list.
+            if absent := [name for name in abstract_leaves if not isinstance(leaves.get(name), jax.Array)]:
+                raise ValueError(f"{enumerate_some(absent)} not found")
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # a fault of the machine, not of the file
         except Exception as error:

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
+from mlm_jax.config.model import HEAD_SETTINGS, WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
 from mlm_jax.files.checksums import checksum, checksums, write_checksums
@@ -181,6 +181,7 @@ def _contents(model: StoredModel) -> dict[str, Any]:
 def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
     """Returns the model to write, and a description of every change."""
     config = target.expressible(model.config)
+    without_effect = () if "head" in model.params else HEAD_SETTINGS
     model, changes = _with_parts(model, target, request)
     config = replace(config, pooler=model.config.pooler)
     if config != model.config:
@@ -188,9 +189,9 @@ def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[Stor
         differing = [
             f"{name} {value!r} becomes {theirs[name]!r}"
             for name, value in ours.items()
-            if theirs[name] != value
+            if theirs[name] != value and name not in without_effect
         ]
-        if not request.change_conventions:
+        if differing and not request.change_conventions:
             raise InputError(
                 f"{target.NAME} cannot express this model's conventions: {', '.join(differing)}; "
                 "--change-conventions converts it anyway and reports how much its outputs change"

@@ -9,7 +9,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.format_registry import read_model
-from mlm_jax.store.run_folder import CHECKPOINTS_FOLDER, is_run_folder, read_config
+from mlm_jax.store.run_folder import CHECKPOINTS_FOLDER, is_run_folder, read_config, run_and_step
 
 
 def verify(name: str) -> str:
@@ -26,17 +26,19 @@ def verify(name: str) -> str:
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(f"{name}: no such folder")
-    if is_run_folder(folder):
-        return _verify_run(folder)
+    run, step = run_and_step(folder)
+    if is_run_folder(run):
+        return _verify_run(run, step)
     read_model(folder)
     is_sealed = (folder / CHECKSUMS_FILE).is_file()
     return f"model: {'intact' if is_sealed else f'readable; it has no {CHECKSUMS_FILE} to compare with'}"
 
 
-def _verify_run(folder: Path) -> str:
+def _verify_run(folder: Path, only: int | None) -> str:
+    """Compares the checkpoint of the step `only`, or all of them."""
     read_config(folder)
     with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
-        steps = checkpointer.steps()
+        steps = checkpointer.steps() if only is None else [only]
         for step in steps:
             checkpointer.verify(step)
     if not steps:

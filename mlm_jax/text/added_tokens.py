@@ -90,6 +90,8 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
     named, stated = [], set()
     for role, value in values:
         if not isinstance(value, str | Mapping):
+            if value is not None and role in _ROLES_IN_ORDER:
+                raise InputError(f"{files.where}: {role} is {value!r}; expected a string")
             continue
         named.append(_token(value, files.where, special=True))
         if role in _ROLES_IN_ORDER:

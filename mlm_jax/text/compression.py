@@ -5,7 +5,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import zstandard
@@ -16,6 +16,8 @@ COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 
 _READ_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 28
+# xz needs 65 MB for its highest setting, and 4 GB for the largest window that a file may ask for.
+_XZ_MEMORY = 1 << 28
 # zstandard returns the whole decompressed piece at once, up to about 32,000 times its size: 130 MB.
 _ZSTD_PIECE_BYTES = 1 << 12
 
@@ -30,6 +32,11 @@ def decompressed_lines(file: str, raw: BinaryIO, compression: str) -> Iterator[b
     except EOFError as error:
         raise InputError(f"{file}: truncated: the {compression} data end before their end marker") from error
     except (zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        if "Memory usage limit" in str(error):
+            raise InputError(
+                f"{file}: its xz data need more than {_XZ_MEMORY / 1e6:.0f} MB of memory: must be at most that, as "
+                "with any of xz -1 to -9"
+            ) from error
         raise InputError(f"{file}: damaged {compression[1:]} data: {one_line(error)}") from error
     except OSError as error:
         raise_if_damaged(file, error)
@@ -41,9 +48,9 @@ def _decompressed(raw: BinaryIO, compression: str) -> Iterable[bytes]:
         case ".gz":
             return _lines(gzip.GzipFile(fileobj=raw))
         case ".xz":
-            return _lines(lzma.open(raw))
+            return _lines(io.BufferedReader(_StreamsFile(raw, _xz_stream), _READ_BYTES))
         case ".bz2":
-            return _lines(bz2.open(raw))
+            return _lines(io.BufferedReader(_StreamsFile(raw, bz2.BZ2Decompressor), _READ_BYTES))
         case ".zst":
             return _lines(io.BufferedReader(_ZstdFile(raw), _READ_BYTES))
         case _:
@@ -56,6 +63,51 @@ def _lines(stream: Any) -> Iterator[bytes]:
         if len(line) > _LONGEST_LINE:
             raise OSError(f"a line of more than {_LONGEST_LINE / 1e6:.0f} MB, which no document has")
         yield line
+
+
+def _xz_stream() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+
+
+class _StreamsFile(io.RawIOBase):
+    """Decompressed streams of a .xz or .bz2 file; raises EOFError if the last one is truncated.
+
+    Python's own files end without an error where a stream after the first is damaged, and have no limit of memory.
+    """
+
+    def __init__(self, raw: BinaryIO, start: Callable[[], Any]) -> None:
+        self._raw = raw
+        self._start = start
+        self._stream = start()
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._stream.eof and not self._next_stream():
+                return 0
+            chunk = self._rest
+            if self._stream.needs_input and not chunk:
+                chunk = self._raw.read(_READ_BYTES)
+                if not chunk:
+                    raise EOFError("truncated stream")
+            self._rest = b""
+            data = self._stream.decompress(chunk, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+    def _next_stream(self) -> bool:
+        """Begins the next stream; returns False at the end of the file. Zero bytes between streams are padding."""
+        chunk = self._stream.unused_data
+        while not (rest := chunk.lstrip(b"\0")):
+            chunk = self._raw.read(_READ_BYTES)
+            if not chunk:
+                return False
+        self._stream, self._rest = self._start(), rest
+        return True
 
 
 class _ZstdFile(io.RawIOBase):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.files.git_lfs import check_no_pointer
 from mlm_jax.text.compression import decompressed_lines, raise_if_damaged
 
 ErrorPolicy = Literal["strict", "replace"]
@@ -64,6 +65,8 @@ def _placed_lines(file: str, lines: Iterable[bytes], errors: ErrorPolicy) -> _Pl
     offset = 0
     for number, line in enumerate(lines, start=1):
         where = f"{file}:{number}"
+        if number == 1:
+            check_no_pointer(file, line)
         text, replaced = _decode(line, errors, where, offset)
         yield where, (text.removeprefix(_BYTE_ORDER_MARK) if number == 1 else text), replaced
         offset += len(line)

@@ -68,6 +68,8 @@ _REQUIRED = {
     "split_special_tokens": False,
     "fast_tokenizer_files": [],
 }
+# Settings of KerasHub's tokenizer that change ids, in the presets of other tokenizers of WordPiece.
+_KERAS_REQUIRED = {"split": True, "suffix_indicator": CONTINUATION_PREFIX, "oov_token": "[UNK]"}
 
 
 def load_backend(
@@ -125,6 +127,11 @@ def _read_keras_hub(
     for name in ("lowercase", "strip_accents"):
         if not isinstance(settings[name], bool):
             raise InputError(f"{file}: {name} = {settings[name]!r}: must be true or false")
+    for name, value in _KERAS_REQUIRED.items():
+        if settings.get(name, value) != value:
+            raise InputError(
+                f"{file}: {name} = {settings[name]!r} is not supported: must be {value!r}, as in BERT"
+            )
     lowercase = settings["lowercase"] if given.do_lower_case is None else given.do_lower_case
     strip = settings["strip_accents"] if given.strip_accents is None else given.strip_accents
     return bert_backend(read_vocabulary(vocabulary), lowercase=lowercase, strip_accents=strip), vocabulary

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlm_jax.errors import InputError
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX
+from mlm_jax.files.git_lfs import check_no_pointer_file
+from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, LARGEST_VOCABULARY
 
 # How other tokenizers mark where words begin or end in their vocabularies.
 _FOREIGN_MARKS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
+
+# Four million entries of 60 bytes.
+_LARGEST_BYTES = 1 << 28
 
 _SETTLE = 'write {"do_lower_case": …, "strip_accents": …} into tokenizer_config.json beside it'
 
@@ -99,13 +103,27 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
     Spaces after an entry and a byte order mark are no part of it. Of repeated entries the last one counts, with a
     warning.
+
+    Raises:
+        InputError: the file is empty, larger than 256 MB or than four million lines, or not UTF-8.
+        OSError: the file cannot be read.
     """
+    check_no_pointer_file(path)
+    size = path.stat().st_size
+    if size > _LARGEST_BYTES:
+        raise InputError(
+            f"{path}: {size / 1e6:.0f} MB: must be at most {_LARGEST_BYTES / 1e6:.0f} MB, one vocabulary entry per line"
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: invalid UTF-8 at byte {error.start}; expected one entry per line"
         ) from error
+    if text.count("\n") > LARGEST_VOCABULARY:
+        raise InputError(
+            f"{path}: has more than {LARGEST_VOCABULARY:,} lines: must be at most that many entries"
+        )
     # Only "\n" ends a line: published vocabularies hold entries such as U+2028, where str.splitlines would split.
     entries = [line.rstrip() or line.removesuffix("\r") for line in text.split("\n")]
     while entries and not entries[-1]:

@@ -25,6 +25,8 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION_PREFIX = "##"
 WORD_LENGTH_LIMIT = 100
 """Default of `max_input_chars_per_word`: a longer word becomes [UNK]."""
+LARGEST_VOCABULARY = 1 << 22
+"""Number of entries that models support; see `mlm_jax.config.model`."""
 
 # Rarer characters become [UNK]: otherwise thousands of foreign characters in a web corpus would displace words.
 # A text of less than a million characters keeps all of its characters.
@@ -89,6 +91,26 @@ def train_vocabulary(
     backend.train_from_iterator(sample, trainer=trainer)
     token_ids = backend.get_vocab(with_added_tokens=True)
     return sorted(token_ids, key=token_ids.__getitem__)
+
+
+def checked_size(source: str, token_ids: Mapping[str, int]) -> int:
+    """Returns the number of ids up to the largest one.
+
+    Raises:
+        InputError: it is too large, or two tokens have the same id. The message begins with `source`.
+    """
+    last = max(token_ids, key=token_ids.__getitem__)
+    if token_ids[last] >= LARGEST_VOCABULARY:
+        raise InputError(
+            f"{source}: {last!r} has the id {token_ids[last]:,}: must be below {LARGEST_VOCABULARY:,}"
+        )
+    tokens = {token_id: token for token, token_id in token_ids.items()}
+    for token, token_id in token_ids.items() if len(tokens) < len(token_ids) else ():
+        if tokens[token_id] != token:
+            raise InputError(
+                f"{source}: {token!r} and {tokens[token_id]!r} have the same id, {token_id}: must be different"
+            )
+    return token_ids[last] + 1
 
 
 def check_text(text: object, name: str) -> None:

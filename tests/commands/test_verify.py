@@ -1,5 +1,6 @@
 """`mlm-jax verify` accepts intact folders and names what is damaged in others."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,29 @@ def test_intact_and_damaged_folders(folders: dict[str, Path], capsys: pytest.Cap
     assert errors[1].startswith(f"error: {folders['run'] / 'checkpoints' / '35'}: damaged: ")
     assert errors[2].startswith(f"error: {damaged[2]}: damaged")
     assert len(errors) == 3
+
+
+def test_one_checkpoint_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = folders["run"] / "checkpoints"
+    largest = max((checkpoints / "35").rglob("d/*"), key=lambda file: file.stat().st_size)
+    flip(largest)
+    assert run_command(["verify", str(checkpoints / "40")]) == 0
+    assert "run, checkpoints of steps 40: intact" in capsys.readouterr().out
+    assert run_command(["verify", str(checkpoints / "35")]) == 2
+    assert f"error: {checkpoints / '35'}: damaged: " in capsys.readouterr().err
+
+
+def test_the_tokenizer_of_prepared_data(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    file = folders["data"] / "tokenizer" / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    token_ids = settings["model"]["vocab"]
+    token_ids["a"], token_ids["b"] = token_ids["b"], token_ids["a"]
+    file.write_text(json.dumps(settings))
+    assert run_command(["verify", str(folders["data"])]) == 2
+    assert f"error: {file.parent}: damaged: its fingerprint is" in capsys.readouterr().err
+    shutil.rmtree(file.parent)
+    assert run_command(["verify", str(folders["data"])]) == 2
+    assert f"error: {file.parent}: no such file" in capsys.readouterr().err
 
 
 def test_other_folders_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

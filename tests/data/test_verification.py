@@ -215,3 +215,13 @@ def test_offsets_that_are_damaged_after_they_were_counted_are_named(
     rows = rows_of(data, "document")
     with pytest.raises(RunError, match=f"{FILES[1]}: damaged: offset 40 is {2**40}, must be from"):
         rows.read(np.arange(rows.num_rows))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"a": "\xff"}', b'{"/": {"b": 1}}'])
+def test_damaged_notes_are_replaced(content: bytes, data: Path, read: list[str]) -> None:
+    compare(data)
+    (notes,) = (data.parent / "home" / "verified").iterdir()
+    notes.write_bytes(content)
+    compare(data)
+    compare(data)
+    assert read == FILES * 2

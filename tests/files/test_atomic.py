@@ -77,7 +77,10 @@ def test_the_second_writer_of_a_folder_is_refused_at_once(tmp_path):
         (folder / "x").touch()
     with pytest.raises(InputError, match="a: already exists"):
         new_folder(tmp_path / "a").__enter__()
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="link: already exists"):
+        new_folder(tmp_path / "link").__enter__()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "link"}
 
 
 def test_without_locks_the_second_writer_damages_nothing(tmp_path, monkeypatch):

@@ -381,3 +381,26 @@ def test_an_index_names_only_files_of_its_folder(shard: Any, tmp_path: Path) -> 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     with pytest.raises(InputError, match=r"index\.json: names .*: must be a file in the same folder"):
         hugging_face.read(folder)
+
+
+def test_classes_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    names = {"0": "x", "1": "y", "2": "x"}
+    reading = hugging_face.read(hugging_face_folder(tmp_path / "in", ARCHITECTURES[3], id2label=names))
+    assert reading.model.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert any("id2label gives several classes the same name" in note for note in reading.notes)
+
+
+def test_a_classifier_without_its_class_is_one_of_texts_only_with_a_pooler(tmp_path: Path) -> None:
+    texts = hugging_face_folder(tmp_path / "texts", ARCHITECTURES[3])
+    reading = hugging_face.read(without_settings(texts, "architectures"))
+    assert reading.model.labels == ("sad", "neutral", "glad")
+    assert any(
+        "classifier.* is read as that of BertForSequenceClassification" in note for note in reading.notes
+    )
+    tokens = {name: array for name, array in state_dict(ARCHITECTURES[3]).items() if ".pooler." not in name}
+    folder = hugging_face_folder(tmp_path / "tokens", ARCHITECTURES[3], tensors=tokens)
+    with pytest.raises(InputError, match="has a classifier, but not the pooler that it is applied to"):
+        hugging_face.read(folder)
+    reading = hugging_face.read(without_settings(folder, "architectures"))
+    assert set(reading.model.params) == {"encoder"}
+    assert reading.notes == ["left out: classifier.bias, classifier.weight (an unknown class)"]

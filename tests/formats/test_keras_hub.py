@@ -159,7 +159,10 @@ def test_a_truncated_file_is_rejected(model: StoredModel, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"model\.weights\.h5: damaged or truncated"):
         keras_hub.read(folder)
     weights.unlink()
-    with pytest.raises(InputError, match=r"model\.weights\.h5: no such file"):
+    with pytest.raises(InputError, match=r"model\.weights\.h5: no such file$"):
+        keras_hub.read(folder)
+    (folder / "model.weights.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no such file; KerasHub's shards are not supported"):
         keras_hub.read(folder)
 
 

@@ -162,7 +162,9 @@ def test_other_heads_are_left_out_and_other_variables_of_the_encoder_are_not(tmp
         google_tf.read(source)
 
 
-@pytest.mark.parametrize("newest", ["model.ckpt-200", "/elsewhere/of/then/model.ckpt-200"])
+@pytest.mark.parametrize(
+    "newest", ["model.ckpt-200", "/elsewhere/of/then/model.ckpt-200", r"C:\\then\\model.ckpt-200"]
+)
 def test_the_newest_of_several_steps_is_read(newest: str, tmp_path: Path) -> None:
     source = written(tmp_path / "source", "BertForMaskedLM", tmp_path)
     found = variables(source)

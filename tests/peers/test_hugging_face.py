@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from safetensors.numpy import load_file
+
 from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import write_checksums
 from mlm_jax.formats import hugging_face
@@ -59,8 +61,6 @@ def test_both_directions(architecture: str, settings: dict[str, Any], tmp_path: 
         assert comparison["max_difference"] <= 1e-5
         assert comparison["largest_output"] > 0.5
     if "tie_word_embeddings" not in settings:
-        from safetensors.numpy import load_file
-
         before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
         assert_same_tensors(after, before)
 
@@ -251,3 +251,53 @@ def test_a_folder_that_the_library_rejects_is_not_kept(
         convert(tmp_path / "ours", tmp_path / "out", "hugging_face")
     assert not (tmp_path / "out").exists()
     assert np.isfinite(our_outputs(model, fixed_batch(model.config))).all()
+
+
+def test_a_flipped_bit_in_a_pickle_is_found_by_the_checksums_of_its_file(tmp_path: Path) -> None:
+    source = published(tmp_path / "source", "BertForMaskedLM")
+    weights = {
+        name: torch.from_numpy(array) for name, array in load_file(source / "model.safetensors").items()
+    }
+    (source / "model.safetensors").unlink()
+    file = source / "pytorch_model.bin"
+    torch.save(weights, file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"pytorch_model\.bin: damaged: .* does not match its checksum in the file"
+    ):
+        hugging_face.read(source)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights, file)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert hugging_face.read(source).num_tensors == len(weights)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "EOFError"),
+        (b"<!DOCTYPE html>", "Unsupported operand 60"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+    ],
+)
+def test_what_is_no_pickle_is_told_without_advice_to_run_it(
+    content: bytes, cause: str, tmp_path: Path
+) -> None:
+    source = published(tmp_path / "source", "BertModel")
+    (source / "model.safetensors").unlink()
+    (source / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(InputError, match=rf"pytorch_model\.bin: .*{cause}") as caught:
+        hugging_face.read(source)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_nested_tensors_are_refused(tmp_path: Path) -> None:
+    source = published(tmp_path / "source", "BertModel")
+    (source / "model.safetensors").unlink()
+    torch.save({"a": torch.nested.nested_tensor([torch.zeros(2)])}, source / "pytorch_model.bin")
+    with pytest.raises(InputError, match="must contain a dict of tensors and nothing else"):
+        hugging_face.read(source)

@@ -296,6 +296,20 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(
     assert_bitwise_equal(restore(tmp_path)[1], make_state(4))
 
 
+def test_an_array_that_the_metadata_do_not_list_is_damage(tmp_path: Path) -> None:
+    save_steps(tmp_path, range(1, 3), keep_newest=2)
+    metadata = tmp_path / "2" / "state" / "_METADATA"
+    metadata.write_text(metadata.read_text().replace("params.half", "params.hale"))
+    params = make_state(1).params
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(InputError, match=r"2: damaged: arrays: "):
+            checkpointer.verify(2)
+        step, restored = checkpointer.restore_part("params", abstract(params), DESCRIPTION)
+    assert step == 1
+    assert_bitwise_equal(restored, params)
+    assert restore(tmp_path)[0] == 1
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_does_not_count_as_the_best(tmp_path: Path) -> None:
     with Checkpointer(tmp_path) as checkpointer:

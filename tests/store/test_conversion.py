@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import read_model_folder, write_model_folder
 from mlm_jax.store import conversion
@@ -133,6 +133,20 @@ def test_a_convention_that_the_target_cannot_express_needs_a_flag(tmp_path: Path
     assert hugging_face.read(tmp_path / "out").model.config.head_activation == "gelu_tanh"
 
 
+def test_conventions_of_a_head_that_is_not_there_need_no_flag(tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source", "BertForSequenceClassification")
+    model = hugging_face.read(source).model
+    config = replace(model.config, head_activation="gelu_tanh", head_layer_norm_epsilon=1e-5)
+    (tmp_path / "keras").mkdir()
+    write_model_folder(tmp_path / "keras", replace(model, config=config))
+    certificate = convert(tmp_path / "keras", tmp_path / "out", "hugging_face")
+    assert certificate["changes"] == []
+    np.testing.assert_array_equal(
+        hugging_face.read(tmp_path / "out").model.params["classifier"]["kernel"],
+        model.params["classifier"]["kernel"],
+    )
+
+
 def test_a_library_with_other_outputs_stops_the_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +189,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     source = hugging_face_folder(tmp_path / "source")
     monkeypatch.setattr(hugging_face, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match="out: No space left on device; nothing was written"):
         convert(source, tmp_path / "out", "hugging_face")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

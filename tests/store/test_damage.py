@@ -1,6 +1,7 @@
 """Folders that we write carry checksums: a flipped bit in any of their files is an error that names the file."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -132,3 +133,21 @@ def read_model_folder_with_fewer_entries(source: Path, tmp_path: Path):
     (tmp_path / "fewer" / "vocab.txt").write_text("".join(lines[:200]))
     convert(tmp_path / "fewer", tmp_path / "ours", "mlm_jax")
     return read_model_folder(tmp_path / "ours")
+
+
+def test_a_huge_list_of_checksums_is_refused(tmp_path: Path) -> None:
+    (tmp_path / CHECKSUMS_FILE).touch()
+    os.truncate(tmp_path / CHECKSUMS_FILE, 1 << 36)
+    with pytest.raises(InputError, match="damaged: must be at most 17 MB"):
+        check_checksums(tmp_path, complete=True)
+
+
+def test_checksums_may_have_the_line_ends_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    write_checksums(tmp_path)
+    listing = tmp_path / CHECKSUMS_FILE
+    listing.write_bytes(listing.read_bytes().replace(b"\n", b"\r\n"))
+    check_checksums(tmp_path, complete=True)
+    (tmp_path / "file").write_bytes(b"abd")
+    with pytest.raises(InputError, match="file: damaged or edited"):
+        check_checksums(tmp_path, complete=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -416,8 +417,10 @@ def test_added_tokens_with_gaps_are_rejected(tmp_path):
         {"additional_special_tokens": 3},
         {"additional_special_tokens": "[E1]"},
         {"extra_special_tokens": True},
+        {"extra_special_tokens": 7},
         {"extra_special_tokens": {"marker": [3]}},
         {"mask_token": {"content": None}},
+        {"mask_token": ["[MASK]"]},
         {"do_lower_case": "false"},
         {"strip_accents": 0},
         [],
@@ -508,6 +511,32 @@ def test_repeated_entries_are_reported(tmp_path):
     assert tokenizer.vocabulary_size == len(VOCABULARY) + 1
 
 
+@pytest.mark.parametrize(
+    ("token_id", "message"),
+    [
+        (2**32 - 1, r"'a' has the id 4,294,967,295: must be below 4,194,304"),
+        (3, r"'\[CLS\]' and 'a' have the same id, 3|'a' and '\[CLS\]' have the same id, 3"),
+    ],
+)
+def test_ids_that_no_table_has_are_rejected(tmp_path, tokenizer, token_id, message):
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["a"] = token_id
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"tokenizer\.json: ({message})"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_huge_vocabulary_is_refused_before_it_is_read(tmp_path):
+    file = tmp_path / "vocab.txt"
+    file.write_bytes(b"\n" * (1 << 23))
+    with pytest.raises(InputError, match=r"vocab\.txt: has more than 4,194,304 lines"):
+        Tokenizer.load(file)
+    os.truncate(file, 1 << 36)
+    with pytest.raises(InputError, match=r"vocab\.txt: 68719 MB: must be at most 268 MB"):
+        Tokenizer.load(file)
+
+
 @pytest.mark.parametrize("places", ["assets/tokenizer/vocabulary.txt", "assets/vocabulary.txt"])
 def test_casing_of_a_keras_hub_preset(tmp_path, places):
     file = tmp_path / places
@@ -522,6 +551,9 @@ def test_casing_of_a_keras_hub_preset(tmp_path, places):
     for change, expected in [
         ({"config": {"lowercase": "yes"}}, "lowercase = 'yes'"),
         ({"registered_name": "keras_hub>AlbertTokenizer"}, "AlbertTokenizer is not supported"),
+        ({"config": {"suffix_indicator": "@@"}}, "suffix_indicator = '@@' is not supported: must be '##'"),
+        ({"config": {"oov_token": "<unk>"}}, "oov_token = '<unk>' is not supported"),
+        ({"config": {"split": False}}, "split = False is not supported: must be True"),
     ]:
         (tmp_path / "tokenizer.json").write_text(json.dumps(settings | change))
         with pytest.raises(InputError, match=expected):

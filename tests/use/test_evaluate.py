@@ -135,6 +135,9 @@ def test_records_of_damaged_models_are_rejected(tmp_path: Path) -> None:
         file.write_text(json.dumps(settings | {"training": record}))
         with pytest.raises(InputError, match=r"config\.json: training: "):
             read_model_folder(tmp_path / "saved")
+    file.write_text(json.dumps(settings | {"training": {"sequence_length": 3}}))
+    with pytest.raises(InputError, match="training: must be null or have sequence_length, packing, "):
+        read_model_folder(tmp_path / "saved")
 
 
 def test_evaluations_in_documents_of_their_own_need_no_restriction() -> None:
