@@ -1,7 +1,7 @@
 """TextClassifier: loading, fine-tuning, prediction, evaluation and saving of a text classifier or regression."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -122,7 +122,7 @@ class TextClassifier:
             InputError: there is no such model, or its classifier has other classes or another problem type.
         """
         stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
-        return cls.from_stored(
+        classifier = cls.from_stored(
             model,
             stored,
             num_classes=num_classes,
@@ -131,6 +131,9 @@ class TextClassifier:
             dropout_rate=dropout_rate,
             seed=seed,
         )
+        if isinstance(labels, Set) and not isinstance(labels, KeysView):
+            say(f"labels: a set has no order: the classes are {shown(classifier.labels)}, in this order")
+        return classifier
 
     @classmethod
     def from_stored(
@@ -146,6 +149,8 @@ class TextClassifier:
     ) -> Self:
         """Same as `from_preset` for a loaded model; messages call it `model`."""
         check_problem_type(problem_type)
+        # The keys of a dictionary are a set with an order.
+        labels = list(labels) if isinstance(labels, KeysView) else labels
         if dropout_rate is not None:
             config = replace(stored.config, dropout_rate=dropout_rate, attention_dropout_rate=dropout_rate)
             stored = replace(stored, config=config)

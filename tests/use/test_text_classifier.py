@@ -54,6 +54,17 @@ def test_fit_and_predict(fitted: TextClassifier) -> None:
         np.testing.assert_allclose(alone[0], probabilities[index], atol=1e-5)
 
 
+def test_the_order_of_a_set_of_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Positions mean the order of a dictionary's keys; that of a set is reported."""
+    positions = {"neutral": 0, "bad": 1, "good": 2}
+    classifier = TextClassifier.from_preset(folder, labels=positions.keys())
+    assert classifier.labels == tuple(positions)
+    assert "a set" not in capsys.readouterr().err
+    TextClassifier.from_preset(folder, labels=set(positions))
+    message = "labels: a set has no order: the classes are ('bad', 'good', 'neutral'), in this order"
+    assert message in capsys.readouterr().err
+
+
 def test_lower_layers_learn_more_slowly_with_layer_rate_decay(folder: Path) -> None:
     moved = {}
     for decay in (1.0, 0.25):
