@@ -135,7 +135,7 @@ def label_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> n
                     raise InputError(f"{where(index)}: {name!r}: must be {allowed}")
                 targets[index, by_name[name]] = 1.0
             continue
-        in_range = all(isinstance(value, Real) and 0 <= value <= 1 for value in values)
+        in_range = all(isinstance(value, Real) and not value < 0 and value <= 1 for value in values)
         if isinstance(label, Set) or len(values) != len(names) or not in_range:
             raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
         targets[index] = values
