@@ -29,8 +29,8 @@ from mlm_jax.store.loading import load_model
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
-from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
-from mlm_jax.use.labeled_batches import LabeledBatch, Row, check_batch_size, labeled_batches, labeled_rows
+from mlm_jax.use.fine_tuning import FitResult, Tuner, check_count, fit_settings
+from mlm_jax.use.labeled_batches import LabeledBatch, Row, labeled_batches, labeled_rows
 from mlm_jax.use.labeled_text import Text
 from mlm_jax.use.labels import Where, class_names, listed, shown
 from mlm_jax.use.objectives import (
@@ -223,13 +223,12 @@ class TextClassifier:
         targets = self._targets(labels, len(rows))
         if (eval_texts is None) != (eval_labels is None):
             raise InputError("eval_texts and eval_labels: must be given together")
-        if num_epochs < 1:
-            raise InputError(f"num_epochs = {num_epochs}: must be at least 1")
+        check_count("num_epochs", num_epochs)
+        check_count("batch_size", batch_size)
         eval_rows, eval_targets = None, None
         if eval_texts is not None:
             eval_rows = self._rows(eval_texts, sequence_length, "eval text")
             eval_targets = self._targets(eval_labels, len(eval_rows), "eval label")
-        check_batch_size(batch_size)
         steps = -(-len(rows) // batch_size)
         settings = fit_settings(
             self.config,
@@ -352,7 +351,7 @@ class TextClassifier:
 
     def _all_logits(self, rows: Sequence[Row], batch_size: int) -> np.ndarray:
         """Returns the logits of all rows in their order, float32 [rows, outputs]."""
-        check_batch_size(batch_size)
+        check_count("batch_size", batch_size)
         logits = np.empty((len(rows), len(self.labels)), np.float32)
         # Batches are sorted by length, so each row's target is its own number.
         numbers = np.arange(len(rows), dtype=np.int32)

@@ -282,9 +282,7 @@ def test_rows_that_are_not_ids_are_rejected(token_ids: object, message: str) -> 
 def test_rows_of_any_library() -> None:
     expected = mask_tokens(example_keys(0, 0, np.arange(2)), [[7, 8, 9], [7]], CONFIG)
     for rows in ([jnp.array([7, 8, 9]), jnp.array([7])], [np.array([7, 8, 9], np.uint8), (7,)]):
-        found = mask_tokens(example_keys(0, 0, np.arange(2)), rows, CONFIG)
-        for given, wanted in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(given, wanted)
+        assert_same(mask_tokens(example_keys(0, 0, np.arange(2)), rows, CONFIG), expected)
 
 
 def test_rows_of_different_lengths_are_rejected_under_jit() -> None:
