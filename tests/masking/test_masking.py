@@ -279,6 +279,14 @@ def test_rows_that_are_not_ids_are_rejected(token_ids: object, message: str) -> 
     assert "\n" not in str(refused.value)
 
 
+def test_ragged_tensors_are_lists_of_rows() -> None:
+    class Ragged:
+        def to_list(self) -> list[list[int]]:
+            return [[7, 8, 9], [7]]
+
+    assert _as_array(Ragged(), CONFIG).tolist() == [[7, 8, 9], [7, PAD, PAD]]
+
+
 def test_rows_of_any_library() -> None:
     expected = mask_tokens(example_keys(0, 0, np.arange(2)), [[7, 8, 9], [7]], CONFIG)
     for rows in ([jnp.array([7, 8, 9]), jnp.array([7])], [np.array([7, 8, 9], np.uint8), (7,)]):
