@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlm_jax.commands.flags import parse, positional, required
+from mlm_jax.text.document_formats import Format
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Arguments:
     model: str = positional("MODEL")
     """A run folder, another model's folder, a built-in name, hf://user/model or kaggle://handle."""
     input: tuple[str, ...] = positional("TEXT_FILE")
-    """.txt (one text per line), .jsonl or .parquet files, also compressed; globs and fsspec URLs.
+    """.txt (one text per line), .jsonl, .csv, .tsv or .parquet files, folders, globs and URLs; - is standard input.
 
     Every line or row has its vector, even if it is empty or null."""
     output: Path = required("FILE")
@@ -27,7 +28,9 @@ class Arguments:
     truncate: bool = False
     """Truncate texts that are too long, instead of stopping at the first one."""
     text_field: str = "text"
-    """JSON field or Parquet column that holds the text."""
+    """JSON field or column that holds the text."""
+    format: Format | None = None
+    """Format of all files, whatever their suffixes; required for standard input."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
 
     count = extract_features(
         MaskedLM.from_preset(parsed.model),
-        read_documents(parsed.input, text_field=parsed.text_field, keep_empty=True),
+        read_documents(parsed.input, text_field=parsed.text_field, format=parsed.format, keep_empty=True),
         parsed.output,
         layers=parsed.layers[0] if len(parsed.layers) == 1 else parsed.layers,
         pooling=parsed.pooling,

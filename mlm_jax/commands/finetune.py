@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlm_jax.commands.flags import parse, positional, required
+from mlm_jax.errors import InputError
 from mlm_jax.files.folder_lock import own_name
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ def _classifier(
     names: set[str] | None = None
     if problem == "single_label_classification":
         names = set(train.labels)
+        if outputs is None and len(names) == 1:
+            raise InputError(
+                f"{parsed.train}: every label is {train.labels[0]!r}: must have at least two classes"
+            )
     elif problem == "multi_label_classification" and outputs is None:
         names = {name for label in train.labels for name in label}
     classifier = TextClassifier.from_stored(

@@ -17,6 +17,12 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import from_json, nearest_name, nearest_setting
 from mlm_jax.errors import InputError
 
+# First keys of config.json in model folders: our own, Hugging Face's and KerasHub's.
+_KEYS_OF_MODELS = (
+    *("format", "architectures", "model_type", "module"),
+    *("_name_or_path", "attention_probs_dropout_prob"),
+)
+
 
 def load_config(source: str | Path) -> TrainConfig:
     """Loads a config.
@@ -140,4 +146,8 @@ def read_json_config(path: Path) -> TrainConfig:
     try:
         return from_json(TrainConfig, path.read_bytes())
     except InputError as error:
+        if re.match(f"({'|'.join(_KEYS_OF_MODELS)}): no such setting", str(error)):
+            raise InputError(
+                f"{path}: of a model, not of a run: --init-from {path.parent} starts a run from that model"
+            ) from error
         raise InputError(f"{path}: {error}") from error

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float32, Int, Integer, Key
 
 from mlm_jax.config.masking import MaskingConfig
@@ -73,16 +74,17 @@ def mask_tokens(
     Args:
         key: typed keys (`jax.random.key`): one per row, shape [batch], or a single key, shape [], into which the index
             of each row is folded; for a single row, shape [].
-        token_ids: [length] or [batch, length], any integer dtype; or a list of rows, which are padded at their end to
-            the longest one with `config.padding_token_id`. Padding does not change a row's mask.
+        token_ids: [length] or [batch, length], any integer dtype; or a list of rows or a RaggedTensor, padded at the
+            end of each row to the longest one with `config.padding_token_id`. Padding does not change a row's mask.
         config: static; pass it to `jax.jit` as a static argument.
         table: overrides the config's rates: the `selection_table` of a config that differs only in its rates, for rows
             of this length. Traced, so that one compiled function serves many rates.
         stage: stage of the table to use, if the rate follows a schedule.
 
     Raises:
-        ValueError: `token_ids` are not integers, rows need padding that could be masked, `key` is not a typed key, or
-            the shapes of key, token_ids and table do not match.
+        ValueError: `token_ids` are not integers, there is no token, a list or NumPy array has an id outside the
+            vocabulary, rows need padding that could be masked, `key` is not a typed key, or the shapes of key,
+            token_ids and table do not match.
     """
     return mask_and_count(key, token_ids, config, table, stage)[0]
 
@@ -98,12 +100,14 @@ def mask_and_count(
 
     This number is not limited by `mask_selection_length`. For words and spans it is a budget, which may not be used up.
     """
-    token_ids = jnp.asarray(_same_length(token_ids, config))
+    token_ids = jnp.asarray(_as_array(token_ids, config))
+    if token_ids.ndim and not token_ids.shape[-1]:
+        raise ValueError(f"token_ids has shape {token_ids.shape}: must have at least one token")
     if not jnp.issubdtype(token_ids.dtype, jnp.integer):
         raise ValueError(f"token_ids has dtype {token_ids.dtype}: must be an integer dtype")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not isinstance(key, Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(
-            f"key has dtype {key.dtype}: must be a typed key, from jax.random.key or example_keys"
+            f"key is {getattr(key, 'dtype', key)!s}: must be a typed key, from jax.random.key or example_keys"
         )
     token_ids = token_ids.astype(jnp.int32)
     numbers = _stage_of_table(table, stage, config, token_ids.shape[-1])
@@ -119,27 +123,53 @@ def mask_and_count(
     return jax.vmap(_mask_row, in_axes=(0, 0, None, None))(key, token_ids, config, numbers)
 
 
-def _same_length(token_ids: Any, config: MaskingConfig) -> Any:
-    """Returns a list of rows of different lengths as an array [batch, length], and anything else unchanged."""
-    if isinstance(token_ids, np.ndarray) and token_ids.dtype == object:
-        raise ValueError(
-            "token_ids is a NumPy array of objects: must be an integer array, or a list of rows of integers"
-        )
-    if not isinstance(token_ids, list | tuple) or not all(
-        isinstance(row, list | tuple | np.ndarray) for row in token_ids
-    ):
+def _as_array(token_ids: Any, config: MaskingConfig) -> Any:
+    """Returns rows of the host as one array, with rows of different lengths padded, and anything else unchanged.
+
+    Raises:
+        ValueError: a row is not a list of ids of the vocabulary, or cannot be padded.
+    """
+    if hasattr(token_ids, "to_list"):
+        # A RaggedTensor of TensorFlow.
+        token_ids = token_ids.to_list()
+    if isinstance(token_ids, np.ndarray):
+        if token_ids.dtype == object:
+            raise ValueError(
+                "token_ids is a NumPy array of objects: must be an integer array, or a list of rows of integers"
+            )
+        _check_ids(token_ids, "token_ids", config)
+    if not isinstance(token_ids, list | tuple):
         return token_ids
-    rows = [np.asarray(row, np.int32) if len(row) == 0 else np.asarray(row) for row in token_ids]
-    for index, row in enumerate(rows):
-        if row.ndim != 1 or row.dtype.kind not in "iu":
-            raise ValueError(
-                f"token_ids: row {index} has shape {row.shape} and dtype {row.dtype}: must be a list of integers"
-            )
-        outside = row[(row < 0) | (row >= config.vocabulary_size)]
-        if outside.size:
-            raise ValueError(
-                f"token_ids: row {index} has the id {outside[0]}: must be in [0, {config.vocabulary_size})"
-            )
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(token_ids)):
+        if len({np.shape(row)[:1] if isinstance(row, Array) else len(row) for row in token_ids}) > 1:
+            raise ValueError("token_ids: rows of different lengths: must be padded before jax.jit")
+        return token_ids
+    if token_ids and all(isinstance(item, int | np.integer) for item in token_ids):
+        return _row_of(token_ids, "token_ids", config)
+    return _padded([_row_of(row, f"token_ids: row {n}", config) for n, row in enumerate(token_ids)], config)
+
+
+def _row_of(row: Any, where: str, config: MaskingConfig) -> np.ndarray:
+    try:
+        array = np.asarray(row)
+    except ValueError as error:
+        raise ValueError(f"{where} has lists of different lengths: must be a list of integers") from error
+    array = array.astype(np.int32) if array.shape == (0,) else array
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where} has shape {array.shape} and dtype {array.dtype}: must be a list of integers"
+        )
+    _check_ids(array, where, config)
+    return array
+
+
+def _check_ids(ids: np.ndarray, where: str, config: MaskingConfig) -> None:
+    outside = ids[(ids < 0) | (ids >= config.vocabulary_size)] if ids.dtype.kind in "iu" else ids[:0]
+    if outside.size:
+        raise ValueError(f"{where} has the id {outside[0]}: must be in [0, {config.vocabulary_size})")
+
+
+def _padded(rows: Sequence[np.ndarray], config: MaskingConfig) -> np.ndarray:
     lengths = {len(row) for row in rows}
     if len(lengths) > 1 and config.padding_token_id not in config.unselectable_token_ids:
         raise ValueError(

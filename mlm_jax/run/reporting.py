@@ -151,9 +151,11 @@ class Reporter:
             rate = float(metrics.masked_tokens) / max(float(metrics.selectable_tokens), 1.0)
             loss = f"{metrics.loss:.4f}" if metrics.masked_tokens else "none"
             say(f"step {step:,}: loss {loss}, {rate:.2%} of the selectable tokens masked")
-            self._warn_of_masking()
-        if step % self._config.log_every == 0 or step == self._config.num_steps:
+        is_logged = step % self._config.log_every == 0 or step == self._config.num_steps
+        if is_logged:
             self._log_step(step, metrics)
+        # Once, because the counts start again: none of no tokens is masked.
+        if is_logged or step == self._first_step:
             self._warn_of_masking()
 
     def _log_step(self, step: int, metrics: StepMetrics) -> None:

@@ -50,11 +50,14 @@ def evaluate_texts(
 
 
 def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> Evaluation:
-    """Returns loss and accuracy on batches that are already masked."""
+    """Returns loss and accuracy on batches that are already masked. Raises InputError if there is none."""
     setup = setup_for_masked_batches(settings, tokenizer)
     sums = jax.jit(lambda params, batch: masked_batch_loss(setup, params, batch, None))
     batches = masked_batches(data, settings.model, settings.batch_size)
-    return evaluation_of([sums(params, batch) for batch in batches])
+    results = [sums(params, batch) for batch in batches]
+    if not results:
+        raise InputError("data: no batch: must have at least one")
+    return evaluation_of(results)
 
 
 def evaluate_model(

@@ -1,10 +1,11 @@
 """Writes the features of any number of texts to .npz or .parquet in constant memory."""
 
 import contextlib
+import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mlm_jax.files.targets import check_target_file, naming_target
 from mlm_jax.run.reporting import say
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.use.inference import Pooling
+from mlm_jax.use.labels import kind_of, listed
 from mlm_jax.use.masked_lm import MaskedLM
 
 _TEXTS_AT_ONCE = 1024
@@ -27,7 +29,7 @@ Append = Callable[[Sequence[np.ndarray]], None]
 def extract_features(
     model: MaskedLM,
     texts: Iterable[str],
-    output: Path,
+    output: str | Path,
     *,
     layers: int | Sequence[int] = -1,
     pooling: Pooling = "mean",
@@ -44,18 +46,21 @@ def extract_features(
 
     Raises:
         InputError: the output has a different suffix or cannot be created, there is no text, or a text is not a
-            string or is too long (the message has its number).
+            string or is too long (the message has its number from 0).
         RunError: the disk is full.
     """
+    output = Path(output)
+    if isinstance(texts, str | bytes | Mapping):
+        raise InputError(f"texts: found {kind_of(texts)}: must be a list")
     if output.suffix not in (".npz", ".parquet"):
         raise InputError(f"{output}: must end in .npz or .parquet")
     check_target_file(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     writer = _npz_writer if output.suffix == ".npz" else _parquet_writer
-    if isinstance(layers, Sequence):
-        shape: tuple[int, ...] = (len(layers), model.config.hidden_dim)
-    else:
-        shape = (model.config.hidden_dim,)
+    shape: tuple[int, ...] = (model.config.hidden_dim,)
+    if not isinstance(layers, int | np.integer):
+        layers = listed(layers, "layers")
+        shape = (len(layers), *shape)
     count, stream = 0, iter(texts)
     empty: list[int] = []
     counter = progress_bar(None, "text", shown=progress)
@@ -64,8 +69,7 @@ def extract_features(
             try:
                 append(model.features(chunk, layers=layers, pooling=pooling, truncate=truncate))
             except InputError as error:
-                # The model numbers texts from the start of the chunk.
-                raise InputError(f"texts {count} to {count + len(chunk) - 1}: {error}") from error
+                raise InputError(_renumbered(str(error), count)) from error
             empty += [count + place for place, text in enumerate(chunk) if not text.strip()]
             count += len(chunk)
             counter.update(len(chunk))
@@ -77,6 +81,11 @@ def extract_features(
             "features of [CLS] and [SEP] alone"
         )
     return count
+
+
+def _renumbered(message: str, first: int) -> str:
+    """Returns a message on "text N" of a chunk that starts with text `first`, with N from the first text of all."""
+    return re.sub(r"^text (\d+)", lambda found: f"text {first + int(found[1])}", message)
 
 
 @contextlib.contextmanager

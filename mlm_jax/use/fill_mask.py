@@ -108,8 +108,8 @@ def candidates_of(
             or makes a row longer than `longest` tokens.
     """
     ordinary = np.setdiff1d(np.arange(tokenizer.vocabulary_size), np.array(tokenizer.special_token_ids))
-    if not 1 <= top_k <= len(ordinary):
-        raise InputError(f"top_k = {top_k}: must be in [1, {len(ordinary)}]")
+    if not isinstance(top_k, int | np.integer) or not 1 <= top_k <= len(ordinary):
+        raise InputError(f"top_k = {top_k!r}: must be in [1, {len(ordinary)}], a whole number")
     several_masks = [len(prompt.positions) > 1 for prompt in prompts]
     if targets is not None:
         pieces = target_pieces(targets, tokenizer)

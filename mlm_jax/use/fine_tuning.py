@@ -143,10 +143,12 @@ def texts_in(data: Any) -> list[str] | None:
     """Returns the texts in the data of a fit, or None if the data are batches that are already masked.
 
     Raises:
-        InputError: the data are a single string, or one of the texts is not a string.
+        InputError: the data are a single string or have no items, or one of the texts is not a string.
     """
     if isinstance(data, str | bytes):
         raise InputError("data: found one string: must be a list of strings or batches")
+    if not hasattr(data, "__iter__"):
+        raise InputError(f"data: found {kind_of(data)}: must be a list of strings or batches")
     if (
         isinstance(data, Mapping)
         or not (isinstance(data, Sequence) or hasattr(data, "tolist"))
@@ -197,16 +199,36 @@ def steps_of(num_steps: int | None, num_epochs: int | None, steps_per_epoch: flo
     """Returns the number of steps of a fit: `num_steps`, or those of `num_epochs` passes, by default one.
 
     Raises:
-        InputError: both are given, or `num_epochs` is below 1.
+        InputError: both are given, or `num_epochs` is not a whole number or below 1.
     """
     if num_steps is not None and num_epochs is not None:
         raise InputError("num_steps and num_epochs: must not be given together")
-    if num_epochs is not None and num_epochs < 1:
-        raise InputError(f"num_epochs = {num_epochs}: must be at least 1")
+    if num_epochs is not None:
+        check_count("num_epochs", num_epochs)
     if num_steps is not None or steps_per_epoch is None:
         assert num_steps is not None
         return num_steps
     return max(1, math.ceil((num_epochs or 1) * steps_per_epoch))
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises InputError if an argument is not a whole number or below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} = {value!r}: must be a whole number, at least 1")
+
+
+def check_text_settings(texts: Sequence[str] | None, recipe: Any, sequence_length: int | None) -> None:
+    """Checks the settings that only texts have, and not batches that are already masked (None).
+
+    Raises:
+        InputError: the masking is not a recipe, or a setting would have no effect.
+    """
+    if not isinstance(recipe, MaskingRecipe):
+        raise InputError(f"masking: found {kind_of(recipe)}: must be a MaskingRecipe")
+    if texts is None and (recipe != MaskingRecipe() or sequence_length is not None):
+        raise InputError(
+            "masking and sequence_length: must not be given with batches that are already masked"
+        )
 
 
 def fit_texts(

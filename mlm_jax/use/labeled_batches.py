@@ -91,12 +91,6 @@ def _parts_of(text: Any, where: str) -> tuple[str, ...]:
     return tuple(text)
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raises InputError if the size of a batch is below 1."""
-    if batch_size < 1:
-        raise InputError(f"batch_size = {batch_size}: must be at least 1")
-
-
 def labeled_batches(
     rows: Sequence[Row],
     targets: np.ndarray,

@@ -71,12 +71,15 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
     """Reads a TSV file whose header names `label` and `sentence`, or `sentence1` and `sentence2`, ….
 
     Raises:
-        InputError: the file is missing or empty, lacks these columns, or a line has the wrong number of fields.
+        InputError: the file cannot be read or is empty, lacks these columns or has one twice, or a line has the wrong
+            number of fields.
     """
     try:
         lines = file.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}: must be a tab-separated file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: invalid UTF-8 at byte {error.start}") from error
     header = lines[0].rstrip("\r").split("\t")
@@ -85,6 +88,9 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
         raise InputError(
             f"{file}: header {', '.join(header)}: must have label and sentence (or sentence1, sentence2)"
         )
+    for name in (*columns, "label"):
+        if header.count(name) > 1:
+            raise InputError(f"{file}: header {', '.join(header)}: must have {name} once")
     texts: list[Text] = []
     labels: list[str] = []
     numbers: list[int] = []

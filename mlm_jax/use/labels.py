@@ -72,8 +72,8 @@ def class_names(labels: Any) -> tuple[str, ...]:
 def class_targets(labels: Sequence[Any], names: Sequence[str], where: Where) -> np.ndarray:
     """Returns the class of each label, int32 [N].
 
-    A string is the name of a class. A number or boolean is the class of that name ("1" for 1); only if no name is a
-    number or a truth value, a whole number is the position of a class.
+    A string is the name of a class. A number or boolean is the class of that name ("1" for 1, "1" or "True" for True);
+    only if no name is a number or a truth value, a whole number is the position of a class. A boolean never is.
 
     Raises:
         InputError: a label is of another type, or there is no such class; the message has its place.
@@ -88,7 +88,9 @@ def class_targets(labels: Sequence[Any], names: Sequence[str], where: Where) -> 
         if found is None and isinstance(label, Real) and label == _whole(label):
             whole = _whole(label)
             found = by_name.get(str(whole))
-            if found is None and takes_positions and 0 <= whole < len(names):
+            # True of the names ("yes", "no") would be "no".
+            is_position = takes_positions and not isinstance(label, bool)
+            if found is None and is_position and 0 <= whole < len(names):
                 found = whole
         if found is None:
             raise InputError(f"{where(index)}: {_problem(label, names, takes_positions)}")
@@ -100,10 +102,10 @@ def _problem(label: Any, names: Sequence[str], takes_positions: bool) -> str:
     if not isinstance(label, str | Real):
         return f"found {kind_of(label)}: must be the name or number of a class"
     allowed = f"one of {shown(names)}"
-    if takes_positions:
+    if takes_positions and not isinstance(label, bool):
         allowed = f"a number below {len(names)} or {allowed}"
-    is_fraction = isinstance(label, float) and label != _whole(label)
-    hint = "; problem_type='regression' fits numbers" if is_fraction and math.isfinite(float(label)) else ""
+    is_fraction = isinstance(label, float) and math.isfinite(label) and label != int(label)
+    hint = "; problem_type='regression' fits numbers" if is_fraction else ""
     return f"{label!r}: must be {allowed}{hint}"
 
 
@@ -133,7 +135,7 @@ def label_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> n
                     raise InputError(f"{where(index)}: {name!r}: must be {allowed}")
                 targets[index, by_name[name]] = 1.0
             continue
-        in_range = all(isinstance(value, Real) and 0 <= float(value) <= 1 for value in values)
+        in_range = all(isinstance(value, Real) and not value < 0 and value <= 1 for value in values)
         if isinstance(label, Set) or len(values) != len(names) or not in_range:
             raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
         targets[index] = values
@@ -166,7 +168,10 @@ def _plain(value: Any) -> Any:
 
 def _whole(value: Any) -> int:
     """Returns a number without its fraction, and -1 if it is not finite."""
-    return int(value) if math.isfinite(value) else -1
+    try:
+        return int(value)
+    except (OverflowError, ValueError):
+        return -1
 
 
 def _is_value(name: str) -> bool:

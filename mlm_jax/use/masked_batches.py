@@ -1,6 +1,6 @@
 """Batches that are masked by the caller: fields, checks and loss."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -61,12 +61,14 @@ def endless_masked_batches(data: Any, config: BertConfig, batch_size: int) -> It
     A batch of a mapping that reaches the last row continues with the first one.
 
     Raises:
-        InputError: as `masked_batches`, or there is no row, or batches of an iterable differ in shape.
+        InputError: as `masked_batches`, or there is no row, no position has a weight, or batches of an iterable differ
+            in shape.
     """
     if isinstance(data, Mapping):
         whole = _checked(data, config, "batch")
         rows = len(whole.token_ids)
         size, first = min(batch_size, rows), 0
+        _check_weights([whole] if rows else [])
         while rows:
             numbers = np.arange(first, first + size) % rows
             yield jax.tree.map(lambda array, numbers=numbers: array[numbers], whole)
@@ -82,8 +84,14 @@ def endless_masked_batches(data: Any, config: BertConfig, batch_size: int) -> It
         yield batch
     if not kept:
         raise InputError("data: no batch: must have at least one")
+    _check_weights(kept)
     while True:
         yield from kept
+
+
+def _check_weights(batches: Sequence[MaskedBatch]) -> None:
+    if batches and not any(batch.mask_weights.any() for batch in batches):
+        raise InputError("data: no masked position has a weight: must have at least one")
 
 
 def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedBatch:
@@ -97,8 +105,8 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
     for name in ("token_ids", "mask_positions", "labels"):
         if name not in data:
             raise InputError(f"{where}: {name} is missing")
-    token_ids = np.asarray(data["token_ids"])
-    positions = np.asarray(data["mask_positions"])
+    token_ids = _array(data["token_ids"], f"{where}: token_ids")
+    positions = _array(data["mask_positions"], f"{where}: mask_positions")
     if token_ids.ndim != 2 or positions.ndim != 2:
         raise InputError(
             f"{where}: token_ids {token_ids.shape}, mask_positions {positions.shape}: must be [B, L] and [B, K]"
@@ -109,7 +117,7 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
         "mask_weights": positions > 0,
     }
     names = [name for name in MaskedBatch._fields if name != "segment_ids" or config.num_segments]
-    arrays = {name: np.asarray(data.get(name, defaults.get(name))) for name in names}
+    arrays = {name: _array(data.get(name, defaults.get(name)), f"{where}: {name}") for name in names}
     rows, length = token_ids.shape
     if length > config.max_sequence_length:
         raise InputError(
@@ -134,9 +142,21 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
             array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() < limit)
         ):
             raise InputError(f"{where}: {name}: must contain integers in [0, {limit})")
+    padding, weights = arrays["padding_mask"], arrays["mask_weights"]
+    if padding.dtype.kind not in "biuf" or not np.isin(padding, (0, 1)).all():
+        raise InputError(f"{where}: padding_mask: must contain only True and False")
+    if weights.dtype.kind not in "biuf" or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError(f"{where}: mask_weights: must contain finite numbers, at least 0")
     types: dict[str, Any] = {"padding_mask": bool, "mask_weights": np.float32}
     typed = {name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()}
     return MaskedBatch(**{"segment_ids": None} | typed)
+
+
+def _array(values: Any, where: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{where}: has rows of different lengths: must be an array") from error
 
 
 def setup_for_masked_batches(settings: TrainConfig, tokenizer: Tokenizer) -> StepSetup:

@@ -29,6 +29,7 @@ from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
 from mlm_jax.use.fill_mask import Prompt, candidates_of, prompts_of
 from mlm_jax.use.fine_tuning import (
     FitResult,
+    check_text_settings,
     counted_batches,
     fit_batches,
     fit_settings,
@@ -281,6 +282,7 @@ class MaskedLM:
             RunError: the loss is no longer finite; the model is unchanged.
         """
         texts = texts_in(data)
+        check_text_settings(texts, masking, sequence_length)
         if texts is None:
             data, steps_per_epoch = counted_batches(data, batch_size, counts=num_steps is None)
         else:
@@ -324,6 +326,7 @@ class MaskedLM:
         """
         params, settings = self._params_with_head(), settings_of(self.config, batch_size=batch_size)
         texts = texts_in(data)
+        check_text_settings(texts, masking, sequence_length)
         if texts is None:
             return evaluate_batches(settings, params, data, self.tokenizer)
         rows, longest = self._text_rows(texts, sequence_length)

@@ -1,7 +1,7 @@
 """TextClassifier: loading, fine-tuning, prediction, evaluation and saving of a text classifier or regression."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,8 +29,8 @@ from mlm_jax.store.loading import load_model
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
-from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
-from mlm_jax.use.labeled_batches import LabeledBatch, Row, check_batch_size, labeled_batches, labeled_rows
+from mlm_jax.use.fine_tuning import FitResult, Tuner, check_count, fit_settings
+from mlm_jax.use.labeled_batches import LabeledBatch, Row, labeled_batches, labeled_rows
 from mlm_jax.use.labeled_text import Text
 from mlm_jax.use.labels import Where, class_names, listed, shown
 from mlm_jax.use.objectives import (
@@ -122,7 +122,7 @@ class TextClassifier:
             InputError: there is no such model, or its classifier has other classes or another problem type.
         """
         stored = load_model(model, load_weights=load_weights, tokenizer=tokenizer, seed=seed)
-        return cls.from_stored(
+        classifier = cls.from_stored(
             model,
             stored,
             num_classes=num_classes,
@@ -131,6 +131,9 @@ class TextClassifier:
             dropout_rate=dropout_rate,
             seed=seed,
         )
+        if isinstance(labels, Set) and not isinstance(labels, KeysView):
+            say(f"labels: a set has no order: the classes are {shown(classifier.labels)}, in this order")
+        return classifier
 
     @classmethod
     def from_stored(
@@ -146,6 +149,8 @@ class TextClassifier:
     ) -> Self:
         """Same as `from_preset` for a loaded model; messages call it `model`."""
         check_problem_type(problem_type)
+        # The keys of a dictionary are a set with an order.
+        labels = list(labels) if isinstance(labels, KeysView) else labels
         if dropout_rate is not None:
             config = replace(stored.config, dropout_rate=dropout_rate, attention_dropout_rate=dropout_rate)
             stored = replace(stored, config=config)
@@ -218,13 +223,12 @@ class TextClassifier:
         targets = self._targets(labels, len(rows))
         if (eval_texts is None) != (eval_labels is None):
             raise InputError("eval_texts and eval_labels: must be given together")
-        if num_epochs < 1:
-            raise InputError(f"num_epochs = {num_epochs}: must be at least 1")
+        check_count("num_epochs", num_epochs)
+        check_count("batch_size", batch_size)
         eval_rows, eval_targets = None, None
         if eval_texts is not None:
             eval_rows = self._rows(eval_texts, sequence_length, "eval text")
             eval_targets = self._targets(eval_labels, len(eval_rows), "eval label")
-        check_batch_size(batch_size)
         steps = -(-len(rows) // batch_size)
         settings = fit_settings(
             self.config,
@@ -347,7 +351,7 @@ class TextClassifier:
 
     def _all_logits(self, rows: Sequence[Row], batch_size: int) -> np.ndarray:
         """Returns the logits of all rows in their order, float32 [rows, outputs]."""
-        check_batch_size(batch_size)
+        check_count("batch_size", batch_size)
         logits = np.empty((len(rows), len(self.labels)), np.float32)
         # Batches are sorted by length, so each row's target is its own number.
         numbers = np.arange(len(rows), dtype=np.int32)

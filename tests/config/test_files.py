@@ -1,9 +1,11 @@
 """Config files; every shipped config is loaded and its step traced."""
 
+import json
 import sys
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -45,6 +47,21 @@ def test_a_config_may_import_its_neighbors(tmp_path: Path) -> None:
         "def config(): return replace(parent(), num_steps=9)\n"
     )
     assert load_config(child) == TrainConfig(num_steps=9, seed=3)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"format": "mlm_jax", "model": {}, "labels": None},
+        {"_name_or_path": "bert", "architectures": ["BertForMaskedLM"]},
+        {"attention_probs_dropout_prob": 0.1, "hidden_size": 128},
+        {"module": "keras_hub.src.models.bert.bert_backbone", "class_name": "BertBackbone"},
+    ],
+)
+def test_the_folder_of_a_model_is_no_run(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"of a model, not of a run: --init-from {tmp_path} starts a run"):
+        load_config(tmp_path)
 
 
 def test_neighbors_of_one_name_are_not_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

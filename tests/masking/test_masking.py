@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
 from mlm_jax.config.masking import MaskingConfig
-from mlm_jax.masking.masking import MaskedTokens, _same_length, example_keys, mask_and_count, mask_tokens
+from mlm_jax.masking.masking import MaskedTokens, _as_array, example_keys, mask_and_count, mask_tokens
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 CONFIG = MaskingConfig(
@@ -262,6 +262,15 @@ def test_rows_are_padded_with_the_padding_id() -> None:
         ([[7, 8], [[9], [9]]], r"row 1 has shape \(2, 1\) and dtype int64: must be a list of integers"),
         ([[7, 8], [50]], r"row 1 has the id 50: must be in \[0, 50\)"),
         ([[-1], [7, 8]], r"row 0 has the id -1: must be in \[0, 50\)"),
+        ([[7, 8], None], r"row 1 has shape \(\) and dtype object: must be"),
+        ([[[7, 8], [9]]], "row 0 has lists of different lengths: must be"),
+        (["seven", "eight"], r"row 0 has shape \(\) and dtype <U5: must be"),
+        ([7, 50], r"token_ids has the id 50: must be in \[0, 50\)"),
+        (np.array([[7, -100]]), "token_ids has the id -100: must be"),
+        # As int32, this would be 0.
+        (np.array([[7, 2**40]]), "token_ids has the id 1099511627776: must be"),
+        ([], r"token_ids has shape \(0, 0\): must have at least one token"),
+        ([[], []], r"token_ids has shape \(2, 0\): must have at least one token"),
     ],
 )
 def test_rows_that_are_not_ids_are_rejected(token_ids: object, message: str) -> None:
@@ -270,10 +279,35 @@ def test_rows_that_are_not_ids_are_rejected(token_ids: object, message: str) -> 
     assert "\n" not in str(refused.value)
 
 
+def test_ragged_tensors_are_lists_of_rows() -> None:
+    class Ragged:
+        def to_list(self) -> list[list[int]]:
+            return [[7, 8, 9], [7]]
+
+    assert _as_array(Ragged(), CONFIG).tolist() == [[7, 8, 9], [7, PAD, PAD]]
+
+
+def test_rows_of_any_library() -> None:
+    expected = mask_tokens(example_keys(0, 0, np.arange(2)), [[7, 8, 9], [7]], CONFIG)
+    for rows in ([jnp.array([7, 8, 9]), jnp.array([7])], [np.array([7, 8, 9], np.uint8), (7,)]):
+        assert_same(mask_tokens(example_keys(0, 0, np.arange(2)), rows, CONFIG), expected)
+
+
+def test_rows_of_different_lengths_are_rejected_under_jit() -> None:
+    for rows in ([[7, 8], [9]], [np.array([7, 8]), np.array([9])]):
+        with pytest.raises(ValueError, match=r"^token_ids: rows of different lengths: must be padded before"):
+            masked(jax.random.key(0), rows, CONFIG)
+    same = [np.array([7, 8]), np.array([9, 7])]
+    np.testing.assert_array_equal(
+        masked(jax.random.key(0), same, CONFIG).token_ids,
+        mask_tokens(jax.random.key(0), np.stack(same), CONFIG).token_ids,
+    )
+
+
 def test_arrays_of_objects_are_rejected() -> None:
     ragged = np.array([[7, 8], [9]], dtype=object)
     with pytest.raises(ValueError, match=r"^token_ids is a NumPy array of objects: must be an integer array"):
-        _same_length(ragged, CONFIG)
+        _as_array(ragged, CONFIG)
 
 
 @pytest.mark.parametrize("selection", ["ceil", "bert"])

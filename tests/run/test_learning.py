@@ -90,6 +90,17 @@ def test_steps_without_masked_tokens_are_reported_and_fail_the_run(
     assert (evaluation["mlm_loss"], evaluation["perplexity"], evaluation["masked_tokens"]) == (None, None, 0)
 
 
+@pytest.mark.slow
+def test_the_masks_of_a_first_step_that_is_logged_are_checked_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second check of it once reported that "none of 0 tokens is masked", and was silent when one was missing."""
+    train(short_run(tmp_path, num_steps=2, log_every=1))
+    told = capsys.readouterr().err
+    assert "step 1: loss" in told
+    assert "is masked, so nothing is learned" not in told
+
+
 def skipping(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     """Makes every gradient NaN from step `first` (from 1) on."""
     accumulate = update._accumulate

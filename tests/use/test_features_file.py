@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mlm_jax.commands import features
 from mlm_jax.errors import InputError
 from mlm_jax.use import features_file
 from mlm_jax.use.features_file import extract_features
@@ -62,8 +63,12 @@ def test_a_failure_leaves_no_file(
 
     with pytest.raises(OSError, match="Input/output error"):
         extract_features(model, broken(), output)
-    with pytest.raises(InputError, match="texts 10 to 11: text 1: has"):
+    with pytest.raises(InputError, match=r"^text 11: has"):
         extract_features(model, ["a place"] * 11 + ["a place " * 30], output)
+    with pytest.raises(InputError, match=r"^layers = 9: must be in"):
+        extract_features(model, TEXTS, output, layers=9)
+    with pytest.raises(InputError, match=r"^texts: found str 'a place': must be a list"):
+        extract_features(model, "a place", output)
     with pytest.raises(InputError, match="no text: must be"):
         extract_features(model, [], output)
     with pytest.raises(InputError, match=r"must end in \.npz or \.parquet"):
@@ -92,6 +97,27 @@ def test_several_layers_and_ids(
                 found = found if pooling == "none" else [row[0] for row in found]
         for given, array in zip(found, expected, strict=True):
             np.testing.assert_allclose(given, array, atol=1e-5)
+
+
+def test_layers_and_outputs_of_other_types(model: MaskedLM, tmp_path: Path) -> None:
+    """Layers as an array once wrote two vectors per text into a file whose header announced one."""
+    expected = model.features(TEXTS, layers=[-1, -2], pooling="mean", truncate=True)
+    for layers in (np.array([-1, -2]), range(-1, -3, -1), (np.int64(-1), -2)):
+        extract_features(model, TEXTS, str(tmp_path / "out.npz"), layers=layers, truncate=True)
+        np.testing.assert_allclose(np.load(tmp_path / "out.npz")["features"], expected, atol=1e-5)
+    extract_features(model, TEXTS, tmp_path / "out.npz", layers=np.int64(-1), truncate=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["features"], expected[:, 0], atol=1e-5)
+
+
+def test_the_format_is_an_argument(model: MaskedLM, tmp_path: Path) -> None:
+    texts, output = tmp_path / "texts.log", tmp_path / "out.npz"
+    texts.write_text('{"text": "a lake"}\n\n')
+    command = [str(uninterrupted()), str(texts), "--output", str(output)]
+    with pytest.raises(InputError, match=r"texts\.log: .*--format"):
+        features.main(command, "mlm-jax features")
+    features.main([*command, "--format", "jsonl"], "mlm-jax features")
+    expected = model.features(["a lake", ""], pooling="mean")
+    np.testing.assert_allclose(np.load(output)["features"], expected, atol=1e-5)
 
 
 EMPTY = {

@@ -148,6 +148,16 @@ def test_a_masked_batch_uses_its_weights_padding_and_segments(model: MaskedLM) -
         ({"segment_ids": np.full((16, 12), 2)}, r"segment_ids: must contain integers in \[0, 2\)"),
         ({"token_ids": np.zeros(12, int)}, r"must be \[B, L\] and \[B, K\]"),
         ({"token_ids": np.zeros((16, 41), int)}, "must have at most 40 columns"),
+        ({"token_ids": [[1, 2], [3]]}, "batch: token_ids: has rows of different lengths: must be an array"),
+        ({"mask_weights": np.full((16, 3), -1.0)}, "mask_weights: must contain finite numbers, at least 0"),
+        (
+            {"mask_weights": np.zeros((16, 3))},
+            "data: no masked position has a weight: must have at least one",
+        ),
+        ({"mask_weights": np.full((16, 3), np.nan)}, "mask_weights: must contain finite"),
+        ({"mask_weights": np.full((16, 3), "1")}, "mask_weights: must contain finite"),
+        ({"padding_mask": np.full((16, 12), 0.5)}, "padding_mask: must contain only True and False"),
+        ({"padding_mask": np.full((16, 12), "0")}, "padding_mask: must contain only"),
     ],
 )
 def test_errors_name_the_field_of_a_batch(model: MaskedLM, change: dict[str, Any], message: str) -> None:
@@ -219,12 +229,26 @@ def test_an_epoch_is_the_default_and_epochs_can_be_given(
         assert taken.pop() == steps, settings
     for settings, message in (
         ({"num_steps": 1, "num_epochs": 1}, "num_steps and num_epochs: must not be given together"),
-        ({"num_epochs": 0}, "num_epochs = 0: must be at least 1"),
+        ({"num_epochs": 0}, "num_epochs = 0: must be a whole number, at least 1"),
+        ({"num_epochs": 1.5}, "num_epochs = 1.5: must be a whole number"),
+        ({"num_epochs": float("nan")}, "num_epochs = nan: must be a whole number"),
+        ({"num_epochs": "2"}, "num_epochs = '2': must be a whole number"),
+        ({"masking": None}, "masking: found None: must be a MaskingRecipe"),
+        ({"masking": {"mask_selection_rate": 0.3}}, "masking: found dict .*: must be a MaskingRecipe"),
         ({"num_steps": 0}, "num_steps = 0"),
         ({"batch_size": 0}, "batch_size = 0"),
     ):
         with pytest.raises(InputError, match=message):
             model.fit(TEXTS, **settings)
+    for settings in ({"masking": MaskingRecipe(mask_selection_rate=0.3)}, {"sequence_length": 16}):
+        for call in (model.fit, model.evaluate):
+            with pytest.raises(InputError, match="must not be given with batches that are already masked"):
+                call(batch, **settings)
+    for data in ([], iter([])):
+        with pytest.raises(InputError, match="data: no batch: must have at least one"):
+            model.evaluate(data)
+    with pytest.raises(InputError, match="data: found None: must be a list of strings or batches"):
+        model.fit(None)
 
 
 def test_every_row_of_a_mapping_is_trained_on(model: MaskedLM) -> None:

@@ -20,12 +20,16 @@ def test_files_of_glue(tmp_path: Path) -> None:
         ("words\tlabel\na\t1\n", "must have label and sentence"),
         ("sentence\tlabel\na\n", r"train\.tsv:2: 1 fields: must be 2"),
         ("sentence\tlabel\n", "no line after the header"),
+        ("sentence\tlabel\tlabel\na\t1\t0\n", "header sentence, label, label: must have label once"),
+        ("sentence\tlabel\tsentence\na\t1\tb\n", "must have sentence once"),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=message):
             read_labeled_texts(file)
     with pytest.raises(InputError, match="no such file"):
         read_labeled_texts(tmp_path / "none.tsv")
+    with pytest.raises(InputError, match=f"^{tmp_path}: Is a directory: must be a tab-separated file"):
+        read_labeled_texts(tmp_path)
 
 
 def test_labels_of_each_problem_type() -> None:

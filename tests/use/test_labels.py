@@ -23,7 +23,7 @@ def where(index: int) -> str:
         (["10", "2"], [2.0, np.float32(10)], [1, 0]),
         (["0.5", "1.5"], [1.5, "0.5"], [1, 0]),
         (["1.0", "2.0"], [2.0, 1.0], [1, 0]),
-        (["bad", "good"], [1, "bad", np.int64(0), np.str_("good"), True], [1, 0, 0, 1, 1]),
+        (["bad", "good"], [1, "bad", np.int64(0), np.str_("good")], [1, 0, 0, 1]),
         (["LABEL_0", "LABEL_1"], [0, 1], [0, 1]),
         (["True", "False"], [True, False, np.bool_(True)], [0, 1, 0]),
         (["0", "1"], [True, False, 1], [1, 0, 1]),
@@ -41,6 +41,10 @@ def test_names_win_over_positions(names: list[str], labels: list[Any], targets: 
         (["True", "False"], 1, "label 1: 1: must be one of"),
         (["bad", "good"], 2, r"label 1: 2: must be a number below 2 or one of \('bad', 'good'\)"),
         (["bad", "good"], -1, "label 1: -1: must be"),
+        # As a position, True would be "no".
+        (["yes", "no"], True, r"label 1: True: must be one of \('yes', 'no'\)"),
+        (["yes", "no"], np.bool_(False), "label 1: False: must be one of"),
+        (["bad", "good"], 10**400, "label 1: 10+: must be a number below 2"),
         (["bad", "good"], 0.4, "label 1: 0.4: must be .*; problem_type='regression' fits numbers"),
         (["bad", "good"], float("nan"), "label 1: nan: must be a number below"),
         (["bad", "good"], float("inf"), "label 1: inf: must be"),
@@ -76,6 +80,7 @@ def test_several_labels_are_names_or_numbers() -> None:
         [0, 1, 2],
         [0, 1, "toxic"],
         [0, 1, float("nan")],
+        [0, 1, 10**400],
         {0, 1, 2},
     ]
     for label in bad:

@@ -156,6 +156,8 @@ def test_targets_of_several_pieces_are_scored_by_their_pieces_in_turn(model: Mas
         ([], {}, "must be a list of at least one"),
         (["[MASK]", "nothing"], {}, r"text 1: no \[MASK\] in 'nothing'"),
         ("[MASK]", {"top_k": 0}, "top_k = 0: must be in"),
+        ("[MASK]", {"top_k": 1.5}, "top_k = 1.5: must be in .* a whole number"),
+        ("[MASK]", {"top_k": "3"}, "top_k = '3': must be in"),
         ("[MASK]", {"top_k": 10_000}, "top_k = 10000: must be in"),
         ("[MASK]", {"targets": []}, "must be a list of at least one word"),
         ("[MASK]", {"targets": ["\u4e2d"]}, "the tokenizer has no pieces for it"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from mlm_jax.commands import finetune
 from mlm_jax.errors import InputError
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.objectives import OBJECTIVES, rank_of
@@ -52,6 +53,17 @@ def test_fit_and_predict(fitted: TextClassifier) -> None:
     for index in (7, 0, 3):
         alone = fitted.predict_probabilities([(GOOD + BAD)[index]])
         np.testing.assert_allclose(alone[0], probabilities[index], atol=1e-5)
+
+
+def test_the_order_of_a_set_of_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Positions mean the order of a dictionary's keys; that of a set is reported."""
+    positions = {"neutral": 0, "bad": 1, "good": 2}
+    classifier = TextClassifier.from_preset(folder, labels=positions.keys())
+    assert classifier.labels == tuple(positions)
+    assert "a set" not in capsys.readouterr().err
+    TextClassifier.from_preset(folder, labels=set(positions))
+    message = "labels: a set has no order: the classes are ('bad', 'good', 'neutral'), in this order"
+    assert message in capsys.readouterr().err
 
 
 def test_lower_layers_learn_more_slowly_with_layer_rate_decay(folder: Path) -> None:
@@ -195,10 +207,12 @@ def test_errors_name_the_text_label_or_setting(fitted: TextClassifier) -> None:
     with pytest.raises(InputError, match="1 labels: must be one for each of 2 texts"):
         fitted.evaluate(GOOD[:2], [1])
     for call in (fitted.evaluate, fitted.fit, lambda texts, _, **size: fitted.predict(texts, **size)):
-        with pytest.raises(InputError, match="batch_size = 0: must be at least 1"):
+        with pytest.raises(InputError, match="batch_size = 0: must be a whole number, at least 1"):
             call(GOOD, [1] * 5, batch_size=0)
     with pytest.raises(InputError, match="num_epochs = 0"):
         fitted.fit(GOOD, [1] * 5, num_epochs=0)
+    with pytest.raises(InputError, match=r"^num_epochs = 1\.5: must be a whole number"):
+        fitted.fit(GOOD, [1] * 5, num_epochs=1.5)
 
 
 @pytest.mark.parametrize(
@@ -434,6 +448,12 @@ def test_the_script_names_lines_with_unusable_labels(
         "finetune", tmp_path / "numbered", "--train", train, "--dev", train, "--num-epochs", "1"
     )
     assert "the classes ('0', '1') are now called ('bad', 'good')" in done.stderr
+
+
+def test_a_file_with_one_class_is_rejected(folder: Path, tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", "good"), ("sweet", "good")])
+    with pytest.raises(InputError, match=f"^{train}: every label is 'good': must have at least two classes"):
+        finetune.main([str(folder), "--train", str(train), "--dev", str(train)], "mlm-jax finetune")
 
 
 def test_the_script_fits_several_labels_a_text(folder: Path, tmp_path: Path) -> None:
