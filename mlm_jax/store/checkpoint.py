@@ -56,7 +56,7 @@ class Checkpointer:
     report a failure. A folder has one writer; any number of processes may `restore` from it at the same time. Under
     `jax.distributed`, every process makes every call.
 
-    Nothing on disk changes before `put_aside` or the first `save`, which removes partial checkpoints of a killed process.
+    Nothing on disk changes before `put_aside` or the first `save`. Both remove partial checkpoints of a killed process.
 
     Args:
         directory: created by the first `save` if missing.
