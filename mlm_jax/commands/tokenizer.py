@@ -40,8 +40,10 @@ def main(arguments: Sequence[str], prog: str) -> None:
     """Trains the vocabulary, saves it and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
     from mlm_jax.files.folder_lock import own_folder
+    from mlm_jax.files.targets import require_nothing_else
     from mlm_jax.text.corpus import CorpusCounts, read_documents
     from mlm_jax.text.tokenizer import Tokenizer
+    from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
     counts = CorpusCounts()
     documents = read_documents(
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
         format=parsed.format,
         counts=counts,
     )
+    require_nothing_else(Path(parsed.output), own=TOKENIZER_FILES)
     with own_folder(Path(parsed.output)):
         tokenizer = Tokenizer.train(
             documents,

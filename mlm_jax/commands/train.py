@@ -19,7 +19,7 @@ class Flags:
     """Flags of this command besides the settings of a run."""
 
     from_step: int | None = None
-    """Resume from the checkpoint of this step; the next checkpoint renames later ones to STEP.superseded."""
+    """Resume from the checkpoint of this step; later ones are renamed to STEP.superseded."""
 
 
 def main(arguments: Sequence[str], prog: str) -> int:

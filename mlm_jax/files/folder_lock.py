@@ -166,7 +166,7 @@ _held: ContextVar[Mapping[Path, FolderLock]] = ContextVar("_held", default={})  
 @contextlib.contextmanager
 def _locked(path: Path, *, wait: bool = False) -> Iterator[FolderLock]:
     """Locks the file `path`; its folders are created, and removed at the end if they are still empty."""
-    place = path.resolve()
+    place = Path(os.path.realpath(path))
     if place in _held.get():
         yield _held.get()[place]
         return
@@ -198,6 +198,8 @@ def _open(path: Path, *, wait: bool) -> tuple[FileIO, bool]:
         except FileNotFoundError:
             # Its owner has just removed the folder, which is empty.
             continue
+        except IsADirectoryError as error:
+            raise _no_lock(path) from error
         try:
             _require_lock_file(file, path)
             acquired = _flock(file, wait=wait)
@@ -215,7 +217,11 @@ def _open(path: Path, *, wait: bool) -> tuple[FileIO, bool]:
 def _require_lock_file(file: FileIO, path: Path) -> None:
     file.seek(0)
     if not b'{"host": '.startswith(file.read(9) or b""):
-        raise InputError(f"{path}: not a lock of mlm_jax: must have another name, or be in another folder")
+        raise _no_lock(path)
+
+
+def _no_lock(path: Path) -> InputError:
+    return InputError(f"{path}: not a lock of mlm_jax: must have another name, or be in another folder")
 
 
 def _flock(file: FileIO, *, wait: bool) -> bool:

@@ -4,13 +4,22 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mlm_jax.errors import InputError, RunError
 
 # `Path` reduces the slashes of gs://bucket/run to one.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+# Files that each kind of folder has, in the order in which they say what a folder is.
+_KINDS = {
+    "_CHECKPOINT_METADATA": "a checkpoint",
+    "manifest.json": "prepared data",
+    "bert_config.json": "a model",
+    "config.json": "a model or a run",
+    "tokenizer.json": "a tokenizer",
+    "vocab.txt": "a tokenizer",
+}
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -18,11 +27,15 @@ def check_target(folder: str | Path) -> None:
     """Checks that files can be created in `folder`, or that it can be created. Writes nothing.
 
     Raises:
-        InputError: `folder` has no name, is a URL, is a file or below a file, or cannot be written.
+        InputError: `folder` has no name, is a URL, begins with "~", is a file or below a file, is a link to nothing,
+            or cannot be written.
     """
     _require_local(folder)
     folder = Path(folder)
     existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{folder}: {path} is a link to {path.readlink()}, which does not exist")
     if not existing.is_dir():
         where = "" if existing == folder else f"{existing} "
         raise InputError(f"{folder}: {where}is a file; must be a folder")
@@ -32,9 +45,27 @@ def check_target(folder: str | Path) -> None:
         )
 
 
+def require_nothing_else(folder: Path, *, own: Collection[str]) -> None:
+    """Checks that a folder has no files of another kind of folder, which new files would make unusable.
+
+    Args:
+        folder: may not exist.
+        own: the files that the caller replaces.
+
+    Raises:
+        InputError: the folder has such a file.
+    """
+    for name, kind in _KINDS.items():
+        if name not in own and (folder / name).exists():
+            raise InputError(f"{folder}: is the folder of {kind} (it has {name}); choose another folder")
+
+
 def _require_local(path: str | Path) -> None:
-    if not str(path):
+    if not str(path).strip():
         raise InputError("the output must have a name: it is empty")
+    # Only shells expand it. A folder of that name is dangerous to remove.
+    if (home := os.path.expanduser(path)) != str(path):
+        raise InputError(f"{path}: ~ means a home folder only in a shell; must be {home}")
     if url := _URL.match(str(path)):
         raise InputError(f"{url[1]}://{str(path)[url.end() :]}: must be a local path, not a URL")
 

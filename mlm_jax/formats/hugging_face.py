@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from mlm_jax.config.model import Activation, BertConfig, HeadActivation
 from mlm_jax.errors import InputError
@@ -38,6 +37,7 @@ from mlm_jax.formats.model_folder import (
     read_problem_type,
     spare_rows,
     write_json,
+    write_tensors,
 )
 from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
 from mlm_jax.formats.tensor_checks import some
@@ -238,7 +238,7 @@ def write(model: StoredModel, folder: Path) -> int:
     if "head" in model.params and not model.config.tie_embeddings:
         # transformers 5 adds this bias, transformers 4 the other.
         tensors[DECODER_BIAS] = tensors[BIAS]
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS_FILE, tensors, "pt")
     write_json(folder / _CONFIG, dict(sorted(_settings(model, class_name).items())))
     model.tokenizer.save(folder, model_max_length=model.config.max_sequence_length)
     return len(tensors)

@@ -175,6 +175,15 @@ def write_json(file: Path, content: Any, *, indent: int = 2) -> None:
     write_atomically(file, f"{json.dumps(content, indent=indent)}\n".encode())
 
 
+def write_tensors(file: Path, tensors: dict[str, np.ndarray], format: str) -> None:
+    """Writes a new safetensors file, which others may read as far as the umask allows."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata={"format": format})
+    # safetensors makes a file that only its owner can read.
+    file.chmod(mode)
+
+
 def write_model_folder(folder: Path, model: StoredModel) -> int:
     """Writes a model's files and their checksums into an empty folder and returns the number of tensors.
 
@@ -192,7 +201,7 @@ def write_model_files(folder: Path, model: StoredModel) -> int:
     for path, array in tensors.items():
         check_weight(folder, path, array)
     model.tokenizer.save(folder / TOKENIZER_FOLDER)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
+    write_tensors(folder / WEIGHTS_FILE, tensors, FORMAT)
     settings = {"format": FORMAT, "model": asdict(model.config), "labels": model.labels}
     settings |= {"problem_type": model.problem_type}
     if model.training is not None:

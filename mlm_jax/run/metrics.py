@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -122,8 +121,8 @@ class MetricsLog:
         run_folder.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             _drop_records_after(run_folder / name, resume_step)
-        self._steps = (run_folder / METRICS_FILE).open("ab", buffering=0)
-        self._evaluations = (run_folder / EVALUATIONS_FILE).open("ab", buffering=0)
+            (run_folder / name).touch()
+        self._folder = run_folder
         self._events = EventFile(run_folder / TENSORBOARD_FOLDER, purge_step=resume_step + 1)
 
     def __enter__(self) -> Self:
@@ -131,26 +130,26 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Closes the files."""
+        """Closes the file of events."""
         self.close()
 
     def log_step(self, record: StepRecord) -> None:
         """Appends one line to metrics.jsonl."""
-        self._append(self._steps, record, prefix="")
+        self._append(METRICS_FILE, record, prefix="")
 
     def log_evaluation(self, record: EvaluationRecord) -> None:
         """Appends one line to eval.jsonl."""
-        self._append(self._evaluations, record, prefix="eval/")
+        self._append(EVALUATIONS_FILE, record, prefix="eval/")
 
     def close(self) -> None:
-        """Closes the files."""
-        self._steps.close()
-        self._evaluations.close()
+        """Closes the file of events."""
         self._events.close()
 
-    def _append(self, file: FileIO, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
+    def _append(self, name: str, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
         values = finite_values(record)
-        append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
+        # Opened for each line, because an editor that saves the file replaces it.
+        with (self._folder / name).open("ab", buffering=0) as file:
+            append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
         scalars = {
             prefix + key: value for key, value in values.items() if key != "step" and value is not None
         }

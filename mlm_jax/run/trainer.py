@@ -17,7 +17,6 @@ from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokeni
 from mlm_jax.data.verification import Verification
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.folder_lock import FolderLock, own_folder
-from mlm_jax.files.targets import check_target
 from mlm_jax.parallel.sharding import local_rows, make_mesh
 from mlm_jax.run.init_from import initial_state, params_to_start_from
 from mlm_jax.run.learning import check_masking, require_trained_to_the_end
@@ -39,6 +38,7 @@ from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.run_folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
+    check_run_target,
     config_changes,
     read_config,
     write_run,
@@ -72,7 +72,7 @@ def train(
     A run folder with checkpoints is resumed from the newest intact one; a finished run is not changed. `on_step` is
     called with the number of each step after it is dispatched. `stop` is a stop request set by the caller; by default,
     Ctrl-C and the signals of `StopRequest` stop the run. `from_step` resumes from an earlier checkpoint, with which the
-    same call later resumes whatever followed; the first checkpoint after it renames the others to `STEP.superseded`.
+    same call later resumes whatever followed; later checkpoints are renamed to `STEP.superseded`.
 
     Process 0 owns the run folder meanwhile (`files/folder_lock.py`).
 
@@ -84,7 +84,7 @@ def train(
         RunError: the run cannot continue, because a checkpoint or a file could not be written, the run folder was
             removed, or the loss is no longer finite. Earlier checkpoints are intact.
     """
-    check_target(config.output_dir)
+    check_run_target(config.output_dir)
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
     with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:
@@ -231,6 +231,8 @@ class _Run:
         stops = False
         self._write(write_run, self.folder, config, self.sources.tokenizer)
         describe_start(config, program, batches.rows)
+        # Before the log drops the records of later steps, which a kill before the next save would not bring back.
+        self.checkpointer.put_aside()
         losses = LossWindow(**self.checkpointer.log_sums(start)) if start else LossWindow()
         with (
             Reporter(self.folder, program, batches, start, losses) as reporter,

@@ -56,7 +56,7 @@ class Checkpointer:
     report a failure. A folder has one writer; any number of processes may `restore` from it at the same time. Under
     `jax.distributed`, every process makes every call.
 
-    Nothing on disk changes before the first `save`, which removes partial checkpoints of a killed process.
+    Nothing on disk changes before `put_aside` or the first `save`. Both remove partial checkpoints of a killed process.
 
     Args:
         directory: created by the first `save` if missing.
@@ -115,8 +115,7 @@ class Checkpointer:
         """Starts writing a checkpoint, and returns as soon as the arrays are copied from the device.
 
         The caller may immediately donate the buffers of `state` to its next step. First waits for a save still running.
-        Keeps an existing checkpoint of `step`. The first save after a `restore` renames damaged checkpoints to
-        `STEP.damaged`, and those after its `from_step` to `STEP.superseded`.
+        Keeps an existing checkpoint of `step`. The first save after a `restore` calls `put_aside`.
 
         Args:
             step: number of steps taken to reach `state`.
@@ -134,7 +133,8 @@ class Checkpointer:
         self.wait()
         self._saving = step
         try:
-            self._clear_the_way()
+            self.put_aside()
+            self._read_eval_losses()
             if step not in self.steps():
                 own = {
                     "examples": examples,
@@ -152,7 +152,7 @@ class Checkpointer:
         """Returns the newest intact checkpoint as (step, state), or None if there is none. Changes nothing on disk.
 
         With `from_step`, returns the checkpoint of that step, or the newest one that was saved after an earlier call
-        with the same `from_step`. The next `save` puts the other later checkpoints aside.
+        with the same `from_step`. `put_aside` renames the other later checkpoints.
 
         Args:
             abstract_state: the tree passed to `save` with a `jax.ShapeDtypeStruct` at every leaf, which determines the
@@ -364,8 +364,11 @@ class Checkpointer:
                 except DamagedError:
                     self._eval_losses[step] = None
 
-    def _clear_the_way(self) -> None:
-        """Prepares a save: creates the folder, removes leftovers, and renames the checkpoints to put aside."""
+    def put_aside(self) -> None:
+        """Renames checkpoints that `restore` passed over, creates the folder, and removes leftovers.
+
+        Damaged checkpoints become `STEP.damaged`, and those after its `from_step` `STEP.superseded`.
+        """
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.directory)
@@ -377,7 +380,6 @@ class Checkpointer:
             ocp.multihost.sync_global_processes("mlm_jax.store.checkpoint.moved_aside")
             self._aside.clear()
             self._manager.reload()
-        self._read_eval_losses()
 
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None

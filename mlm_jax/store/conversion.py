@@ -31,6 +31,7 @@ from mlm_jax.store.format_registry import FORMATS, Format, format_of, read_model
 from mlm_jax.store.hub import find_model
 from mlm_jax.store.loading import CERTIFICATE_FILE, with_training_record
 from mlm_jax.store.reference_outputs import ask_library, fixed_batch, largest_difference, our_outputs
+from mlm_jax.store.run_folder import run_and_step
 
 FormatName = Literal["mlm_jax", "hugging_face", "google_tf", "keras_hub"]
 DType = Literal["float32", "bfloat16"]
@@ -284,7 +285,7 @@ def _describe(
 ) -> dict[str, Any]:
     return {
         "source": {
-            "name": Path(source).name if Path(source).is_dir() else str(source),
+            "name": _name(source),
             "format": source_format.NAME,
             "tensors": reading.num_tensors,
             "dropped": dict(reading.dropped),
@@ -302,6 +303,15 @@ def _describe(
         "changes": changes,
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
+
+
+def _name(source: str | Path) -> str:
+    """Returns the name of a model; that of a folder without its parents, RUN/checkpoints/STEP for a checkpoint."""
+    if not Path(source).is_dir():
+        return str(source)
+    folder = Path(source).resolve()
+    run, step = run_and_step(folder)
+    return folder.name if step is None else folder.relative_to(run.parent).as_posix()
 
 
 def _version(package: str) -> str | None:

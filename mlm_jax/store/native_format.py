@@ -93,7 +93,7 @@ def _longest_rows(folder: Path, run: TrainConfig, later: frozenset[Path] = froze
     """
     if run.init_from is None:
         return run.data.sequence_length
-    source, runs = Path(run.init_from), later | {folder.resolve()}
+    source, runs = run_and_step(Path(run.init_from))[0], later | {folder.resolve()}
     if source.resolve() in runs:
         return None
     if is_run_folder(source):

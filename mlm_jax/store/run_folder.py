@@ -13,12 +13,24 @@ from mlm_jax.config.settings import changed_settings, to_json
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
 from mlm_jax.files.json_files import read_json_object
+from mlm_jax.files.targets import check_target, require_nothing_else
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
 CHECKPOINTS_FOLDER = "checkpoints"
+
+
+def check_run_target(folder: str | Path) -> None:
+    """Checks that a run can be written into `folder`, or resumed in it. Writes nothing.
+
+    Raises:
+        InputError: `folder` has the files of something else, such as prepared data or a model, or cannot be a folder.
+    """
+    check_target(folder)
+    settings = read_json_object(Path(folder) / CONFIG_FILE)
+    require_nothing_else(Path(folder), own=[CONFIG_FILE] if _is_of_run(settings) else [])
 
 
 def write_run(folder: Path, config: TrainConfig, tokenizer: Tokenizer) -> None:
@@ -34,6 +46,10 @@ def is_run_folder(folder: Path) -> bool:
         settings = read_json_object(folder / CONFIG_FILE)
     except (OSError, InputError):
         return False
+    return _is_of_run(settings)
+
+
+def _is_of_run(settings: dict[str, Any]) -> bool:
     return {"output_dir", "optimizer"} <= set(settings)
 
 

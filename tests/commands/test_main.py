@@ -82,3 +82,16 @@ def test_the_module_runs_as_the_command_does() -> None:
     assert ended.stderr == (
         "error: the following arguments are required: DATA; mlm-jax merge --help lists the flags\n"
     )
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_vocabulary_is_not_written_into_the_folder_of_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.txt").write_text("the tower\n" * 20)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / name).write_text("{}")
+    command = ["tokenizer", "--input", f"{tmp_path}/a.txt", "--vocab-size", "40", "--output"]
+    with pytest.raises(InputError, match=f"theirs: is the folder of .*{name}.*; choose another folder"):
+        run_command([*command, f"{tmp_path}/theirs"])
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == [name]
+    for _ in range(2):
+        run_command([*command, f"{tmp_path}/ours"])

@@ -124,6 +124,12 @@ def test_a_folder_that_is_gone_is_noticed(tmp_path: Path, what: str) -> None:
                 lock.confirm()
 
 
+def test_a_folder_of_the_user_is_not_taken_for_a_lock(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(InputError, match="lock: not a lock of mlm_jax"):
+        own_folder(tmp_path).__enter__()
+
+
 def test_a_file_of_the_user_is_not_taken_for_a_lock(tmp_path: Path) -> None:
     for name in ("lock", ".b.lock"):
         (tmp_path / name).write_text("bolt, key and chain")

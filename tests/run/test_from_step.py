@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from mlm_jax.config.files import load_config
 from mlm_jax.run.records import read_records
+from mlm_jax.run.trainer import train
 from tests.run_small import arrays_of, run_script, uninterrupted
 
 
@@ -33,3 +35,20 @@ def test_a_run_is_resumed_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     refused = run_script("train", run, "--from-step", 36)
     assert refused.returncode == 2
     assert refused.stderr == f"error: {run}/checkpoints: no checkpoint of step 36; there are: 30, 35, 40\n"
+
+
+def test_a_kill_before_the_next_checkpoint_leaves_log_and_checkpoints_at_one_step(
+    one_device: None, tmp_path: Path
+) -> None:
+    run = shutil.copytree(uninterrupted(), tmp_path / "run")
+    config = load_config(run)
+
+    def fail(step: int) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config, from_step=35, on_step=fail)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"30", "35", "40.superseded"}
+    assert train(config).step == 40
+    assert [record["step"] for record in read_records(run / "metrics.jsonl")] == [*range(2, 41, 2)]
+    assert arrays_of(run, 40) == arrays_of(uninterrupted(), 40)

@@ -117,6 +117,20 @@ def test_event_files_equal_those_of_tensorboardx(tmp_path: Path) -> None:
     assert events.read_bytes() == (tmp_path / "same").read_bytes()
 
 
+def test_lines_follow_in_a_file_that_was_removed_or_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    with MetricsLog(tmp_path) as log:
+        log.log_step(step_record(1))
+        # As an editor saves a file.
+        (tmp_path / "new").write_bytes(file.read_bytes())
+        (tmp_path / "new").rename(file)
+        log.log_step(step_record(2))
+        assert [record["step"] for record in read_records(file)] == [1, 2]
+        file.unlink()
+        log.log_step(step_record(3))
+        assert [record["step"] for record in read_records(file)] == [3]
+
+
 def test_resuming_drops_later_records_and_a_torn_line(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         for step in (10, 20, 30):

@@ -27,6 +27,14 @@ def test_a_second_training_in_a_run_folder_is_refused(tmp_path: Path) -> None:
     assert listing(run) == before
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "vocab.txt", "config.json"])
+def test_a_run_in_the_folder_of_data_or_a_model_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match=f"is the folder of .*{name}"):
+        train(config_of(tmp_path, num_steps=5))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_run_owns_its_folder_until_it_ends(one_device: None, tmp_path: Path) -> None:
     run, acquired = tmp_path / "run", []
 

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -12,11 +15,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.formats import hugging_face
+from mlm_jax.formats import hugging_face, model_folder
 from mlm_jax.formats.model_folder import read_model_folder, write_model_folder
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import CERTIFICATE_FILE, Request, convert
-from mlm_jax.store.format_registry import format_of
+from mlm_jax.store.format_registry import FORMATS, format_of
 from mlm_jax.store.reference_outputs import Reference
 from tests.formats.folders import hugging_face_folder
 from tests.run_small import run_script, uninterrupted
@@ -58,12 +61,36 @@ def test_round_trip_and_certificate(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_folder_converts(tmp_path: Path) -> None:
     run = uninterrupted()
-    convert(run, tmp_path / "out", "hugging_face")
+    certificate = convert(run, tmp_path / "out", "hugging_face")
+    assert certificate["source"]["name"] == run.name
     model = hugging_face.read(tmp_path / "out").model
     assert format_of(run).NAME == "mlm_jax"
     expected = format_of(run).read(run).model
     jax.tree.map(np.testing.assert_array_equal, model.params, expected.params)
     assert model.tokenizer.fingerprint == expected.tokenizer.fingerprint
+
+
+def test_the_certificate_of_a_checkpoint_names_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(uninterrupted(), tmp_path / "mine")
+    newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    monkeypatch.chdir(newest.parent)
+    for number, source in enumerate((newest, newest.name)):
+        certificate = convert(source, tmp_path / f"out{number}", "mlm_jax")
+        assert certificate["source"]["name"] == f"mine/checkpoints/{newest.name}"
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_files_have_the_permissions_of_new_files(tmp_path: Path, to: Any) -> None:
+    source = hugging_face_folder(tmp_path / "source", "BertForPreTraining")
+    before = os.umask(0o027)
+    try:
+        convert(source, tmp_path / "out", to, Request(allow_random_pooler=True, change_conventions=True))
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
 
 
 def test_padding_rows_of_the_vocabulary_are_removed(tmp_path: Path) -> None:
@@ -188,7 +215,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     source = hugging_face_folder(tmp_path / "source")
-    monkeypatch.setattr(hugging_face, "save_file", full)
+    monkeypatch.setattr(model_folder, "save_file", full)
     with pytest.raises(RunError, match="out: No space left on device; nothing was written"):
         convert(source, tmp_path / "out", "hugging_face")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -198,13 +225,13 @@ def test_a_folder_that_reads_back_differently_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = hugging_face_folder(tmp_path / "source")
-    save = hugging_face.save_file
+    save = model_folder.save_file
 
     def flip_a_sign(tensors: dict[str, np.ndarray], *arguments: object, **options: object) -> None:
         bias = "bert.encoder.layer.0.attention.self.key.bias"
         save(tensors | {bias: -tensors[bias]}, *arguments, **options)
 
-    monkeypatch.setattr(hugging_face, "save_file", flip_a_sign)
+    monkeypatch.setattr(model_folder, "save_file", flip_a_sign)
     with pytest.raises(RuntimeError, match="read back with differences"):
         convert(source, tmp_path / "out", "hugging_face")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

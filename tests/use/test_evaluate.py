@@ -112,6 +112,7 @@ def test_the_longest_rows_of_training_include_those_before_init_from(tmp_path: P
     MaskedLM.from_preset(longer).save(tmp_path / "saved")
     for source, longest in (
         (longer, 24),
+        (next((longer / "checkpoints").iterdir()), 24),
         (tmp_path / "saved", 24),
         (uninterrupted(), 20),
         # Not known any more, or never known.
