@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float32, Int, Integer, Key
 
 from mlm_jax.config.masking import MaskingConfig
@@ -81,8 +82,9 @@ def mask_tokens(
         stage: stage of the table to use, if the rate follows a schedule.
 
     Raises:
-        ValueError: `token_ids` are not integers, rows need padding that could be masked, `key` is not a typed key, or
-            the shapes of key, token_ids and table do not match.
+        ValueError: `token_ids` are not integers, have no tokens or, unless they are traced, are outside the vocabulary;
+            rows need padding that could be masked; `key` is not a typed key; or the shapes of key, token_ids and table
+            do not match.
     """
     return mask_and_count(key, token_ids, config, table, stage)[0]
 
@@ -98,14 +100,8 @@ def mask_and_count(
 
     This number is not limited by `mask_selection_length`. For words and spans it is a budget, which may not be used up.
     """
-    token_ids = jnp.asarray(_same_length(token_ids, config))
-    if not jnp.issubdtype(token_ids.dtype, jnp.integer):
-        raise ValueError(f"token_ids has dtype {token_ids.dtype}: must be an integer dtype")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(
-            f"key has dtype {key.dtype}: must be a typed key, from jax.random.key or example_keys"
-        )
-    token_ids = token_ids.astype(jnp.int32)
+    token_ids = jnp.asarray(_checked_ids(_same_length(token_ids, config), config)).astype(jnp.int32)
+    _check_key(key)
     numbers = _stage_of_table(table, stage, config, token_ids.shape[-1])
     if token_ids.ndim == 1 and key.shape == ():
         return _mask_row(key, token_ids, config, numbers)
@@ -119,27 +115,33 @@ def mask_and_count(
     return jax.vmap(_mask_row, in_axes=(0, 0, None, None))(key, token_ids, config, numbers)
 
 
+def _check_key(key: Any) -> None:
+    kind = getattr(key, "dtype", type(key).__name__)
+    if not (isinstance(key, Array) and jnp.issubdtype(kind, jax.dtypes.prng_key)):
+        raise ValueError(f"key has dtype {kind}: must be a typed key, from jax.random.key or example_keys")
+
+
 def _same_length(token_ids: Any, config: MaskingConfig) -> Any:
     """Returns a list of rows of different lengths as an array [batch, length], and anything else unchanged."""
     if isinstance(token_ids, np.ndarray) and token_ids.dtype == object:
         raise ValueError(
             "token_ids is a NumPy array of objects: must be an integer array, or a list of rows of integers"
         )
-    if not isinstance(token_ids, list | tuple) or not all(
-        isinstance(row, list | tuple | np.ndarray) for row in token_ids
-    ):
+    if not isinstance(token_ids, list | tuple) or all(isinstance(row, int | np.integer) for row in token_ids):
         return token_ids
-    rows = [np.asarray(row, np.int32) if len(row) == 0 else np.asarray(row) for row in token_ids]
+    if any(isinstance(row, Tracer) for row in token_ids):
+        if len({np.shape(row) for row in token_ids}) > 1:
+            raise ValueError(
+                "token_ids: rows of different lengths cannot be traced; pad them, or do not use jax.jit"
+            )
+        return jnp.stack([jnp.asarray(row) for row in token_ids])
+    rows = [np.asarray(row, np.int32) if np.shape(row) == (0,) else np.asarray(row) for row in token_ids]
     for index, row in enumerate(rows):
         if row.ndim != 1 or row.dtype.kind not in "iu":
             raise ValueError(
                 f"token_ids: row {index} has shape {row.shape} and dtype {row.dtype}: must be a list of integers"
             )
-        outside = row[(row < 0) | (row >= config.vocabulary_size)]
-        if outside.size:
-            raise ValueError(
-                f"token_ids: row {index} has the id {outside[0]}: must be in [0, {config.vocabulary_size})"
-            )
+        _check_range(row, config, f"token_ids: row {index}")
     lengths = {len(row) for row in rows}
     if len(lengths) > 1 and config.padding_token_id not in config.unselectable_token_ids:
         raise ValueError(
@@ -150,6 +152,25 @@ def _same_length(token_ids: Any, config: MaskingConfig) -> Any:
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return padded
+
+
+def _checked_ids(token_ids: Any, config: MaskingConfig) -> Any:
+    """Returns an array, of NumPy or JAX. Raises ValueError for what is no ids; values that are traced are not known."""
+    array = token_ids if isinstance(token_ids, Array) else np.asanyarray(token_ids)
+    if not array.shape or not array.shape[-1]:
+        raise ValueError(f"token_ids has shape {array.shape}: must have at least one token per row")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"token_ids has dtype {array.dtype}: must be an integer dtype")
+    if isinstance(array, np.ndarray) or (not isinstance(array, Tracer) and array.is_fully_addressable):
+        # Before the conversion to int32, which would wrap them.
+        _check_range(np.asarray(array), config, "token_ids")
+    return array
+
+
+def _check_range(token_ids: np.ndarray, config: MaskingConfig, where: str) -> None:
+    outside = token_ids[(token_ids < 0) | (token_ids >= config.vocabulary_size)]
+    if outside.size:
+        raise ValueError(f"{where} has the id {outside[0]}: must be in [0, {config.vocabulary_size})")
 
 
 def _stage_of_table(

@@ -13,7 +13,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
 from mlm_jax.config.masking import MaskingConfig
-from mlm_jax.masking.masking import MaskedTokens, _same_length, example_keys, mask_and_count, mask_tokens
+from mlm_jax.errors import InputError
+from mlm_jax.masking.masking import (
+    MaskedTokens,
+    _check_key,
+    _same_length,
+    example_keys,
+    mask_and_count,
+    mask_tokens,
+)
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 CONFIG = MaskingConfig(
@@ -262,12 +270,45 @@ def test_rows_are_padded_with_the_padding_id() -> None:
         ([[7, 8], [[9], [9]]], r"row 1 has shape \(2, 1\) and dtype int64: must be a list of integers"),
         ([[7, 8], [50]], r"row 1 has the id 50: must be in \[0, 50\)"),
         ([[-1], [7, 8]], r"row 0 has the id -1: must be in \[0, 50\)"),
+        ([[7, 8], None], r"row 1 has shape \(\) and dtype object: must be a list of integers"),
+        ([7, -100], r"^token_ids has the id -100: must be in \[0, 50\)"),
+        (np.array([[7, 50]]), r"^token_ids has the id 50: must be in \[0, 50\)"),
+        # In int32, it would be 7.
+        (np.array([[2**32 + 7]]), r"^token_ids has the id 4294967303: must be in \[0, 50\)"),
+        (jnp.array([[7, -1]]), r"^token_ids has the id -1: must be in \[0, 50\)"),
+        ([], r"^token_ids has shape \(0,\): must have at least one token per row"),
+        ([[]], r"^token_ids has shape \(1, 0\): must have at least one token per row"),
+        ("a text", r"^token_ids has shape \(\): must have at least one token per row"),
+        (["a text"], r"row 0 has shape \(\) and dtype <U6: must be a list of integers"),
     ],
 )
 def test_rows_that_are_not_ids_are_rejected(token_ids: object, message: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
         mask_tokens(jax.random.key(0), token_ids, CONFIG)
     assert "\n" not in str(refused.value)
+
+
+def test_rows_may_be_arrays_of_jax() -> None:
+    rows = [jnp.array([7, 8, 9]), jnp.array([7])]
+    assert _same_length(rows, CONFIG).tolist() == [[7, 8, 9], [7, PAD, PAD]]
+    traced = jax.jit(_same_length, static_argnums=1)
+    assert traced([rows[0], rows[0]], CONFIG).tolist() == [[7, 8, 9], [7, 8, 9]]
+    with pytest.raises(ValueError, match="rows of different lengths cannot be traced"):
+        traced(rows, CONFIG)
+
+
+@pytest.mark.parametrize("key", [0, None, jax.random.PRNGKey(0)])
+def test_a_key_that_is_not_typed_is_rejected(key: object) -> None:
+    with pytest.raises(ValueError, match=r"^key has dtype (int|NoneType|uint32): must be a typed key"):
+        _check_key(key)
+
+
+@pytest.mark.parametrize("ids", [0, None])
+def test_ids_that_are_no_sequence_are_rejected(ids: object) -> None:
+    with pytest.raises(
+        InputError, match=r"unselectable_token_ids = .*: must be a tuple, each a whole number"
+    ):
+        replace(CONFIG, unselectable_token_ids=ids)
 
 
 def test_arrays_of_objects_are_rejected() -> None:
