@@ -224,8 +224,9 @@ def _column_path(file: str, schema: Any, text_field: str) -> list[str]:
         if depth and pa.types.is_null(kind):
             return path[:depth]
         names = [field.name for field in kind] if pa.types.is_struct(kind) else []
-        if name not in names:
-            raise InputError(f"{file}: no column {text_field!r}; {_name_choices(name, names)}")
+        if names.count(name) != 1:
+            count = "more than one" if name in names else "no"
+            raise InputError(f"{file}: {count} column {text_field!r}; {_name_choices(name, names)}")
         kind = kind.field(name).type
     types = pa.types
     value_kind = kind.value_type if types.is_dictionary(kind) else kind

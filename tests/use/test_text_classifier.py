@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.objectives import OBJECTIVES, rank_of
 from mlm_jax.use.text_classifier import TextClassifier
@@ -52,6 +52,13 @@ def test_fit_and_predict(fitted: TextClassifier) -> None:
     for index in (7, 0, 3):
         alone = fitted.predict_probabilities([(GOOD + BAD)[index]])
         np.testing.assert_allclose(alone[0], probabilities[index], atol=1e-5)
+
+
+def test_a_classifier_that_computes_no_numbers_predicts_nothing(folder: Path) -> None:
+    classifier = TextClassifier.from_preset(folder, num_classes=2)
+    classifier.params = jax.tree.map(lambda leaf: np.full_like(leaf, 3e38), classifier.params)
+    with pytest.raises(RunError, match="the model computes NaN or infinity"):
+        classifier.predict(GOOD)
 
 
 def test_lower_layers_learn_more_slowly_with_layer_rate_decay(folder: Path) -> None:
