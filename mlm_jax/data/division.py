@@ -83,7 +83,7 @@ def input_files(paths: Sequence[str], output: Path, format: Format | None = None
             )
     files = expand_paths(paths, format)
     for path in map(local_path, files):
-        if path and path.resolve().is_relative_to(output):
+        if path and output in path.resolve().parents:
             raise InputError(
                 f"{path}: is inside the output folder {output}; expected input from outside, or another output folder"
             )

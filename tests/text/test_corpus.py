@@ -199,6 +199,23 @@ def test_invalid_utf8_is_reported_with_its_byte_offset(tmp_path, compression):
     assert counts == CorpusCounts(documents=3, replaced=1)
 
 
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
+def test_what_is_no_text_is_named(tmp_path, suffix, errors):
+    text = b"text\nthe city\n"
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a"]}), parquet)
+    for data, kind in [
+        (gzip.compress(text), "gzip; name it .gz"),
+        *((COMPRESS[name](text), f"name it {name}") for name in (".zst", ".xz", ".bz2")),
+        (text.decode().encode("utf-16"), "UTF-16; convert it with iconv"),
+        (parquet.getvalue(), "Parquet; name it .parquet"),
+    ]:
+        path = write(tmp_path / f"a{suffix}", data)
+        assert refusal(path, errors=errors).startswith(f"{path}: expected text in UTF-8, found ")
+        assert kind in refusal(path, errors=errors)
+
+
 def test_invalid_utf8_in_jsonl_and_parquet(tmp_path):
     data = b'{"text": "a"}\n{"text": "b\xe9"}\n'
     path = write(tmp_path / "a.jsonl", data)
