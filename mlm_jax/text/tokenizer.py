@@ -24,6 +24,7 @@ from mlm_jax.text.tokenizer_files import (
     load_backend,
     saved_config,
 )
+from mlm_jax.text.vocabulary import check_ids
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     SPECIAL_TOKENS,
@@ -54,7 +55,7 @@ class Tokenizer:
     """A BERT tokenizer: text to token ids without [CLS] and [SEP], and back."""
 
     def __init__(self, backend: tokenizers.Tokenizer, source: str) -> None:
-        """Wraps `backend`. Raises InputError, which names `source`, if one of the five special tokens is missing."""
+        """Wraps `backend`. Raises InputError, naming `source`, if a special token is missing or an id is repeated."""
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
         if missing:
             raise InputError(
@@ -69,6 +70,7 @@ class Tokenizer:
         self._known: dict[str, bytes] = {}
         self._known_size = 0
         self._token_ids: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+        check_ids(source, self._token_ids)
         self.vocabulary_size = max(self._token_ids.values()) + 1
         self.pad_token_id, self.unknown_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = (
             self._token_ids[token] for token in SPECIAL_TOKENS

@@ -12,6 +12,9 @@ from mlm_jax.text.wordpiece import CONTINUATION_PREFIX
 # How other tokenizers mark where words begin or end in their vocabularies.
 _FOREIGN_MARKS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
 
+# Ten times the largest vocabularies.
+_MOST_IDS = 1 << 22
+
 _SETTLE = 'write {"do_lower_case": …, "strip_accents": …} into tokenizer_config.json beside it'
 
 
@@ -81,6 +84,25 @@ def warn_of_contradiction(
             f"{_SETTLE} if this is wrong",
             stacklevel=2,
         )
+
+
+def check_ids(source: str, token_ids: Mapping[str, int]) -> None:
+    """Raises InputError if two entries have one id, or if an id would make tables of the vocabulary huge.
+
+    The library reads a file in which two entries have one id, but writes only one of them.
+    """
+    entries: dict[int, str] = {}
+    for entry, token_id in token_ids.items():
+        if token_id >= _MOST_IDS:
+            raise InputError(
+                f"{source}: the entry {entry!r} has the id {token_id}; expected less than {_MOST_IDS}"
+            )
+        if entries.setdefault(token_id, entry) != entry:
+            pair = sorted((entries[token_id], entry))
+            raise InputError(
+                f"{source}: the entries {pair[0]!r} and {pair[1]!r} have the same id {token_id}; expected an id for "
+                "each entry"
+            )
 
 
 def check_marks(file: Path, entries: Mapping[str, int], class_name: str | None) -> None:
