@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlm_jax.commands.flags import parse, positional
 
@@ -20,5 +21,9 @@ def main(arguments: Sequence[str], prog: str) -> None:
     """Merges the parts and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
     from mlm_jax.data.merge import merge_parts
+    from mlm_jax.data.prepare import EVALUATION_FOLDER
 
     print(f"{parsed.folder}: {merge_parts(parsed.folder).summary()}")
+    evaluation = Path(parsed.folder) / EVALUATION_FOLDER
+    if evaluation.is_dir():
+        print(f"{evaluation}: {merge_parts(evaluation).summary()}")

@@ -1,6 +1,7 @@
 """Masking settings, as frozen dataclasses that validate themselves. Nothing here imports jax."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -165,7 +166,8 @@ class MaskingConfig(MaskingRecipe):
 
     def __post_init__(self) -> None:
         for name in ("unselectable_token_ids", "continuation_token_ids"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if isinstance(getattr(self, name), Iterable):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
         require_positive(self, "vocabulary_size")
         size = self.vocabulary_size

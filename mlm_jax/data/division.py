@@ -15,6 +15,7 @@ from typing import Any
 from mlm_jax.errors import InputError
 from mlm_jax.text.corpus import expand_paths, file_size
 from mlm_jax.text.document_formats import Format
+from mlm_jax.text.file_systems import local_path
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,25 @@ class Part:
         ]
 
 
-def input_files(paths: Sequence[str], format: Format | None = None) -> list[InputFile]:
-    """Returns the files that match `paths`, in the order of `expand_paths`."""
-    return [InputFile(path, file_size(path)) for path in expand_paths(paths, format)]
+def input_files(paths: Sequence[str], output: Path, format: Format | None = None) -> list[InputFile]:
+    """Returns the files that match `paths`, in the order of `expand_paths`.
+
+    Raises InputError if files of the folder `output` are among them, or would be once it has files.
+    """
+    output = output.resolve()
+    for path in map(local_path, paths):
+        if path and path.is_dir() and output.is_relative_to(path.resolve()):
+            raise InputError(
+                f"{output}: is inside the input folder {path}, so its files would be read as text; choose a folder "
+                "outside"
+            )
+    files = expand_paths(paths, format)
+    for path in map(local_path, files):
+        if path and output in path.resolve().parents:
+            raise InputError(
+                f"{path}: is inside the output folder {output}; expected input from outside, or another output folder"
+            )
+    return [InputFile(path, file_size(path)) for path in files]
 
 
 def divide(files: Sequence[InputFile], shard_tokens: int) -> list[Sequence[InputFile]]:

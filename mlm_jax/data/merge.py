@@ -39,13 +39,12 @@ def merge_parts(folder: str | Path) -> Totals:
     """
     folder = Path(folder)
     # Otherwise, the lock would create it.
-    _finished_parts(folder)
-    with own_folder(folder):
-        totals = _merge(folder)
-    # The parts of the documents that were held out.
-    if (folder / EVALUATION_FOLDER).is_dir():
+    first, *_ = _finished_parts(folder)
+    # The parts of the documents that were held out; first, so that a manifest here means that both are merged.
+    if read_manifest(LocalFolder(folder / first.folder))["settings"].get("held_out") is False:
         merge_parts(folder / EVALUATION_FOLDER)
-    return totals
+    with own_folder(folder):
+        return _merge(folder)
 
 
 def _merge(folder: Path) -> Totals:

@@ -92,7 +92,7 @@ def prepare(
     call.
     """
     _check_arguments(output, shard_tokens, workers, eval_share)
-    files = input_files(paths, format)
+    files = input_files(paths, Path(output), format)
     settings = {
         "text_field": text_field,
         "errors": errors,
@@ -180,7 +180,9 @@ def _prepare(
         text_bytes = _write_shards(folder, progress, documents, job, unknown)
         if not job.part:
             check_any_document([file.path for file in job.files], counts)
-            check_any_token(len(progress.shards), counts.documents, settings.get("eval_share"))
+            other_side = [hashes.left_out] if "eval_share" in settings else []
+            num_shards = min([len(progress.shards), *other_side])
+            check_any_token(num_shards, counts.documents, settings.get("eval_share"))
         lock.confirm()
         totals = _finish(folder, progress, job.tokenizer, counts)
     except InputError:

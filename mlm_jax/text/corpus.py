@@ -139,6 +139,12 @@ def _files_in(path: str, storage: Any, location: str, format: Format | None) -> 
         return not any(part.startswith((".", "_")) for part in parts)
 
     files = [file for file in sorted(storage.find(location)) if is_visible(file)]
+    for file in files if is_local(storage) else ():
+        if not os.path.isfile(file) and (os.path.isdir(file) or format or _suffix_format(file)):
+            raise InputError(
+                f"{file}: not a regular file; links to folders are not followed, so pass their targets to --input, and "
+                "remove broken links"
+            )
     known = [file for file in files if format or _suffix_format(file)]
     if not known:
         raise InputError(f"{path}: no file here has a known suffix ({_known_suffixes()}); give a --format")

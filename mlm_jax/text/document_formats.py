@@ -27,6 +27,17 @@ FORMAT_SUFFIXES: dict[str, Format] = {
 _PARQUET_BATCH_ROWS = 256
 _BYTE_ORDER_MARK = "\ufeff"
 _LARGEST_FIELD = (1 << 31) - 1
+# First bytes of what is no UTF-8 text, even where invalid bytes are replaced.
+_OTHER_CONTENT = {
+    b"\x1f\x8b": "gzip; name it .gz, or decompress it",
+    b"\x28\xb5\x2f\xfd": "Zstandard; name it .zst, or decompress it",
+    b"\xfd7zXZ\0": "xz; name it .xz, or decompress it",
+    b"BZh91AY&SY": "bzip2; name it .bz2, or decompress it",
+    b"PK\3\4": "a zip archive; unpack it",
+    b"PAR1\x15": "Parquet; name it .parquet, or give --format parquet",
+    b"\xff\xfe": "UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
+}
 
 # A text, and True if invalid characters in it were replaced.
 Texts = Iterator[tuple[str, bool]]
@@ -67,9 +78,16 @@ def _placed_lines(file: str, lines: Iterable[bytes], errors: ErrorPolicy) -> _Pl
         where = f"{file}:{number}"
         if number == 1:
             check_no_pointer(file, line)
+            _check_content(file, line)
         text, replaced = _decode(line, errors, where, offset)
         yield where, (text.removeprefix(_BYTE_ORDER_MARK) if number == 1 else text), replaced
         offset += len(line)
+
+
+def _check_content(file: str, line: bytes) -> None:
+    for first, kind in _OTHER_CONTENT.items():
+        if line.startswith(first):
+            raise InputError(f"{file}: expected text in UTF-8, found {kind}")
 
 
 def _line_texts(lines: _PlacedTexts) -> Texts:
@@ -227,8 +245,9 @@ def _column_path(file: str, schema: Any, text_field: str) -> list[str]:
         if depth and pa.types.is_null(kind):
             return path[:depth]
         names = [field.name for field in kind] if pa.types.is_struct(kind) else []
-        if name not in names:
-            raise InputError(f"{file}: no column {text_field!r}; {_name_choices(name, names)}")
+        if names.count(name) != 1:
+            count = "more than one" if name in names else "no"
+            raise InputError(f"{file}: {count} column {text_field!r}; {_name_choices(name, names)}")
         kind = kind.field(name).type
     types = pa.types
     value_kind = kind.value_type if types.is_dictionary(kind) else kind

@@ -22,11 +22,14 @@ class DocumentHashes:
         self._seen: set[int] = set()
         self._repeats: Counter[int] = Counter()
         self._sampled_bits = 0
+        self.left_out = 0
+        """Number of documents so far that are on the other side."""
 
     def kept(self, documents: Iterable[str]) -> Iterator[str]:
         """Yields the documents of this side."""
         for document in documents:
             if self._eval_share is not None and (_fraction(document) < self._eval_share) != self._held_out:
+                self.left_out += 1
                 continue
             # Ten times faster than a hash that is the same in every process, which only the split needs.
             key = hash(document)

@@ -1,5 +1,6 @@
 """Resolves paths and URLs to fsspec file systems."""
 
+from pathlib import Path
 from typing import Any, cast
 
 from fsspec.core import url_to_fs
@@ -24,6 +25,12 @@ def file_system(path: str) -> tuple[Any, str]:
         raise InputError(f"{path}: {reason}") from error
     except ValueError as error:
         raise InputError(f"{path}: cannot be opened: {error}") from error
+
+
+def local_path(path: str) -> Path | None:
+    """Returns the local path that `path` names, possibly as a `file://` URL; None for another URL."""
+    storage, location = file_system(path)
+    return Path(location) if is_local(storage) else None
 
 
 def is_local(files: Any) -> bool:

@@ -20,6 +20,7 @@ from flax import nnx
 from jax import Array
 
 from mlm_jax.config import BertConfig
+from mlm_jax.errors import RunError
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
 
@@ -55,7 +56,7 @@ class Inference:
         for chosen, token_ids in self._batches(rows, advance):
             found = self._log_softmax(params, token_ids, _padded(positions, chosen, len(token_ids), slots))
             for index, answer in zip(chosen, np.asarray(found), strict=False):
-                results[index] = answer[: len(positions[index])]
+                results[index] = finite(answer[: len(positions[index])])
         return results
 
     def picked_log_probabilities(
@@ -72,7 +73,7 @@ class Inference:
             places, ids = np.zeros((2, len(token_ids), 1), np.int32)
             places[: len(chosen), 0], ids[: len(chosen), 0] = positions[chosen], picked[chosen]
             found = np.asarray(self._pick(params, token_ids, places, ids))
-            results[chosen] = found[: len(chosen), 0]
+            results[chosen] = finite(found[: len(chosen), 0])
         return results
 
     def features(
@@ -91,7 +92,7 @@ class Inference:
         for chosen, token_ids in self._batches(rows, advance):
             found = np.asarray(self._hidden(params["encoder"], token_ids, depth=depth, pooling=pooling))
             for index, answer in zip(chosen, found, strict=False):
-                results[index] = answer[: len(rows[index])] if pooling == "none" else answer
+                results[index] = finite(answer[: len(rows[index])] if pooling == "none" else answer)
         return results
 
     def _batches(
@@ -183,6 +184,16 @@ def token_log_probabilities(
             params, masked, places[part], np.array(truth), advance
         )
     return np.split(chances, np.cumsum(lengths)[:-1])
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """Returns `values`. Raises RunError if one is NaN or infinite, so that nothing is ranked by it."""
+    if not np.isfinite(values).all():
+        raise RunError(
+            "the model computes NaN or infinity, although its parameters are finite: they are too large, as after "
+            "training at too high a learning rate; expected an earlier checkpoint or another model"
+        )
+    return values
 
 
 def _slots(wanted: int) -> int:

@@ -30,6 +30,7 @@ from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.fine_tuning import FitResult, Tuner, check_count, fit_settings
+from mlm_jax.use.inference import finite
 from mlm_jax.use.labeled_batches import LabeledBatch, Row, labeled_batches, labeled_rows
 from mlm_jax.use.labeled_text import Text
 from mlm_jax.use.labels import Where, class_names, listed, shown
@@ -359,7 +360,7 @@ class TextClassifier:
             for batch in self._batches(rows, numbers, batch_size):
                 real = batch.weights > 0
                 found = self._logits(self.params, batch.token_ids, batch.segment_ids)
-                logits[batch.labels[real]] = np.asarray(found)[real]
+                logits[batch.labels[real]] = finite(np.asarray(found)[real])
                 bar.update(int(real.sum()))
         return logits
 

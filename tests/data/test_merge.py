@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlm_jax.commands import merge
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import Rows
 from mlm_jax.data.division import Part
@@ -311,3 +312,20 @@ def test_a_second_job_of_one_part_does_no_harm(corpus, parts, shard, locks):
         assert second.returncode == 0, said
         assert "the folder was removed, moved or replaced" in first_said
     assert files_of(parts) == expected
+
+
+def test_held_out_parts_are_merged_and_reported(corpus, tmp_path, capsys):
+    prepare_parts(corpus, tmp_path / "data", 2, eval_share=0.3)
+    away = tmp_path / "away"
+    (tmp_path / "data" / "eval").rename(away)
+    with pytest.raises(InputError, match="eval: no parts here"):
+        merge_parts(tmp_path / "data")
+    assert not (tmp_path / "data" / "manifest.json").exists()
+    away.rename(tmp_path / "data" / "eval")
+    merge.main([str(tmp_path / "data")], "mlm-jax merge")
+    counts = [open_shards(tmp_path / "data" / side).num_documents for side in (".", "eval")]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" documents")[0] for line in lines] == [
+        f"{tmp_path}/data: {counts[0]}",
+        f"{tmp_path}/data/eval: {counts[1]}",
+    ]

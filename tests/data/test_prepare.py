@@ -357,9 +357,26 @@ def test_a_share_that_holds_out_nothing_is_rejected(corpus, tmp_path):
     for share in (0.001, 0.999):
         with pytest.raises(InputError, match="one side has none of the 1 documents"):
             prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / f"{share}", eval_share=share)
+        assert not (tmp_path / f"{share}").exists()
     for share in (0, 1, -0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="expected a number between 0 and 1"):
             prepare([str(tmp_path / "a.txt")], tokenizer, tmp_path / "data", eval_share=share)
+
+
+def test_input_inside_the_output_folder_or_around_it_is_rejected(corpus, tmp_path):
+    """Otherwise, the vocabulary of the output would be text when it is prepared again."""
+    tokenizer = Tokenizer.load(corpus / "vocab.txt")
+    texts, output = tmp_path / "texts", tmp_path / "texts" / "data"
+    texts.mkdir()
+    (texts / "a.txt").write_text("the city\n")
+    for folder in (texts, f"file://{tmp_path}"):
+        with pytest.raises(InputError, match=r"data: is inside the input folder .*; choose a folder outside"):
+            prepare([str(folder)], tokenizer, output)
+    assert not output.exists()
+    prepare([str(texts / "**" / "*.txt")], tokenizer, output)
+    with pytest.raises(InputError, match=r"vocab\.txt: is inside the output folder"):
+        prepare([str(texts / "**" / "*.txt")], tokenizer, output)
+    prepare([str(texts / "*.txt")], tokenizer, output)
 
 
 def test_standard_input_is_read_once(corpus, tmp_path, monkeypatch):

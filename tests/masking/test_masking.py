@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
 from mlm_jax.config.masking import MaskingConfig
+from mlm_jax.errors import InputError
 from mlm_jax.masking.masking import MaskedTokens, _as_array, example_keys, mask_and_count, mask_tokens
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -302,6 +303,14 @@ def test_rows_of_different_lengths_are_rejected_under_jit() -> None:
         masked(jax.random.key(0), same, CONFIG).token_ids,
         mask_tokens(jax.random.key(0), np.stack(same), CONFIG).token_ids,
     )
+
+
+@pytest.mark.parametrize("ids", [0, None])
+def test_ids_that_are_no_sequence_are_rejected(ids: object) -> None:
+    with pytest.raises(
+        InputError, match=r"unselectable_token_ids = .*: must be a tuple, each a whole number"
+    ):
+        replace(CONFIG, unselectable_token_ids=ids)
 
 
 def test_arrays_of_objects_are_rejected() -> None:

@@ -199,6 +199,23 @@ def test_invalid_utf8_is_reported_with_its_byte_offset(tmp_path, compression):
     assert counts == CorpusCounts(documents=3, replaced=1)
 
 
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
+def test_what_is_no_text_is_named(tmp_path, suffix, errors):
+    text = b"text\nthe city\n"
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a"]}), parquet)
+    for data, kind in [
+        (gzip.compress(text), "gzip; name it .gz"),
+        *((COMPRESS[name](text), f"name it {name}") for name in (".zst", ".xz", ".bz2")),
+        (text.decode().encode("utf-16"), "UTF-16; convert it with iconv"),
+        (parquet.getvalue(), "Parquet; name it .parquet"),
+    ]:
+        path = write(tmp_path / f"a{suffix}", data)
+        assert refusal(path, errors=errors).startswith(f"{path}: expected text in UTF-8, found ")
+        assert kind in refusal(path, errors=errors)
+
+
 def test_invalid_utf8_in_jsonl_and_parquet(tmp_path):
     data = b'{"text": "a"}\n{"text": "b\xe9"}\n'
     path = write(tmp_path / "a.jsonl", data)
@@ -246,6 +263,9 @@ def test_invalid_parquet_columns(tmp_path):
     pq.write_table(pa.table({"txt": ["a"], "text": [3]}), path)
     assert "should hold strings, found int64" in refusal(path)
     assert "no column 'tex'; it has 'txt', 'text', perhaps 'text'" in refusal(path, text_field="tex")
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, path)
+    assert "more than one column 'text'" in refusal(path)
 
 
 def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
@@ -363,6 +383,23 @@ def test_a_folder_is_its_files(tmp_path):
     with pytest.warns(UserWarning, match=r"1 files of other types are left out: notes\.md"):
         assert len(read(tmp_path)) == 3
     assert "notes" in read(tmp_path, format="txt")
+
+
+def test_links_of_a_folder_are_followed_to_files_only(tmp_path):
+    folder = tmp_path / "folder"
+    for name in ("folder", "elsewhere"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "elsewhere" / "b.txt", b"b")
+    write(folder / "a.txt", b"a")
+    (folder / "b.txt").symlink_to(tmp_path / "elsewhere" / "b.txt")
+    (folder / "missing.md").symlink_to(tmp_path / "missing.md")
+    with pytest.warns(UserWarning, match=r"1 files of other types are left out: missing\.md"):
+        assert read(folder) == ["a", "b"]
+    for name, target in (("more", "elsewhere"), ("c.txt", "missing.txt")):
+        link = folder / name
+        link.symlink_to(tmp_path / target)
+        assert refusal(folder).startswith(f"{link}: not a regular file; links to folders are not followed")
+        link.unlink()
 
 
 def test_standard_input(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.config.training_record import TrainingRecord
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
 from mlm_jax.use.masked_lm import MaskedLM
@@ -50,6 +50,20 @@ def test_fill_mask_after_training(model: MaskedLM) -> None:
     scores = [candidate["score"] for candidate in candidates]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 3
+
+
+def test_a_model_that_computes_no_numbers_is_not_ranked_by_them() -> None:
+    """Its parameters are finite, but their products overflow."""
+    ruined = tiny_masked_lm()
+    ruined.params = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3e38), ruined.params)
+    for call in (
+        lambda: ruined.fill_mask("the [MASK] is blue"),
+        lambda: ruined.fill_mask("the [MASK] is [MASK]"),
+        lambda: ruined.fill_mask("the [MASK] is blue", targets=["sea"]),
+        lambda: ruined.features(["the sea"]),
+    ):
+        with pytest.raises(RunError, match="the model computes NaN or infinity"):
+            call()
 
 
 def test_scores_are_probabilities_over_the_whole_vocabulary(model: MaskedLM) -> None:

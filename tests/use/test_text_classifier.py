@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from mlm_jax.commands import finetune
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.objectives import OBJECTIVES, rank_of
 from mlm_jax.use.text_classifier import TextClassifier
@@ -64,6 +64,13 @@ def test_the_order_of_a_set_of_labels(folder: Path, capsys: pytest.CaptureFixtur
     TextClassifier.from_preset(folder, labels=set(positions))
     message = "labels: a set has no order: the classes are ('bad', 'good', 'neutral'), in this order"
     assert message in capsys.readouterr().err
+
+
+def test_a_classifier_that_computes_no_numbers_predicts_nothing(folder: Path) -> None:
+    classifier = TextClassifier.from_preset(folder, num_classes=2)
+    classifier.params = jax.tree.map(lambda leaf: np.full_like(leaf, 3e38), classifier.params)
+    with pytest.raises(RunError, match="the model computes NaN or infinity"):
+        classifier.predict(GOOD)
 
 
 def test_lower_layers_learn_more_slowly_with_layer_rate_decay(folder: Path) -> None:
