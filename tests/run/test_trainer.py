@@ -395,9 +395,13 @@ def test_the_evaluate_script_agrees_with_the_run() -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("\n") == 1
     figures = json.loads(ended.stdout)
-    assert list(figures) == ["mlm_loss", "mlm_accuracy", "perplexity", "masked_tokens"]
+    names = ["mlm_loss", "mlm_accuracy", "perplexity", "masked_tokens"]
+    assert list(figures)[:4] == names
+    assert (figures["sequence_length"], figures["packing"]) == (20, "packed")
     last = read_records(uninterrupted() / "eval.jsonl")[-1]
-    assert figures == pytest.approx({key: last[key] for key in figures}, abs=1e-6)
+    assert {name: figures[name] for name in names} == pytest.approx(
+        {name: last[name] for name in names}, rel=1e-6
+    )
 
 
 def short_run(output_dir: Path, **changes: Any) -> TrainConfig:

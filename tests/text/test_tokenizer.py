@@ -307,26 +307,6 @@ def test_invalid_tokenizer_files_are_rejected(tmp_path):
             Tokenizer.load(file)
 
 
-@pytest.mark.parametrize(
-    ("token_id", "message"),
-    [
-        (7, r"the entries '.+' and '.+' have the same id 7; expected"),
-        (10**9, "'zzz' has the id 1000000000; expected"),
-    ],
-)
-def test_ids_that_cannot_be_kept_are_rejected(tmp_path, tokenizer, token_id, message):
-    """Of two entries with one id, only one would be saved; a table of a billion ids would fill the disk."""
-    tokenizer.save(tmp_path)
-    file = tmp_path / "tokenizer.json"
-    content = json.loads(file.read_text())
-    content["model"]["vocab"]["zzz"] = token_id
-    file.write_text(json.dumps(content))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=message):
-        Tokenizer.load(tmp_path)
-
-
 def test_vocabulary_entries_with_line_separators(tmp_path):
     tokenizer = load(tmp_path, [*VOCABULARY[:6], "\u2028", "\x85", "after"])
     assert tokenizer.token_to_id("after") == 8
