@@ -54,7 +54,10 @@ def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: T
     setup = setup_for_masked_batches(settings, tokenizer)
     sums = jax.jit(lambda params, batch: masked_batch_loss(setup, params, batch, None))
     batches = masked_batches(data, settings.model, settings.batch_size)
-    return evaluation_of([sums(params, batch) for batch in batches])
+    found = [sums(params, batch) for batch in batches]
+    if not found:
+        raise InputError("data: no batch: must have at least one")
+    return evaluation_of(found)
 
 
 def evaluate_model(

@@ -116,6 +116,8 @@ class Tuner:
                 f"step {num_steps}: the last {skipped[-1]} steps were skipped, because their loss, gradient or update "
                 "was not finite; the model is unchanged"
             )
+        if np.isnan(losses).all():
+            raise RunError("no step had a masked token, so nothing was learned; the model is unchanged")
         result = FitResult(tuple(map(float, losses)), tuple(map(float, accuracies)))
         return jax.device_put(state, jax.devices()[0]), result
 
@@ -193,6 +195,12 @@ def counted_batches(data: Any, batch_size: int, *, counts: bool) -> tuple[Any, f
     return batches, len(batches)
 
 
+def check_epochs(num_epochs: Any) -> None:
+    """Raises InputError unless `num_epochs` is None or a whole number of at least 1."""
+    if num_epochs is not None and not (isinstance(num_epochs, int | np.integer) and num_epochs >= 1):
+        raise InputError(f"num_epochs = {num_epochs}: must be at least 1, and a whole number")
+
+
 def steps_of(num_steps: int | None, num_epochs: int | None, steps_per_epoch: float | None) -> int:
     """Returns the number of steps of a fit: `num_steps`, or those of `num_epochs` passes, by default one.
 
@@ -201,8 +209,7 @@ def steps_of(num_steps: int | None, num_epochs: int | None, steps_per_epoch: flo
     """
     if num_steps is not None and num_epochs is not None:
         raise InputError("num_steps and num_epochs: must not be given together")
-    if num_epochs is not None and num_epochs < 1:
-        raise InputError(f"num_epochs = {num_epochs}: must be at least 1")
+    check_epochs(num_epochs)
     if num_steps is not None or steps_per_epoch is None:
         assert num_steps is not None
         return num_steps

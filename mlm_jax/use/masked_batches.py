@@ -134,6 +134,9 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
             array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() < limit)
         ):
             raise InputError(f"{where}: {name}: must contain integers in [0, {limit})")
+    weights = arrays["mask_weights"]
+    if weights.dtype.kind not in "biuf" or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError(f"{where}: mask_weights: must contain finite numbers of at least 0")
     types: dict[str, Any] = {"padding_mask": bool, "mask_weights": np.float32}
     typed = {name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()}
     return MaskedBatch(**{"segment_ids": None} | typed)

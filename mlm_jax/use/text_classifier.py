@@ -29,7 +29,7 @@ from mlm_jax.store.loading import load_model
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
-from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
+from mlm_jax.use.fine_tuning import FitResult, Tuner, check_epochs, fit_settings
 from mlm_jax.use.inference import finite
 from mlm_jax.use.labeled_batches import LabeledBatch, Row, check_batch_size, labeled_batches, labeled_rows
 from mlm_jax.use.labeled_text import Text
@@ -219,8 +219,7 @@ class TextClassifier:
         targets = self._targets(labels, len(rows))
         if (eval_texts is None) != (eval_labels is None):
             raise InputError("eval_texts and eval_labels: must be given together")
-        if num_epochs < 1:
-            raise InputError(f"num_epochs = {num_epochs}: must be at least 1")
+        check_epochs(num_epochs)
         eval_rows, eval_targets = None, None
         if eval_texts is not None:
             eval_rows = self._rows(eval_texts, sequence_length, "eval text")

@@ -1,5 +1,6 @@
 """Fits in memory: strings and masked batches, freezing, and errors."""
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_errors_name_other_unusable_data(model: MaskedLM) -> None:
 
 def test_a_non_finite_loss_raises_and_leaves_the_model_unchanged(model: MaskedLM) -> None:
     batch = batch_of(model)
-    batch["mask_weights"] = np.full_like(batch["mask_weights"], np.inf)
+    batch["mask_weights"] = np.full_like(batch["mask_weights"], 3e38)
     before = jax.tree.map(np.asarray, model.params)
     with pytest.raises(RunError, match="the loss was non-finite in 20 consecutive steps"):
         model.fit(batch, num_steps=40, batch_size=16)
@@ -220,11 +221,25 @@ def test_an_epoch_is_the_default_and_epochs_can_be_given(
     for settings, message in (
         ({"num_steps": 1, "num_epochs": 1}, "num_steps and num_epochs: must not be given together"),
         ({"num_epochs": 0}, "num_epochs = 0: must be at least 1"),
+        ({"num_epochs": math.nan}, "num_epochs = nan: must be at least 1, and a whole number"),
+        ({"num_epochs": 1.5}, r"num_epochs = 1\.5: must be at least 1, and a whole number"),
         ({"num_steps": 0}, "num_steps = 0"),
         ({"batch_size": 0}, "batch_size = 0"),
     ):
         with pytest.raises(InputError, match=message):
             model.fit(TEXTS, **settings)
+
+
+def test_batches_without_a_masked_token_teach_nothing(model: MaskedLM) -> None:
+    batch, before = batch_of(model), model.params
+    with pytest.raises(RunError, match="no step had a masked token, so nothing was learned"):
+        model.fit(batch | {"mask_weights": np.zeros_like(batch["mask_weights"])}, num_steps=2)
+    assert model.params is before
+    for weight in (math.nan, -1.0, "a"):
+        with pytest.raises(InputError, match="mask_weights: must contain finite numbers of at least 0"):
+            model.evaluate(batch | {"mask_weights": np.full(batch["mask_weights"].shape, weight)})
+    with pytest.raises(InputError, match="no batch: must have at least one"):
+        model.evaluate([])
 
 
 def test_every_row_of_a_mapping_is_trained_on(model: MaskedLM) -> None:
