@@ -41,8 +41,10 @@ def main(arguments: Sequence[str], prog: str) -> None:
     parsed = parse(Arguments, arguments, prog)
     from mlm_jax.files.folder_lock import own_folder
     from mlm_jax.text.corpus import CorpusCounts, read_documents
+    from mlm_jax.text.file_systems import check_outside
     from mlm_jax.text.tokenizer import Tokenizer
 
+    check_outside(parsed.input, Path(parsed.output))
     counts = CorpusCounts()
     documents = read_documents(
         parsed.input,
