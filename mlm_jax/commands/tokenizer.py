@@ -42,9 +42,11 @@ def main(arguments: Sequence[str], prog: str) -> None:
     from mlm_jax.files.folder_lock import own_folder
     from mlm_jax.files.targets import require_nothing_else
     from mlm_jax.text.corpus import CorpusCounts, read_documents
+    from mlm_jax.text.file_systems import check_outside
     from mlm_jax.text.tokenizer import Tokenizer
     from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
+    check_outside(parsed.input, Path(parsed.output))
     counts = CorpusCounts()
     documents = read_documents(
         parsed.input,

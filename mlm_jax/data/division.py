@@ -15,7 +15,7 @@ from typing import Any
 from mlm_jax.errors import InputError
 from mlm_jax.text.corpus import expand_paths, file_size
 from mlm_jax.text.document_formats import Format
-from mlm_jax.text.file_systems import local_path
+from mlm_jax.text.file_systems import check_outside, local_path
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,7 @@ def input_files(paths: Sequence[str], output: Path, format: Format | None = None
     Raises InputError if files of the folder `output` are among them, or would be once it has files.
     """
     output = output.resolve()
-    for path in map(local_path, paths):
-        if path and path.is_dir() and output.is_relative_to(path.resolve()):
-            raise InputError(
-                f"{output}: is inside the input folder {path}, so its files would be read as text; choose a folder "
-                "outside"
-            )
+    check_outside(paths, output)
     files = expand_paths(paths, format)
     for path in map(local_path, files):
         if path and output in path.resolve().parents:

@@ -1,5 +1,6 @@
 """Resolves paths and URLs to fsspec file systems."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,16 @@ def local_path(path: str) -> Path | None:
     """Returns the local path that `path` names, possibly as a `file://` URL; None for another URL."""
     storage, location = file_system(path)
     return Path(location) if is_local(storage) else None
+
+
+def check_outside(paths: Sequence[str], output: Path) -> None:
+    """Raises InputError if `output` is inside a folder of `paths`, so that its files would be read, too."""
+    for path in map(local_path, filter(None, paths)):
+        if path and path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+            raise InputError(
+                f"{output}: is inside the input folder {path}, so its files would be read as text; choose a folder "
+                "outside"
+            )
 
 
 def is_local(files: Any) -> bool:

@@ -116,6 +116,8 @@ class Tuner:
                 f"step {num_steps}: the last {skipped[-1]} steps were skipped, because their loss, gradient or update "
                 "was not finite; the model is unchanged"
             )
+        if np.isnan(losses).all():
+            raise RunError("no step had a masked token, so nothing was learned; the model is unchanged")
         result = FitResult(tuple(map(float, losses)), tuple(map(float, accuracies)))
         return jax.device_put(state, jax.devices()[0]), result
 

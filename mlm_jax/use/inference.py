@@ -187,10 +187,10 @@ def token_log_probabilities(
 
 
 def finite(values: np.ndarray) -> np.ndarray:
-    """Returns `values`. Raises RunError if one is NaN or infinite, so that nothing is ranked by it."""
+    """Returns `values`, results of a model. Raises RunError if one is NaN or infinite, so nothing is ranked by it."""
     if not np.isfinite(values).all():
         raise RunError(
-            "the model computes NaN or infinity, although its parameters are finite: they are too large, as after "
+            "the model computes NaN or infinity, because its parameters are no numbers or too large, as after "
             "training at too high a learning rate; expected an earlier checkpoint or another model"
         )
     return values

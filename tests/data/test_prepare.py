@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from mlm_jax.commands import tokenizer as train_tokenizer
 from mlm_jax.data import prepare as prepare_module
 from mlm_jax.data.division import Part
 from mlm_jax.data.merge import merge_parts
@@ -372,6 +373,8 @@ def test_input_inside_the_output_folder_or_around_it_is_rejected(corpus, tmp_pat
     for folder in (texts, f"file://{tmp_path}"):
         with pytest.raises(InputError, match=r"data: is inside the input folder .*; choose a folder outside"):
             prepare([str(folder)], tokenizer, output)
+    with pytest.raises(InputError, match=r"data: is inside the input folder"):
+        train_tokenizer.main(["--input", str(texts), "--vocab-size", "60", "--output", str(output)], "")
     assert not output.exists()
     prepare([str(texts / "**" / "*.txt")], tokenizer, output)
     with pytest.raises(InputError, match=r"vocab\.txt: is inside the output folder"):

@@ -1,5 +1,6 @@
 """Fits in memory: strings and masked batches, freezing, and errors."""
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -250,6 +251,18 @@ def test_an_epoch_is_the_default_and_epochs_can_be_given(
             model.evaluate(data)
     with pytest.raises(InputError, match="data: found None: must be a list of strings or batches"):
         model.fit(None)
+
+
+def test_batches_without_a_masked_token_teach_nothing(model: MaskedLM) -> None:
+    batch, before = batch_of(model), model.params
+    with pytest.raises(RunError, match="no step had a masked token, so nothing was learned"):
+        model.fit(batch | {"mask_weights": np.zeros_like(batch["mask_weights"])}, num_steps=2)
+    assert model.params is before
+    for weight in (math.nan, -1.0, "a"):
+        with pytest.raises(InputError, match="mask_weights: must contain finite numbers, at least 0"):
+            model.evaluate(batch | {"mask_weights": np.full(batch["mask_weights"].shape, weight)})
+    with pytest.raises(InputError, match="no batch: must have at least one"):
+        model.evaluate([])
 
 
 def test_every_row_of_a_mapping_is_trained_on(model: MaskedLM) -> None:
