@@ -3,9 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlm_jax.commands.flags import parse, required
+from mlm_jax.errors import InputError
 from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format
+
+if TYPE_CHECKING:
+    from mlm_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,24 @@ def main(arguments: Sequence[str], prog: str) -> None:
             max_input_chars_per_word=parsed.max_input_chars_per_word,
             sample_characters=parsed.sample_characters,
         )
+        _require_no_other(Path(parsed.output), tokenizer)
         tokenizer.save(parsed.output)
     empty = f"; {counts.empty_files:,} files without a document" if counts.empty_files else ""
     print(
         f"{parsed.output}: {tokenizer.vocabulary_size:,} entries, fingerprint {tokenizer.fingerprint[:12]}{empty}"
     )
+
+
+def _require_no_other(folder: Path, tokenizer: "Tokenizer") -> None:
+    """Raises InputError if the folder has another tokenizer, with which data may have been prepared."""
+    from mlm_jax.text.tokenizer import Tokenizer
+
+    try:
+        before = Tokenizer.load(folder)
+    except InputError:
+        return
+    if before.fingerprint != tokenizer.fingerprint:
+        raise InputError(
+            f"{folder}: has another tokenizer, {before.fingerprint[:12]}, than this text and these flags yield, "
+            f"{tokenizer.fingerprint[:12]}; choose another folder, or remove this one"
+        )

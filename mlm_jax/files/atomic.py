@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -102,6 +102,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to `path` atomically, with `new_file`."""
     with new_file(path) as file:
         file.write(content)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes files that belong together: none is replaced unless there was room for all. They appear in this order."""
+    with contextlib.ExitStack() as stack:
+        for path, content in reversed(list(contents.items())):
+            file = stack.enter_context(new_file(path))
+            file.write(content)
+            file.flush()
 
 
 @contextlib.contextmanager

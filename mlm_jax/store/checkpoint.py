@@ -27,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from mlm_jax.config.settings import flatten
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.digest import array_digests, nonfinite
 from mlm_jax.store.checkpoint_manifest import (
@@ -182,8 +183,8 @@ class Checkpointer:
     ) -> tuple[int, PyTree] | None:
         """Restores one attribute or key of the state, such as "params", like `restore`; reads nothing else.
 
-        Compares only the given keys of the description, because the data do not matter to users of the parameters. With
-        `step`, only that checkpoint is tried.
+        Compares only what `description` and the checkpoint have in common, because the data do not matter to users of
+        the parameters, and an older checkpoint lacks newer settings. With `step`, only that checkpoint is tried.
         """
         self.wait()
         if step is not None:
@@ -314,7 +315,9 @@ class Checkpointer:
         abstract_leaves, treedef = name_leaves(abstract, part)
         belongs_to, arrays = manifest["description"], manifest["arrays"]
         if part is not None:
-            belongs_to = {key: value for key, value in belongs_to.items() if key in description}
+            known, wanted = flatten(belongs_to), flatten(description)
+            description = {name: value for name, value in wanted.items() if name in known}
+            belongs_to = {name: known[name] for name in description}
             arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
             (belongs_to, description, "continue with the same settings"),

@@ -74,7 +74,7 @@ def read(folder: Path) -> Reading:
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
-    params = jax.tree.map(np.asarray, load_params(folder, abstract, step))
+    params = jax.tree.map(np.asarray, load_params(folder, config, abstract, step))
     checkpoints = folder / CHECKPOINTS_FOLDER / (str(step) if step is not None else "")
     for path, leaf in flatten_params(params).items():
         check_weight(checkpoints, path, leaf)

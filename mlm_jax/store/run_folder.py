@@ -3,12 +3,13 @@
 RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.config import TrainConfig
+from mlm_jax.config import BertConfig, TrainConfig
 from mlm_jax.config.files import read_json_config
+from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.config.settings import changed_settings, to_json
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
@@ -82,17 +83,21 @@ def _of_any_process(config: TrainConfig) -> TrainConfig:
     return replace(config, distributed=elsewhere)
 
 
-def load_params(folder: Path, abstract_params: Any, step: int | None = None) -> Any:
+def load_params(folder: Path, model: BertConfig, abstract_params: Any, step: int | None = None) -> Any:
     """Returns the parameters of a checkpoint of a run, by default the newest intact one.
 
     They have the shardings of `abstract_params`.
 
     Raises:
-        InputError: the run has no checkpoint, or no intact one of `step`, or its parameters have different names or
-            shapes.
+        InputError: the run has no checkpoint, or no intact one of `step`, its parameters have different names or
+            shapes, or it was saved with another activation, norm, … than that of `model`, so that config.json was
+            edited.
     """
+    settings = {
+        name: value for name, value in asdict(model).items() if name not in WEIGHT_COMPATIBLE_SETTINGS
+    }
     with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
-        restored = checkpointer.restore_part("params", abstract_params, {}, step=step)
+        restored = checkpointer.restore_part("params", abstract_params, {"model": settings}, step=step)
     if restored is None:
         raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
     return restored[1]

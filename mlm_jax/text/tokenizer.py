@@ -15,7 +15,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
-from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.atomic import write_atomically, write_together
 from mlm_jax.text.tokenizer_files import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -164,7 +164,7 @@ class Tokenizer:
             warnings.warn(warning, stacklevel=3)
 
     def save(self, folder: str | Path, **settings: Any) -> None:
-        """Writes `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, each atomically.
+        """Writes `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, together.
 
         transformers reads the same ids from them, and so does `load` from the `vocab.txt` alone, which is rejected if
         it cannot express the tokenizer. `settings` are added to `tokenizer_config.json`.
@@ -176,16 +176,23 @@ class Tokenizer:
             indent=2,
             ensure_ascii=False,
         )
-        # First, so that an interrupted save never leaves a vocab.txt whose casing is unknown.
-        write_atomically(folder / TOKENIZER_CONFIG_FILE, f"{config}\n".encode())
-        self.save_vocabulary(folder / VOCABULARY_FILE)
-        write_atomically(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True).encode())
+        write_together(
+            {
+                # First, so that an interrupted save never leaves a vocab.txt whose casing is unknown.
+                folder / TOKENIZER_CONFIG_FILE: f"{config}\n".encode(),
+                folder / VOCABULARY_FILE: self._vocabulary_lines(),
+                folder / TOKENIZER_FILE: self._backend.to_str(pretty=True).encode(),
+            }
+        )
 
     def save_vocabulary(self, file: Path) -> None:
         """Writes a `vocab.txt`: the entries in the order of their ids, one per line."""
+        write_atomically(file, self._vocabulary_lines())
+
+    def _vocabulary_lines(self) -> bytes:
         by_id = {token_id: token for token, token_id in self._token_ids.items()}
         entries = (by_id.get(token_id, f"[unused_id_{token_id}]") for token_id in range(self.vocabulary_size))
-        write_atomically(file, "".join(f"{entry}\n" for entry in entries).encode())
+        return "".join(f"{entry}\n" for entry in entries).encode()
 
     def encode(self, text: str, *, parse_special_tokens: bool = False) -> np.ndarray:
         """Returns the int32 ids `[length]` of `text`, without [CLS] and [SEP].

@@ -19,6 +19,7 @@ from mlm_jax.files.atomic import (
     partial_paths,
     remove_abandoned,
     write_atomically,
+    write_together,
 )
 from tests.locks import held_by_another_process
 
@@ -148,3 +149,17 @@ def test_temporary_names_are_unique_and_recognized(tmp_path):
     for name in names:
         name.touch()
     assert set(partial_paths(tmp_path)) == names
+
+
+def test_files_that_belong_together_are_replaced_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {tmp_path / name: name.encode() for name in ("a", "b", "c")}
+    write_together(files)
+    moments = [path.stat().st_ctime_ns for path in files]
+    assert [path.read_bytes() for path in files] == [*files.values()]
+    assert moments == sorted(moments)
+
+    with pytest.raises(TypeError):
+        write_together({tmp_path / "a": b"new", tmp_path / "b": 3})  # type: ignore[dict-item]
+    assert {path: path.read_bytes() for path in sorted(tmp_path.iterdir())} == files

@@ -93,6 +93,24 @@ def test_bad_input_is_one_line_and_a_code(corpus, script):
     assert not (corpus / "out").exists()
 
 
+def test_another_tokenizer_in_the_folder_is_not_replaced(corpus):
+    command = (
+        "train_tokenizer",
+        "--input",
+        corpus / "c.jsonl",
+        "--text-field",
+        "body",
+        "--output",
+        corpus / "out",
+    )
+    assert [run(*command, "--vocab-size", 60).returncode for _ in range(2)] == [0, 0]
+    before = (corpus / "out" / "tokenizer.json").read_bytes()
+    refused = run(*command, "--vocab-size", 34)
+    assert refused.returncode == 2
+    assert f"error: {corpus / 'out'}: has another tokenizer, " in refused.stderr
+    assert (corpus / "out" / "tokenizer.json").read_bytes() == before
+
+
 def test_an_output_that_cannot_be_written_is_one_line(corpus):
     output = corpus / "c.jsonl"
     failed = run("train_tokenizer", "--input", corpus / "a.jsonl", "--text-field", "body", "--output", output)

@@ -1,5 +1,6 @@
 """Loading a model by name or folder, with its weights or as a random model."""
 
+import json
 import os
 import shutil
 import time
@@ -59,6 +60,19 @@ def test_a_damaged_checkpoint_is_not_replaced_by_another_one(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_config_that_was_edited_after_training_is_rejected(tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted(), tmp_path / "run")
+    file = run / "config.json"
+    settings = json.loads(file.read_text())
+    settings["model"]["dropout_rate"] = 0.3
+    file.write_text(json.dumps(settings))
+    assert load_model(run).config.dropout_rate == 0.3
+    settings["model"]["activation"] = "gelu_tanh"
+    file.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r'model.activation: "gelu" in the checkpoint, "gelu_tanh" now'):
+        load_model(run)
+
+
 def test_padding_rows_of_a_runs_vocabulary_are_removed(tmp_path: Path) -> None:
     config = config_of(tmp_path / "run", num_steps=4)
     padded = replace(config, model=replace(config.model, vocabulary_multiple=64))
