@@ -1,6 +1,5 @@
 """Reduces errors of Orbax and TensorStore to one line, in the caller's thread."""
 
-import gc
 import logging
 import os
 import re
@@ -29,25 +28,22 @@ def orbax_silenced() -> Iterator[None]:
 
     Orbax logs failures of its background threads with absl. If one of many reads or writes fails, it drops the others.
     asyncio then logs exceptions that were never retrieved, and coroutines that fail when they are collected, or finish
-    after their event loop is closed, report to `sys.unraisablehook`. Contexts may overlap in any order.
+    after their event loop is closed, report to `sys.unraisablehook`. After a failure this may happen at any later time,
+    even at exit, so the silence then lasts as long as the process. Contexts may overlap in any order.
     """
-    global _open_contexts, _hook_before, _has_failed  # noqa: PLW0603
+    global _open_contexts, _hook_before  # noqa: PLW0603
     with _lock:
         _open_contexts += 1
-        if _open_contexts == 1:
+        if _open_contexts == 1 and sys.unraisablehook is not _report_others:
             _hook_before, sys.unraisablehook = sys.unraisablehook, _report_others
             for name in _LOGGERS:
                 logging.getLogger(name).addFilter(_is_not_of_orbax)
     try:
         yield
     finally:
-        # Dropped coroutines report errors when they are collected. Collecting takes seconds in a large process.
-        if _has_failed:
-            gc.collect()
-            _has_failed = False
         with _lock:
             _open_contexts -= 1
-            if not _open_contexts:
+            if not _open_contexts and not _has_failed:
                 if sys.unraisablehook is _report_others:
                     sys.unraisablehook = _hook_before
                 for name in _LOGGERS:
@@ -57,7 +53,7 @@ def orbax_silenced() -> Iterator[None]:
 _LOGGERS = ("absl", "asyncio")
 _lock = threading.Lock()
 _open_contexts = 0
-# True if an error of Orbax was handled since the last collection.
+# True if Orbax has failed in this process.
 _has_failed = False
 _hook_before = sys.unraisablehook
 

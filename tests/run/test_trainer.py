@@ -320,7 +320,7 @@ def test_a_full_disk_stops_the_run_and_keeps_older_checkpoints(tmp_path: Path) -
 def test_a_full_disk_at_the_start_of_a_run_is_one_line(tmp_path: Path) -> None:
     ended = run_with_little_room(1000, write_config(config_of(tmp_path / "run")))
     assert ended.returncode == 1, ended.stderr
-    file = tmp_path / "run" / "tokenizer" / "vocab.txt"
+    file = tmp_path / "run" / "tokenizer" / "tokenizer.json"
     assert ended.stderr.endswith(f"error: {file}: File too large; earlier checkpoints are intact\n")
 
 

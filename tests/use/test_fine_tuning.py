@@ -255,7 +255,7 @@ def test_an_epoch_is_the_default_and_epochs_can_be_given(
 
 def test_batches_without_a_masked_token_teach_nothing(model: MaskedLM) -> None:
     batch, before = batch_of(model), model.params
-    with pytest.raises(RunError, match="no step had a masked token, so nothing was learned"):
+    with pytest.raises(InputError, match="no masked position has a weight: must have at least one"):
         model.fit(batch | {"mask_weights": np.zeros_like(batch["mask_weights"])}, num_steps=2)
     assert model.params is before
     for weight in (math.nan, -1.0, "a"):
