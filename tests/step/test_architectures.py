@@ -189,10 +189,10 @@ def test_segments_are_rejected_by_a_model_without_segments() -> None:
     ids, positions = np.full((2, 8), 5), np.full((2, 1), 3)
     data = {"token_ids": ids, "mask_positions": positions, "labels": np.full((2, 1), 7)}
     config = BertConfig(num_segments=0)
-    (batch,) = masked_batches(data, config, 2, keep_rest=True)
+    (batch,) = masked_batches(data, config, 2)
     assert batch.segment_ids is None
     with pytest.raises(InputError, match=r"segment_ids: must be omitted, .* model\.num_segments = 0"):
-        next(masked_batches(data | {"segment_ids": np.zeros_like(ids)}, config, 2, keep_rest=True))
+        next(masked_batches(data | {"segment_ids": np.zeros_like(ids)}, config, 2))
 
 
 def test_a_model_without_segments_fits_arrays(run: Path) -> None:
