@@ -27,6 +27,11 @@ class RunError(_OneLineError, RuntimeError):
     """Failure of a run with valid input. The message is one line that states what failed, where, and what is intact."""
 
 
+def describe_os_error(error: OSError) -> str:
+    """Returns the file of an error, if it names one, and the system's description."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Returns the first `limit` characters of an error's message, on one line, or its type if it has no message."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

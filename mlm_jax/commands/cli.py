@@ -7,7 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from mlm_jax.commands import process
-from mlm_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, RunError, one_line
+from mlm_jax.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_RUN_FAILED,
+    InputError,
+    RunError,
+    describe_os_error,
+    one_line,
+)
 from mlm_jax.files.targets import failed_write
 
 
@@ -57,7 +65,7 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, InputError | RunError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        return describe_os_error(error)
     # Libraries have exceptions of their own for a full disk.
     return one_line(error) if failed_write(error) else None
 

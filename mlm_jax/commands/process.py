@@ -1,4 +1,4 @@
-"""What a command needs of its process: standard streams that can be written, and a Ctrl-C that is never lost."""
+"""Prepares the process of a command: its standard streams can be written, and no Ctrl-C is lost."""
 
 import contextlib
 import io

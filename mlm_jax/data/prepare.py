@@ -33,7 +33,7 @@ from mlm_jax.data.manifest import (
 from mlm_jax.data.shard_writer import ShardWriter, shard_parts
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
 from mlm_jax.data.totals import Preparation, Totals, json_bytes, manifest_content
-from mlm_jax.errors import InputError, RunError, one_line
+from mlm_jax.errors import InputError, RunError, describe_os_error, one_line
 from mlm_jax.files.atomic import partial_paths, write_atomically
 from mlm_jax.files.folder_lock import LOCK_FILE, FolderLock, own_folder
 from mlm_jax.files.json_files import read_json_object
@@ -119,7 +119,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is read, and with what; it does not affect the shards, except for the part."""
+    """Input files and resources of a preparation. Only the part affects the shards."""
 
     tokenizer: Tokenizer
     files: Sequence[InputFile]
@@ -192,7 +192,9 @@ def _prepare(
         lock.confirm()
         if not progress.shards:
             _remove(folder)
-        raise RunError(f"{folder}: preparation stopped: {_described(error)}; rerun it to resume") from error
+        raise RunError(
+            f"{folder}: preparation stopped: {describe_os_error(error)}; rerun it to resume"
+        ) from error
     warning = unknown.warning(totals.unknown_share)
     seconds, warnings = time.perf_counter() - started, tuple(filter(None, [warning]))
     return Preparation(totals, seconds, text_bytes, warnings, hashes.duplicates)
@@ -273,7 +275,7 @@ def _start_or_resume(folder: Path, settings: dict[str, Any]) -> _Progress:
         progress = _Progress(settings)
         _save_progress(folder, progress)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {_described(error)}") from error
+        raise RunError(f"{folder}: cannot be written: {describe_os_error(error)}") from error
     return progress
 
 
@@ -386,7 +388,3 @@ def _remove(folder: Path) -> None:
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
-
-
-def _described(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)

@@ -202,20 +202,16 @@ def open_shards(path: str | Path) -> TokenStore:
     """
     folder = open_folder(path)
     manifest = read_manifest(folder)
-    try:
-        records = shard_records(manifest)
-        vocabulary_size = manifest["vocabulary_size"]
-        check_shard_files(folder, records, vocabulary_size)
-        store = TokenStore(
-            shards=_shards(folder, records, vocabulary_size),
-            separator=manifest["separator"],
-            vocabulary_size=vocabulary_size,
-            tokenizer_fingerprint=manifest["tokenizer_fingerprint"],
-            fingerprint=manifest["fingerprint"],
-            records=tuple(records),
-        )
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}/{MANIFEST_FILE}: damaged: {error}; prepare the folder again") from error
+    records, vocabulary_size = shard_records(manifest), manifest["vocabulary_size"]
+    check_shard_files(folder, records, vocabulary_size)
+    store = TokenStore(
+        shards=_shards(folder, records, vocabulary_size),
+        separator=manifest["separator"],
+        vocabulary_size=vocabulary_size,
+        tokenizer_fingerprint=manifest["tokenizer_fingerprint"],
+        fingerprint=manifest["fingerprint"],
+        records=tuple(records),
+    )
     expected = content_fingerprint(
         store.separator, store.vocabulary_size, store.tokenizer_fingerprint, records
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class RunData:
     fingerprint: str
     evaluation_fingerprint: str | None
     stores: tuple[TokenStore, ...]
-    """What the rows are read from, to compare it with its checksums (`verification.py`)."""
+    """Stores that the rows are read from, for the comparison with their checksums (`verification.py`)."""
 
     def description(self, config: DataConfig) -> dict[str, Any]:
         """Returns the settings that a resumed run must share: data, tokenizer, and division into rows."""
@@ -51,8 +52,7 @@ def open_run_data(config: DataConfig) -> RunData:
     if not config.path:
         raise InputError("data.path: must name a folder written by mlm-jax prepare")
     train = open_shards(config.path)
-    with open_folder(config.path).copy(TOKENIZER_FOLDER, TOKENIZER_FILES) as folder:
-        tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(config.path)
     evaluation = open_shards(config.eval_path) if config.eval_path else None
     return _sources(train, evaluation, tokenizer, config)
 
@@ -63,6 +63,12 @@ def tokenize_run_data(
     """Tokenizes strings in memory."""
     evaluation = None if eval_documents is None else TokenStore.from_documents(eval_documents, tokenizer)
     return _sources(TokenStore.from_documents(documents, tokenizer), evaluation, tokenizer, config)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Loads the tokenizer of prepared data at a path or URL. Raises InputError if it is missing or damaged."""
+    with open_folder(path).copy(TOKENIZER_FOLDER, TOKENIZER_FILES) as folder:
+        return Tokenizer.load(folder)
 
 
 def _sources(

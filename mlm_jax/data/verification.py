@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from mlm_jax.data.folders import RemoteFile, open_folder
+from mlm_jax.data.folders import RemoteFile
 from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.data.shards import TokenStore, open_shards
+from mlm_jax.data.sources import load_tokenizer
 from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.atomic import remove_abandoned, write_atomically
 from mlm_jax.files.home import home
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.text.progress import track
-from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
 
 _BLOCK_BYTES = 1 << 20
 # Clocks of file systems are coarse: a file that was written this recently may change again under the same time.
@@ -91,8 +90,7 @@ def verify_shards(path: str | Path) -> TokenStore:
 
 
 def _verify_tokenizer(path: str | Path, store: TokenStore) -> None:
-    with open_folder(path).copy(TOKENIZER_FOLDER, TOKENIZER_FILES) as folder:
-        tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(path)
     if tokenizer.fingerprint != store.tokenizer_fingerprint:
         raise InputError(
             f"{path}/{TOKENIZER_FOLDER}: damaged: its fingerprint is {tokenizer.fingerprint}, expected "

@@ -31,6 +31,7 @@ from mlm_jax.formats.model_folder import (
     declared_parameters,
     parameters_of,
     spare_rows,
+    unnamed_classes,
     write_json,
 )
 from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, parts_in, read_params, write_params
@@ -125,7 +126,7 @@ def read(folder: Path) -> Reading:
     classes = weights["output_bias"].size if "output_bias" in weights else 0
     parameters = declared_parameters(config, parts, classes)
     params = read_params(prefix, ROWS, parameters, weights)
-    labels = tuple(f"LABEL_{index}" for index in range(classes)) or None
+    labels = unnamed_classes(classes) or None
     notes = spare_rows(config, tokenizer)
     if left_out:
         notes.append(f"left out: {', '.join(left_out)} (of another head)")

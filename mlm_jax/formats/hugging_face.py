@@ -36,6 +36,7 @@ from mlm_jax.formats.model_folder import (
     parameters_of,
     read_problem_type,
     spare_rows,
+    unnamed_classes,
     write_json,
     write_tensors,
 )
@@ -199,18 +200,18 @@ def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tupl
     """Returns the names of the classes, and a note if the config does not name as many as there are."""
     named = settings.get("id2label")
     if named is None:
-        return tuple(f"LABEL_{index}" for index in range(classes)), []
+        return unnamed_classes(classes), []
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise InputError(f"{file}: id2label must map each class to its name")
     if len(named) != classes:
-        return tuple(f"LABEL_{index}" for index in range(classes)), [
+        return unnamed_classes(classes), [
             f"id2label names {len(named)} classes, the classifier has {classes}: they are called LABEL_0, LABEL_1, …"
         ]
     if set(named) != {str(index) for index in range(classes)}:
         raise InputError(f"{file}: id2label has the keys {some(named)}: must be 0 to {classes - 1}")
     names = tuple(named[str(index)] for index in range(classes))
     if len(set(names)) < classes:
-        return tuple(f"LABEL_{index}" for index in range(classes)), [
+        return unnamed_classes(classes), [
             f"id2label gives several classes the same name ({some(names)}): they are called LABEL_0, LABEL_1, …"
         ]
     return names, []

@@ -26,6 +26,7 @@ from mlm_jax.formats.model_folder import (
     declared_parameters,
     parameters_of,
     spare_rows,
+    unnamed_classes,
     write_json,
 )
 from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, read_params, write_params
@@ -113,7 +114,7 @@ def expressible(config: BertConfig) -> BertConfig:
 
 def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
     """Returns the config and the tokenizer without reading weights."""
-    return _config(folder / CONFIG_FILE), _tokenizer(folder)
+    return _config(folder / CONFIG_FILE), Tokenizer.load(folder)
 
 
 def read(folder: Path) -> Reading:
@@ -146,7 +147,7 @@ def read(folder: Path) -> Reading:
                 bias = tensors.get(rows[1].name)
                 classes = bias.size if part == "classifier" and bias else 0
                 # KerasHub has no names of classes.
-                labels = tuple(f"LABEL_{index}" for index in range(classes)) or None
+                labels = unnamed_classes(classes) or None
                 head = declared_parameters(config, [part], classes)
                 params |= read_params(folder / _TASK_WEIGHTS, rows, head, tensors)
     return Reading(StoredModel(config, params, tokenizer, labels), num_tensors, dropped, notes, files)
@@ -186,10 +187,6 @@ def _settings_in(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(f"{file}: config must be an object")
     return settings
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.load(folder)
 
 
 def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:

@@ -60,6 +60,11 @@ class StoredModel:
     training: TrainingRecord | None = None
 
 
+def unnamed_classes(count: int) -> tuple[str, ...]:
+    """Returns the names that transformers gives to classes without one: LABEL_0, LABEL_1, …."""
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
 def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
     """Returns a masked LM with the initial float32 parameters of a run with this seed.
 
@@ -217,7 +222,8 @@ def read_model_folder(folder: Path) -> StoredModel:
         InputError: a file is missing or damaged, a tensor is missing, unknown, of the wrong shape or not finite, or
             the tokenizer has more entries than the model.
     """
-    config, labels = read_model_config(folder)
+    settings = read_json_object(folder / CONFIG_FILE)
+    config, labels = _config_and_labels(folder / CONFIG_FILE, settings)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     check_vocabulary(folder, config, tokenizer)
     with open_tensors(folder / WEIGHTS_FILE) as file:
@@ -232,7 +238,6 @@ def read_model_folder(folder: Path) -> StoredModel:
             check_shape(folder / WEIGHTS_FILE, path, shape, parameter.shape)
             array = read_tensor(folder / WEIGHTS_FILE, file, path)
             flat[path] = check_weight(folder / WEIGHTS_FILE, path, array)
-    settings = read_json_object(folder / CONFIG_FILE)
     problem_type = read_problem_type(folder / CONFIG_FILE, settings)
     training = read_training_record(folder / CONFIG_FILE, settings.get("training"))
     return StoredModel(config, nest_params(flat), tokenizer, labels, problem_type, training)
@@ -240,8 +245,10 @@ def read_model_folder(folder: Path) -> StoredModel:
 
 def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]:
     """Reads the config and the labels of an exported model. Raises InputError if config.json is invalid."""
-    file = folder / CONFIG_FILE
-    settings = read_json_object(file)
+    return _config_and_labels(folder / CONFIG_FILE, read_json_object(folder / CONFIG_FILE))
+
+
+def _config_and_labels(file: Path, settings: Mapping[str, Any]) -> tuple[BertConfig, tuple[str, ...] | None]:
     try:
         config = from_json(BertConfig, json.dumps(settings.get("model")))
     except InputError as error:

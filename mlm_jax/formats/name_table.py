@@ -81,7 +81,7 @@ class Reading:
     dropped: Mapping[str, str]
     """Maps the names of tensors that were not converted to the reason why nothing is lost."""
     notes: Sequence[str]
-    """What users should know: parts that were left out, and oddities of the files."""
+    """Messages for the user: parts that were left out, and oddities of the files."""
     files: Sequence[Path]
     """Files that were read."""
 

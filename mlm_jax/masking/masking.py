@@ -182,25 +182,6 @@ def _padded(rows: Sequence[np.ndarray], config: MaskingConfig) -> np.ndarray:
     return padded
 
 
-def _checked_ids(token_ids: Any, config: MaskingConfig) -> Any:
-    """Returns an array, of NumPy or JAX. Raises ValueError for what is no ids; values that are traced are not known."""
-    array = token_ids if isinstance(token_ids, Array) else np.asanyarray(token_ids)
-    if not array.shape or not array.shape[-1]:
-        raise ValueError(f"token_ids has shape {array.shape}: must have at least one token per row")
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"token_ids has dtype {array.dtype}: must be an integer dtype")
-    if isinstance(array, np.ndarray) or (not isinstance(array, Tracer) and array.is_fully_addressable):
-        # Before the conversion to int32, which would wrap them.
-        _check_range(np.asarray(array), config, "token_ids")
-    return array
-
-
-def _check_range(token_ids: np.ndarray, config: MaskingConfig, where: str) -> None:
-    outside = token_ids[(token_ids < 0) | (token_ids >= config.vocabulary_size)]
-    if outside.size:
-        raise ValueError(f"{where} has the id {outside[0]}: must be in [0, {config.vocabulary_size})")
-
-
 def _stage_of_table(
     table: SelectionTable | None, stage: int | Int[HostOrDevice, ""], config: MaskingConfig, length: int
 ) -> SelectionTable:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.config.model import WEIGHT_COMPATIBLE_SETTINGS, BertConfig
+from mlm_jax.config.model import HEAD_SETTINGS, WEIGHT_COMPATIBLE_SETTINGS, BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import random_model, with_padded_rows
 from mlm_jax.run.reporting import say
@@ -18,7 +18,7 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 _DROPOUT_SETTINGS = ("dropout_rate", "attention_dropout_rate")
 # A model without a head has no value of these.
-_HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon", "tie_embeddings")
+_HEAD_SETTINGS = (*HEAD_SETTINGS, "tie_embeddings")
 
 
 def initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -> TrainState:

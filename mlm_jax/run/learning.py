@@ -5,8 +5,7 @@ from mlm_jax.errors import RunError
 from mlm_jax.run.reporting import say
 from mlm_jax.step.maskable import check_maskable, unknown_share
 from mlm_jax.step.program import Program
-
-_UNKNOWN_ALLOWED = 0.01
+from mlm_jax.text.wordpiece import LARGEST_UNKNOWN_SHARE
 
 
 def check_masking(sources: RunData, program: Program) -> None:
@@ -19,7 +18,7 @@ def check_masking(sources: RunData, program: Program) -> None:
         if rows is not None:
             check_maskable(rows, masking, name)
             unknown = unknown_share(rows)
-            if unknown > _UNKNOWN_ALLOWED:
+            if unknown > LARGEST_UNKNOWN_SHARE:
                 say(f"warning: {name}: {unknown:.1%} of the first tokens are unknown, and never masked")
 
 

@@ -22,12 +22,7 @@ from mlm_jax.run.init_from import initial_state, params_to_start_from
 from mlm_jax.run.learning import check_masking, require_trained_to_the_end
 from mlm_jax.run.metrics import LossWindow
 from mlm_jax.run.records import EVALUATIONS_FILE, read_records
-from mlm_jax.run.reporting import (
-    Reporter,
-    announced_if_slow,
-    describe_start,
-    say,
-)
+from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.stoppable_evaluation import evaluate_unless_stopped, run_stops
 from mlm_jax.run.watchdog import Watchdog

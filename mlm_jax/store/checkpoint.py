@@ -362,10 +362,7 @@ class Checkpointer:
         """Reads each loss once. Called while no save is running, because Orbax would wait for it."""
         for step in self.steps():
             if step not in self._eval_losses and step not in self._aside:
-                try:
-                    self._eval_losses[step] = self._manifest(step)["eval_loss"]
-                except DamagedError:
-                    self._eval_losses[step] = None
+                self._eval_losses[step] = self._note(step, "eval_loss")
 
     def put_aside(self) -> None:
         """Renames checkpoints that `restore` passed over, creates the folder, and removes leftovers.

@@ -47,7 +47,7 @@ _PlacedTexts = Iterator[tuple[str, str, bool]]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How documents are read; see `mlm_jax.text.corpus.read_documents`."""
+    """Options for reading documents; see `mlm_jax.text.corpus.read_documents`."""
 
     text_field: str = "text"
     errors: ErrorPolicy = "strict"

@@ -9,14 +9,13 @@ from typing import Literal
 import numpy as np
 
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import unknown_warning
+from mlm_jax.text.wordpiece import NUM_EXAMPLES, unknown_warning
 
 Separator = Literal["sep", "none"]
 
 # Small, because each thread keeps the library's encodings of a block in memory and the threads share the GIL.
 _BLOCK_CHARACTERS = 1 << 16
 _BLOCK_DOCUMENTS = 1 << 12
-_EXAMPLE_WORDS = 5
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class UnknownTokens:
             self.count += int(np.count_nonzero(block.tokens == self._tokenizer.unknown_token_id))
             self.num_tokens += int(np.count_nonzero(block.tokens != self._tokenizer.sep_token_id))
             new = [word for word in block.unknown_words if word not in self.words]
-            self.words += new[: _EXAMPLE_WORDS - len(self.words)]
+            self.words += new[: NUM_EXAMPLES - len(self.words)]
             yield block
 
     def warning(self, share: float | None = None) -> str | None:

@@ -26,6 +26,7 @@ from mlm_jax.text.tokenizer_files import (
 )
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
+    NUM_EXAMPLES,
     SPECIAL_TOKENS,
     WORD_LENGTH_LIMIT,
     batches,
@@ -48,7 +49,6 @@ _KNOWN_SIZE_LIMIT = 1 << 24
 _KNOWN_WORD_OVERHEAD = 24
 # A longer "word" is a Chinese sentence or not text at all; it is encoded separately.
 _LONG_WORD = 32
-_EXAMPLE_WORDS = 5
 
 
 class Tokenizer:
@@ -280,7 +280,7 @@ class Tokenizer:
             for word in text.split()
         )
         unknown = (word for word in words if self._num_unknown(self.encode(word)))
-        return tuple(islice(dict.fromkeys(islice(unknown, 2 * _EXAMPLE_WORDS)), _EXAMPLE_WORDS))
+        return tuple(islice(dict.fromkeys(islice(unknown, 2 * NUM_EXAMPLES)), NUM_EXAMPLES))
 
     def _num_unknown(self, token_ids: np.ndarray) -> int:
         return int(np.count_nonzero(token_ids == self.unknown_token_id))

@@ -27,6 +27,10 @@ WORD_LENGTH_LIMIT = 100
 """Default of `max_input_chars_per_word`: a longer word becomes [UNK]."""
 LARGEST_VOCABULARY = 1 << 22
 """Number of entries that models support; see `mlm_jax.config.model`."""
+LARGEST_UNKNOWN_SHARE = 0.01
+"""Share of unknown tokens above which a warning is given."""
+NUM_EXAMPLES = 5
+"""Number of unknown words that a warning shows."""
 
 # Rarer characters become [UNK]: otherwise thousands of foreign characters in a web corpus would displace words.
 # A text of less than a million characters keeps all of its characters.
@@ -35,7 +39,6 @@ _RAREST_CHARACTER_RATE = 1e-6
 # English Wikipedia has 0.1 %, German 1.5 %, Hindi 25 %.
 _FEW_ACCENTS = 0.005
 _CHECKED_CHARACTERS = 1_000_000
-_LARGEST_UNKNOWN_SHARE = 0.01
 _EXAMPLE_CHARACTERS = 24
 
 
@@ -179,7 +182,7 @@ def thinned(sample: Sequence[str]) -> list[str]:
 
 def unknown_warning(share: float, words: Sequence[str], word_length_limit: int) -> str | None:
     """Returns a warning if more than 1 % of the tokens are unknown, with examples of `words`."""
-    if share <= _LARGEST_UNKNOWN_SHARE:
+    if share <= LARGEST_UNKNOWN_SHARE:
         return None
     examples = ", ".join(repr(_shortened(word)) for word in words)
     if any(len(word) > word_length_limit for word in words):

@@ -24,7 +24,7 @@ from jax import Array
 from scipy.stats import rankdata
 
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import ProblemType, StoredModel
+from mlm_jax.formats.model_folder import ProblemType, StoredModel, unnamed_classes
 from mlm_jax.run.reporting import say
 from mlm_jax.use.labels import Where, class_targets, label_matrix, shown, value_matrix
 
@@ -192,7 +192,7 @@ def check_trained_head(
         return
     are_positions = known in (
         tuple(str(index) for index in range(len(known))),
-        tuple(f"LABEL_{index}" for index in range(len(known))),
+        unnamed_classes(len(known)),
     )
     if len(names) != len(known) or not are_positions or set(names) & set(known):
         raise InputError(
