@@ -22,6 +22,7 @@ from mlm_jax.store.reference_outputs import Reference, fixed_batch, largest_diff
 from tests.formats.folders import hugging_face_folder, state_dict, write_vocabulary
 from tests.formats.test_hugging_face import assert_same_tensors
 from tests.run_small import run_python
+from tests.store.test_conversion import modes_of_converted_files
 
 pytestmark = pytest.mark.peers
 
@@ -234,6 +235,10 @@ def test_errors_name_what_is_not_supported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none: must contain one checkpoint"):
         google_tf.read(source)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_files_have_the_permissions_of_new_files(tmp_path: Path) -> None:
+    assert modes_of_converted_files(tmp_path, "google_tf") == {0o640}
 
 
 def test_lowercasing_is_read_from_the_tokenizer_config(tmp_path: Path) -> None:
