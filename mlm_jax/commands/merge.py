@@ -20,10 +20,13 @@ class Arguments:
 def main(arguments: Sequence[str], prog: str) -> None:
     """Merges the parts and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
+    from mlm_jax.data.folders import LocalFolder
+    from mlm_jax.data.manifest import read_manifest
     from mlm_jax.data.merge import merge_parts
     from mlm_jax.data.prepare import EVALUATION_FOLDER
+    from mlm_jax.data.totals import Totals
 
     print(f"{parsed.folder}: {merge_parts(parsed.folder).summary()}")
     evaluation = Path(parsed.folder) / EVALUATION_FOLDER
     if evaluation.is_dir():
-        print(f"{evaluation}: {merge_parts(evaluation).summary()}")
+        print(f"{evaluation}: {Totals(**read_manifest(LocalFolder(evaluation))['totals']).summary()}")

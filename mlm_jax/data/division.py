@@ -14,7 +14,7 @@ from typing import Any
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.corpus import expand_paths, file_size
-from mlm_jax.text.document_formats import Format
+from mlm_jax.text.document_formats import ReadOptions
 from mlm_jax.text.file_systems import check_outside, local_path
 
 
@@ -69,14 +69,14 @@ class Part:
         ]
 
 
-def input_files(paths: Sequence[str], output: Path, format: Format | None = None) -> list[InputFile]:
+def input_files(paths: Sequence[str], output: Path, options: ReadOptions) -> list[InputFile]:
     """Returns the files that match `paths`, in the order of `expand_paths`.
 
     Raises InputError if files of the folder `output` are among them, or would be once it has files.
     """
     output = output.resolve()
     check_outside(paths, output)
-    files = expand_paths(paths, format)
+    files = expand_paths(paths, options)
     for path in map(local_path, files):
         if path and output in path.resolve().parents:
             raise InputError(

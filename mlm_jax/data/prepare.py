@@ -92,7 +92,8 @@ def prepare(
     call.
     """
     _check_arguments(output, shard_tokens, workers, eval_share)
-    files = input_files(paths, Path(output), format)
+    options = ReadOptions(text_field, errors, document_boundary, format)
+    files = input_files(paths, Path(output), options)
     settings = {
         "text_field": text_field,
         "errors": errors,

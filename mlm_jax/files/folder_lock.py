@@ -25,7 +25,7 @@ from io import FileIO
 from pathlib import Path
 
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.files.targets import check_target
+from mlm_jax.files.targets import check_target, without_empty_folders
 
 LOCK_FILE = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -171,8 +171,7 @@ def _locked(path: Path, *, wait: bool = False) -> Iterator[FolderLock]:
         yield _held.get()[place]
         return
     check_target(path.parent)
-    missing = [folder for folder in path.parents if not folder.exists()]
-    try:
+    with without_empty_folders(path):
         file, acquired = _open(path, wait=wait)
         with file:
             lock = FolderLock(file, path, acquired=acquired)
@@ -183,10 +182,6 @@ def _locked(path: Path, *, wait: bool = False) -> Iterator[FolderLock]:
                 _held.reset(token)
                 if acquired:
                     lock.release()
-    finally:
-        for folder in missing:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 def _open(path: Path, *, wait: bool) -> tuple[FileIO, bool]:

@@ -79,6 +79,18 @@ def check_target_file(file: Path) -> None:
 
 
 @contextlib.contextmanager
+def without_empty_folders(path: Path) -> Iterator[None]:
+    """Removes the folders above `path` that the block creates and leaves empty."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def naming_target(path: Path) -> Iterator[None]:
     """Turns the error of a full disk within the block into a RunError that names `path`, which the block creates."""
     try:

@@ -102,9 +102,9 @@ def expressible(config: BertConfig) -> BertConfig:
     )
 
 
-def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """Returns the config and the tokenizer without reading weights. Google's model always has a pooler."""
-    return _config(folder / _CONFIG), Tokenizer.load(folder)
+def read_architecture(folder: Path) -> StoredModel:
+    """Reads everything but the parameters. Google's model always has a pooler, and its config states no classes."""
+    return StoredModel(_config(folder / _CONFIG), {}, Tokenizer.load(folder))
 
 
 def read(folder: Path) -> Reading:
@@ -114,24 +114,24 @@ def read(folder: Path) -> Reading:
         InputError: TensorFlow is not installed, a file is missing or damaged, a tensor is missing, unknown, of the
             wrong shape or not finite, or the tokenizer has more entries than the model.
     """
-    config, tokenizer = read_architecture(folder)
-    check_vocabulary(folder, config, tokenizer)
+    model = read_architecture(folder)
+    check_vocabulary(folder, model.config, model.tokenizer)
     prefix = _prefix(folder)
     tensors = _open(prefix)
     dropped, left_out = _without_weights(tensors)
     weights = {name: tensor for name, tensor in tensors.items() if name not in {*dropped, *left_out}}
-    config = replace(config, pooler="bert/pooler/dense/kernel" in weights)
+    config = replace(model.config, pooler="bert/pooler/dense/kernel" in weights)
     parts = parts_in(ROWS, weights)
     check_pooler(prefix, config, parts)
     classes = weights["output_bias"].size if "output_bias" in weights else 0
     parameters = declared_parameters(config, parts, classes)
     params = read_params(prefix, ROWS, parameters, weights)
     labels = unnamed_classes(classes) or None
-    notes = spare_rows(config, tokenizer)
+    notes = spare_rows(config, model.tokenizer)
     if left_out:
         notes.append(f"left out: {', '.join(left_out)} (of another head)")
     files = sorted(path for path in folder.iterdir() if path.name.startswith(f"{prefix.name}."))
-    return Reading(StoredModel(config, params, tokenizer, labels), len(tensors), dropped, notes, files)
+    return Reading(StoredModel(config, params, model.tokenizer, labels), len(tensors), dropped, notes, files)
 
 
 def _without_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:

@@ -30,6 +30,7 @@ from mlm_jax.formats.hugging_face_names import (
 )
 from mlm_jax.formats.model_folder import (
     StoredModel,
+    check_num_classes,
     check_pooler,
     check_vocabulary,
     declared_parameters,
@@ -97,12 +98,21 @@ def expressible(config: BertConfig) -> BertConfig:
     )
 
 
-def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """Returns the config and the tokenizer without reading weights; with a pooler if the class has one."""
+def read_architecture(folder: Path) -> StoredModel:
+    """Reads everything but the parameters; with a pooler, or classes, if the class of the model has them."""
     file = _config_file(folder)
     settings = read_json_object(file)
-    pooler = "BertForMaskedLM" not in _architectures(file, settings)
-    return replace(_config(file, settings), pooler=pooler), Tokenizer.load(folder)
+    architectures = _architectures(file, settings)
+    config = replace(_config(file, settings), pooler="BertForMaskedLM" not in architectures)
+    model = StoredModel(config, {}, Tokenizer.load(folder))
+    if _CLASSIFIER not in architectures:
+        return model
+    named, count = settings.get("id2label"), settings.get("num_labels")
+    if count is None:
+        # transformers writes neither for two classes without names.
+        count = len(named) if isinstance(named, dict) else 2
+    labels, _ = _labels(file, settings, check_num_classes(file, "num_labels", count))
+    return replace(model, labels=labels, problem_type=read_problem_type(file, settings))
 
 
 def read(folder: Path) -> Reading:

@@ -22,6 +22,7 @@ from mlm_jax.formats.bert_config import config_from_settings, require_bert
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files
 from mlm_jax.formats.model_folder import (
     StoredModel,
+    check_num_classes,
     check_vocabulary,
     declared_parameters,
     parameters_of,
@@ -112,9 +113,15 @@ def expressible(config: BertConfig) -> BertConfig:
     )
 
 
-def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """Returns the config and the tokenizer without reading weights."""
-    return _config(folder / CONFIG_FILE), Tokenizer.load(folder)
+def read_architecture(folder: Path) -> StoredModel:
+    """Reads everything but the parameters."""
+    model = StoredModel(_config(folder / CONFIG_FILE), {}, Tokenizer.load(folder))
+    file = folder / TASK_FILE
+    task = read_json_object(file)
+    if _head_of(task)[0] != "classifier":
+        return model
+    classes = check_num_classes(file, "num_classes", _settings_in(file, task).get("num_classes"))
+    return replace(model, labels=unnamed_classes(classes))
 
 
 def read(folder: Path) -> Reading:
@@ -124,7 +131,7 @@ def read(folder: Path) -> Reading:
         InputError: the model is not BERT, a file is missing or damaged, a tensor is missing, unknown, of the wrong
             shape or not finite, or the tokenizer has more entries than the model.
     """
-    config, tokenizer = read_architecture(folder)
+    config, tokenizer = _config(folder / CONFIG_FILE), Tokenizer.load(folder)
     check_vocabulary(folder, config, tokenizer)
     files, dropped, labels = [folder / _WEIGHTS], {}, None
     notes = spare_rows(config, tokenizer)
@@ -169,8 +176,7 @@ def _config(file: Path) -> BertConfig:
 def _task(file: Path, tensors: Container[str]) -> tuple[str, tuple[Row, ...], str]:
     """Returns the part and the rows of a task's head, and why it cannot be read; empty if it can."""
     task = read_json_object(file)
-    name = str(task.get("registered_name")).rpartition(">")[2]
-    part, rows = _TASKS.get(name, ("", ()))
+    name, (part, rows) = _task_name(task), _head_of(task)
     activation = _settings_in(file, task).get("activation")
     if not part:
         return part, rows, f"of the task {name}"
@@ -179,6 +185,14 @@ def _task(file: Path, tensors: Container[str]) -> tuple[str, tuple[Row, ...], st
     if not any(row.name in tensors for row in rows):
         return part, rows, f"not those of {name}"
     return part, rows, ""
+
+
+def _task_name(task: Mapping[str, Any]) -> str:
+    return str(task.get("registered_name")).rpartition(">")[2]
+
+
+def _head_of(task: Mapping[str, Any]) -> tuple[str, tuple[Row, ...]]:
+    return _TASKS.get(_task_name(task), ("", ()))
 
 
 def _settings_in(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.tensor_checks import check_names, check_shape, check_weight, open_tensors, read_tensor
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm, count_parameters
+from mlm_jax.model.classifier import BertClassifier
 from mlm_jax.model.layers import split_model
 from mlm_jax.parallel.weights import Weight, declared_weights
 from mlm_jax.text.tokenizer import Tokenizer
@@ -36,6 +37,8 @@ TOKENIZER_FOLDER = "tokenizer"
 FORMAT = "mlm_jax model"
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+_MOST_CLASSES = 1_000_000
 
 # Possible parts of a model, in order.
 PARTS = ("encoder", "head", "next_sentence", "classifier")
@@ -65,8 +68,19 @@ def unnamed_classes(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
-def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredModel:
+def check_num_classes(file: Path, name: str, value: Any) -> int:
+    """Returns a number of classes that a file states. Raises InputError if it is none that a model can have."""
+    if type(value) is not int or not 1 <= value <= _MOST_CLASSES:
+        raise InputError(f"{file}: {name} = {value!r}: must be a whole number from 1 to {_MOST_CLASSES:,}")
+    return value
+
+
+def random_model(
+    config: BertConfig, tokenizer: Tokenizer, seed: int, labels: tuple[str, ...] | None = None
+) -> StoredModel:
     """Returns a masked LM with the initial float32 parameters of a run with this seed.
+
+    With `labels`, it also has the initial classifier of a fine-tuning with this seed.
 
     Raises:
         InputError: the parameters need more memory than this machine has.
@@ -80,7 +94,17 @@ def random_model(config: BertConfig, tokenizer: Tokenizer, seed: int) -> StoredM
         )
     key = purpose_key(seed, Purpose.PARAMETERS)
     _, params = split_model(BertMaskedLM(config, key=key))
-    return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer)
+    if labels:
+        config = replace(config, pooler=True)
+        fresh = random_classifier(config, len(labels), seed)
+        params |= {"encoder": fresh["encoder"] | params["encoder"], "classifier": fresh["classifier"]}
+    return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer, labels)
+
+
+def random_classifier(config: BertConfig, num_classes: int, seed: int) -> dict[str, Any]:
+    """Returns the initial float32 parameters of a classifier with this seed: `encoder` and `classifier`."""
+    key = purpose_key(seed, Purpose.CLASSIFIER)
+    return split_model(BertClassifier(config, num_classes, key=key))[1]
 
 
 def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,15 +246,14 @@ def read_model_folder(folder: Path) -> StoredModel:
         InputError: a file is missing or damaged, a tensor is missing, unknown, of the wrong shape or not finite, or
             the tokenizer has more entries than the model.
     """
-    settings = read_json_object(folder / CONFIG_FILE)
-    config, labels = _config_and_labels(folder / CONFIG_FILE, settings)
-    tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-    check_vocabulary(folder, config, tokenizer)
+    architecture = read_model_architecture(folder)
+    config = architecture.config
+    check_vocabulary(folder, config, architecture.tokenizer)
     with open_tensors(folder / WEIGHTS_FILE) as file:
         names = set(file.keys())
         parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
         check_pooler(folder / WEIGHTS_FILE, config, parts)
-        parameters = declared_parameters(config, parts, len(labels or ()))
+        parameters = declared_parameters(config, parts, len(architecture.labels or ()))
         check_names(folder / WEIGHTS_FILE, names, set(parameters))
         flat = {}
         for path, parameter in parameters.items():
@@ -238,14 +261,16 @@ def read_model_folder(folder: Path) -> StoredModel:
             check_shape(folder / WEIGHTS_FILE, path, shape, parameter.shape)
             array = read_tensor(folder / WEIGHTS_FILE, file, path)
             flat[path] = check_weight(folder / WEIGHTS_FILE, path, array)
+    return replace(architecture, params=nest_params(flat))
+
+
+def read_model_architecture(folder: Path) -> StoredModel:
+    """Reads a model folder without its parameters. Raises InputError if config.json or the tokenizer is invalid."""
+    settings = read_json_object(folder / CONFIG_FILE)
+    config, labels = _config_and_labels(folder / CONFIG_FILE, settings)
     problem_type = read_problem_type(folder / CONFIG_FILE, settings)
     training = read_training_record(folder / CONFIG_FILE, settings.get("training"))
-    return StoredModel(config, nest_params(flat), tokenizer, labels, problem_type, training)
-
-
-def read_model_config(folder: Path) -> tuple[BertConfig, tuple[str, ...] | None]:
-    """Reads the config and the labels of an exported model. Raises InputError if config.json is invalid."""
-    return _config_and_labels(folder / CONFIG_FILE, read_json_object(folder / CONFIG_FILE))
+    return StoredModel(config, {}, Tokenizer.load(folder / TOKENIZER_FOLDER), labels, problem_type, training)
 
 
 def _config_and_labels(file: Path, settings: Mapping[str, Any]) -> tuple[BertConfig, tuple[str, ...] | None]:

@@ -30,7 +30,7 @@ class LossSums(NamedTuple):
     loss: Float[Array, ""]
     """Sum of weighted cross-entropies, in nats."""
     correct: Float[Array, ""]
-    """Sum of the weights of positions whose label has the largest logit."""
+    """Sum of the weights of positions where no logit is larger than that of the label."""
     weight: Float[Array, ""]
     """Sum of the weights."""
 

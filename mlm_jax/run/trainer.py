@@ -30,6 +30,7 @@ from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint import Checkpointer
+from mlm_jax.store.checkpoint_manifest import enumerate_some
 from mlm_jax.store.run_folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -180,7 +181,9 @@ class _Run:
         self.watchdog.require_same({"newest intact checkpoint": step})
         if from_step is not None:
             again = f"resumed from step {from_step:,} before, and now from step {step:,}"
-            say(f"resuming from step {step:,}; later checkpoints are renamed" if step == from_step else again)
+            say(f"resuming from step {step:,}" if step == from_step else again)
+            if later := self.checkpointer.superseded:
+                say(f"later checkpoints are renamed to STEP.superseded: {enumerate_some(later)}")
         first_example = self.checkpointer.examples(step) if restored else 0
         batches = TrainingBatches(
             self.sources.train,

@@ -196,6 +196,11 @@ class Checkpointer:
             kept = enumerate_some(self.steps()) or "none"
             raise InputError(f"{self.directory}: no checkpoint of step {step}; there are: {kept}")
 
+    @property
+    def superseded(self) -> list[int]:
+        """Steps of the checkpoints that `put_aside` will rename, because they are later than the `from_step`."""
+        return sorted(step for step, reason in self._aside.items() if reason == "superseded")
+
     def _supersede(self, steps: list[int]) -> None:
         for step in steps:
             self._aside[step] = "superseded"

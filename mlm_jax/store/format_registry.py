@@ -11,7 +11,6 @@ from mlm_jax.formats import google_tf, hugging_face, keras_hub
 from mlm_jax.formats.model_folder import StoredModel
 from mlm_jax.formats.name_table import Reading
 from mlm_jax.store import native_format
-from mlm_jax.text.tokenizer import Tokenizer
 
 
 class Format(Protocol):
@@ -30,8 +29,8 @@ class Format(Protocol):
     def expressible(self, config: BertConfig) -> BertConfig:
         """Returns the nearest config that the format can express. Raises InputError for another architecture."""
 
-    def read_architecture(self, folder: Path) -> tuple[BertConfig, Tokenizer]:
-        """Returns the config and the tokenizer without reading weights."""
+    def read_architecture(self, folder: Path) -> StoredModel:
+        """Reads everything but the parameters; labels are those that the files state, which may be None."""
 
     def read(self, folder: Path) -> Reading:
         """Reads the model of a folder."""
@@ -57,8 +56,8 @@ def read_model(folder: Path) -> Reading:
     return found.read(folder)
 
 
-def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """Returns the config and the tokenizer of a folder of any format, which may lack weights.
+def read_architecture(folder: Path) -> StoredModel:
+    """Reads the model of a folder of any format without its parameters; the folder may lack weights.
 
     Raises:
         InputError: see `read_model`.

@@ -23,16 +23,18 @@ def load_model(
 ) -> StoredModel:
     """Loads a model by built-in name, hf://user/model or kaggle://handle, or from a folder of any format.
 
-    With `load_weights=False`, returns a masked LM of the same architecture with random parameters drawn from `seed`.
-    A `tokenizer` replaces the model's own; a random model with a built-in name then needs no files at all.
+    With `load_weights=False`, returns a masked LM of the same architecture with random parameters drawn from `seed`,
+    with a classifier if the files state its classes. A `tokenizer` replaces the model's own; a random model with a
+    built-in name then needs no files at all.
 
     Raises:
         InputError: there is no such model, its files are unusable, or the tokenizer has a different vocabulary size.
     """
     if not load_weights:
-        config, tokenizer = _architecture(name, tokenizer)
-        check_vocabulary(name, config, tokenizer)
-        return random_model(config, tokenizer, seed)
+        found = _architecture(name, tokenizer)
+        check_vocabulary(name, found.config, found.tokenizer)
+        model = random_model(found.config, found.tokenizer, seed, found.labels)
+        return replace(model, problem_type=found.problem_type)
     folder = find_model(name)
     reading = read_model(folder)
     for note in reading.notes:
@@ -74,18 +76,18 @@ def with_training_record(folder: Path, model: StoredModel) -> StoredModel:
 def load_config(name: str | Path) -> BertConfig:
     """Returns the config of a model without its weights. Raises InputError as `load_model` does."""
     folder = find_model(name, weights=False)
-    return read_architecture(folder)[0]
+    return read_architecture(folder).config
 
 
-def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> tuple[BertConfig, Tokenizer]:
+def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> StoredModel:
     built_in = PRESETS.get(str(name)) if not Path(name).is_dir() else None
     if built_in is not None and tokenizer is not None:
-        return built_in, tokenizer
+        return StoredModel(built_in, {}, tokenizer)
     folder = find_model(name, weights=False)
     if built_in is not None:
-        return built_in, _tokenizer_in(folder)
-    config, own = read_architecture(folder)
-    return config, tokenizer or own
+        return StoredModel(built_in, {}, _tokenizer_in(folder))
+    found = read_architecture(folder)
+    return found if tokenizer is None else replace(found, tokenizer=tokenizer)
 
 
 def _tokenizer_in(folder: Path) -> Tokenizer:
@@ -93,4 +95,4 @@ def _tokenizer_in(folder: Path) -> Tokenizer:
     try:
         return Tokenizer.load(folder)
     except InputError:
-        return read_architecture(folder)[1]
+        return read_architecture(folder).tokenizer

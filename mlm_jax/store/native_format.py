@@ -16,7 +16,7 @@ from mlm_jax.formats.model_folder import (
     check_vocabulary,
     flatten_params,
     is_model_folder,
-    read_model_config,
+    read_model_architecture,
     read_model_folder,
     read_training_record,
     without_padded_rows,
@@ -51,11 +51,12 @@ def expressible(config: BertConfig) -> BertConfig:
     return config
 
 
-def read_architecture(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """Returns the config and the tokenizer without reading weights."""
+def read_architecture(folder: Path) -> StoredModel:
+    """Reads everything but the parameters."""
     folder, _ = run_and_step(folder)
-    config = read_config(folder).model if is_run_folder(folder) else read_model_config(folder)[0]
-    return config, Tokenizer.load(folder / TOKENIZER_FOLDER)
+    if not is_run_folder(folder):
+        return read_model_architecture(folder)
+    return StoredModel(read_config(folder).model, {}, Tokenizer.load(folder / TOKENIZER_FOLDER))
 
 
 def read(folder: Path) -> Reading:

@@ -29,6 +29,7 @@ from mlm_jax.text.document_formats import (
 from mlm_jax.text.file_systems import file_system, is_local
 
 STANDARD_INPUT = "-"
+_DEFAULTS = ReadOptions()
 
 
 @dataclass
@@ -73,30 +74,40 @@ def read_documents(
     Raises InputError on the call for paths that cannot be read. During iteration, raises it for damaged content, with
     the file and the line, row or byte offset (in the decompressed text), and if there is no document.
     """
-    files = expand_paths(paths, format)
-    counts = counts or CorpusCounts()
     options = ReadOptions(text_field, errors, document_boundary, format)
+    files = expand_paths(paths, options)
+    counts = counts or CorpusCounts()
     return _requiring_any(files, read_files(files, options, counts, keep_empty=keep_empty), counts)
 
 
-def expand_paths(paths: Sequence[str], format: Format | None = None) -> list[str]:
+def expand_paths(paths: Sequence[str], options: ReadOptions = _DEFAULTS) -> list[str]:
     """Returns the files that match `paths` (files, folders, globs, fsspec URLs), each once, sorted within each path.
 
     Relative and absolute paths, `file://` URLs and symbolic links to the same local file count as one file; the
     first name is kept. Remote files are the same if their URLs are equal. Hidden files of folders are left out, and so
     are those of other types, with a warning.
 
-    Raises InputError for a path that matches nothing, or an unknown suffix without a `format`.
+    Raises InputError for a path that matches nothing, an unknown suffix without a `format`, or an option that none of
+    the files has a use for.
     """
     if not paths:
         raise InputError("no input given; expected at least one file, folder or -")
     names: dict[str, str] = {}
     for path in paths:
-        for file in _expand_path(path, format):
+        for file in _expand_path(path, options.format):
             names.setdefault(_identity(file), file)
     files = list(names.values())
-    for file in files:
-        _split_suffixes(file, format)
+    kinds = {_split_suffixes(file, options.format)[0] for file in files}
+    if options.text_field != _DEFAULTS.text_field and kinds == {"txt"}:
+        raise InputError(
+            f"text_field {options.text_field!r}: all files are plain text, which has no fields; leave it out, "
+            "or give a --format"
+        )
+    if options.document_boundary != _DEFAULTS.document_boundary and "txt" not in kinds:
+        raise InputError(
+            f"document_boundary {options.document_boundary!r}: no file is plain text, and {', '.join(sorted(kinds))} "
+            "has a document a record; leave it out, or give a --format"
+        )
     return files
 
 
@@ -121,7 +132,7 @@ def _expand_path(path: str, format: Format | None) -> list[str]:
             files = _files_in(path, storage, location, format)
         else:
             matches = sorted(storage.glob(location)) if has_magic(location) else []
-            files = [match for match in matches if storage.isfile(match)]
+            files = [match for match in matches if storage.isfile(match) and not _is_hidden(match, location)]
             if not files and storage.exists(location):
                 raise InputError(f"{path}: not a regular file; pipe it into --input - with a --format")
     except OSError as error:
@@ -129,6 +140,14 @@ def _expand_path(path: str, format: Format | None) -> list[str]:
     if not files:
         raise InputError(f"{path}: no such file, and no file matches it as a pattern")
     return [file if is_local(storage) else storage.unstrip_protocol(file) for file in files]
+
+
+def _is_hidden(file: str, pattern: str) -> bool:
+    """Returns True if wildcards match a name that begins with a dot, which they do not in a shell."""
+    parts = PurePosixPath(pattern).parts
+    first = next(index for index, part in enumerate(parts) if has_magic(part))
+    wanted = any(part.startswith(".") for part in parts[first:])
+    return not wanted and any(part.startswith(".") for part in PurePosixPath(file).parts[first:])
 
 
 def _files_in(path: str, storage: Any, location: str, format: Format | None) -> list[str]:

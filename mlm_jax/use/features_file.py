@@ -14,7 +14,7 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
-from mlm_jax.files.targets import check_target_file, naming_target
+from mlm_jax.files.targets import check_target_file, naming_target, without_empty_folders
 from mlm_jax.run.reporting import say
 from mlm_jax.text.progress import progress_bar
 from mlm_jax.use.inference import Pooling
@@ -55,7 +55,6 @@ def extract_features(
     if output.suffix not in (".npz", ".parquet"):
         raise InputError(f"{output}: must end in .npz or .parquet")
     check_target_file(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     writer = _npz_writer if output.suffix == ".npz" else _parquet_writer
     shape: tuple[int, ...] = (model.config.hidden_dim,)
     if not isinstance(layers, int | np.integer):
@@ -64,7 +63,9 @@ def extract_features(
     count, stream = 0, iter(texts)
     empty: list[int] = []
     counter = progress_bar(None, "text", shown=progress)
-    with naming_target(output), counter, writer(output, shape, pooling) as append:
+    with naming_target(output), without_empty_folders(output), counter, contextlib.ExitStack() as stack:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        append = stack.enter_context(writer(output, shape, pooling))
         while chunk := list(islice(stream, _TEXTS_AT_ONCE)):
             try:
                 append(model.features(chunk, layers=layers, pooling=pooling, truncate=truncate))

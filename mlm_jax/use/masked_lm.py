@@ -29,6 +29,7 @@ from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
 from mlm_jax.use.fill_mask import Prompt, candidates_of, prompts_of
 from mlm_jax.use.fine_tuning import (
     FitResult,
+    check_count,
     check_text_settings,
     counted_batches,
     fit_batches,
@@ -267,8 +268,8 @@ class MaskedLM:
         """Trains the model with AdamW and a linear decay to 0, and replaces `params`.
 
         Trains for `num_steps` steps or `num_epochs` passes over the data, by default one pass; the last step of a pass
-        may contain rows of the next. A model without a masked-LM head gets a random one, drawn from `seed`, which is
-        reported on stderr.
+        may contain rows of the next, and no batch of a pass has more rows than the data. A model without a masked-LM
+        head gets a random one, drawn from `seed`, which is reported on stderr.
 
         `data` is a list of strings, or batches that are already masked. Strings get new masks from `masking` in every
         epoch; each starts a row, and rows have `sequence_length` tokens, by default as many as the longest text.
@@ -287,7 +288,11 @@ class MaskedLM:
             data, steps_per_epoch = counted_batches(data, batch_size, counts=num_steps is None)
         else:
             rows, longest = self._text_rows(texts, sequence_length)
-            steps_per_epoch = rows.num_rows / max(1, batch_size)
+            check_count("batch_size", batch_size)
+            if num_steps is None:
+                # Otherwise, several passes over a few texts would be a single step.
+                batch_size = min(batch_size, rows.num_rows)
+            steps_per_epoch = rows.num_rows / batch_size
         settings = fit_settings(
             self.config,
             num_steps=steps_of(num_steps, num_epochs, steps_per_epoch),

@@ -17,8 +17,7 @@ from mlm_jax.config import BertConfig
 from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
-from mlm_jax.formats.model_folder import ProblemType, StoredModel, write_model_folder
-from mlm_jax.keys import Purpose, purpose_key
+from mlm_jax.formats.model_folder import ProblemType, StoredModel, random_classifier, write_model_folder
 from mlm_jax.model.classifier import BertClassifier
 from mlm_jax.model.layers import split_model
 from mlm_jax.model.loss import LossSums
@@ -174,7 +173,7 @@ class TextClassifier:
             return cls(stored.config, params, stored.tokenizer, named, known, stored.training)
         wanted = num_outputs_of(problem_type, len(names) if names is not None else num_classes)
         config = replace(stored.config, pooler=True)
-        fresh = _fresh(config, wanted, seed)
+        fresh = random_classifier(config, wanted, seed)
         encoder = stored.params["encoder"]
         random_parts = "classifier has" if "pooler" in encoder else "classifier and the pooler have"
         say(f"{model}: the {random_parts} random weights and must be fine-tuned")
@@ -388,8 +387,3 @@ class TextClassifier:
 
 def _abstract(config: BertConfig, num_classes: int) -> BertClassifier:
     return nnx.eval_shape(lambda: BertClassifier(config, num_classes, key=jax.random.key(0)))
-
-
-def _fresh(config: BertConfig, num_classes: int, seed: int) -> dict[str, Any]:
-    key = purpose_key(seed, Purpose.CLASSIFIER)
-    return split_model(BertClassifier(config, num_classes, key=key))[1]

@@ -43,6 +43,14 @@ configs = st.builds(
 )
 
 
+def test_scalars_of_numpy_become_numbers() -> None:
+    config = TrainConfig(num_steps=np.int64(7), optimizer=OptimizerConfig(learning_rate=np.float64(1e-3)))
+    assert (type(config.num_steps), type(config.optimizer.learning_rate)) == (int, float)
+    assert from_json(TrainConfig, to_json(config)) == config
+    with pytest.raises(InputError, match=r"num_steps = 7\.5: must be a whole number"):
+        TrainConfig(num_steps=np.float32(7.5))
+
+
 @given(configs)
 def test_json_round_trip(config: TrainConfig) -> None:
     assert from_json(TrainConfig, to_json(config)) == config

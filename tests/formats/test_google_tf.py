@@ -20,10 +20,11 @@ def test_gelu_is_tanh_unless_our_key_says_otherwise(
 ) -> None:
     (tmp_path / "bert_config.json").write_text(json.dumps(SETTINGS | extra))
     write_vocabulary(tmp_path, 211)
-    config, tokenizer = google_tf.read_architecture(tmp_path)
+    found = google_tf.read_architecture(tmp_path)
+    config = found.config
     assert (config.activation, config.head_activation) == (activation, activation)
     assert (config.vocabulary_size, config.hidden_dim, config.num_heads) == (211, 64, 2)
-    assert tokenizer.vocabulary_size == 211
+    assert found.tokenizer.vocabulary_size == 211
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_a_run_is_resumed_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     command = ("train", run, "--from-step", 35, "--optimizer.learning-rate", 1e-3)
     ended = run_script(*command)
     assert ended.returncode == 0, ended.stderr
-    assert "resuming from step 35; later checkpoints are renamed\n" in ended.stderr
+    assert "resuming from step 35\nlater checkpoints are renamed to STEP.superseded: 40\n" in ended.stderr
     assert "changed since the last start: optimizer.learning_rate: 0.01 → 0.001\n" in ended.stderr
     assert "step 36: loss" in ended.stderr
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"30", "35", "40", "40.superseded"}
@@ -32,6 +32,7 @@ def test_a_run_is_resumed_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     assert again.returncode == 0
     assert "resumed from step 35 before, and now from step 40\n" in again.stderr
     assert f"{run}: already finished" in again.stderr
+    assert "renamed" not in again.stderr
     refused = run_script("train", run, "--from-step", 36)
     assert refused.returncode == 2
     assert refused.stderr == f"error: {run}/checkpoints: no checkpoint of step 36; there are: 30, 35, 40\n"

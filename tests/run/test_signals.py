@@ -22,6 +22,16 @@ from tests.run_small import (
 )
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's default handlers; background jobs of a shell, and those of nohup, inherit ignored signals."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def checkpoint_being_written(new: set[str]) -> bool:
     return any(".orbax-checkpoint-tmp" in name for name in new)
 
@@ -65,7 +75,7 @@ def test_a_run_killed_repeatedly_ends_like_an_uninterrupted_one(tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_run_stopped_by_a_signal_is_saved_and_resumes_bit_for_bit(
-    tmp_path: Path, number: signal.Signals
+    interruptible: None, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
     config = write_config(config_of(run))
@@ -85,14 +95,6 @@ def test_a_run_stopped_by_a_signal_is_saved_and_resumes_bit_for_bit(
     assert f"step {int(stopped[1]) + 1}: loss" in ended.stderr
     assert "step 1: loss" not in ended.stderr
     assert_same_end(run)
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Python's default handler of SIGINT; background jobs of a shell inherit an ignored one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_the_second_ctrl_c_has_its_usual_effect(interruptible: None) -> None:
@@ -117,7 +119,7 @@ def test_a_repeated_signal_does_not_end_the_process_while_it_saves(interruptible
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_handlers_are_restored() -> None:
+def test_handlers_are_restored(interruptible: None) -> None:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     with StopRequest():

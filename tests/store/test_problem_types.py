@@ -10,6 +10,7 @@ from mlm_jax.store import conversion
 from mlm_jax.store.conversion import Request, convert
 from mlm_jax.store.loading import load_model
 from mlm_jax.store.reference_outputs import Reference
+from mlm_jax.use.text_classifier import TextClassifier
 from tests.formats.folders import hugging_face_folder
 
 CLASS = "BertForSequenceClassification"
@@ -35,6 +36,31 @@ def test_conversions_keep_the_problem_type(problem_type: str | None, tmp_path: P
     assert not {"problem_type", "id2label"} & set(
         json.loads((tmp_path / "encoder" / "config.json").read_text())
     )
+
+
+@pytest.mark.parametrize("kind", ["hugging_face", "mlm_jax", "keras_hub"])
+def test_a_random_classifier_has_the_classes_of_the_folder(kind: str, tmp_path: Path) -> None:
+    settings = {} if kind == "keras_hub" else {"problem_type": "multi_label_classification"}
+    source = hugging_face_folder(tmp_path / "source", CLASS, **settings)
+    convert(source, tmp_path / kind, kind, Request(change_conventions=True))
+    real, drawn = load_model(tmp_path / kind), load_model(tmp_path / kind, load_weights=False)
+    assert (drawn.labels, drawn.problem_type) == (real.labels, real.problem_type)
+    assert drawn.config == real.config
+    kernels = [model.params["classifier"]["kernel"] for model in (real, drawn)]
+    assert kernels[0].shape == kernels[1].shape
+    assert (kernels[0] != kernels[1]).any()
+    fresh = [TextClassifier.from_preset(tmp_path / kind, load_weights=False, seed=seed) for seed in (0, 1)]
+    assert fresh[0].labels == real.labels
+    assert (fresh[0].params["classifier"]["kernel"] == kernels[1]).all()
+    assert (fresh[0].params["classifier"]["kernel"] != fresh[1].params["classifier"]["kernel"]).any()
+
+
+@pytest.mark.parametrize("count", [0, -1, 10**12, 2.5, "3", True])
+def test_impossible_numbers_of_classes_are_refused_without_weights(count: object, tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source", CLASS, num_labels=count)
+    (source / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"config\.json: num_labels = .*: must be a whole number from 1 to"):
+        load_model(source, load_weights=False)
 
 
 def test_unknown_problem_types_are_rejected(tmp_path: Path) -> None:

@@ -128,6 +128,26 @@ def test_globs_are_sorted_and_each_file_is_read_once(tmp_path):
     assert read(f"file://{tmp_path}/b.txt") == ["b"]
 
 
+def test_wildcards_match_no_hidden_names(tmp_path):
+    for name in ("a/x.txt", "a/.ipynb_checkpoints/x.txt", ".cache/x.txt", ".x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        write(tmp_path / name, name.encode())
+    assert read(tmp_path / "**/*.txt") == ["a/x.txt"]
+    assert read(tmp_path / "**") == ["a/x.txt"]
+    assert read(tmp_path / ".cache/*.txt") == [".cache/x.txt"]
+    assert read(tmp_path / ".*.txt") == [".x.txt"]
+    assert read(tmp_path / "a/.i*/*") == ["a/.ipynb_checkpoints/x.txt"]
+    assert "no file matches" in refusal(tmp_path / "*.txt")
+
+
+def test_options_without_effect_are_refused(tmp_path):
+    text, table = write(tmp_path / "a.txt", b"text\nb"), write(tmp_path / "a.csv", b"body\nb")
+    assert "text_field 'body': all files are plain text" in refusal(text, text_field="body")
+    boundary = refusal(table, text_field="body", document_boundary="blank_line")
+    assert "document_boundary 'blank_line': no file is plain text, and csv has" in boundary
+    assert read(text, table, text_field="body", document_boundary="file") == ["text\nb", "b"]
+
+
 def test_different_names_of_a_local_file_are_recognized(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     for name in ("a", "b"):

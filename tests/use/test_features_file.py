@@ -73,6 +73,8 @@ def test_a_failure_leaves_no_file(
         extract_features(model, [], output)
     with pytest.raises(InputError, match=r"must end in \.npz or \.parquet"):
         extract_features(model, TEXTS, tmp_path / "features.txt")
+    with pytest.raises(InputError, match=r"^layers = 9: must be in"):
+        extract_features(model, TEXTS, tmp_path / "new" / "folder" / f"features.{ending}", layers=9)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -219,6 +219,8 @@ def test_an_epoch_is_the_default_and_epochs_can_be_given(
         (TEXTS, {}, 1),
         (TEXTS, {"batch_size": 6}, 3),
         (TEXTS, {"batch_size": 6, "num_epochs": 3}, 8),
+        # Not one step with all passes in it.
+        (TEXTS, {"batch_size": 64, "num_epochs": 2}, 2),
         (np.array(TEXTS), {"batch_size": 8, "num_steps": 5}, 5),
         # A long text has several rows.
         ([" ".join(TEXTS)], {"batch_size": 1, "sequence_length": 16, "num_epochs": 2}, 10),
