@@ -139,7 +139,7 @@ def test_what_rematerialisation_spares_is_measured(monkeypatch: pytest.MonkeyPat
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert rows["none"]["time relative to none"] is None
     assert rows["none"]["peak relative to none"] == 1.0
-    assert rows["full"]["activations and work, GiB"] < rows["none"]["activations and work, GiB"]
+    assert rows["full"]["activations and work space, GiB"] < rows["none"]["activations and work space, GiB"]
     assert rows["full"]["TFLOP/step"] > rows["none"]["TFLOP/step"]
     assert 0.1 < rows["full"]["time relative to none"] < 10
 
