@@ -184,7 +184,7 @@ class Checkpointer:
         """Restores one attribute or key of the state, such as "params", like `restore`; reads nothing else.
 
         Compares only what `description` and the checkpoint have in common, because the data do not matter to users of
-        the parameters, and an older checkpoint lacks newer settings. With `step`, only that checkpoint is tried.
+        the parameters. With `step`, only that checkpoint is tried.
         """
         self.wait()
         if step is not None:
@@ -227,11 +227,13 @@ class Checkpointer:
             "delete this one to start from step 0"
         )
 
-    def verify(self, step: int) -> None:
-        """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged."""
+    def verify(self, step: int, description: dict[str, Any]) -> None:
+        """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged or of something else."""
         try:
             manifest = self._manifest(step)
-            self._load(step, abstract_arrays(manifest["arrays"]), manifest["description"], part=None)
+            known = flatten(manifest["description"])
+            changed = known | _known(description, known)
+            self._load(step, abstract_arrays(manifest["arrays"]), changed, part=None)
         except DamagedError as damage:
             raise InputError(f"{self.directory / str(step)}: damaged: {damage}") from damage
 
@@ -320,12 +322,12 @@ class Checkpointer:
         abstract_leaves, treedef = name_leaves(abstract, part)
         belongs_to, arrays = manifest["description"], manifest["arrays"]
         if part is not None:
-            known, wanted = flatten(belongs_to), flatten(description)
-            description = {name: value for name, value in wanted.items() if name in known}
+            known = flatten(belongs_to)
+            description = _known(description, known)
             belongs_to = {name: known[name] for name in description}
             arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
-            (belongs_to, description, "continue with the same settings"),
+            (belongs_to, description, "continue with the same settings and tokenizer"),
             (arrays, describe_arrays(abstract_leaves), "restore into the model it was saved from"),
         ):
             if differences := describe_differences(stored, now):
@@ -395,6 +397,11 @@ class Checkpointer:
             f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}; "
             f"older checkpoints are intact: {left}"
         )
+
+
+def _known(description: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a flattened description that a checkpoint has, too; an older one lacks newer settings."""
+    return {name: value for name, value in flatten(description).items() if name in known}
 
 
 def _in_any_process(here: bool) -> bool:
