@@ -37,6 +37,7 @@ from mlm_jax.store.checkpoint_manifest import (
     describe_arrays,
     describe_differences,
     enumerate_some,
+    known_settings,
     name_leaves,
     read_item,
     read_manifest,
@@ -189,7 +190,14 @@ class Checkpointer:
         self.wait()
         if step is not None:
             self._require(step)
-        return self._newest(self.steps() if step is None else [step], abstract_part, description, part=part)
+        steps = self.steps() if step is None else [step]
+        while True:
+            try:
+                return self._newest(steps, abstract_part, description, part=part)
+            except InputError:
+                if step is not None or set(steps) <= set(self.steps()):
+                    raise
+                steps = self.steps()
 
     def _require(self, step: int) -> None:
         if step not in self.steps():
@@ -213,6 +221,9 @@ class Checkpointer:
             try:
                 return step, self._load(step, abstract, description, part=part)
             except DamagedError as damage:
+                # A run that is being trained has removed it since.
+                if step not in self.steps():
+                    continue
                 self._aside[step] = "damaged"
                 self._eval_losses.pop(step, None)
                 if jax.process_index() == 0:
@@ -232,7 +243,7 @@ class Checkpointer:
         try:
             manifest = self._manifest(step)
             known = flatten(manifest["description"])
-            changed = known | _known(description, known)
+            changed = known | known_settings(description, known)
             self._load(step, abstract_arrays(manifest["arrays"]), changed, part=None)
         except DamagedError as damage:
             raise InputError(f"{self.directory / str(step)}: damaged: {damage}") from damage
@@ -323,7 +334,7 @@ class Checkpointer:
         belongs_to, arrays = manifest["description"], manifest["arrays"]
         if part is not None:
             known = flatten(belongs_to)
-            description = _known(description, known)
+            description = known_settings(description, known)
             belongs_to = {name: known[name] for name in description}
             arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
@@ -397,11 +408,6 @@ class Checkpointer:
             f"the checkpoint of step {step} could not be written to {self.directory}: {reason(error)}; "
             f"older checkpoints are intact: {left}"
         )
-
-
-def _known(description: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the part of a flattened description that a checkpoint has, too; an older one lacks newer settings."""
-    return {name: value for name, value in flatten(description).items() if name in known}
 
 
 def _in_any_process(here: bool) -> bool:

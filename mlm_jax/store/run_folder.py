@@ -92,10 +92,10 @@ def _of_any_process(config: TrainConfig) -> TrainConfig:
 
 def load_params(
     folder: Path, model: BertConfig, tokenizer: Tokenizer, abstract_params: Any, step: int | None = None
-) -> Any:
-    """Returns the parameters of a checkpoint of a run, by default the newest intact one.
+) -> tuple[int, Any]:
+    """Returns step and parameters of a checkpoint of a run, by default the newest intact one.
 
-    They have the shardings of `abstract_params`.
+    The parameters have the shardings of `abstract_params`.
 
     Raises:
         InputError: the run has no checkpoint, or no intact one of `step`, its parameters have different names or
@@ -108,7 +108,7 @@ def load_params(
         )
     if restored is None:
         raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
-    return restored[1]
+    return restored
 
 
 def verify_checkpoints(folder: Path, step: int | None = None) -> list[int]:
@@ -118,13 +118,20 @@ def verify_checkpoints(folder: Path, step: int | None = None) -> list[int]:
         InputError: a checkpoint is damaged, there is none, or config.json or tokenizer/ are not those of a checkpoint.
     """
     described = _description(read_config(folder).model, Tokenizer.load(folder / TOKENIZER_FOLDER))
+    verified = []
     with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
-        steps = checkpointer.steps() if step is None else [step]
-        for number in steps:
-            checkpointer.verify(number, described)
-    if not steps:
+        for number in checkpointer.steps() if step is None else [step]:
+            try:
+                checkpointer.verify(number, described)
+            except InputError:
+                # A run that is being trained removes old checkpoints.
+                if step is None and number not in checkpointer.steps():
+                    continue
+                raise
+            verified.append(number)
+    if not verified:
         raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
-    return steps
+    return verified
 
 
 def _description(model: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
