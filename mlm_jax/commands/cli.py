@@ -32,7 +32,8 @@ def run(main: Callable[[], int | None]) -> None:
         if not process.flush_stdout() and not code:
             print("error: standard output: not everything could be written", file=sys.stderr)
             code = EXIT_RUN_FAILED
-    if code in (EXIT_BAD_INPUT, EXIT_RUN_FAILED) and _is_in_a_job():
+    failed = (EXIT_BAD_INPUT, EXIT_RUN_FAILED, *process.TERMINATED)
+    if isinstance(code, int) and code in failed and _is_in_a_job():
         # A normal exit would wait for the other processes, which end only when this one fails.
         process.exit_now(code)
     sys.exit(code)
@@ -45,6 +46,9 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _code_of(main: Callable[[], int | None]) -> int | str | None:
     try:
         return main()
+    except process.Terminated as end:
+        print("terminated", file=sys.stderr)
+        return end.code
     except SystemExit as end:
         return end.code
     except KeyboardInterrupt:

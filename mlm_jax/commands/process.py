@@ -74,22 +74,37 @@ def stdout_lost_its_reader() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP ends the command; the code is 128 + the number of the signal, as shells report it."""
+
+    code: int
+
+
+# `nohup` makes a process ignore SIGHUP.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+TERMINATED = tuple(128 + number for number in _ENDING)
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Makes the first Ctrl-C within the block end the command, whatever runs when it arrives.
+    """Makes the first Ctrl-C, SIGTERM or SIGHUP within the block end the command, whatever runs when it arrives.
 
     While a module is imported, the process ends at once: extension modules crash on a KeyboardInterrupt or turn it into
-    another error, and nothing has been written yet that must be cleaned up. Otherwise, KeyboardInterrupt is raised, and
-    raised again if it was in a place where Python ignores exceptions, such as jax's callback of the garbage collector.
+    another error, and nothing has been written yet that must be cleaned up. Otherwise, KeyboardInterrupt or Terminated
+    is raised, so that temporary files are removed, and raised again if it was in a place where Python ignores
+    exceptions, such as jax's callback of the garbage collector.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler, hook = signal.signal(signal.SIGINT, _interrupt), sys.unraisablehook
+    taken = (signal.SIGINT, *(number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL))
+    handlers, hook = {number: signal.signal(number, _interrupt) for number in taken}, sys.unraisablehook
 
     def report(unraisable: "sys.UnraisableHookArgs") -> None:
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            again = threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+        error = unraisable.exc_value
+        if isinstance(error, KeyboardInterrupt | Terminated):
+            number = error.code - 128 if isinstance(error, Terminated) else signal.SIGINT
+            again = threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
         else:
@@ -99,17 +114,23 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         sys.unraisablehook = hook
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    code = EXIT_INTERRUPTED if number == signal.SIGINT else 128 + number
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            print("interrupted", file=sys.stderr)
-            exit_now(EXIT_INTERRUPTED)
+            print("interrupted" if number == signal.SIGINT else "terminated", file=sys.stderr)
+            exit_now(code)
         frame = frame.f_back
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(code)
+
+
+# Tells a run that its own handlers may replace this one.
+_interrupt.ends_command = True  # type: ignore[attr-defined]
 
 
 def exit_now(code: int) -> NoReturn:

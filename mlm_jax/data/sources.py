@@ -52,8 +52,13 @@ def open_run_data(config: DataConfig) -> RunData:
     if not config.path:
         raise InputError("data.path: must name a folder written by mlm-jax prepare")
     train = open_shards(config.path)
-    tokenizer = load_tokenizer(config.path)
+    tokenizer = open_tokenizer(config.path, train)
     evaluation = open_shards(config.eval_path) if config.eval_path else None
+    if evaluation is not None and evaluation.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise InputError(
+            f"{config.eval_path}: prepared with tokenizer {evaluation.tokenizer_fingerprint[:12]}: must be "
+            f"{tokenizer.fingerprint[:12]}, that of {config.path}"
+        )
     return _sources(train, evaluation, tokenizer, config)
 
 
@@ -69,6 +74,17 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Loads the tokenizer of prepared data at a path or URL. Raises InputError if it is missing or damaged."""
     with open_folder(path).copy(TOKENIZER_FOLDER, TOKENIZER_FILES) as folder:
         return Tokenizer.load(folder)
+
+
+def open_tokenizer(path: str | Path, store: TokenStore) -> Tokenizer:
+    """Loads the tokenizer of the prepared data at `path`. Raises InputError if it is not that of the manifest."""
+    tokenizer = load_tokenizer(path)
+    if tokenizer.fingerprint != store.tokenizer_fingerprint:
+        raise InputError(
+            f"{path}/{TOKENIZER_FOLDER}: damaged: its fingerprint is {tokenizer.fingerprint}, expected "
+            f"{store.tokenizer_fingerprint} (manifest); prepare the folder again"
+        )
+    return tokenizer
 
 
 def _sources(

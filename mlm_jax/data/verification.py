@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Self
 
 from mlm_jax.data.folders import RemoteFile
-from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.data.shards import TokenStore, open_shards
-from mlm_jax.data.sources import load_tokenizer
+from mlm_jax.data.sources import open_tokenizer
 from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.atomic import remove_abandoned, write_atomically
 from mlm_jax.files.home import home
@@ -85,17 +84,8 @@ def verify_shards(path: str | Path) -> TokenStore:
             raise InputError(f"{damage}; prepare the folder again")
         matched[str(file.path)] = stamp
     _note(store, matched)
-    _verify_tokenizer(path, store)
+    open_tokenizer(path, store)
     return store
-
-
-def _verify_tokenizer(path: str | Path, store: TokenStore) -> None:
-    tokenizer = load_tokenizer(path)
-    if tokenizer.fingerprint != store.tokenizer_fingerprint:
-        raise InputError(
-            f"{path}/{TOKENIZER_FOLDER}: damaged: its fingerprint is {tokenizer.fingerprint}, expected "
-            f"{store.tokenizer_fingerprint} (manifest); prepare the folder again"
-        )
 
 
 class Verification:

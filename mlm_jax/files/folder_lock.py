@@ -206,6 +206,8 @@ def _open(path: Path, *, wait: bool) -> tuple[FileIO, bool]:
             file.close()
             raise
         file.close()
+    if not os.path.lexists(path):
+        raise InputError(f"{path.parent}: no file can be created there; choose another folder")
     raise RunError(f"{path}: changes whenever it is locked; remove it if no process uses {path.parent}")
 
 

@@ -20,6 +20,8 @@ _KINDS = {
     "tokenizer.json": "a tokenizer",
     "vocab.txt": "a tokenizer",
 }
+# Of all common file systems.
+_LONGEST_NAME = 255
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -27,11 +29,13 @@ def check_target(folder: str | Path) -> None:
     """Checks that files can be created in `folder`, or that it can be created. Writes nothing.
 
     Raises:
-        InputError: `folder` has no name, is a URL, begins with "~", is a file or below a file, is a link to nothing,
-            or cannot be written.
+        InputError: `folder` has no name or one that is too long, is a URL, begins with "~", is a file or below a file,
+            is a link to nothing, or cannot be written.
     """
     _require_local(folder)
     folder = Path(folder)
+    if any(len(os.fsencode(name)) > _LONGEST_NAME for name in folder.parts):
+        raise InputError(f"{folder}: a name is too long: must have at most {_LONGEST_NAME} bytes")
     existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     for path in (folder, *folder.parents):
         if path.is_symlink() and not path.exists():

@@ -26,7 +26,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
-            taken = (*_ALWAYS, *(n for n in _BY_DEFAULT if signal.getsignal(n) is signal.SIG_DFL))
+            taken = (*_ALWAYS, *(number for number in _BY_DEFAULT if _ends_process(number)))
             self._previous = {number: signal.signal(number, self._request) for number in taken}
         return self
 
@@ -46,3 +46,9 @@ class StopRequest:
             handler = self._previous.pop(number)
             # None is a handler that was not installed by Python, and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _ends_process(number: signal.Signals) -> bool:
+    """Returns True if nobody but Python or `commands/process.py` handles a signal."""
+    handler = signal.getsignal(number)
+    return handler is signal.SIG_DFL or getattr(handler, "ends_command", False)

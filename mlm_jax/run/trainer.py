@@ -13,6 +13,7 @@ import jax
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
+from mlm_jax.data.folders import is_url
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
 from mlm_jax.data.verification import Verification
 from mlm_jax.errors import InputError, RunError
@@ -390,6 +391,9 @@ def _use_compilation_cache(folder: str | None) -> None:
     """Caches all compiled programs on disk, even small ones, so that a restart compiles nothing."""
     if folder is None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    # `Path` would make a local folder of gs://bucket/cache.
+    jax.config.update(
+        "jax_compilation_cache_dir", folder if is_url(folder) else str(Path(folder).expanduser())
+    )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

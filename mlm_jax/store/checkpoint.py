@@ -37,6 +37,7 @@ from mlm_jax.store.checkpoint_manifest import (
     describe_arrays,
     describe_differences,
     enumerate_some,
+    known_settings,
     name_leaves,
     read_item,
     read_manifest,
@@ -184,12 +185,19 @@ class Checkpointer:
         """Restores one attribute or key of the state, such as "params", like `restore`; reads nothing else.
 
         Compares only what `description` and the checkpoint have in common, because the data do not matter to users of
-        the parameters, and an older checkpoint lacks newer settings. With `step`, only that checkpoint is tried.
+        the parameters. With `step`, only that checkpoint is tried.
         """
         self.wait()
         if step is not None:
             self._require(step)
-        return self._newest(self.steps() if step is None else [step], abstract_part, description, part=part)
+        steps = self.steps() if step is None else [step]
+        while True:
+            try:
+                return self._newest(steps, abstract_part, description, part=part)
+            except InputError:
+                if step is not None or set(steps) <= set(self.steps()):
+                    raise
+                steps = self.steps()
 
     def _require(self, step: int) -> None:
         if step not in self.steps():
@@ -213,6 +221,9 @@ class Checkpointer:
             try:
                 return step, self._load(step, abstract, description, part=part)
             except DamagedError as damage:
+                # A run that is being trained has removed it since.
+                if step not in self.steps():
+                    continue
                 self._aside[step] = "damaged"
                 self._eval_losses.pop(step, None)
                 if jax.process_index() == 0:
@@ -227,11 +238,13 @@ class Checkpointer:
             "delete this one to start from step 0"
         )
 
-    def verify(self, step: int) -> None:
-        """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged."""
+    def verify(self, step: int, description: dict[str, Any]) -> None:
+        """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged or of something else."""
         try:
             manifest = self._manifest(step)
-            self._load(step, abstract_arrays(manifest["arrays"]), manifest["description"], part=None)
+            known = flatten(manifest["description"])
+            changed = known | known_settings(description, known)
+            self._load(step, abstract_arrays(manifest["arrays"]), changed, part=None)
         except DamagedError as damage:
             raise InputError(f"{self.directory / str(step)}: damaged: {damage}") from damage
 
@@ -320,12 +333,12 @@ class Checkpointer:
         abstract_leaves, treedef = name_leaves(abstract, part)
         belongs_to, arrays = manifest["description"], manifest["arrays"]
         if part is not None:
-            known, wanted = flatten(belongs_to), flatten(description)
-            description = {name: value for name, value in wanted.items() if name in known}
+            known = flatten(belongs_to)
+            description = known_settings(description, known)
             belongs_to = {name: known[name] for name in description}
             arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
-            (belongs_to, description, "continue with the same settings"),
+            (belongs_to, description, "continue with the same settings and tokenizer"),
             (arrays, describe_arrays(abstract_leaves), "restore into the model it was saved from"),
         ):
             if differences := describe_differences(stored, now):

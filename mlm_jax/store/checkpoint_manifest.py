@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ def describe_differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
     pairs = [(name, before.get(name, absent), after.get(name, absent)) for name in before | after]
     lines = [f"{name}: {show(a)} in the checkpoint, {show(b)} now" for name, a, b in pairs if a != b]
     return enumerate_some(lines, "; ")
+
+
+def known_settings(description: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a flattened description that a checkpoint has, too; an older one lacks newer settings."""
+    return {name: value for name, value in flatten(description).items() if name in known}
 
 
 def enumerate_some(items: Sequence[object], separator: str = ", ") -> str:

@@ -75,14 +75,16 @@ def read(folder: Path) -> Reading:
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
-    params = jax.tree.map(np.asarray, load_params(folder, config, abstract, step))
-    checkpoints = folder / CHECKPOINTS_FOLDER / (str(step) if step is not None else "")
-    for path, leaf in flatten_params(params).items():
-        check_weight(checkpoints, path, leaf)
-    config, params = without_padded_rows(config, params)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+    step, restored = load_params(folder, config, tokenizer, abstract, step)
+    params = jax.tree.map(np.asarray, restored)
+    # The others may be written or removed meanwhile.
+    checkpoint = folder / CHECKPOINTS_FOLDER / str(step)
+    for path, leaf in flatten_params(params).items():
+        check_weight(checkpoint, path, leaf)
+    config, params = without_padded_rows(config, params)
     check_vocabulary(folder, config, tokenizer)
-    files = sorted(path for path in checkpoints.rglob("*") if path.is_file())
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     model = StoredModel(config, params, tokenizer, training=record_of(run, _longest_rows(folder, run)))
     return Reading(model, len(jax.tree.leaves(params)), {}, [], files)
 

@@ -3,6 +3,7 @@
 RUN/config.json  metrics.jsonl  eval.jsonl  tensorboard/  loss.png  tokenizer/  checkpoints/STEP/
 """
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,21 @@ from mlm_jax.text.tokenizer import Tokenizer
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
 CHECKPOINTS_FOLDER = "checkpoints"
+_SUBFOLDERS = (TOKENIZER_FOLDER, CHECKPOINTS_FOLDER, "tensorboard")
 
 
 def check_run_target(folder: str | Path) -> None:
     """Checks that a run can be written into `folder`, or resumed in it. Writes nothing.
 
     Raises:
-        InputError: `folder` has the files of something else, such as prepared data or a model, or cannot be a folder.
+        InputError: `folder` has the files of something else, such as prepared data or a model, is inside a folder of
+            another run, or cannot be a folder.
     """
     check_target(folder)
+    place = Path(os.path.realpath(folder))
+    for run in place.parents:
+        if place.relative_to(run).parts[0] in _SUBFOLDERS and is_run_folder(run):
+            raise InputError(f"{folder}: is inside the run {run}; choose another folder")
     settings = read_json_object(Path(folder) / CONFIG_FILE)
     require_nothing_else(Path(folder), own=[CONFIG_FILE] if _is_of_run(settings) else [])
 
@@ -83,21 +90,53 @@ def _of_any_process(config: TrainConfig) -> TrainConfig:
     return replace(config, distributed=elsewhere)
 
 
-def load_params(folder: Path, model: BertConfig, abstract_params: Any, step: int | None = None) -> Any:
-    """Returns the parameters of a checkpoint of a run, by default the newest intact one.
+def load_params(
+    folder: Path, model: BertConfig, tokenizer: Tokenizer, abstract_params: Any, step: int | None = None
+) -> tuple[int, Any]:
+    """Returns step and parameters of a checkpoint of a run, by default the newest intact one.
 
-    They have the shardings of `abstract_params`.
+    The parameters have the shardings of `abstract_params`.
 
     Raises:
         InputError: the run has no checkpoint, or no intact one of `step`, its parameters have different names or
-            shapes, or it was saved with another activation, norm, … than that of `model`, so that config.json was
-            edited.
+            shapes, or it was saved with another tokenizer, activation, norm, … than that of `tokenizer` and `model`,
+            so that a file of the run was edited.
     """
+    with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
+        restored = checkpointer.restore_part(
+            "params", abstract_params, _description(model, tokenizer), step=step
+        )
+    if restored is None:
+        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
+    return restored
+
+
+def verify_checkpoints(folder: Path, step: int | None = None) -> list[int]:
+    """Reads all checkpoints of a run, or that of `step`, and returns their steps.
+
+    Raises:
+        InputError: a checkpoint is damaged, there is none, or config.json or tokenizer/ are not those of a checkpoint.
+    """
+    described = _description(read_config(folder).model, Tokenizer.load(folder / TOKENIZER_FOLDER))
+    verified = []
+    with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
+        for number in checkpointer.steps() if step is None else [step]:
+            try:
+                checkpointer.verify(number, described)
+            except InputError:
+                # A run that is being trained removes old checkpoints.
+                if step is None and number not in checkpointer.steps():
+                    continue
+                raise
+            verified.append(number)
+    if not verified:
+        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
+    return verified
+
+
+def _description(model: BertConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns what the description of a checkpoint says about the model and its tokenizer."""
     settings = {
         name: value for name, value in asdict(model).items() if name not in WEIGHT_COMPATIBLE_SETTINGS
     }
-    with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
-        restored = checkpointer.restore_part("params", abstract_params, {"model": settings}, step=step)
-    if restored is None:
-        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
-    return restored[1]
+    return {"model": settings, "tokenizer": {"fingerprint": tokenizer.fingerprint}}

@@ -7,9 +7,8 @@ from mlm_jax.data.manifest import MANIFEST_FILE, PROGRESS_FILE
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import CHECKSUMS_FILE
-from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.format_registry import read_model
-from mlm_jax.store.run_folder import CHECKPOINTS_FOLDER, is_run_folder, read_config, run_and_step
+from mlm_jax.store.run_folder import is_run_folder, run_and_step, verify_checkpoints
 
 
 def verify(name: str) -> str:
@@ -28,19 +27,8 @@ def verify(name: str) -> str:
         raise InputError(f"{name}: no such folder")
     run, step = run_and_step(folder)
     if is_run_folder(run):
-        return _verify_run(run, step)
+        steps = verify_checkpoints(run, step)
+        return f"run, checkpoints of steps {', '.join(map(str, steps))}: intact"
     read_model(folder)
     is_sealed = (folder / CHECKSUMS_FILE).is_file()
     return f"model: {'intact' if is_sealed else f'readable; it has no {CHECKSUMS_FILE} to compare with'}"
-
-
-def _verify_run(folder: Path, only: int | None) -> str:
-    """Compares the checkpoint of the step `only`, or all of them."""
-    read_config(folder)
-    with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
-        steps = checkpointer.steps() if only is None else [only]
-        for step in steps:
-            checkpointer.verify(step)
-    if not steps:
-        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
-    return f"run, checkpoints of steps {', '.join(map(str, steps))}: intact"

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.commands import process
+from mlm_jax.commands import cli, process
+from mlm_jax.files.atomic import new_folder
 from mlm_jax.run.records import read_records
+from mlm_jax.run.signals import StopRequest
 from tests.run_small import CACHE_IS_READ_ONLY, ROOT, config_of, environment, write_config
 
 
@@ -100,7 +102,7 @@ from mlm_jax.commands import cli
 
 def callback(phase, info):
     gc.callbacks.remove(callback)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.NAME)
     time.sleep(0)
 
 def main():
@@ -114,7 +116,7 @@ cli.run(main)
 IMPORTED = """
 import os, signal
 try:
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.NAME)
 except BaseException:
     raise ImportError
 """
@@ -128,15 +130,39 @@ cli.run(main)
 """
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("code", [IN_A_CALLBACK, WHILE_IMPORTING], ids=["in a callback", "while importing"])
-def test_a_ctrl_c_is_not_lost(tmp_path: Path, code: str) -> None:
-    (tmp_path / "signals_itself.py").write_text(IMPORTED)
+def test_a_signal_is_not_lost(tmp_path: Path, code: str, name: str) -> None:
+    (tmp_path / "signals_itself.py").write_text(IMPORTED.replace("NAME", name))
     ended = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code.replace("NAME", name)],
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
         capture_output=True,
         text=True,
         check=False,
         timeout=50,
     )
-    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
+    expected = (130, "interrupted\n") if name == "SIGINT" else (143, "terminated\n")
+    assert (ended.returncode, ended.stderr) == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    def write_until_stopped() -> None:
+        with new_folder(tmp_path / "model") as partial:
+            (partial / "weights").write_bytes(b"half")
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(write_until_stopped)
+    assert ended.value.code == code
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_run_takes_over_the_signals_of_its_command() -> None:
+    with process.interruptible(), StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.01)
+        assert request.name == "SIGHUP"

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.__main__ import run_command
+from mlm_jax.config import DataConfig
+from mlm_jax.data.sources import open_run_data
+from mlm_jax.errors import InputError
 from mlm_jax.store.conversion import convert
 from tests.run_small import prepared, uninterrupted
 
@@ -66,14 +69,37 @@ def test_one_checkpoint_of_a_run(folders: dict[str, Path], capsys: pytest.Captur
     assert f"error: {checkpoints / '35'}: damaged: " in capsys.readouterr().err
 
 
-def test_the_tokenizer_of_prepared_data(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    file = folders["data"] / "tokenizer" / "tokenizer.json"
+def swap_entries(file: Path) -> None:
+    """Swaps two entries of a tokenizer.json."""
     settings = json.loads(file.read_text())
     token_ids = settings["model"]["vocab"]
     token_ids["a"], token_ids["b"] = token_ids["b"], token_ids["a"]
     file.write_text(json.dumps(settings))
+
+
+def test_the_tokenizer_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run = folders["run"]
+    swap_entries(run / "tokenizer" / "tokenizer.json")
+    assert run_command(["verify", str(run), str(run / "checkpoints" / "35")]) == 2
+    assert capsys.readouterr().err.count("belongs to something else: tokenizer.fingerprint: ") == 2
+    with pytest.raises(InputError, match=r"something else: tokenizer\.fingerprint: \S+ in the checkpoint"):
+        run_command(["fill-mask", str(run), "a [MASK]"])
+
+
+def test_the_edited_config_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    file = folders["run"] / "config.json"
+    file.write_text(file.read_text().replace('"num_heads": 2', '"num_heads": 4'))
+    assert run_command(["verify", str(folders["run"])]) == 2
+    assert "belongs to something else: model.num_heads: 2 in the checkpoint, 4 now" in capsys.readouterr().err
+
+
+def test_the_tokenizer_of_prepared_data(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    file = folders["data"] / "tokenizer" / "tokenizer.json"
+    swap_entries(file)
     assert run_command(["verify", str(folders["data"])]) == 2
     assert f"error: {file.parent}: damaged: its fingerprint is" in capsys.readouterr().err
+    with pytest.raises(InputError, match="data/tokenizer: damaged: its fingerprint is"):
+        open_run_data(DataConfig(path=str(folders["data"]), sequence_length=20))
     shutil.rmtree(file.parent)
     assert run_command(["verify", str(folders["data"])]) == 2
     assert f"error: {file.parent}: no such file" in capsys.readouterr().err

@@ -164,3 +164,11 @@ def test_another_error_of_the_file_system_is_not_taken_for_the_absence_of_locks(
     monkeypatch.setattr(folder_lock.fcntl, "flock", fail)
     with pytest.raises(OSError, match="Input/output error"):
         own_folder(tmp_path / "a").__enter__()
+
+
+def test_a_place_without_files_is_named() -> None:
+    with (
+        pytest.raises(InputError, match="/proc/x: no file can be created there"),
+        lock_folder(Path("/proc/x")),
+    ):
+        pass

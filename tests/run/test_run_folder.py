@@ -35,6 +35,17 @@ def test_a_run_in_the_folder_of_data_or_a_model_is_refused(tmp_path: Path, name:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "checkpoints/40/state", "checkpoints/new", "tensorboard/new"]
+)
+def test_a_run_inside_the_folders_of_another_one_is_refused(tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(uninterrupted(), tmp_path / "run")
+    before = listing(run)
+    with pytest.raises(InputError, match=f"{name}: is inside the run {run.resolve()}; choose another folder"):
+        train(config_of(run / name, num_steps=5))
+    assert listing(run) == before
+
+
 def test_a_run_owns_its_folder_until_it_ends(one_device: None, tmp_path: Path) -> None:
     run, acquired = tmp_path / "run", []
 

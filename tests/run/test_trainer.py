@@ -324,6 +324,16 @@ def test_a_full_disk_at_the_start_of_a_run_is_one_line(tmp_path: Path) -> None:
     assert ended.stderr.endswith(f"error: {file}: File too large; earlier checkpoints are intact\n")
 
 
+@pytest.mark.parametrize("folder", ["gs://bucket/cache", "~/cache"])
+def test_the_compilation_cache_may_be_a_url(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    told = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    trainer._use_compilation_cache(folder)
+    assert told["jax_compilation_cache_dir"] == (folder if "://" in folder else os.path.expanduser(folder))
+
+
 COUNT_COMPILATIONS = """
 import os, shutil, sys
 from collections import Counter

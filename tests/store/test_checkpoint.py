@@ -122,7 +122,7 @@ def test_a_checkpoint_that_is_not_finite_is_named_and_the_one_before_it_restored
         Checkpointer(tmp_path) as checkpointer,
         pytest.raises(InputError, match="2: damaged: NaN or infinite"),
     ):
-        checkpointer.verify(2)
+        checkpointer.verify(2, {})
 
 
 def test_gives_back_the_sums_that_were_not_yet_logged(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_an_array_that_the_metadata_do_not_list_is_damage(tmp_path: Path) -> Non
     params = make_state(1).params
     with Checkpointer(tmp_path) as checkpointer:
         with pytest.raises(InputError, match=r"2: damaged: arrays: "):
-            checkpointer.verify(2)
+            checkpointer.verify(2, {})
         step, restored = checkpointer.restore_part("params", abstract(params), DESCRIPTION)
     assert step == 1
     assert_bitwise_equal(restored, params)

@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
+from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.conversion import Request, convert
+from mlm_jax.store.format_registry import read_model
 from mlm_jax.store.loading import load_model
+from mlm_jax.store.run_folder import verify_checkpoints
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.formats.folders import hugging_face_folder, write_vocabulary
 from tests.run_small import arrays_of, config_of, run_script, tokenizer, uninterrupted, write_config
@@ -49,6 +53,35 @@ def test_a_checkpoint_of_a_run_is_a_model(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_model(tmp_path / "ours").params["encoder"]["embeddings"]["token"].tobytes() == saved[1]
     with pytest.raises(InputError, match="36: no such folder"):
         load_model(uninterrupted() / "checkpoints" / "36")
+
+
+def test_a_checkpoint_that_its_run_removes_meanwhile_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is being trained removes its older checkpoints while they are read, and saves new ones."""
+    run = shutil.copytree(uninterrupted(), tmp_path / "run")
+    checkpoints = run / "checkpoints"
+    later = shutil.copytree(checkpoints, tmp_path / "later")
+    load = Checkpointer._load
+
+    def saved_again(self: Checkpointer, step: int, *arguments: Any, **settings: Any) -> Any:
+        if not (checkpoints / "45").exists():
+            for path in checkpoints.iterdir():
+                shutil.rmtree(path)
+            (later / "40").rename(checkpoints / "45")
+            (checkpoints / "50.orbax-checkpoint-tmp").mkdir()
+        return load(self, step, *arguments, **settings)
+
+    monkeypatch.setattr(Checkpointer, "_load", saved_again)
+    reading = read_model(run)
+    assert {file.relative_to(checkpoints).parts[0] for file in reading.files} == {"45"}
+    shutil.rmtree(checkpoints / "45")
+    for step in ("35", "30"):
+        shutil.copytree(later / step, checkpoints / step)
+    shutil.copytree(uninterrupted() / "checkpoints" / "40", later / "40")
+    with pytest.raises(InputError, match="no checkpoint in checkpoints/"):
+        verify_checkpoints(run)
+    assert "damaged" not in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_not_replaced_by_another_one(tmp_path: Path) -> None:
