@@ -210,8 +210,10 @@ def test_a_rejected_conversion_leaves_nothing(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", "mlm_jax")
     with pytest.raises(InputError, match="nowhere: no such folder, and no built-in name"):
         convert("nowhere", tmp_path / "out", "mlm_jax")
-    with pytest.raises(InputError, match="not a known model format"):
+    with pytest.raises(InputError, match="with its config file$"):
         convert(tmp_path / "there", tmp_path / "out", "mlm_jax")
+    with pytest.raises(InputError, match="not a known model format: .*; source/ in it has one"):
+        convert(tmp_path, tmp_path.parent / "out", "mlm_jax")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there"]
 
 
