@@ -46,7 +46,7 @@ def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], lis
             if name.endswith(_INDEX):
                 return _open_shards(folder / name, opener, stack)
             return opener(folder / name, stack), [folder / name]
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
+    others = [path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS and path.is_file()]
     found = f"; found {some(others)}" if others else ""
     raise InputError(f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLED_WEIGHTS_FILE}{found}")
 
