@@ -72,8 +72,9 @@ def _children(item: dict[str, Any] | list[Any]) -> Any:
 
 def _check_surrogates(text: str | bytes, value: Any, where: object) -> None:
     # Escapes of surrogates are rare, so that few texts are searched for unpaired ones.
-    escape = rb"\\u[dD][89a-fA-F]" if isinstance(text, bytes) else r"\\u[dD][89a-fA-F]"
-    if re.search(escape, text):
+    pattern = r"\\u[dD][89a-fA-F]"
+    found = re.search(pattern, text) if isinstance(text, str) else re.search(pattern.encode(), text)
+    if found:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
