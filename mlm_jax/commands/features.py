@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from mlm_jax.commands.flags import parse, positional, required
-from mlm_jax.text.document_formats import Format
+from mlm_jax.errors import InputError
+from mlm_jax.text.document_formats import ErrorPolicy, Format, ReadOptions
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,29 @@ class Arguments:
     """JSON field or column that holds the text."""
     format: Format | None = None
     """Format of all files, whatever their suffixes; required for standard input."""
+    errors: ErrorPolicy = "strict"
+    """How to handle invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
     """Extracts the features and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
     # Imported late, so that a mistyped flag is reported before jax starts.
-    from mlm_jax.text.corpus import read_documents
+    from mlm_jax.text.corpus import is_input, read_documents
     from mlm_jax.use.features_file import extract_features
     from mlm_jax.use.masked_lm import MaskedLM
 
+    if is_input(parsed.output, parsed.input, ReadOptions(parsed.text_field, format=parsed.format)):
+        raise InputError(f"{parsed.output}: is a file of the texts; choose another file")
     count = extract_features(
         MaskedLM.from_preset(parsed.model),
-        read_documents(parsed.input, text_field=parsed.text_field, format=parsed.format, keep_empty=True),
+        read_documents(
+            parsed.input,
+            text_field=parsed.text_field,
+            errors=parsed.errors,
+            format=parsed.format,
+            keep_empty=True,
+        ),
         parsed.output,
         layers=parsed.layers[0] if len(parsed.layers) == 1 else parsed.layers,
         pooling=parsed.pooling,

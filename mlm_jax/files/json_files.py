@@ -1,6 +1,7 @@
 """JSON from files that may be damaged or hostile: a value, or an InputError that names the file."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ def parse_json(text: str | bytes, where: object) -> Any:
     """Parses JSON. `where`, such as a file or `file:line`, begins the message of an error.
 
     Raises:
-        InputError: the text is not JSON in UTF-8, or is nested more than 100 levels deep.
+        InputError: the text is not JSON in UTF-8, is nested more than 100 levels deep, or has half of a pair of
+            surrogates, which no text can contain.
     """
     try:
         value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
@@ -31,6 +33,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
     for _ in range(_DEEPEST + 1):
         level = [child for item in level if isinstance(item, dict | list) for child in _children(item)]
         if not level:
+            _check_surrogates(text, value, where)
             return value
     raise _too_deep(where)
 
@@ -65,6 +68,19 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 def _children(item: dict[str, Any] | list[Any]) -> Any:
     return item.values() if isinstance(item, dict) else item
+
+
+def _check_surrogates(text: str | bytes, value: Any, where: object) -> None:
+    # Escapes of surrogates are rare, so that few texts are searched for unpaired ones.
+    pattern = r"\\u[dD][89a-fA-F]"
+    found = re.search(pattern, text) if isinstance(text, str) else re.search(pattern.encode(), text)
+    if found:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where}: not valid JSON: an unpaired surrogate, which is no character"
+            ) from error
 
 
 def _too_deep(where: object) -> InputError:

@@ -29,6 +29,7 @@ from mlm_jax.formats.model_folder import (
     check_pooler,
     check_vocabulary,
     declared_parameters,
+    flatten_params,
     parameters_of,
     spare_rows,
     unnamed_classes,
@@ -241,8 +242,14 @@ def write(model: StoredModel, folder: Path) -> int:
     """Writes the folder's files and returns the number of tensors. The config must be `expressible`.
 
     Raises:
-        InputError: the tokenizer is not BERT's, or TensorFlow is not installed.
+        InputError: a tensor is not float32, the tokenizer is not BERT's, or TensorFlow is not installed.
     """
+    for path, leaf in flatten_params(model.params).items():
+        if leaf.dtype != np.float32:
+            raise InputError(
+                f"{NAME} cannot express {path} of {leaf.dtype}: must be float32, which is all that Google's code "
+                "reads; --dtype float32 converts it"
+            )
     tokenizer_settings = model.tokenizer.bert_settings()
     tf = _tensorflow(folder)
     num_tensors, parts = 0, folder / "parts"

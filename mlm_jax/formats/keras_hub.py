@@ -74,6 +74,8 @@ _TASKS: Mapping[str, tuple[str, tuple[Row, ...]]] = {
     # Its name in KerasNLP.
     "BertClassifier": ("classifier", _CLASSIFIER_ROWS),
 }
+# Keras nests groups 5 deep.
+_DEEPEST = 50
 # Display names of the layers in Keras. Its loader does not read them.
 _DISPLAYED = {
     "layers/reversible_embedding": "token_embedding",
@@ -224,7 +226,8 @@ def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
 
     # A visit ends with the first result that is not None, which must not be an exception.
     def elsewhere(name: str, link: Any) -> str | None:
-        return None if isinstance(link, h5py.HardLink) else name
+        # The time of a visit is quadratic in the depth.
+        return name if name.count("/") > _DEEPEST or not isinstance(link, h5py.HardLink) else None
 
     def visit(name: str, found: Any) -> str | None:
         if not isinstance(found, h5py.Dataset):
@@ -239,6 +242,8 @@ def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     except Exception as error:
         raise InputError(f"{file}: damaged or truncated: {one_line(error)}") from error
     if refused:
+        if refused.count("/") > _DEEPEST:
+            raise InputError(f"{file}: refused: groups nested more than {_DEEPEST} deep")
         raise InputError(f"{file}: refused: {refused} is stored elsewhere: must be in this file")
     check_expansion(file, [tensor.shape for tensor in tensors.values()])
     return tensors

@@ -15,7 +15,7 @@ from mlm_jax.files.checksums import is_plain_name
 from mlm_jax.files.git_lfs import check_no_pointer_file
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.name_table import Tensor
-from mlm_jax.formats.tensor_checks import check_expansion, open_tensors, read_tensor
+from mlm_jax.formats.tensor_checks import check_expansion, open_tensors, read_tensor, some
 
 WEIGHTS_FILE = "model.safetensors"
 PICKLED_WEIGHTS_FILE = "pytorch_model.bin"
@@ -24,6 +24,8 @@ _INDEX = ".index.json"
 _CAUSE = "WeightsUnpickler error: "
 # In the order in which transformers prefers them.
 _FILES = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX, PICKLED_WEIGHTS_FILE, PICKLED_WEIGHTS_FILE + _INDEX)
+# Of adapters, of TensorFlow and Flax in transformers, and of other names, which messages mention.
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 
 
 def has_weights(folder: Path) -> bool:
@@ -44,7 +46,9 @@ def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], lis
             if name.endswith(_INDEX):
                 return _open_shards(folder / name, opener, stack)
             return opener(folder / name, stack), [folder / name]
-    raise InputError(f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLED_WEIGHTS_FILE}")
+    others = [path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS and path.is_file()]
+    found = f"; found {some(others)}" if others else ""
+    raise InputError(f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLED_WEIGHTS_FILE}{found}")
 
 
 def _open_shards(index: Path, opener: Any, stack: ExitStack) -> tuple[dict[str, Tensor], list[Path]]:

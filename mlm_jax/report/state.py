@@ -202,6 +202,8 @@ def _run(folder: Path, trial: str, seed: int, settings: dict[str, Any]) -> RunSt
         outcome=read_outcome(folder),
         # The planned config, until the run has written its own.
         config=read_json_object(config) if config.is_file() else settings | {"seed": seed},
-        training=read_records(folder / METRICS_FILE, ["loss", "step_seconds", "real_tokens_per_second"]),
+        training=read_records(
+            folder / METRICS_FILE, ["loss"], rates=["step_seconds", "real_tokens_per_second"]
+        ),
         evaluations=read_records(folder / EVALUATIONS_FILE, ["mlm_loss"]),
     )

@@ -1,6 +1,7 @@
 """Appends records to the files of a run, and reads them back. Does not import jax."""
 
 import errno
+import math
 import os
 from collections.abc import Sequence
 from io import FileIO
@@ -13,14 +14,24 @@ from mlm_jax.files.json_files import parse_json
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "eval.jsonl"
 
+# Products and sums of rates are finite.
+_LARGEST_RATE = 1e100
 
-def read_records(path: Path, numbers: Sequence[str] = ()) -> list[dict[str, Any]]:
+
+def read_records(
+    path: Path, numbers: Sequence[str] = (), *, rates: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Returns the complete lines of metrics.jsonl or eval.jsonl, oldest first; none if the file is missing.
 
     A line that is not JSON is skipped: a process was killed while it wrote it.
 
+    Args:
+        path: the file.
+        numbers: fields that every line has; null stands for a number that is not finite.
+        rates: fields that every line has, and that are never null.
+
     Raises:
-        InputError: a line is JSON but not an object of numbers and nulls with a step and the fields `numbers`.
+        InputError: a line is JSON but not an object of finite numbers and nulls with a step and these fields.
     """
     if not path.exists():
         return []
@@ -30,26 +41,27 @@ def read_records(path: Path, numbers: Sequence[str] = ()) -> list[dict[str, Any]
             record = parse_json(line, path)
         except InputError:
             continue
-        if not _is_record(record, numbers):
+        if not _is_record(record, numbers, rates):
             raise InputError(
                 f"{path}:{number}: not a record of a run: must be a JSON object with the numbers "
-                f"{', '.join(['step', *numbers])}; remove the line"
+                f"{', '.join(['step', *numbers, *rates])}; remove the line"
             )
         records.append(record)
     return records
 
 
-def _is_record(record: Any, numbers: Sequence[str]) -> bool:
+def _is_record(record: Any, numbers: Sequence[str], rates: Sequence[str]) -> bool:
     return (
         isinstance(record, dict)
-        and set(numbers) <= set(record)
+        and {*numbers, *rates} <= set(record)
         and type(record.get("step")) is int
         and all(value is None or _is_number(value) for value in record.values())
+        and all(record[name] is not None and abs(record[name]) < _LARGEST_RATE for name in rates)
     )
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**63)
 
 
 def append_whole(file: FileIO, data: bytes) -> None:

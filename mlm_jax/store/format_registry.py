@@ -8,7 +8,7 @@ from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import check_checksums
 from mlm_jax.formats import google_tf, hugging_face, keras_hub
-from mlm_jax.formats.model_folder import StoredModel
+from mlm_jax.formats.model_folder import CONFIG_FILE, StoredModel
 from mlm_jax.formats.name_table import Reading
 from mlm_jax.store import native_format
 
@@ -78,7 +78,10 @@ def format_of(folder: Path) -> Format:
     for candidate in FORMATS.values():
         if candidate.recognizes(folder):
             return candidate
+    # sentence-transformers once stored the model in a subfolder; checkpoints of a trainer are subfolders, too.
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+    hint = f"; {inner[0]}/ in it has one" if inner else ""
     raise InputError(
         f"{folder}: not a known model format: must be a run folder, or a folder of {', '.join(FORMATS)} "
-        "with its config file"
+        f"with its config file{hint}"
     )

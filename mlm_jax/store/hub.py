@@ -64,6 +64,8 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
         return _from_kaggle(text.removeprefix("kaggle://"), "")
     if Path(text).is_dir():
         return Path(text)
+    if Path(text).exists():
+        raise InputError(f"{text}: is a file; must be the folder of a model")
     if text not in PRESETS:
         raise InputError(
             f"{text}: no such folder, and no built-in name{nearest_name(text, list(PRESETS))}; names on a hub "

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 from mlm_jax.config import BertConfig
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
 from mlm_jax.formats.model_folder import StoredModel
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.model.layers import split_model
@@ -134,6 +135,11 @@ def main(format_name: str, folder: str, exchange: str) -> int:
     except ImportError as error:
         print(error, file=sys.stderr)
         return _EXIT_ABSENT
+    # The last line of a traceback may be one of a traceback in the message, as TensorFlow's are.
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {one_line(error, 500)}", file=sys.stderr)
+        return 1
     np.save(Path(exchange) / "outputs.npy", np.asarray(outputs, np.float32))
     return 0
 

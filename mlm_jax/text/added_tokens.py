@@ -73,7 +73,8 @@ def _numbered(files: TokenFiles, stated: set[str]) -> dict[int, Any]:
             for content, token_id in files.added_tokens.items()
         }
         return found | {int(token["id"]): token for token in files.tokenizer_json.get("added_tokens") or ()}
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    # OverflowError: JSON can express an infinite id.
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{files.where}: its added tokens are damaged; expected an id and a content each"
         ) from error

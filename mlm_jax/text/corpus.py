@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import fsspec
@@ -68,7 +68,7 @@ def read_documents(
         the whole file ("file").
     format: format of all files; by default, each file's suffix tells. Required for standard input.
     keep_empty: yield an empty string for a document that is empty, null or whitespace only, so that the documents of
-        text and JSON lines files correspond to their lines, and those of Parquet files to their rows.
+        text and JSON lines files correspond to their lines, and those of other files to their rows.
     counts: updated while the documents are consumed.
 
     Raises InputError on the call for paths that cannot be read. During iteration, raises it for damaged content, with
@@ -109,6 +109,11 @@ def expand_paths(paths: Sequence[str], options: ReadOptions = _DEFAULTS) -> list
             "has a document a record; leave it out, or give a --format"
         )
     return files
+
+
+def is_input(file: Path, paths: Sequence[str], options: ReadOptions = _DEFAULTS) -> bool:
+    """Returns True if a local file exists and matches `paths`. Raises InputError as `expand_paths` does."""
+    return file.exists() and os.path.realpath(file) in map(_identity, expand_paths(paths, options))
 
 
 def file_size(path: str) -> int | None:

@@ -198,6 +198,9 @@ def _table_texts(
     column = header.index(text_field)
     for where, row, replaced in rows:
         if not row:
+            # Of one column, a row without a value is a blank line. Of several, a blank line is no row.
+            if len(header) == 1:
+                yield "", replaced
             continue
         if len(row) != len(header):
             raise InputError(f"{where}: {len(row)} fields; expected {len(header)}, as in the header")

@@ -20,6 +20,8 @@ from mlm_jax.files.json_files import parse_json, read_json_object
         (b"[" * 500 + b"]" * 500, "nested more than 100 levels deep"),
         (b"[1, 2]", "must contain a JSON object"),
         (b"null", "must contain a JSON object"),
+        (rb'{"a": ["\ud83d"]}', "not valid JSON: an unpaired surrogate"),
+        (rb'{"\uDE00\ud83d": 1}', "not valid JSON: an unpaired surrogate"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "not valid JSON: Exceeds the limit"),
     ],
 )
@@ -40,6 +42,7 @@ def test_a_missing_file_is_an_empty_object(tmp_path: Path) -> None:
 
 def test_values_of_all_kinds(tmp_path: Path) -> None:
     assert parse_json("[1, [2.5, null], {}]", "here") == [1, [2.5, None], {}]
+    assert parse_json(r'"\ud83d\ude00"', "here") == "\N{GRINNING FACE}"
     deep = "[" * 100 + "]" * 100
     assert str(parse_json(deep, "here")).count("[") == 100
 

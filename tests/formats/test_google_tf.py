@@ -7,7 +7,10 @@ import pytest
 
 from mlm_jax.errors import InputError
 from mlm_jax.formats import google_tf
-from tests.formats.folders import write_vocabulary
+from mlm_jax.store import conversion
+from mlm_jax.store.conversion import Request, convert
+from mlm_jax.store.reference_outputs import Reference
+from tests.formats.folders import hugging_face_folder, write_vocabulary
 
 SETTINGS = {"vocab_size": 211, "hidden_size": 64, "num_attention_heads": 2, "hidden_act": "gelu"}
 
@@ -38,3 +41,15 @@ def test_other_activations_are_rejected(wrong: dict[str, str], named: str, tmp_p
     (tmp_path / "bert_config.json").write_text(json.dumps(SETTINGS | wrong))
     with pytest.raises(InputError, match=named):
         google_tf.read_architecture(tmp_path)
+
+
+def test_tensors_that_googles_code_cannot_read_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
+    source = hugging_face_folder(tmp_path / "source", "BertForPreTraining")
+    with pytest.raises(
+        InputError, match=r"google_tf cannot express .* of bfloat16: .*--dtype float32 converts"
+    ):
+        convert(source, tmp_path / "out", "google_tf", Request(dtype="bfloat16"))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -235,6 +235,17 @@ def test_a_small_file_of_huge_tensors_is_refused(model: StoredModel, tmp_path: P
         keras_hub.read(folder)
 
 
+def test_groups_nested_without_end_are_refused(model: StoredModel, tmp_path: Path) -> None:
+    """Visiting 3,000 of them takes minutes."""
+    folder = written(model, tmp_path / "out")
+    with h5py.File(folder / "model.weights.h5", "a") as opened:
+        group = opened
+        for _ in range(200):
+            group = group.create_group("g")
+    with pytest.raises(InputError, match=r"model\.weights\.h5: refused: groups nested more than 50 deep"):
+        keras_hub.read(folder)
+
+
 def test_rows_beyond_the_vocabulary_are_noted(model: StoredModel, tmp_path: Path) -> None:
     folder = written(model, tmp_path / "out")
     vocabulary = folder / "assets" / "tokenizer" / "vocabulary.txt"

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.formats import hugging_face, model_folder
 from mlm_jax.formats.model_folder import read_model_folder, write_model_folder
-from mlm_jax.store import conversion
+from mlm_jax.store import conversion, reference_outputs
 from mlm_jax.store.conversion import CERTIFICATE_FILE, Request, convert
 from mlm_jax.store.format_registry import FORMATS, format_of
 from mlm_jax.store.reference_outputs import Reference
@@ -199,6 +199,19 @@ def test_a_library_with_other_outputs_stops_the_conversion(
             assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_the_last_line_of_a_librarys_error_has_its_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def outputs(*_: object) -> None:
+        raise ValueError("wrong dtype\n\nTraceback:\n  File ops.py, line 1")
+
+    monkeypatch.setattr(hugging_face, "outputs", outputs)
+    np.savez(tmp_path / "batch.npz", token_ids=np.zeros(1))
+    assert reference_outputs.main("hugging_face", "folder", str(tmp_path)) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "ValueError: wrong dtype Traceback: File ops.py, line 1"
+
+
 def test_a_rejected_conversion_leaves_nothing(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source")
     (tmp_path / "there").mkdir()
@@ -210,8 +223,10 @@ def test_a_rejected_conversion_leaves_nothing(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", "mlm_jax")
     with pytest.raises(InputError, match="nowhere: no such folder, and no built-in name"):
         convert("nowhere", tmp_path / "out", "mlm_jax")
-    with pytest.raises(InputError, match="not a known model format"):
+    with pytest.raises(InputError, match=r"with its config file$"):
         convert(tmp_path / "there", tmp_path / "out", "mlm_jax")
+    with pytest.raises(InputError, match=r"not a known model format: .*; source/ in it has one"):
+        convert(tmp_path, tmp_path.parent / "out", "mlm_jax")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there"]
 
 

@@ -63,6 +63,12 @@ def test_without_weights_only_the_vocabulary_is_needed() -> None:
         find_model("bert_base_en", weights=False)
 
 
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.keras").touch()
+    with pytest.raises(InputError, match=r"model\.keras: is a file; must be the folder of a model"):
+        find_model(tmp_path / "model.keras")
+
+
 def test_unknown_names_are_rejected() -> None:
     with pytest.raises(InputError, match="no built-in name; did you mean 'bert_tiny_en_uncased'"):
         find_model("bert_tiny_en_uncase")

@@ -358,6 +358,15 @@ def test_reads_tables(tmp_path, compression):
     assert read(path) == ['"Quoted" and open "', "second"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_blank_line_is_a_row_of_one_column(tmp_path, suffix):
+    one, two = write(tmp_path / f"one{suffix}", b"text\na\n\nb\n"), tmp_path / f"two{suffix}"
+    assert read(one, keep_empty=True) == ["a", "", "b"]
+    separator = "," if suffix == ".csv" else "\t"
+    write(two, f"text{separator}id\na{separator}1\n\nb{separator}2\n".encode())
+    assert read(str(two), keep_empty=True) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

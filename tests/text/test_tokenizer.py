@@ -403,6 +403,9 @@ def test_added_tokens_with_gaps_are_rejected(tmp_path):
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[E1]": 900}))
     with pytest.raises(InputError, match=rf"'\[E1\]' has id 900, but it would be read as {len(VOCABULARY)}"):
         load(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"[E1]": Infinity}')
+    with pytest.raises(InputError, match="its added tokens are damaged"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ def test_a_failure_leaves_no_file(
         extract_features(model, TEXTS, output, layers=9)
     with pytest.raises(InputError, match=r"^texts: found str 'a place': must be a list"):
         extract_features(model, "a place", output)
+    with pytest.raises(InputError, match=r"^texts: found set \{'a place'\}: must be a list"):
+        extract_features(model, {"a place"}, output)
     with pytest.raises(InputError, match="no text: must be"):
         extract_features(model, [], output)
     with pytest.raises(InputError, match=r"must end in \.npz or \.parquet"):
@@ -111,7 +113,7 @@ def test_layers_and_outputs_of_other_types(model: MaskedLM, tmp_path: Path) -> N
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["features"], expected[:, 0], atol=1e-5)
 
 
-def test_the_format_is_an_argument(model: MaskedLM, tmp_path: Path) -> None:
+def test_options_of_reading_are_arguments(model: MaskedLM, tmp_path: Path) -> None:
     texts, output = tmp_path / "texts.log", tmp_path / "out.npz"
     texts.write_text('{"text": "a lake"}\n\n')
     command = [str(uninterrupted()), str(texts), "--output", str(output)]
@@ -120,6 +122,21 @@ def test_the_format_is_an_argument(model: MaskedLM, tmp_path: Path) -> None:
     features.main([*command, "--format", "jsonl"], "mlm-jax features")
     expected = model.features(["a lake", ""], pooling="mean")
     np.testing.assert_allclose(np.load(output)["features"], expected, atol=1e-5)
+    texts.write_bytes(b"a lake\n\xff\n")
+    with pytest.raises(InputError, match=r"texts\.log:2: invalid UTF-8"):
+        features.main([*command, "--format", "txt"], "mlm-jax features")
+    features.main([*command, "--format", "txt", "--errors", "replace"], "mlm-jax features")
+    assert len(np.load(output)["features"]) == 2
+
+
+def test_the_texts_are_not_replaced_by_their_features(tmp_path: Path) -> None:
+    texts, link = tmp_path / "texts.parquet", tmp_path / "link.parquet"
+    pq.write_table(pa.table({"text": ["a lake"]}), texts)
+    link.symlink_to(texts)
+    for given in (texts, tmp_path, link):
+        with pytest.raises(InputError, match=r"texts\.parquet: is a file of the texts; choose another file"):
+            features.main([str(uninterrupted()), str(given), "--output", str(texts)], "mlm-jax features")
+    assert pq.read_table(texts).column_names == ["text"]
 
 
 EMPTY = {
