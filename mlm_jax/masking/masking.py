@@ -38,8 +38,8 @@ class MaskedTokens(NamedTuple):
 
 def example_keys(
     seed: int | Integer[HostOrDevice, ""],
-    epoch: int | Integer[HostOrDevice, " batch"],
-    example_ids: Integer[HostOrDevice, " batch"],
+    epoch: int | Integer[HostOrDevice, " batch"] | Sequence[int],
+    example_ids: Integer[HostOrDevice, " batch"] | Sequence[int],
 ) -> Key[Array, " batch"]:
     """Returns one masking key per example, a function of (seed, epoch, example id).
 
@@ -49,8 +49,8 @@ def example_keys(
         example_ids: in [0, 2**32).
 
     Raises:
-        ValueError: a number on the host is outside that range or no whole number, or `example_ids` have not one
-            dimension. Numbers of a JAX array are taken modulo 2**32.
+        ValueError: a number is not an integer or, on the host, outside its range; or `example_ids` does not have one
+            dimension. The integers of a JAX array are taken modulo 2**32.
     """
     seed, epoch = _uint32(seed, "seed"), _uint32(epoch, "epoch")
     ids = jnp.asarray(_uint32(example_ids, "example_ids"))

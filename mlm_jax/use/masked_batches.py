@@ -52,7 +52,9 @@ def masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[M
     for number, part in enumerate(data):
         if not isinstance(part, Mapping):
             hint = "; texts must be given as a list" if isinstance(part, str) else ""
-            raise InputError(f"batch {number}: found {type(part).__name__}: must be a mapping of arrays{hint}")
+            raise InputError(
+                f"batch {number}: found {type(part).__name__}: must be a mapping of arrays{hint}"
+            )
         yield _checked(part, config, f"batch {number}")
 
 

@@ -174,10 +174,10 @@ def test_errors_name_the_field_of_a_batch(model: MaskedLM, change: dict[str, Any
 def test_errors_name_arguments_of_another_kind(model: MaskedLM) -> None:
     config = MaskingConfig(vocabulary_size=model.config.vocabulary_size, mask_token_id=4)
     for call in (model.fit, model.evaluate):
-        with pytest.raises(InputError, match="^masking: found MaskingConfig .*: must be a MaskingRecipe"):
+        with pytest.raises(InputError, match=r"^masking: found MaskingConfig .*: must be a MaskingRecipe"):
             call(TEXTS, masking=config)
         for texts in (set(TEXTS), iter(TEXTS)):
-            with pytest.raises(InputError, match="batch 0: found str: .*; texts must be given as a list"):
+            with pytest.raises(InputError, match=r"batch 0: found str: .*; texts must be given as a list"):
                 call(texts)
 
 

@@ -51,7 +51,7 @@ def test_labels_of_each_problem_type() -> None:
         with pytest.raises(InputError, match=f"f.tsv:{place}: label is '': must be a number"):
             labels(first, "").parsed_as("multi_label_classification", 1)
     assert labels("1", "2_5").first_fraction is None
-    with pytest.raises(InputError, match="f.tsv:3: label is '2_5': must be a number"):
+    with pytest.raises(InputError, match=r"f\.tsv:3: label is '2_5': must be a number"):
         labels("1.5", "2_5").parsed_as("regression", 1)
     for problem, label in (("single_label_classification", ""), ("regression", "nan"), ("regression", "")):
         with pytest.raises(InputError, match=f"f.tsv:3: label is '{label}': must be a"):

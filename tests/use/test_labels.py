@@ -10,7 +10,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.use.labels import class_names, class_targets, label_matrix, listed, value_matrix
 
 
-class Mood(str, Enum):
+class Mood(str, Enum):  # noqa: UP042 - people write it
     """The str of its members is "Mood.low"."""
 
     low = "bad"
@@ -103,7 +103,9 @@ def test_several_labels_are_names_or_numbers() -> None:
     for label in bad:
         with pytest.raises(InputError, match=r"^label 1: .*must be a list of names of"):
             label_matrix([[], label], names, where)
-    with pytest.raises(InputError, match=r"^label 0: found float 1.5: .*; problem_type='regression' fits other"):
+    with pytest.raises(
+        InputError, match=r"^label 0: found float 1.5: .*; problem_type='regression' fits other"
+    ):
         label_matrix([1.5], ["relevant"], where)
     assert label_matrix([[], ["relevant"]], ["relevant"], where).tolist() == [[0], [1]]
     for label in (1.5, "relevant", None, [0, 1]):
