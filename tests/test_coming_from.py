@@ -49,6 +49,12 @@ def test_our_side_of_every_line_exists(heading: str) -> None:
             assert exists(name), f"{argument}: {name}"
 
 
+def test_what_has_no_counterpart_has_a_reason() -> None:
+    """As the page promises."""
+    missing = [line for line in PAGE.read_text().splitlines() if re.fullmatch(r"\| .* \| — \| *\|", line)]
+    assert not missing
+
+
 def test_what_does_not_exist_is_noticed() -> None:
     for name in ("MaskedLM.fit(epochs)", "MaskingConfig.rate", "train --lr", "prepare --inputs"):
         assert not exists(name)

@@ -133,6 +133,8 @@ def _classifier(
             )
     elif problem == "multi_label_classification" and outputs is None:
         names = {name for label in train.labels for name in label}
+        if not names:
+            raise InputError(f"{parsed.train}: no text has a label: must have at least one name")
     classifier = TextClassifier.from_stored(
         parsed.model,
         stored,

@@ -165,16 +165,27 @@ def nearest_name(name: str, names: typing.Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+# Names of settings in other libraries that resemble the wrong setting or none.
+_OTHER_NAMES = {
+    **dict.fromkeys(("max_seq_length", "max_length", "seq_len", "seq_length"), "sequence_length"),
+    **dict.fromkeys(("mlm_probability", "masked_lm_prob", "mask_rate"), "mask_selection_rate"),
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_steps"), "num_steps"),
+    **dict.fromkeys(("data", "train_file", "input_file"), "path"),
+}
+
+
 def nearest_setting(name: str, names: typing.Iterable[str]) -> str:
     """Like `nearest_name` for settings and flags, of which the last part or initials may be given.
 
-    `learning_rate` and `lr` both suggest `optimizer.learning_rate`.
+    `learning_rate` and `lr` both suggest `optimizer.learning_rate`, and `max_seq_length`, the name in other libraries,
+    `data.sequence_length`.
     """
     names, given = list(names), _last_part(name)
     # Of settings with the same last part, the first is suggested.
     by_part = {_last_part(each): each for each in reversed(names)}
     by_initials = {"".join(word[:1] for word in part.split("_")): each for part, each in by_part.items()}
-    for table in (by_part, by_initials):
+    by_other_name = {other: by_part[part] for other, part in _OTHER_NAMES.items() if part in by_part}
+    for table in (by_other_name, by_part, by_initials):
         if given in table and len(given) > 1:
             return f"; did you mean {table[given]!r}?"
     close = difflib.get_close_matches(given, by_part, n=1)

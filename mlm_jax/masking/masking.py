@@ -38,28 +38,42 @@ class MaskedTokens(NamedTuple):
 
 def example_keys(
     seed: int | Integer[HostOrDevice, ""],
-    epoch: int | Integer[HostOrDevice, " batch"],
-    example_ids: Integer[HostOrDevice, " batch"],
+    epoch: int | Integer[HostOrDevice, " batch"] | Sequence[int],
+    example_ids: Integer[HostOrDevice, " batch"] | Sequence[int],
 ) -> Key[Array, " batch"]:
     """Returns one masking key per example, a function of (seed, epoch, example id).
 
     Args:
         seed: in [0, 2**32).
-        epoch: one for all examples, or one per example, for a batch that spans two epochs.
+        epoch: in [0, 2**32): one for all examples, or one per example, for a batch that spans two epochs.
         example_ids: in [0, 2**32).
 
     Raises:
-        ValueError: an id in a NumPy array is outside that range.
+        ValueError: a number is not an integer or, on the host, outside its range; or `example_ids` does not have one
+            dimension. The integers of a JAX array are taken modulo 2**32.
     """
-    if isinstance(example_ids, np.ndarray):
-        outside = (example_ids < 0) | (example_ids >= 2**32)
-        if outside.any():
-            raise ValueError(f"example_ids: {example_ids[outside][0]} is not in [0, 2**32)")
-        example_ids = example_ids.astype(np.uint32)
-    ids = jnp.asarray(example_ids).astype(jnp.uint32)
-    epochs = jnp.broadcast_to(jnp.asarray(epoch, jnp.uint32), ids.shape)
+    seed, epoch = _uint32(seed, "seed"), _uint32(epoch, "epoch")
+    ids = jnp.asarray(_uint32(example_ids, "example_ids"))
+    if ids.ndim != 1:
+        raise ValueError(f"example_ids has shape {ids.shape}: must be [batch]")
+    epochs = jnp.broadcast_to(jnp.asarray(epoch), ids.shape)
     stream = purpose_key(seed, Purpose.MASKING)
     return jax.vmap(lambda e, i: fold_in(fold_in(stream, e), i))(epochs, ids)
+
+
+def _uint32(numbers: Any, name: str) -> HostOrDevice:
+    """Returns numbers as uint32. Raises ValueError if they are not integers or, on the host, out of range."""
+    if not isinstance(numbers, Array):
+        numbers = np.asarray(numbers)
+        if not numbers.size:
+            numbers = numbers.astype(np.uint32)
+    if not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise ValueError(f"{name} has dtype {numbers.dtype}: must be integers")
+    if isinstance(numbers, np.ndarray):
+        outside = numbers[(numbers < 0) | (numbers >= 2**32)]
+        if outside.size:
+            raise ValueError(f"{name}: {outside[0]} is not in [0, 2**32)")
+    return numbers.astype(np.uint32)
 
 
 def mask_tokens(

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
-from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.batches import Batch, Rows, TrainingBatches
 from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.sources import resolve_masking
@@ -225,7 +225,8 @@ def check_text_settings(texts: Sequence[str] | None, recipe: Any, sequence_lengt
     Raises:
         InputError: the masking is not a recipe, or a setting would have no effect.
     """
-    if not isinstance(recipe, MaskingRecipe):
+    # The other settings of a MaskingConfig, a subclass, come from the tokenizer.
+    if not isinstance(recipe, MaskingRecipe) or isinstance(recipe, MaskingConfig):
         raise InputError(f"masking: found {kind_of(recipe)}: must be a MaskingRecipe")
     if texts is None and (recipe != MaskingRecipe() or sequence_length is not None):
         raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import ProblemType
+from mlm_jax.use.labels import number_in
 
 Text = str | tuple[str, str]
 
@@ -49,12 +50,13 @@ class LabeledTexts:
         """Returns labels for a classifier of a problem type, which has `num_outputs` outputs if it exists already.
 
         For several labels a text, they are names separated by commas; no name is no label. For a regression or a single
-        probability, they are numbers.
+        probability, they are numbers; if none is, those of a single probability are its name or nothing.
 
         Raises:
             InputError: a label is empty or not a number; the message has its line.
         """
-        if problem == "multi_label_classification" and num_outputs != 1:
+        has_names = any(self.labels) and all(_number(label) is None for label in self.labels)
+        if problem == "multi_label_classification" and (num_outputs != 1 or has_names):
             names = [[name.strip() for name in label.split(",")] for label in self.labels]
             return replace(self, labels=[[name for name in each if name] for each in names])
         parsed: list[Any] = []
@@ -111,8 +113,5 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
 
 def _number(label: str) -> float | None:
     """Returns a finite number, or None."""
-    try:
-        value = float(label)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    value = number_in(label)
+    return value if value is not None and math.isfinite(value) else None

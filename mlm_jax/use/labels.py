@@ -5,6 +5,7 @@ N texts, C outputs.
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
+from enum import Enum
 from numbers import Real
 from typing import Any
 
@@ -49,6 +50,14 @@ def shown(names: Sequence[str]) -> str:
     """Returns the first names in parentheses, for messages."""
     more = ", …" if len(names) > _SHOWN else ""
     return f"({', '.join(map(repr, names[:_SHOWN]))}{more})"
+
+
+def number_in(text: str) -> float | None:
+    """Returns the number that a text states, or None. Unlike Python's literals, 1_5 is none."""
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None
 
 
 def class_names(labels: Any) -> tuple[str, ...]:
@@ -119,7 +128,7 @@ def label_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> n
     """
     allowed = f"a list of names of {shown(names)}, or {len(names)} numbers in [0, 1]"
     if len(names) == 1:
-        allowed = "a number in [0, 1]"
+        allowed = f"a number in [0, 1], or a list of {names[0]!r} or nothing"
     by_name = {name: number for number, name in enumerate(names)}
     targets = np.zeros((len(labels), len(names)), np.float32)
     for index, given in enumerate(labels):
@@ -137,7 +146,8 @@ def label_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> n
             continue
         in_range = all(isinstance(value, Real) and not value < 0 and value <= 1 for value in values)
         if isinstance(label, Set) or len(values) != len(names) or not in_range:
-            raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
+            hint = "; problem_type='regression' fits other numbers" if len(names) == 1 else ""
+            raise InputError(f"{where(index)}: found {kind_of(_plain(given))}: must be {allowed}{hint}")
         targets[index] = values
     return targets
 
@@ -162,7 +172,9 @@ def value_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> n
 
 
 def _plain(value: Any) -> Any:
-    """Returns a NumPy or JAX scalar or array as Python objects."""
+    """Returns a NumPy or JAX scalar or array as Python objects, and a member of an enumeration as its value."""
+    # The str of a member of `class Label(str, Enum)` is "Label.name".
+    value = value.value if isinstance(value, Enum) else value
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -176,10 +188,4 @@ def _whole(value: Any) -> int:
 
 def _is_value(name: str) -> bool:
     """Returns True if the name of a class is a number or a truth value."""
-    if name.lower() in ("true", "false"):
-        return True
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+    return name.lower() in ("true", "false") or number_in(name) is not None

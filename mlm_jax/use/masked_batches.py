@@ -51,7 +51,10 @@ def masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[M
         return
     for number, part in enumerate(data):
         if not isinstance(part, Mapping):
-            raise InputError(f"batch {number}: found {type(part).__name__}: must be a mapping of arrays")
+            hint = "; texts must be given as a list" if isinstance(part, str) else ""
+            raise InputError(
+                f"batch {number}: found {type(part).__name__}: must be a mapping of arrays{hint}"
+            )
         yield _checked(part, config, f"batch {number}")
 
 

@@ -1,7 +1,9 @@
 """Masks: which positions are selected, how many, what replaces their tokens, and what the result may depend on."""
 
+import inspect
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -338,3 +340,35 @@ def test_invalid_inputs_are_rejected() -> None:
         mask_tokens(example_keys(0, 0, np.arange(2)), ids, CONFIG)
     with pytest.raises(ValueError, match="2\\*\\*32"):
         example_keys(0, 0, np.array([2**32]))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        # A cast would give both examples the mask of example 0.
+        ((0, 0, np.array([0.2, 0.7])), "example_ids has dtype float64: must be integers"),
+        ((0, 0, jnp.array([0.2, 0.7])), "example_ids has dtype float32: must be integers"),
+        ((0, 0, [-1]), r"example_ids: -1 is not in \[0, 2\*\*32\)"),
+        ((0, 0, 3), r"example_ids has shape \(\): must be \[batch\]"),
+        ((2**32, 0, [1]), "seed: 4294967296 is not in"),
+        ((-1, 0, [1]), "seed: -1 is not in"),
+        ((1.5, 0, [1]), "seed has dtype float64: must be integers"),
+        ((0, -1, [1]), "epoch: -1 is not in"),
+        ((0, 0.5, [1]), "epoch has dtype float64: must be integers"),
+        ((0, np.array([0, 2**32]), [1, 2]), "epoch: 4294967296 is not in"),
+    ],
+)
+def test_keys_are_of_whole_numbers_in_range(numbers: Any, message: str) -> None:
+    # Without the type checks of the tests.
+    with pytest.raises(ValueError, match=f"^{message}"):
+        inspect.unwrap(example_keys)(*numbers)
+
+
+def test_keys_are_the_same_for_lists_and_arrays() -> None:
+    expected = jax.random.key_data(example_keys(2**32 - 1, 3, np.array([0, 2**32 - 1])))
+    for numbers in (
+        (2**32 - 1, [3, 3], [0, 2**32 - 1]),
+        (np.array(2**32 - 1), np.array([3, 3]), jnp.array([0, 2**32 - 1], jnp.uint32)),
+    ):
+        np.testing.assert_array_equal(jax.random.key_data(example_keys(*numbers)), expected)
+    assert example_keys(0, 0, []).shape == (0,)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking.masking import example_keys, mask_tokens
@@ -176,6 +176,16 @@ def test_errors_name_the_field_of_a_batch(model: MaskedLM, change: dict[str, Any
     batch = {name: array for name, array in (batch | change).items() if array is not None}
     with pytest.raises(InputError, match=message):
         model.fit(batch, num_steps=1)
+
+
+def test_errors_name_arguments_of_another_kind(model: MaskedLM) -> None:
+    config = MaskingConfig(vocabulary_size=model.config.vocabulary_size, mask_token_id=4)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(InputError, match=r"^masking: found MaskingConfig .*: must be a MaskingRecipe"):
+            call(TEXTS, masking=config)
+        for texts in (set(TEXTS), iter(TEXTS)):
+            with pytest.raises(InputError, match=r"batch 0: found str: .*; texts must be given as a list"):
+                call(texts)
 
 
 @pytest.mark.slow

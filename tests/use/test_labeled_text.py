@@ -46,6 +46,13 @@ def test_labels_of_each_problem_type() -> None:
         ["b"],
     ]
     assert labels("0.5").parsed_as("multi_label_classification", 1).labels == [0.5]
+    assert labels("", "a").parsed_as("multi_label_classification", 1).labels == [[], ["a"]]
+    for first, place in (("0.5", 3), ("", 2)):
+        with pytest.raises(InputError, match=f"f.tsv:{place}: label is '': must be a number"):
+            labels(first, "").parsed_as("multi_label_classification", 1)
+    assert labels("1", "2_5").first_fraction is None
+    with pytest.raises(InputError, match=r"f\.tsv:3: label is '2_5': must be a number"):
+        labels("1.5", "2_5").parsed_as("regression", 1)
     for problem, label in (("single_label_classification", ""), ("regression", "nan"), ("regression", "")):
         with pytest.raises(InputError, match=f"f.tsv:3: label is '{label}': must be a"):
             labels("1.5", label).parsed_as(problem, None)

@@ -1,5 +1,6 @@
 """Labels as users give them: names win over positions, nothing is rounded, and errors name the label."""
 
+from enum import Enum, IntEnum
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,18 @@ import pytest
 
 from mlm_jax.errors import InputError
 from mlm_jax.use.labels import class_names, class_targets, label_matrix, listed, value_matrix
+
+
+class Mood(str, Enum):  # noqa: UP042 - people write it
+    """The str of its members is "Mood.low"."""
+
+    low = "bad"
+    high = "good"
+
+
+class Grade(IntEnum):
+    low = 2
+    high = 0
 
 
 def where(index: int) -> str:
@@ -27,6 +40,10 @@ def where(index: int) -> str:
         (["LABEL_0", "LABEL_1"], [0, 1], [0, 1]),
         (["True", "False"], [True, False, np.bool_(True)], [0, 1, 0]),
         (["0", "1"], [True, False, 1], [1, 0, 1]),
+        (["bad", "good"], [Mood.high, Mood.low, Grade.high], [1, 0, 0]),
+        (["0", "2"], [Grade.low, Grade.high], [1, 0]),
+        # Only Python reads 1_0 as a number.
+        (["1_0", "2_0"], [1, 0], [1, 0]),
     ],
 )
 def test_names_win_over_positions(names: list[str], labels: list[Any], targets: list[int]) -> None:
@@ -86,6 +103,11 @@ def test_several_labels_are_names_or_numbers() -> None:
     for label in bad:
         with pytest.raises(InputError, match=r"^label 1: .*must be a list of names of"):
             label_matrix([[], label], names, where)
+    with pytest.raises(
+        InputError, match=r"^label 0: found float 1.5: .*; problem_type='regression' fits other"
+    ):
+        label_matrix([1.5], ["relevant"], where)
+    assert label_matrix([[], ["relevant"]], ["relevant"], where).tolist() == [[0], [1]]
     for label in (1.5, "relevant", None, [0, 1]):
         with pytest.raises(InputError, match=r"^label 1: "):
             label_matrix([1, label], ["relevant"], where)
@@ -104,6 +126,7 @@ def test_values_are_finite_numbers() -> None:
 def test_names_of_classes() -> None:
     assert class_names([1, 2, "three", True, 0.5]) == ("1", "2", "three", "True", "0.5")
     assert class_names(np.array(["b", "a"])) == ("b", "a")
+    assert class_names([*Mood, Grade.low]) == ("bad", "good", "2")
     assert class_names([np.int64(1), np.bool_(False), np.str_("a")]) == ("1", "False", "a")
     for labels, message in (
         (["a", None], r"labels\[1\]: found None: must be a name"),

@@ -465,6 +465,13 @@ def test_a_file_with_one_class_is_rejected(folder: Path, tmp_path: Path) -> None
         finetune.main([str(folder), "--train", str(train), "--dev", str(train)], "mlm-jax finetune")
 
 
+def test_a_file_without_a_label_is_rejected(folder: Path, tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", ""), ("sweet", ",")])
+    flags = ["--train", str(train), "--dev", str(train), "--problem-type", "multi_label_classification"]
+    with pytest.raises(InputError, match=f"^{train}: no text has a label: must have at least one name"):
+        finetune.main([str(folder), *flags], "mlm-jax finetune")
+
+
 def test_the_script_fits_several_labels_a_text(folder: Path, tmp_path: Path) -> None:
     train = write_tsv(tmp_path / "train.tsv", [("a joy", "joy, new"), ("a waste", "waste"), ("cold", "")])
     flags = (
