@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically, write_together
+from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of
 from mlm_jax.text.tokenizer_files import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -27,7 +28,6 @@ from mlm_jax.text.tokenizer_files import (
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     NUM_EXAMPLES,
-    SPECIAL_TOKENS,
     WORD_LENGTH_LIMIT,
     batches,
     bert_backend,
@@ -54,14 +54,15 @@ _LONG_WORD = 32
 class Tokenizer:
     """A BERT tokenizer: text to token ids without [CLS] and [SEP], and back."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, source: str) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, source: str, roles: Roles = BERT_ROLES) -> None:
         """Wraps `backend`. Raises InputError, which names `source`, if a special token is missing or an id is huge."""
-        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        missing = [token for token in roles.names if backend.token_to_id(token) is None]
         if missing:
             raise InputError(
                 f"{source}: no {' and no '.join(missing)} in the vocabulary; "
-                f"a BERT vocabulary has {', '.join(SPECIAL_TOKENS)}"
+                f"expected all of its special tokens, {', '.join(roles.names)}"
             )
+        self.roles = roles
         # A published tokenizer.json may truncate texts to 512 tokens or pad them.
         backend.no_truncation()
         backend.no_padding()
@@ -72,13 +73,12 @@ class Tokenizer:
         self._token_ids: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocabulary_size = checked_size(source, self._token_ids)
         self.pad_token_id, self.unknown_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = (
-            self._token_ids[token] for token in SPECIAL_TOKENS
+            self._token_ids[token] for token in roles.names
         )
+        self.frame = frame_of(backend, self.cls_token_id, self.sep_token_id, source)
         self._added_tokens = backend.get_added_tokens_decoder()
         added = (token_id for token_id, token in self._added_tokens.items() if token.special)
-        self.special_token_ids = tuple(
-            sorted({*(self._token_ids[token] for token in SPECIAL_TOKENS), *added})
-        )
+        self.special_token_ids = tuple(sorted({*(self._token_ids[token] for token in roles.names), *added}))
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocabulary_size:,} entries, fingerprint {self.fingerprint[:12]})"
@@ -107,8 +107,8 @@ class Tokenizer:
         Warns if the casing is guessed and is not BERT's default, if files contradict each other, or if a `vocab.txt`
         repeats an entry.
         """
-        backend, file = load_backend(Path(path), lowercase=lowercase, strip_accents=strip_accents)
-        return cls(backend, str(file))
+        backend, file, roles = load_backend(Path(path), lowercase=lowercase, strip_accents=strip_accents)
+        return cls(backend, str(file), roles)
 
     @classmethod
     def train(
@@ -172,7 +172,7 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = json.dumps(
-            saved_config(self._bert_rules, self.word_length_limit, self._added_tokens) | settings,
+            saved_config(self._bert_rules, self.word_length_limit, self._added_tokens, self.roles) | settings,
             indent=2,
             ensure_ascii=False,
         )
@@ -310,7 +310,7 @@ class Tokenizer:
 
         A `vocab.txt` and the `tokenizer.json` saved from it have the same fingerprint, in any process.
         """
-        return fingerprint_of(self._backend)
+        return fingerprint_of(self._backend, self.roles)
 
     def bert_settings(self) -> dict[str, bool]:
         """Returns the settings that complete a `vocab.txt`, named as in a `tokenizer_config.json`.
@@ -327,7 +327,7 @@ class Tokenizer:
                 f"tokenizer: max_input_chars_per_word is {self.word_length_limit}: must be {WORD_LENGTH_LIMIT}"
             )
         added = [
-            token.content for token in self._added_tokens.values() if token.content not in SPECIAL_TOKENS
+            token.content for token in self._added_tokens.values() if token.content not in self.roles.names
         ]
         if added:
             raise InputError(f"tokenizer: a vocab.txt cannot express its added tokens {', '.join(added)}")
@@ -389,10 +389,10 @@ class Tokenizer:
         """Reads the five special tokens as ordinary text, and other added tokens as tokens."""
         settings = json.loads(self._backend.to_str())
         added = settings["added_tokens"]
-        if all(token["special"] == (token["content"] in SPECIAL_TOKENS) for token in added):
+        if all(token["special"] == (token["content"] in self.roles.names) for token in added):
             return self._backend
         for token in added:
-            token["special"] = token["content"] in SPECIAL_TOKENS
+            token["special"] = token["content"] in self.roles.names
         backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
         backend.encode_special_tokens = True
         return backend

@@ -17,7 +17,8 @@ import tokenizers
 
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.text.added_tokens import ROLES, TokenFiles, add_tokens, added_tokens_config
+from mlm_jax.text.added_tokens import TokenFiles, add_tokens, added_tokens_config
+from mlm_jax.text.roles import BERT_ROLES, Roles, roles_of
 from mlm_jax.text.vocabulary import (
     BertRules,
     check_marks,
@@ -27,7 +28,7 @@ from mlm_jax.text.vocabulary import (
     warn_of_contradiction,
     warn_of_guess,
 )
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend
+from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, WORD_LENGTH_LIMIT, bert_backend
 
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
@@ -74,8 +75,8 @@ _KERAS_REQUIRED = {"split": True, "suffix_indicator": CONTINUATION_PREFIX, "oov_
 
 def load_backend(
     path: Path, *, lowercase: bool | None, strip_accents: bool | None
-) -> tuple[tokenizers.Tokenizer, Path]:
-    """Returns the tokenizer at `path`, a file or a folder, and the file that has its vocabulary.
+) -> tuple[tokenizers.Tokenizer, Path, Roles]:
+    """Returns the tokenizer at `path`, a file or a folder, the file that has its vocabulary, and its special tokens.
 
     Raises:
         InputError: a file is missing or damaged, files contradict each other, or the tokenizer is of another kind.
@@ -86,12 +87,12 @@ def load_backend(
     near = [file.parents[depth] / TOKENIZER_FILE for depth in (1, 2) if depth < len(file.parents)]
     for place in [file] if file.name == TOKENIZER_FILE else near if file.name == "vocabulary.txt" else []:
         if "registered_name" in (content := read_json_object(place)):
-            return _read_keras_hub(place, content, given)
+            return (*_read_keras_hub(place, content, given), BERT_ROLES)
     folder = _Folder(file.parent)
     folder.check(file)
-    if file.suffix == ".json":
-        return folder.read_tokenizer_json(file, given), file
-    return folder.read_vocabulary(file, given), file
+    read = folder.read_tokenizer_json if file.suffix == ".json" else folder.read_vocabulary
+    backend = read(file, given)
+    return backend, file, folder.roles(backend)
 
 
 def _find(path: Path) -> Path:
@@ -230,7 +231,7 @@ class _Folder:
         stated = _rules_of(content)
         model = content.get("model")
         unknown = model.get("unk_token") if isinstance(model, dict) else None
-        if unknown not in (None, "[UNK]"):
+        if unknown not in (None, "[UNK]") and (self.is_bert or stated is not None):
             raise InputError(
                 f"{file}: its unknown token is {unknown!r}; expected [UNK], the only supported name"
             )
@@ -294,12 +295,31 @@ class _Folder:
         return backend
 
     def _add_tokens(self, backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> None:
+        add_tokens(backend, self._token_files(content))
+
+    def _token_files(self, content: Mapping[str, Any]) -> TokenFiles:
         special, added = (
             read_json_object(self.path / name) for name in ("special_tokens_map.json", "added_tokens.json")
         )
-        add_tokens(
-            backend, TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
-        )
+        return TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
+
+    def roles(self, backend: tokenizers.Tokenizer) -> Roles:
+        """Returns the special tokens that the files name.
+
+        Raises:
+            InputError: the vocabulary lacks one, or one of BERT's has another name.
+        """
+        stated, where = self._token_files({}).roles, str(self.path / TOKENIZER_CONFIG_FILE)
+        if not self.is_bert:
+            return roles_of(stated, backend.get_vocab(with_added_tokens=True), where)
+        for role, name in BERT_ROLES.settings.items():
+            value = stated.get(role)
+            value = value.get("content") if isinstance(value, Mapping) else value
+            if value not in (None, name):
+                raise InputError(
+                    f"{where}: {role} is {value!r}; expected {name!r}, the only supported name of {self.class_name}"
+                )
+        return BERT_ROLES
 
 
 def _rules_of(content: Mapping[str, Any]) -> BertRules | None:
@@ -337,15 +357,18 @@ def _from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def saved_config(
-    rules: Mapping[str, bool] | None, word_length_limit: int, added: Mapping[int, tokenizers.AddedToken]
+    rules: Mapping[str, bool] | None,
+    word_length_limit: int,
+    added: Mapping[int, tokenizers.AddedToken],
+    roles: Roles,
 ) -> dict[str, Any]:
     """Returns the `tokenizer_config.json` of a tokenizer that follows BERT's `rules`, or others if they are None."""
     if rules is None or word_length_limit != WORD_LENGTH_LIMIT:
-        return {"tokenizer_class": GENERIC_CLASS, **ROLES} | added_tokens_config(added)
-    return {"tokenizer_class": "BertTokenizer", **rules} | added_tokens_config(added)
+        return {"tokenizer_class": GENERIC_CLASS, **roles.settings} | added_tokens_config(added, roles)
+    return {"tokenizer_class": "BertTokenizer", **rules} | added_tokens_config(added, roles)
 
 
-def fingerprint_of(backend: tokenizers.Tokenizer) -> str:
+def fingerprint_of(backend: tokenizers.Tokenizer, roles: Roles) -> str:
     """Returns the hexadecimal sha256 of everything that determines the ids of a text."""
     settings = json.loads(backend.to_str())
     normalizer, model = settings["normalizer"], settings["model"]
@@ -355,7 +378,9 @@ def fingerprint_of(backend: tokenizers.Tokenizer) -> str:
     # Tokens that a user added are in the vocabulary of a `vocab.txt`, but not in that of a `tokenizer.json`.
     if isinstance(model["vocab"], dict):
         for token in added:
-            if token["content"] not in SPECIAL_TOKENS:
+            if token["content"] not in roles.names:
                 model["vocab"].pop(token["content"], None)
     parts = [model, normalizer, settings["pre_tokenizer"], added]
+    if roles != BERT_ROLES:
+        parts.append(roles.settings)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
