@@ -77,7 +77,9 @@ PINNED = {
 GATHERS = {"data": 0, "fsdp": 50, "tensor": 4, "fsdp × tensor": 50}
 
 
-@pytest.mark.parametrize("kind", MESHES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "fsdp × tensor" else pytest.mark.slow) for kind in MESHES]
+)
 def test_a_step_says_what_it_said_when_this_was_written(kind: str) -> None:
     """To be changed only with a reason: fewer bytes are one."""
     budget = budget_of(program(kind))

@@ -82,6 +82,7 @@ def test_without_targets_the_most_probable_words_are_compared(biased: MaskedLM) 
         probe_templates(biased, TEMPLATES[:1], ["he", "she"], top_k=words + 1)
 
 
+@pytest.mark.slow
 def test_no_bias_is_found_in_an_unbiased_model(unbiased: MaskedLM) -> None:
     # The model has learned the words, so it could distinguish the groups.
     answers = unbiased.fill_mask("he can work as a [MASK]", top_k=6)

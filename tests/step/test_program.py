@@ -28,6 +28,7 @@ def test_smaller_batches_have_no_larger_microbatches(
     assert program.with_batch_size(16) is program, "which is compiled already"
 
 
+@pytest.mark.slow
 def test_a_program_for_fewer_rows_trains_without_more_memory() -> None:
     program = program_of((2, 2, 2), accumulation_steps=2)
     small = program.with_batch_size(12)

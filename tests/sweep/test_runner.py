@@ -229,7 +229,11 @@ def ended_at_a_step(at: int, number: signal.Signals, train: Train = train) -> Tr
 
 @pytest.mark.parametrize(
     ("number", "step"),
-    [(signal.SIGTERM, 12), (signal.SIGTERM, 40), pytest.param(signal.SIGKILL, 12, marks=pytest.mark.slow)],
+    [
+        pytest.param(signal.SIGTERM, 12, marks=pytest.mark.slow),
+        (signal.SIGTERM, 40),
+        pytest.param(signal.SIGKILL, 12, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_sweep_resumes(
     no_report: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, step: int

@@ -103,7 +103,14 @@ def test_the_pooler_is_not_shrunk(model: MaskedLM) -> None:
     np.testing.assert_array_equal(model.params["encoder"]["pooler"]["kernel"], before)
 
 
-@pytest.mark.parametrize("form", ["one mapping", "iterable", "fields left out"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("one mapping", marks=pytest.mark.slow),
+        "iterable",
+        pytest.param("fields left out", marks=pytest.mark.slow),
+    ],
+)
 def test_fit_learns_from_masked_batches(model: MaskedLM, form: str) -> None:
     batch = batch_of(model)
     data: Any = batch

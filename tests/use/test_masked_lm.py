@@ -363,6 +363,7 @@ def test_the_repr_has_shape_size_and_tokenizer(model: MaskedLM) -> None:
     )
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_trained_length_are_reported_once(
     model: MaskedLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -299,6 +299,7 @@ def test_errors_of_a_new_classifier(folder: Path, settings: Any, message: str) -
         TextClassifier.from_preset(folder, **settings)
 
 
+@pytest.mark.slow
 def test_a_regression_learns_values(folder: Path, tmp_path: Path) -> None:
     values = [4.5] * 5 + [-1.5] * 5
     model = TextClassifier.from_preset(folder, problem_type="regression", dropout_rate=0.0)
@@ -376,6 +377,7 @@ def test_the_repr_has_shape_type_and_classes(fitted: TextClassifier) -> None:
     assert "single_label_classification, labels ('0', '1'), Tokenizer(" in repr(fitted)
 
 
+@pytest.mark.slow
 def test_the_script(folder: Path, tmp_path: Path) -> None:
     for name in ("train", "dev"):
         rows = [f"{text}\t{label}\n" for text, label in zip(TEXTS, LABELS, strict=True)]
