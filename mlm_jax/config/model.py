@@ -30,6 +30,9 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
 HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon")
 """Settings of the masked-LM head, which have no effect on a model without it."""
 
+ADDED_SETTINGS = {"position_offset": 0}
+"""Settings that checkpoints of earlier versions lack, and the values that they had then."""
+
 # Far above any model, so that a damaged config is an error and not an attempt to build it.
 _LARGEST = {
     "num_layers": 1_000,
