@@ -100,7 +100,7 @@ BERT = Family(
         "BertModel": ("encoder",),
     },
     rows=_rows,
-    fits=lambda config: config.position_offset == 0,
+    fits=lambda config: config.num_segments > 0 and not config.position_offset,
     expressible=_expressible,
     read=_read,
     write=_write,

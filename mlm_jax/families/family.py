@@ -35,18 +35,27 @@ class Family:
     """Tensor of the token embedding."""
     decoder: str
     """Tensor of the output embedding, which repeats the token embedding if it is tied."""
-    decoder_bias: str
-    """Tensor of its bias, which repeats `bias`."""
     bias: str
+    """Tensor of the bias per vocabulary entry."""
     heads: tuple[str, ...]
     """Prefixes of the tensors of heads that every class names alike."""
-    classifier: str
-    """Prefix of the tensors of a classifier of texts; in some classes, it classifies tokens."""
-    classifier_class: str
+    decoder_bias: str = ""
+    """Tensor that repeats `bias`, if there is one."""
+    classifier: str = ""
+    """Prefix of the tensors of a classifier of texts; in some classes, it classifies tokens. Empty if there is none."""
+    classifier_class: str = ""
     constants: Mapping[str, int] = field(default_factory=dict)
     """Buffers that some versions of transformers saved, by the step between their numbers: 0 for zeros."""
     unused: tuple[str, ...] = ()
     """Prefixes of tensors that a class with a classifier does not read."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Beginnings of the tensors of the encoder alone, such as "embeddings."."""
+        own = [
+            row.name.removeprefix(self.prefix) for row in self.rows([]) if row.name.startswith(self.prefix)
+        ]
+        return tuple({f"{name.split('.')[0]}." for name in own})
 
     @property
     def class_prefix(self) -> str:

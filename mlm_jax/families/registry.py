@@ -7,10 +7,11 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.bert import BERT
+from mlm_jax.families.distilbert import DISTILBERT
 from mlm_jax.families.family import Family
 from mlm_jax.families.roberta import ROBERTA
 
-FAMILIES: tuple[Family, ...] = (BERT, ROBERTA)
+FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, DISTILBERT)
 
 
 def family_of_settings(file: Path, settings: Mapping[str, Any], architectures: list[str]) -> Family:
@@ -33,8 +34,8 @@ def family_of_settings(file: Path, settings: Mapping[str, Any], architectures: l
     for family in FAMILIES:
         if named in family.model_types:
             return family
-    known = " or ".join(repr(name) for family in FAMILIES for name in family.model_types)
-    raise InputError(f"{file}: model_type {named!r} is not supported: must be {known}")
+    known = ", ".join(repr(name) for family in FAMILIES for name in family.model_types)
+    raise InputError(f"{file}: model_type {named!r} is not supported: must be one of {known}")
 
 
 def family_of(config: BertConfig) -> Family:

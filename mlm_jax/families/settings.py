@@ -43,7 +43,12 @@ BERT_SETTINGS: Mapping[str, str] = {
 
 
 def require_bert(
-    format_name: str, config: BertConfig, *, tied: bool = False, position_offset: int = 0
+    format_name: str,
+    config: BertConfig,
+    *,
+    tied: bool = False,
+    position_offset: int = 0,
+    segments: bool = True,
 ) -> BertConfig:
     """Returns the config unchanged.
 
@@ -63,7 +68,7 @@ def require_bert(
                 f"{format_name} cannot express model.{name} = {value!r}: must be "
                 f"{' or '.join(map(repr, values))}, as in BERT"
             )
-    if config.num_segments == 0:
+    if segments and config.num_segments == 0:
         raise InputError(
             f"{format_name} cannot express model.num_segments = 0: must be at least 1, as in BERT"
         )
@@ -102,7 +107,10 @@ def config_from_settings(
             found[name] = float(found[name])
     try:
         return require_bert(
-            format_name, BertConfig(**found), position_offset=conventions.get("position_offset", 0)
+            format_name,
+            BertConfig(**found),
+            position_offset=conventions.get("position_offset", 0),
+            segments=conventions.get("num_segments") != 0,
         )
     except InputError as error:
         raise InputError(f"{file}: {error}") from error

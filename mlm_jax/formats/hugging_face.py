@@ -72,8 +72,9 @@ def read_architecture(folder: Path) -> StoredModel:
     settings = read_json_object(file)
     architectures = _architectures(file, settings)
     family = family_of_settings(file, settings, architectures)
-    masked_lm = f"{family.class_prefix}ForMaskedLM"
-    config = replace(family.read(NAME, file, settings), pooler=masked_lm not in architectures)
+    config = family.read(NAME, file, settings)
+    has_pooler = config.pooler and f"{family.class_prefix}ForMaskedLM" not in architectures
+    config = replace(config, pooler=has_pooler)
     model = StoredModel(config, {}, Tokenizer.load(folder))
     if family.classifier_class not in architectures:
         return model
@@ -102,8 +103,8 @@ def read(folder: Path) -> Reading:
     with ExitStack() as stack:
         tensors, files = open_weights(folder, stack)
         named, rows = _named(folder, family, settings, tensors)
-        pooler = next(row.name for row in rows if row.path == "encoder/pooler/kernel")
-        config = replace(config, pooler=pooler in named.tensors)
+        table = {row.path: row.name for row in rows}
+        config = replace(config, pooler=table.get("encoder/pooler/kernel") in named.tensors)
         tokenizer = Tokenizer.load(folder)
         check_vocabulary(folder, config, tokenizer)
         check_padding(file, config, tokenizer)
@@ -111,7 +112,7 @@ def read(folder: Path) -> Reading:
         parts = parts_in(rows, named.tensors)
         check_pooler(folder, config, parts)
         if "classifier" in parts:
-            bias = next(row.name for row in rows if row.path == "classifier/bias")
+            bias = table["classifier/bias"]
             if not architectures:
                 notes.append(
                     f"{file.name} names no architecture: classifier.* is read as that of {family.classifier_class}"
@@ -146,15 +147,13 @@ def _named(
     """Returns the family's tensors in a file, and the name table of its parts."""
     architectures = settings.get("architectures")
     tied = bool(settings.get("tie_word_embeddings", True))
+    table = {row.path: row.name for row in family.rows(["classifier"])}
     # A classifier of tokens may have the same names, but no pooler.
-    *_, pooler, bias = (
-        next(row.name for row in family.rows(["classifier"]) if row.path == path)
-        for path in ("encoder/pooler/kernel", "classifier/bias")
-    )
-    has_pooler = any(name.endswith(pooler.removeprefix(family.prefix)) for name in tensors)
+    pooler = table.get("encoder/pooler/kernel", "").removeprefix(family.prefix)
+    has_pooler = bool(pooler) and any(name.endswith(pooler) for name in tensors)
     with_classifier = family.classifier_class in architectures if architectures else has_pooler
     named = name_tensors(folder, family, tensors, tied=tied, with_classifier=with_classifier)
-    return named, family.rows(["classifier"] if bias in named.tensors else [])
+    return named, family.rows(["classifier"] if table.get("classifier/bias") in named.tensors else [])
 
 
 def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], list[str]]:
@@ -199,7 +198,7 @@ def write(model: StoredModel, folder: Path) -> int:
         name.removeprefix(prefix): array
         for name, array in write_params(family.rows([*model.params]), parameters_of(model), model.params)
     }
-    if "head" in model.params and not model.config.tie_embeddings:
+    if family.decoder_bias and "head" in model.params and not model.config.tie_embeddings:
         # transformers 5 adds this bias, transformers 4 the other.
         tensors[family.decoder_bias] = tensors[family.bias]
     write_tensors(folder / WEIGHTS_FILE, tensors, "pt")
@@ -270,14 +269,15 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     if missing:
         raise ValueError(f"transformers finds no {some(missing)}")
     # Stated, because some classes derive them from the ids that are not padding, and the batch has every id.
-    positions = torch.arange(batch["token_ids"].shape[1])[None]
-    positions = positions + family.read(NAME, file, settings).position_offset
+    read = family.read(NAME, file, settings)
+    positions = read.position_offset + torch.arange(batch["token_ids"].shape[1])[None]
+    segments = {"token_type_ids": torch.from_numpy(batch["segment_ids"]).long()}
     with torch.no_grad():
         computed = model.eval()(
             input_ids=torch.from_numpy(batch["token_ids"]).long(),
             attention_mask=torch.from_numpy(batch["padding_mask"]).long(),
-            token_type_ids=torch.from_numpy(batch["segment_ids"]).long(),
             position_ids=positions,
+            **(segments if read.num_segments else {}),
         )
     first = "prediction_logits" if name == "BertForPreTraining" else "logits"
     encoder_alone = name == [*family.classes][-1]

@@ -58,12 +58,13 @@ def name_tensors(
     renamed: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     dropped, left_out = {}, []
+    with_classifier = with_classifier and bool(family.classifier)
     known = (family.prefix, *family.heads, *([family.classifier] if with_classifier else ()))
     for name, tensor in tensors.items():
         new = name.removeprefix(wrapper)
         for old, ending in _OLD_ENDINGS.items():
             new = new.replace(old, ending)
-        if bare and new.startswith(("embeddings.", "encoder.", "pooler.")):
+        if bare and new.startswith(family.modules):
             new = family.prefix + new
         if not name.startswith(wrapper) or not new.startswith(known):
             left_out.append(name)

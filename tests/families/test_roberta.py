@@ -46,6 +46,7 @@ def change(folder: Path, **settings: object) -> None:
 def test_the_family_follows_from_the_fields() -> None:
     assert family_of(BertConfig(position_offset=2, num_segments=1)).name == "RoBERTa"
     assert family_of(BertConfig()).name == "BERT"
+    assert family_of(BertConfig(num_segments=0, pooler=False)).name == "DistilBERT"
     types = [name for family in FAMILIES for name in family.model_types]
     assert len(types) == len(set(types))
 
@@ -146,7 +147,10 @@ def test_pairs_have_two_separators_and_one_segment(folder: Path) -> None:
             {"position_embedding_type": "relative_key"},
             "position_embedding_type = 'relative_key' is not supported",
         ),
-        ({"model_type": "deberta"}, "model_type 'deberta' is not supported: must be 'bert' or 'roberta'"),
+        (
+            {"model_type": "deberta"},
+            "model_type 'deberta' is not supported: must be one of 'bert', 'roberta'",
+        ),
     ],
 )
 def test_contradictions_are_refused(folder: Path, settings: dict[str, object], message: str) -> None:

@@ -177,7 +177,7 @@ NORM = "bert.encoder.layer.1.output.LayerNorm.bias"
             {"vocab_size": 212},
             r"word_embeddings\.weight has shape \(211, 64\): the config requires \(212, 64\)",
         ),
-        ({"model_type": "xlnet"}, "model_type 'xlnet' is not supported: must be 'bert' or 'roberta'"),
+        ({"model_type": "xlnet"}, "model_type 'xlnet' is not supported: must be one of 'bert', 'roberta'"),
         ({"architectures": "BertModel"}, "architectures = 'BertModel': must be a list of names"),
         ({"layer_norm_eps": "1e-12"}, "layer_norm_epsilon = '1e-12': must be a number"),
         ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\] is not supported"),

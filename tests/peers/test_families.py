@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.formats.test_hugging_face import assert_same_tensors
 
 pytestmark = [pytest.mark.peers, pytest.mark.shared_data]
 
-SMALL = {
+ROBERTA = {
     "vocab_size": 25,
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -35,19 +36,35 @@ SMALL = {
     "pad_token_id": 1,
     "layer_norm_eps": 1e-5,
 }
+DISTILBERT = {
+    "vocab_size": 25,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+}
+SHAPES = {"Roberta": ROBERTA, "DistilBert": DISTILBERT}
 CASES = [
     ("RobertaForMaskedLM", {}),
     ("RobertaForMaskedLM", {"tie_word_embeddings": False}),
     ("RobertaForMaskedLM", {"hidden_act": "gelu_new", "type_vocab_size": 2}),
     ("RobertaForSequenceClassification", {"num_labels": 3}),
     ("RobertaModel", {}),
+    ("DistilBertForMaskedLM", {}),
+    ("DistilBertForMaskedLM", {"activation": "gelu_new", "tie_word_embeddings": False}),
+    ("DistilBertModel", {}),
 ]
 
 
 def published(folder: Path, shared_data: Path, architecture: str, **settings: Any) -> Path:
     """Makes a folder with `save_pretrained`, with random weights of realistic spread and the tokenizer of residues."""
     torch.manual_seed(0)
-    model = getattr(transformers, architecture)(transformers.RobertaConfig(**SMALL | settings))
+    family = re.match("(.*?)(Model|For)", architecture)[1]
+    config = getattr(transformers, f"{family}Config")
+    shape = SHAPES[family] | settings
+    model = getattr(transformers, architecture)(config(**shape))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             is_scale = "norm" in name.lower() and name.endswith("weight")
@@ -64,7 +81,7 @@ def test_both_directions(
     architecture: str, settings: dict[str, Any], shared_data: Path, tmp_path: Path
 ) -> None:
     source = published(tmp_path / "source", shared_data, architecture, **settings)
-    request = Request(backbone_only=architecture == "RobertaModel")
+    request = Request(backbone_only=architecture.endswith("Model"))
     there = convert(source, tmp_path / "ours", "mlm_jax", request)
     back = convert(tmp_path / "ours", tmp_path / "back", "hugging_face", request)
     for comparison in (there["comparisons"]["source"], back["comparisons"]["target"]):
