@@ -30,12 +30,15 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
 HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon")
 """Settings of the masked-LM head, which have no effect on a model without it."""
 
+ADDED_SETTINGS = {"position_offset": 0}
+"""Settings that checkpoints of earlier versions lack, and the values that they had then."""
+
 # Far above any model, so that a damaged config is an error and not an attempt to build it.
 _LARGEST = {
     "num_layers": 1_000,
     "vocabulary_size": 1 << 22,
     **dict.fromkeys(("hidden_dim", "intermediate_dim", "max_sequence_length"), 1 << 20),
-    **dict.fromkeys(("num_segments", "vocabulary_multiple"), 1 << 20),
+    **dict.fromkeys(("num_segments", "vocabulary_multiple", "position_offset"), 1 << 20),
 }
 
 
@@ -65,6 +68,10 @@ class BertConfig:
 
     `"learned"` is an embedding table. `"rotary"` rotates queries and keys by their position (Su et al. 2021), with
     wavelengths from 2π to nearly 2π · `rotary_base` tokens. `"none"` gives the model no information on word order."""
+    position_offset: int = 0
+    """Number of rows of the learned position table before that of the first token.
+
+    RoBERTa's has 2, which no text uses: positions there count from the padding id + 1."""
     rotary_base: float = _ROTARY_BASE
     """Base of the rotary wavelengths."""
     local_rotary_base: float | None = None
@@ -130,6 +137,10 @@ class BertConfig:
             *("max_sequence_length", "vocabulary_multiple", "global_attention_every"),
         )
         require(self, "num_segments", self.num_segments >= 0, "at least 0")
+        require(self, "position_offset", self.position_offset >= 0, "at least 0")
+        if self.positions != "learned":
+            allowed = f"0 with positions {self.positions!r}, which have no table"
+            require(self, "position_offset", self.position_offset == 0, allowed)
         # Without an epsilon, a vector of equal numbers is normalized to NaN; without a spread, weights never differ.
         require_above_zero(self, "layer_norm_epsilon", "head_layer_norm_epsilon", "initializer_stddev")
         for name, largest in _LARGEST.items():

@@ -17,13 +17,14 @@ import numpy as np
 
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.files.json_files import read_json_object
-from mlm_jax.formats.bert_config import (
+from mlm_jax.families.names import Endings, Row
+from mlm_jax.families.settings import (
     BERT_SETTINGS,
     config_from_settings,
     require_bert,
     settings_from_config,
 )
+from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_pooler,
@@ -35,7 +36,7 @@ from mlm_jax.formats.model_folder import (
     unnamed_classes,
     write_json,
 )
-from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, parts_in, read_params, write_params
+from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "google_tf"

@@ -1,33 +1,22 @@
-"""Hugging Face's BERT folders: config.json, model.safetensors or pytorch_model.bin, vocab.txt or tokenizer.json.
+"""Hugging Face's folders: config.json, model.safetensors or pytorch_model.bin, vocab.txt or tokenizer.json.
 
-Supports transformers' `BertModel`, `BertForMaskedLM`, `BertForPreTraining` and `BertForSequenceClassification`.
+`mlm_jax.families` has the families and classes that are supported.
 """
 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from mlm_jax.config.model import Activation, BertConfig, HeadActivation
+from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import Row
+from mlm_jax.families.registry import family_of, family_of_settings
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.formats.bert_config import (
-    BERT_SETTINGS,
-    config_from_settings,
-    require_bert,
-    settings_from_config,
-)
-from mlm_jax.formats.hugging_face_names import (
-    BIAS,
-    DECODER_BIAS,
-    ENCODER_PREFIX,
-    ROWS,
-    NamedTensors,
-    name_tensors,
-)
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_num_classes,
@@ -43,6 +32,7 @@ from mlm_jax.formats.model_folder import (
 )
 from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
 from mlm_jax.formats.tensor_checks import some
+from mlm_jax.formats.tensor_names import NamedTensors, name_tensors
 from mlm_jax.formats.torch_files import WEIGHTS_FILE, has_weights, open_weights
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -51,23 +41,6 @@ DROPPED_PARTS: Mapping[str, str] = {}
 NEEDS_POOLER = False
 
 _CONFIG, _GOOGLE_CONFIG = "config.json", "bert_config.json"
-_CLASSIFIER = "BertForSequenceClassification"
-
-_ACTIVATIONS: Mapping[str, HeadActivation] = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
-_ACTIVATION_NAMES: Mapping[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
-
-# Model parts of each transformers class.
-_CLASSES: Mapping[str, tuple[str, ...]] = {
-    "BertForPreTraining": ("encoder", "head", "next_sentence"),
-    "BertForMaskedLM": ("encoder", "head"),
-    _CLASSIFIER: ("encoder", "classifier"),
-    "BertModel": ("encoder",),
-}
 
 
 def recognizes(folder: Path) -> bool:
@@ -85,17 +58,12 @@ def recognizes(folder: Path) -> bool:
 
 
 def expressible(config: BertConfig) -> BertConfig:
-    """Returns the nearest expressible config: the same activation and epsilon in encoder and head.
+    """Returns the nearest config that the family of this one can express.
 
     Raises:
-        InputError: the architecture is not BERT's.
+        InputError: no family has this architecture.
     """
-    return replace(
-        require_bert(NAME, config),
-        embedding_dropout=True,
-        head_activation=cast(HeadActivation, config.activation),
-        head_layer_norm_epsilon=config.layer_norm_epsilon,
-    )
+    return family_of(config).expressible(NAME, config)
 
 
 def read_architecture(folder: Path) -> StoredModel:
@@ -103,9 +71,12 @@ def read_architecture(folder: Path) -> StoredModel:
     file = _config_file(folder)
     settings = read_json_object(file)
     architectures = _architectures(file, settings)
-    config = replace(_config(file, settings), pooler="BertForMaskedLM" not in architectures)
+    family = family_of_settings(file, settings, architectures)
+    config = family.read(NAME, file, settings)
+    has_pooler = config.pooler and f"{family.class_prefix}ForMaskedLM" not in architectures
+    config = replace(config, pooler=has_pooler)
     model = StoredModel(config, {}, Tokenizer.load(folder))
-    if _CLASSIFIER not in architectures:
+    if family.classifier_class not in architectures:
         return model
     named, count = settings.get("id2label"), settings.get("num_labels")
     if count is None:
@@ -121,27 +92,32 @@ def read(folder: Path) -> Reading:
     Tensors outside the encoder that belong to no head we know are left out, with a note, as in transformers.
 
     Raises:
-        InputError: the model is not BERT, a file is missing or damaged, a tensor is missing, unknown, of the wrong
-            shape or not finite, or the tokenizer has more entries than the model.
+        InputError: the family is not supported, a file is missing or damaged, a tensor is missing, unknown, of the
+            wrong shape or not finite, or the tokenizer has more entries than the model.
     """
     file = _config_file(folder)
     settings = read_json_object(file)
-    config, architectures = _config(file, settings), _architectures(file, settings)
+    architectures = _architectures(file, settings)
+    family = family_of_settings(file, settings, architectures)
+    config = family.read(NAME, file, settings)
     with ExitStack() as stack:
         tensors, files = open_weights(folder, stack)
-        named = _named(folder, settings, tensors)
-        config = replace(config, pooler="bert.pooler.dense.weight" in named.tensors)
+        named, rows = _named(folder, family, settings, tensors)
+        table = {row.path: row.name for row in rows}
+        config = replace(config, pooler=table.get("encoder/pooler/kernel") in named.tensors)
         tokenizer = Tokenizer.load(folder)
         check_vocabulary(folder, config, tokenizer)
+        check_padding(file, config, tokenizer)
         labels, problem_type, notes = None, None, spare_rows(config, tokenizer)
-        parts = parts_in(ROWS, named.tensors)
+        parts = parts_in(rows, named.tensors)
         check_pooler(folder, config, parts)
-        if "classifier.bias" in named.tensors:
+        if "classifier" in parts:
+            bias = table["classifier/bias"]
             if not architectures:
                 notes.append(
-                    f"{file.name} names no architecture: classifier.* is read as that of {_CLASSIFIER}"
+                    f"{file.name} names no architecture: classifier.* is read as that of {family.classifier_class}"
                 )
-            labels, label_notes = _labels(file, settings, named.tensors["classifier.bias"].size)
+            labels, label_notes = _labels(file, settings, named.tensors[bias].size)
             problem_type = read_problem_type(file, settings)
             notes += label_notes
             dropout_rate = settings.get("classifier_dropout")
@@ -154,7 +130,7 @@ def read(folder: Path) -> Reading:
             names = ", ".join(sorted(named.left_out))
             notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")
         parameters = declared_parameters(config, parts, len(labels or ()))
-        params = read_params(folder, ROWS, parameters, named.tensors)
+        params = read_params(folder, rows, parameters, named.tensors)
     model = StoredModel(config, params, tokenizer, labels, problem_type)
     return Reading(model, len(tensors), named.dropped, notes, files)
 
@@ -171,45 +147,19 @@ def _architectures(file: Path, settings: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _named(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> NamedTensors:
+def _named(
+    folder: Path, family: Family, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[NamedTensors, tuple[Row, ...]]:
+    """Returns the family's tensors in a file, and the name table of its parts."""
     architectures = settings.get("architectures")
     tied = bool(settings.get("tie_word_embeddings", True))
-    # A classifier of tokens has the same names, but no pooler.
-    has_pooler = any(name.endswith("pooler.dense.weight") for name in tensors)
-    with_classifier = _CLASSIFIER in architectures if architectures else has_pooler
-    return name_tensors(folder, tensors, tied=tied, with_classifier=with_classifier)
-
-
-def _config(file: Path, settings: Mapping[str, Any]) -> BertConfig:
-    family = settings.get("model_type", "bert")
-    if family != "bert":
-        raise InputError(f"{file}: model_type {family!r} is not supported: must be 'bert'")
-    others = [name for name in _architectures(file, settings) if not name.startswith("Bert")]
-    if others and "model_type" not in settings:
-        raise InputError(
-            f"{file}: architecture {others[0]} is not supported: must be BERT's, such as BertModel"
-        )
-    # transformers writes every setting, but other programs rely on the defaults of its BertConfig.
-    unsupported = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-    for name, only in unsupported.items():
-        if (settings.get(name) or only) != only:
-            raise InputError(f"{file}: {name} = {settings[name]!r} is not supported: must be {only!r}")
-    activation = settings.get("hidden_act", "gelu")
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        raise InputError(
-            f"{file}: hidden_act {activation!r} is not supported: must be one of {', '.join(_ACTIVATIONS)}"
-        )
-    epsilon = settings.get("layer_norm_eps", 1e-12)
-    return config_from_settings(
-        NAME,
-        file,
-        settings,
-        {**BERT_SETTINGS, "tie_word_embeddings": "tie_embeddings"},
-        activation=_ACTIVATIONS[activation],
-        head_activation=_ACTIVATIONS[activation],
-        layer_norm_epsilon=epsilon,
-        head_layer_norm_epsilon=epsilon,
-    )
+    table = {row.path: row.name for row in family.rows(["classifier"])}
+    # A classifier of tokens may have the same names, but no pooler.
+    pooler = table.get("encoder/pooler/kernel", "").removeprefix(family.prefix)
+    has_pooler = bool(pooler) and any(name.endswith(pooler) for name in tensors)
+    with_classifier = family.classifier_class in architectures if architectures else has_pooler
+    named = name_tensors(folder, family, tensors, tied=tied, with_classifier=with_classifier)
+    return named, family.rows(["classifier"] if table.get("classifier/bias") in named.tensors else [])
 
 
 def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], list[str]]:
@@ -235,42 +185,50 @@ def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tupl
 
 def class_of(model: StoredModel) -> str:
     """Returns the transformers class with the model's parts. Raises InputError if there is none."""
-    for name, parts in _CLASSES.items():
+    classes = family_of(model.config).classes
+    for name, parts in classes.items():
         if set(parts) == set(model.params):
             return name
     raise InputError(
         f"no class of transformers has exactly the parts {', '.join(sorted(model.params))}: must be those of "
-        f"{', '.join(_CLASSES)}; --backbone-only converts only the encoder"
+        f"{', '.join(classes)}; --backbone-only converts only the encoder"
     )
 
 
 def write(model: StoredModel, folder: Path) -> int:
     """Writes the folder's files and returns the number of tensors. The config must be `expressible`."""
-    class_name = class_of(model)
-    prefix = ENCODER_PREFIX if class_name == "BertModel" else ""
+    family, class_name = family_of(model.config), class_of(model)
+    check_padding(folder, model.config, model.tokenizer)
+    prefix = family.prefix if list(model.params) == ["encoder"] else ""
     tensors = {
         name.removeprefix(prefix): array
-        for name, array in write_params(ROWS, parameters_of(model), model.params)
+        for name, array in write_params(family.rows([*model.params]), parameters_of(model), model.params)
     }
-    if "head" in model.params and not model.config.tie_embeddings:
+    if family.decoder_bias and "head" in model.params and not model.config.tie_embeddings:
         # transformers 5 adds this bias, transformers 4 the other.
-        tensors[DECODER_BIAS] = tensors[BIAS]
+        tensors[family.decoder_bias] = tensors[family.bias]
     write_tensors(folder / WEIGHTS_FILE, tensors, "pt")
-    write_json(folder / _CONFIG, dict(sorted(_settings(model, class_name).items())))
-    model.tokenizer.save(folder, model_max_length=model.config.max_sequence_length)
+    write_json(folder / _CONFIG, dict(sorted(_settings(model, family, class_name).items())))
+    longest = model.config.max_sequence_length
+    model.tokenizer.save(folder, model_max_length=longest)
     return len(tensors)
 
 
-def _settings(model: StoredModel, class_name: str) -> dict[str, Any]:
+def check_padding(where: Path, config: BertConfig, tokenizer: Tokenizer) -> None:
+    """Raises InputError if positions that count from the padding id would begin elsewhere in transformers."""
+    if config.position_offset and tokenizer.pad_token_id != config.position_offset - 1:
+        raise InputError(
+            f"{where}: positions count from {config.position_offset}, the padding id + 1, but the tokenizer pads with "
+            f"{tokenizer.pad_token_id}: must be {config.position_offset - 1}"
+        )
+
+
+def _settings(model: StoredModel, family: Family, class_name: str) -> dict[str, Any]:
     config, dtype = model.config, str(model.params["encoder"]["embeddings"]["token"].dtype)
-    settings = settings_from_config(config, BERT_SETTINGS) | {
+    settings = family.write(config) | {
         "architectures": [class_name],
-        "model_type": "bert",
-        "hidden_act": _ACTIVATION_NAMES[config.activation],
-        "layer_norm_eps": config.layer_norm_epsilon,
-        "tie_word_embeddings": config.tie_embeddings,
+        "model_type": family.model_types[0],
         "pad_token_id": model.tokenizer.pad_token_id,
-        "position_embedding_type": "absolute",
         "dtype": dtype,
         "torch_dtype": dtype,
     }
@@ -291,13 +249,16 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     import transformers
 
     file = _config_file(folder)
+    settings = read_json_object(file)
+    family = family_of_settings(file, settings, _architectures(file, settings))
     with ExitStack() as stack:
-        named = _named(folder, read_json_object(file), open_weights(folder, stack)[0])
-        parts = parts_in(ROWS, named.tensors)
-        name = next(name for name, needed in _CLASSES.items() if set(needed) <= set(parts))
-        config = transformers.BertConfig.from_json_file(file)
+        named, rows = _named(folder, family, settings, open_weights(folder, stack)[0])
+        parts = parts_in(rows, named.tensors)
+        name = next(name for name, needed in family.classes.items() if set(needed) <= set(parts))
+        config = getattr(transformers, f"{family.class_prefix}Config").from_json_file(file)
         if "classifier" in parts:
-            config.num_labels = named.tensors["classifier.bias"].size
+            bias = next(row.name for row in rows if row.path == "classifier/bias")
+            config.num_labels = named.tensors[bias].size
         # transformers does not remove the prefixes of wrappers.
         state = {
             key: torch.from_numpy(tensor.read().astype(np.float32)) for key, tensor in named.tensors.items()
@@ -313,11 +274,17 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     missing = [key for key in report["missing_keys"] if ".pooler." not in f".{key}"]
     if missing:
         raise ValueError(f"transformers finds no {some(missing)}")
+    # Stated, because some classes derive them from the ids that are not padding, and the batch has every id.
+    read = family.read(NAME, file, settings)
+    positions = read.position_offset + torch.arange(batch["token_ids"].shape[1])[None]
+    segments = {"token_type_ids": torch.from_numpy(batch["segment_ids"]).long()}
     with torch.no_grad():
         computed = model.eval()(
             input_ids=torch.from_numpy(batch["token_ids"]).long(),
             attention_mask=torch.from_numpy(batch["padding_mask"]).long(),
-            token_type_ids=torch.from_numpy(batch["segment_ids"]).long(),
+            position_ids=positions,
+            **(segments if read.num_segments else {}),
         )
     first = "prediction_logits" if name == "BertForPreTraining" else "logits"
-    return (computed.last_hidden_state if name == "BertModel" else computed[first]).numpy()
+    encoder_alone = name == [*family.classes][-1]
+    return (computed.last_hidden_state if encoder_alone else computed[first]).numpy()

@@ -16,9 +16,10 @@ import numpy as np
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.families.names import Endings, Row
+from mlm_jax.families.settings import config_from_settings, require_bert
 from mlm_jax.files.git_lfs import check_no_pointer_file
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.formats.bert_config import config_from_settings, require_bert
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files
 from mlm_jax.formats.model_folder import (
     StoredModel,
@@ -30,7 +31,7 @@ from mlm_jax.formats.model_folder import (
     unnamed_classes,
     write_json,
 )
-from mlm_jax.formats.name_table import Endings, Reading, Row, Tensor, read_params, write_params
+from mlm_jax.formats.name_table import Reading, Tensor, read_params, write_params
 from mlm_jax.formats.tensor_checks import check_expansion
 from mlm_jax.text.tokenizer import Tokenizer
 

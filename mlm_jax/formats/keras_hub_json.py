@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from mlm_jax.formats.bert_config import settings_from_config
+from mlm_jax.families.settings import settings_from_config
 from mlm_jax.formats.model_folder import StoredModel
 
 CONFIG_FILE = "config.json"

@@ -1,23 +1,15 @@
-"""Translates between another library's tensors and our parameters, with a table of names used in both directions.
-
-A row pairs the name of a foreign tensor with the path of our parameter. A parameter stacked by layer (its first logical
-axis is `layers`) corresponds to one foreign tensor per layer, with `{layer}` in the name. The layout of a row describes
-the foreign tensor:
-
-    same      same layout as our array
-    flat      heads and head width share a dimension; inputs come first in a matrix
-    out_in    flat and transposed, as in torch's Linear
-"""
+"""Translates between another library's tensors and our parameters, with a table of names used in both directions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlm_jax.errors import InputError
+from mlm_jax.families.names import Layout, Row
 from mlm_jax.formats.model_folder import (
     StoredModel,
     flatten_params,
@@ -25,38 +17,6 @@ from mlm_jax.formats.model_folder import (
 )
 from mlm_jax.formats.tensor_checks import check_names, check_shape, check_weight
 from mlm_jax.parallel.weights import Weight
-
-Layout = Literal["same", "flat", "out_in"]
-
-
-class Row(NamedTuple):
-    """A row of a table."""
-
-    name: str
-    path: str
-    layout: Layout = "same"
-
-
-class Endings(NamedTuple):
-    """Endings of a library's tensor names, and the layout of its linear maps."""
-
-    kernel: str
-    bias: str
-    scale: str
-    offset: str
-    layout: Layout
-
-    def linear(self, name: str, path: str) -> tuple[Row, Row]:
-        """Returns the rows of a linear map."""
-        bias_layout: Layout = "same" if self.layout == "same" else "flat"
-        return (
-            Row(name + self.kernel, f"{path}/kernel", self.layout),
-            Row(name + self.bias, f"{path}/bias", bias_layout),
-        )
-
-    def norm(self, name: str, path: str) -> tuple[Row, Row]:
-        """Returns the rows of a LayerNorm."""
-        return Row(name + self.scale, f"{path}/scale"), Row(name + self.offset, f"{path}/bias")
 
 
 class Tensor(NamedTuple):

@@ -39,9 +39,9 @@ class Embeddings(nnx.Module):
             token_key, (config.padded_vocabulary_size, width), ("vocabulary", "embed"), stddev=stddev
         )
         if config.positions == "learned":
-            self.position = parameter(
-                position_key, (config.max_sequence_length, width), ("position", "embed"), stddev=stddev
-            )
+            self.first_position = config.position_offset
+            rows = config.position_offset + config.max_sequence_length
+            self.position = parameter(position_key, (rows, width), ("position", "embed"), stddev=stddev)
         if config.num_segments:
             self.segment = parameter(
                 segment_key, (config.num_segments, width), ("segment", "embed"), stddev=stddev
@@ -75,7 +75,8 @@ class Embeddings(nnx.Module):
             raise InputError("segment_ids: must be None, because the model has model.num_segments = 0")
         if hasattr(self, "position"):
             position = constrain(self.position[...], "position", "hidden")
-            x = x + position[None, : token_ids.shape[1]]
+            first = self.first_position
+            x = x + position[None, first : first + token_ids.shape[1]]
         x = x.astype(dtype)
         if hasattr(self, "norm"):
             x = self.norm(x)

@@ -107,6 +107,8 @@ def probe_templates(
         InputError: a template has no {} or not exactly one [MASK], there are fewer than two groups, a group is given
             twice, a target is unknown, or `top_k` exceeds the vocabulary.
     """
+    own_mask = model.tokenizer.roles.mask_token
+    templates = [template.replace(own_mask, MASK) for template in templates]
     for template in templates:
         if "{}" not in template:
             raise InputError(f"template {template!r}: no {{}}: must have one for the group")
@@ -152,6 +154,10 @@ def probe_templates(
 
 def _likely_words(model: MaskedLM, texts: Sequence[str], num_groups: int, top_k: int) -> list[str]:
     tokenizer = model.tokenizer
+    if not tokenizer.marks_words:
+        raise InputError(
+            f"a {tokenizer.kind} tokenizer does not mark which entries are words: must be given targets"
+        )
     no_words = {*tokenizer.special_token_ids, *np.flatnonzero(tokenizer.continues_word).tolist()}
     words = np.setdiff1d(np.arange(tokenizer.vocabulary_size), sorted(no_words))
     if not 1 <= top_k <= len(words):

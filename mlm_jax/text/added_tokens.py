@@ -9,12 +9,8 @@ import tokenizers
 from tokenizers import AddedToken
 
 from mlm_jax.errors import InputError
+from mlm_jax.text.roles import Roles
 from mlm_jax.text.wordpiece import SPECIAL_TOKENS
-
-ROLES = dict(
-    zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True)
-)
-"""Keys of the five special tokens in `tokenizer_config.json`, and what BERT calls them."""
 
 _ROLES_IN_ORDER = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -43,8 +39,7 @@ def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
     """Adds the tokens of `files` to `backend` in the order of transformers 5: first those with ids, then special ones.
 
     Raises:
-        InputError: a token would get another id than its file states, one of BERT's five has another name, or an entry
-            is damaged.
+        InputError: a token would get another id than its file states, or an entry is damaged.
     """
     special, stated = _special_tokens(files)
     names = {*SPECIAL_TOKENS, *(token.content for token in special)}
@@ -97,10 +92,6 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
         named.append(_token(value, files.where, special=True))
         if role in _ROLES_IN_ORDER:
             stated.add(named[-1].content)
-        if ROLES.get(role, named[-1].content) != named[-1].content:
-            raise InputError(
-                f"{files.where}: {role} is {named[-1].content!r}; expected {ROLES[role]!r}, the only supported name"
-            )
     extra, listed = config.get("extra_special_tokens"), _listed(files, config)
     if isinstance(extra, Mapping) and extra:
         named += [_token(value, files.where, special=True) for value in extra.values()]
@@ -142,9 +133,9 @@ def _token(value: Any, where: Path, *, special: bool) -> AddedToken:
     )
 
 
-def added_tokens_config(tokens: Mapping[int, AddedToken]) -> dict[str, Any]:
-    """Returns the entries of `tokenizer_config.json` for added tokens; none if there are only BERT's five."""
-    names = [token.content for token in tokens.values() if token.content not in SPECIAL_TOKENS]
+def added_tokens_config(tokens: Mapping[int, AddedToken], roles: Roles) -> dict[str, Any]:
+    """Returns the entries of `tokenizer_config.json` for added tokens; none if there are only those with a role."""
+    names = [token.content for token in tokens.values() if token.content not in roles.names]
     if not names:
         return {}
     flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")

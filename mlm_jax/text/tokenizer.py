@@ -1,84 +1,71 @@
-"""BERT tokenizers: loading, training, encoding and decoding, special ids, and ids that continue a word."""
+"""Tokenizers: loading, training, encoding and decoding, special ids, and ids that continue a word."""
 
 import json
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import tokenizers
+from tokenizers.decoders import ByteLevel
 from tokenizers.models import WordLevel, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically, write_together
+from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of
 from mlm_jax.text.tokenizer_files import (
     TOKENIZER_CONFIG_FILE,
-    TOKENIZER_FILE,
     VOCABULARY_FILE,
-    fingerprint_of,
     load_backend,
-    saved_config,
 )
+from mlm_jax.text.tokenizer_json import TOKENIZER_FILE, fingerprint_of, saved_config
+from mlm_jax.text.word_table import WordTable
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     NUM_EXAMPLES,
-    SPECIAL_TOKENS,
     WORD_LENGTH_LIMIT,
-    batches,
     bert_backend,
     check_text,
     checked_size,
     decide_accents,
-    pieces,
     sample_documents,
     thinned,
     train_vocabulary,
     unknown_warning,
 )
 
-# Longer texts are encoded in pieces. Encoding needs about 130 bytes per character in the library, and 15 for the
-# list of words.
-_PIECE_CHARACTERS = 1 << 16
-# Size in characters at which the word table is cleared: about 120 MB, or half a million English words.
-_KNOWN_SIZE_LIMIT = 1 << 24
-_KNOWN_WORD_OVERHEAD = 24
-# A longer "word" is a Chinese sentence or not text at all; it is encoded separately.
-_LONG_WORD = 32
-
 
 class Tokenizer:
-    """A BERT tokenizer: text to token ids without [CLS] and [SEP], and back."""
+    """A tokenizer: text to token ids without the special tokens that frame a row, and back."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, source: str) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, source: str, roles: Roles = BERT_ROLES) -> None:
         """Wraps `backend`. Raises InputError, which names `source`, if a special token is missing or an id is huge."""
-        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        missing = [token for token in roles.names if backend.token_to_id(token) is None]
         if missing:
             raise InputError(
                 f"{source}: no {' and no '.join(missing)} in the vocabulary; "
-                f"a BERT vocabulary has {', '.join(SPECIAL_TOKENS)}"
+                f"expected all of its special tokens, {', '.join(roles.names)}"
             )
+        self.roles = roles
         # A published tokenizer.json may truncate texts to 512 tokens or pad them.
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
         self._backend = backend
-        self._known: dict[str, bytes] = {}
-        self._known_size = 0
         self._token_ids: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocabulary_size = checked_size(source, self._token_ids)
         self.pad_token_id, self.unknown_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = (
-            self._token_ids[token] for token in SPECIAL_TOKENS
+            self._token_ids[token] for token in roles.names
         )
+        self.frame = frame_of(backend, self.cls_token_id, self.sep_token_id, source)
         self._added_tokens = backend.get_added_tokens_decoder()
         added = (token_id for token_id, token in self._added_tokens.items() if token.special)
-        self.special_token_ids = tuple(
-            sorted({*(self._token_ids[token] for token in SPECIAL_TOKENS), *added})
-        )
+        self.special_token_ids = tuple(sorted({*(self._token_ids[token] for token in roles.names), *added}))
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocabulary_size:,} entries, fingerprint {self.fingerprint[:12]})"
@@ -107,8 +94,8 @@ class Tokenizer:
         Warns if the casing is guessed and is not BERT's default, if files contradict each other, or if a `vocab.txt`
         repeats an entry.
         """
-        backend, file = load_backend(Path(path), lowercase=lowercase, strip_accents=strip_accents)
-        return cls(backend, str(file))
+        backend, file, roles = load_backend(Path(path), lowercase=lowercase, strip_accents=strip_accents)
+        return cls(backend, str(file), roles)
 
     @classmethod
     def train(
@@ -164,7 +151,7 @@ class Tokenizer:
             warnings.warn(warning, stacklevel=3)
 
     def save(self, folder: str | Path, **settings: Any) -> None:
-        """Writes `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, together.
+        """Writes `tokenizer.json`, `tokenizer_config.json` and, of WordPiece, `vocab.txt` into `folder`, together.
 
         transformers reads the same ids from them, and so does `load` from the `vocab.txt` alone, which is rejected if
         it cannot express the tokenizer. `settings` are added to `tokenizer_config.json`.
@@ -172,18 +159,15 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = json.dumps(
-            saved_config(self._bert_rules, self.word_length_limit, self._added_tokens) | settings,
+            saved_config(self._bert_rules, self.word_length_limit, self._added_tokens, self.roles) | settings,
             indent=2,
             ensure_ascii=False,
         )
-        write_together(
-            {
-                # First, so that an interrupted save never leaves a vocab.txt whose casing is unknown.
-                folder / TOKENIZER_CONFIG_FILE: f"{config}\n".encode(),
-                folder / VOCABULARY_FILE: self._vocabulary_lines(),
-                folder / TOKENIZER_FILE: self._backend.to_str(pretty=True).encode(),
-            }
-        )
+        # First, so that an interrupted save never leaves a vocab.txt whose casing is unknown.
+        files = {folder / TOKENIZER_CONFIG_FILE: f"{config}\n".encode()}
+        if self.marks_words:
+            files[folder / VOCABULARY_FILE] = self._vocabulary_lines()
+        write_together(files | {folder / TOKENIZER_FILE: self._backend.to_str(pretty=True).encode()})
 
     def save_vocabulary(self, file: Path) -> None:
         """Writes a `vocab.txt`: the entries in the order of their ids, one per line."""
@@ -213,7 +197,7 @@ class Tokenizer:
             if parse_special_tokens:
                 encodings = self._prompt_backend.encode_batch_fast(list(texts), add_special_tokens=False)
             elif self._splits_at_spaces:
-                return self._encode_in_pieces(texts)
+                return self._word_table.encode(texts)
             else:
                 return self._encode_with_library(texts)
         except (TypeError, AttributeError):
@@ -228,48 +212,6 @@ class Tokenizer:
         # Without BERT's rules, a literal "[MASK]" may be an ordinary entry of the vocabulary.
         no_text = [self.pad_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id]
         return [np.where(np.isin(row, no_text), np.int32(self.unknown_token_id), row) for row in rows]
-
-    def _encode_in_pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        if all(len(text) <= _PIECE_CHARACTERS for text in texts):
-            return self._encode_by_words(texts)
-        return [
-            np.concatenate([self._encode_by_words([piece])[0] for piece in pieces(text, _PIECE_CHARACTERS)])
-            for text in texts
-        ]
-
-    def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes with a table of the words seen so far, which make up most of a text.
-
-        On 10 MB of Wikipedia this takes half the CPU time of `encode_batch_fast` if the table is empty (1.6 to 2.3
-        times faster in 8 rounds, with one thread and with two), and a seventh once the words are known.
-        """
-        if self._known_size > _KNOWN_SIZE_LIMIT:
-            # A new table, because other threads may still read the old one.
-            self._known, self._known_size = {}, 0
-        known = self._known
-        # Other separators, such as tabs, stay inside a "word" and are left to the library.
-        texts_words = [text.replace("\n", " ").split(" ") for text in texts]
-        new_words = set().union(*texts_words).difference(known)
-        for batch in batches((word for word in new_words if len(word) <= _LONG_WORD), _PIECE_CHARACTERS):
-            known.update(zip(batch, self._encode_words(batch), strict=True))
-        for word in new_words:
-            if len(word) > _LONG_WORD:
-                (encoding,) = self._text_backend.encode_batch_fast([word], add_special_tokens=False)
-                known[word] = np.asarray(encoding.ids, dtype=np.int32).tobytes()
-        self._known_size += sum(map(len, new_words)) + _KNOWN_WORD_OVERHEAD * len(new_words)
-        return [
-            np.frombuffer(bytearray().join(map(known.__getitem__, words)), dtype=np.int32)
-            for words in texts_words
-        ]
-
-    def _encode_words(self, words: Sequence[str]) -> list[bytes]:
-        """Returns the int32 ids of each word as bytes. One call for all words is faster than one call per word."""
-        # encode() would hold the GIL, and encode_batch_fast() does not return the word of each token.
-        (encoding,) = self._text_backend.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
-        data = np.asarray(encoding.ids, dtype=np.int32).tobytes()
-        lengths = np.bincount(np.asarray(encoding.word_ids, dtype=np.int64), minlength=len(words))
-        ends = np.cumsum(lengths * np.dtype(np.int32).itemsize).tolist()
-        return [data[start:end] for start, end in pairwise([0, *ends])]
 
     def unknown_words(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> tuple[str, ...]:
         """Returns a few words of `texts` that have unknown tokens, given the ids of each text."""
@@ -288,6 +230,14 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
         """Returns the text of `token_ids`, with pieces joined into words and with special tokens."""
         return self._backend.decode([int(token_id) for token_id in token_ids], skip_special_tokens=False)
+
+    def text_of(self, entry: str) -> tuple[str, bool]:
+        """Returns the text of a vocabulary entry in place of a mask, and True if it takes the place of a space, too."""
+        if isinstance(self._backend.decoder, ByteLevel):
+            takes_space = self._added_tokens[self.mask_token_id].lstrip
+            return self._backend.decoder.decode([entry]), takes_space
+        continues = self.marks_words and entry.startswith(CONTINUATION_PREFIX)
+        return entry.removeprefix(CONTINUATION_PREFIX) if continues else entry, continues
 
     def id_to_token(self, token_id: int) -> str | None:
         """Returns the vocabulary entry of `token_id`, or None if there is none."""
@@ -310,7 +260,7 @@ class Tokenizer:
 
         A `vocab.txt` and the `tokenizer.json` saved from it have the same fingerprint, in any process.
         """
-        return fingerprint_of(self._backend)
+        return fingerprint_of(self._backend, self.roles)
 
     def bert_settings(self) -> dict[str, bool]:
         """Returns the settings that complete a `vocab.txt`, named as in a `tokenizer_config.json`.
@@ -327,7 +277,7 @@ class Tokenizer:
                 f"tokenizer: max_input_chars_per_word is {self.word_length_limit}: must be {WORD_LENGTH_LIMIT}"
             )
         added = [
-            token.content for token in self._added_tokens.values() if token.content not in SPECIAL_TOKENS
+            token.content for token in self._added_tokens.values() if token.content not in self.roles.names
         ]
         if added:
             raise InputError(f"tokenizer: a vocab.txt cannot express its added tokens {', '.join(added)}")
@@ -389,13 +339,17 @@ class Tokenizer:
         """Reads the five special tokens as ordinary text, and other added tokens as tokens."""
         settings = json.loads(self._backend.to_str())
         added = settings["added_tokens"]
-        if all(token["special"] == (token["content"] in SPECIAL_TOKENS) for token in added):
+        if all(token["special"] == (token["content"] in self.roles.names) for token in added):
             return self._backend
         for token in added:
-            token["special"] = token["content"] in SPECIAL_TOKENS
+            token["special"] = token["content"] in self.roles.names
         backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
         backend.encode_special_tokens = True
         return backend
+
+    @cached_property
+    def _word_table(self) -> WordTable:
+        return WordTable(self._text_backend)
 
     @cached_property
     def _prompt_backend(self) -> tokenizers.Tokenizer:

@@ -4,10 +4,8 @@ What cannot be read in this way is rejected, and the error names the tokenizer's
 order: the caller, `tokenizer_config.json`, `tokenizer.json`, and, for a `vocab.txt` without either, its entries.
 """
 
-import hashlib
-import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +13,13 @@ from typing import Any
 
 import tokenizers
 
-from mlm_jax.errors import InputError, one_line
+from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.text.added_tokens import ROLES, TokenFiles, add_tokens, added_tokens_config
+from mlm_jax.text.added_tokens import TokenFiles, add_tokens
+from mlm_jax.text.byte_level import VOCABULARY_FILE as BYTE_LEVEL_FILE
+from mlm_jax.text.byte_level import byte_level_backend, frame_texts, read_vocabulary_and_merges
+from mlm_jax.text.roles import BERT_ROLES, ROBERTA_ROLES, Roles, roles_of
+from mlm_jax.text.tokenizer_json import GENERIC_CLASS, TOKENIZER_FILE, backend_from_json, rules_of
 from mlm_jax.text.vocabulary import (
     BertRules,
     check_marks,
@@ -27,9 +29,8 @@ from mlm_jax.text.vocabulary import (
     warn_of_contradiction,
     warn_of_guess,
 )
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend
+from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, WORD_LENGTH_LIMIT, bert_backend
 
-TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILES = (
@@ -38,21 +39,23 @@ TOKENIZER_FILES = (
     TOKENIZER_CONFIG_FILE,
     "added_tokens.json",
     "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
 )
 """All files that determine a tokenizer, except the `config.json` of a model, which may name its class."""
-
-GENERIC_CLASS = "PreTrainedTokenizerFast"
-"""Class of transformers that reads a `tokenizer.json` as it is."""
 
 # Classes that build BERT's rules from the vocabulary and the settings of tokenizer_config.json.
 _BERT_NAMES = ("Bert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert")
 _BERT_CLASSES = frozenset(f"{name}Tokenizer" for name in _BERT_NAMES)
 _GENERIC_CLASSES = frozenset({"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"})
+# Classes that build byte-level BPE from the vocabulary, the merges and add_prefix_space.
+_BYTE_LEVEL_CLASS = "RobertaTokenizer"
 # Class of the tokenizer of a model type if no file names it.
 _BERT_MODEL_TYPES = (
     *("bert", "convbert", "distilbert", "electra", "ernie", "flava", "layoutlm", "lxmert", "megatron-bert"),
     *("mobilebert", "nomic_bert", "squeezebert", "visual_bert"),
 )
+_BYTE_LEVEL_MODEL_TYPES = ("data2vec-text", "ibert", "longformer", "roberta", "roberta-prelayernorm")
 # Model types for which transformers ignores the class that a file names.
 _GENERIC_MODEL_TYPES = ("modernbert",)
 
@@ -74,8 +77,8 @@ _KERAS_REQUIRED = {"split": True, "suffix_indicator": CONTINUATION_PREFIX, "oov_
 
 def load_backend(
     path: Path, *, lowercase: bool | None, strip_accents: bool | None
-) -> tuple[tokenizers.Tokenizer, Path]:
-    """Returns the tokenizer at `path`, a file or a folder, and the file that has its vocabulary.
+) -> tuple[tokenizers.Tokenizer, Path, Roles]:
+    """Returns the tokenizer at `path`, a file or a folder, the file that has its vocabulary, and its special tokens.
 
     Raises:
         InputError: a file is missing or damaged, files contradict each other, or the tokenizer is of another kind.
@@ -86,22 +89,23 @@ def load_backend(
     near = [file.parents[depth] / TOKENIZER_FILE for depth in (1, 2) if depth < len(file.parents)]
     for place in [file] if file.name == TOKENIZER_FILE else near if file.name == "vocabulary.txt" else []:
         if "registered_name" in (content := read_json_object(place)):
-            return _read_keras_hub(place, content, given)
+            return (*_read_keras_hub(place, content, given), BERT_ROLES)
     folder = _Folder(file.parent)
     folder.check(file)
-    if file.suffix == ".json":
-        return folder.read_tokenizer_json(file, given), file
-    return folder.read_vocabulary(file, given), file
+    readers = {TOKENIZER_FILE: folder.read_tokenizer_json, BYTE_LEVEL_FILE: folder.read_byte_level}
+    backend = readers.get(file.name, folder.read_vocabulary)(file, given)
+    return backend, file, folder.roles(backend)
 
 
 def _find(path: Path) -> Path:
     if path.is_dir():
-        candidates = (path / TOKENIZER_FILE, path / VOCABULARY_FILE)
+        candidates = (path / TOKENIZER_FILE, path / VOCABULARY_FILE, path / BYTE_LEVEL_FILE)
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             if (path / "assets").is_dir():
                 raise InputError(f"{path}: no {TOKENIZER_FILE}, in which KerasHub stores its settings")
-            raise InputError(f"{path}: no tokenizer here; expected {TOKENIZER_FILE} or {VOCABULARY_FILE}")
+            expected = f"{TOKENIZER_FILE}, {VOCABULARY_FILE} or {BYTE_LEVEL_FILE}"
+            raise InputError(f"{path}: no tokenizer here; expected {expected}")
         return file
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected {TOKENIZER_FILE}, {VOCABULARY_FILE} or a folder")
@@ -158,11 +162,16 @@ class _Folder:
             name = "TokenizersBackend"
         if not name and model_type:
             name = "BertTokenizer" if model_type in _BERT_MODEL_TYPES else f"the tokenizer of {model_type!r}"
+            name = _BYTE_LEVEL_CLASS if model_type in _BYTE_LEVEL_MODEL_TYPES else name
         return str(name).removesuffix("Fast") if name else None
 
     @property
     def is_bert(self) -> bool:
         return self.class_name in _BERT_CLASSES
+
+    @property
+    def is_byte_level(self) -> bool:
+        return self.class_name == _BYTE_LEVEL_CLASS
 
     def check(self, file: Path) -> None:
         """Raises InputError if the tokenizer's class or its settings are not supported."""
@@ -172,12 +181,16 @@ class _Folder:
         code = code.get("AutoTokenizer") if isinstance(code, dict) else code
         if code:
             raise InputError(f"{where} has its own code, {code}, which is not supported")
-        if self.class_name and name not in _BERT_CLASSES | _GENERIC_CLASSES:
+        if self.class_name and name not in _BERT_CLASSES | _GENERIC_CLASSES | {_BYTE_LEVEL_CLASS}:
             raise InputError(
-                f"{file}: its class is {name}, which is not supported; expected BertTokenizer (BERT's WordPiece), or "
-                f"{GENERIC_CLASS} to read a {TOKENIZER_FILE} as it is"
+                f"{file}: its class is {name}, which is not supported; expected BertTokenizer (BERT's WordPiece), "
+                f"{_BYTE_LEVEL_CLASS} (byte-level BPE), or {GENERIC_CLASS} to read a {TOKENIZER_FILE} as it is"
             )
-        if name in _GENERIC_CLASSES and file.suffix != ".json":
+        if file.name == BYTE_LEVEL_FILE and name in _BERT_CLASSES and self.class_name:
+            raise InputError(f"{file}: its class is {name}, which needs a {VOCABULARY_FILE}")
+        if self.is_byte_level and file.name == VOCABULARY_FILE:
+            raise InputError(f"{file}: its class is {name}, which needs a {BYTE_LEVEL_FILE} and its merges")
+        if name in _GENERIC_CLASSES and file.name != TOKENIZER_FILE:
             raise InputError(
                 f"{file}: its class is {name}, which needs a {TOKENIZER_FILE}; load the folder instead"
             )
@@ -217,20 +230,50 @@ class _Folder:
             warn_of_contradiction(
                 file, token_ids, rules, None if stated else self.class_name or "BertTokenizer"
             )
-        elif described.is_file() and (found := _rules_of(read_json_object(described))):
+        elif described.is_file() and (found := rules_of(read_json_object(described))):
             rules = self.rules(given, found)
         else:
             rules = self.rules(given, guess_rules(token_ids))
             warn_of_guess(file, token_ids, rules)
         return self._bert(token_ids, rules, {})
 
+    def read_byte_level(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
+        """Reads a `vocab.json` with its merges."""
+        return self._byte_level(file, *read_vocabulary_and_merges(file), {}, given)
+
+    def _byte_level(
+        self,
+        file: Path,
+        token_ids: Mapping[str, int],
+        merges: Sequence[Any],
+        content: Mapping[str, Any],
+        given: BertRules,
+    ) -> tokenizers.Tokenizer:
+        if given != BertRules():
+            raise InputError(f"{file}: is not BERT's WordPiece, so casing cannot be set; expected none")
+        space = self.config.get("add_prefix_space") or False
+        if not isinstance(space, bool):
+            where = self.path / TOKENIZER_CONFIG_FILE
+            raise InputError(f"{where}: add_prefix_space is {space!r}; expected true or false")
+        backend = byte_level_backend(file, token_ids, merges, add_prefix_space=space)
+        self._add_tokens(backend, content)
+        frame_texts(backend, self.roles(backend))
+        return backend
+
     def read_tokenizer_json(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
-        """Reads a `tokenizer.json`: as it is, or with BERT's rules if its class builds them from the vocabulary."""
+        """Reads a `tokenizer.json`: as it is, or rebuilt from its vocabulary if transformers' class does so."""
         content = read_json_object(file)
-        stated = _rules_of(content)
+        if self.is_byte_level:
+            model = content.get("model")
+            if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
+                raise InputError(
+                    f"{file}: has no merges, but its class is {self.class_name}; expected byte-level BPE"
+                )
+            return self._byte_level(file, model.get("vocab") or {}, model["merges"], content, given)
+        stated = rules_of(content)
         model = content.get("model")
         unknown = model.get("unk_token") if isinstance(model, dict) else None
-        if unknown not in (None, "[UNK]"):
+        if unknown not in (None, "[UNK]") and (self.is_bert or stated is not None):
             raise InputError(
                 f"{file}: its unknown token is {unknown!r}; expected [UNK], the only supported name"
             )
@@ -244,7 +287,7 @@ class _Folder:
                 raise InputError(f"{file}: is not BERT's WordPiece, so casing cannot be set; expected none")
         elif self.is_bert or given != BertRules():
             return self._rebuild(file, content, given, stated)
-        backend = _from_json(file, content)
+        backend = backend_from_json(file, content)
         self._add_tokens(backend, content)
         return backend
 
@@ -252,7 +295,7 @@ class _Folder:
         self, file: Path, content: dict[str, Any], given: BertRules, stated: BertRules
     ) -> tokenizers.Tokenizer:
         # Fails for content that the library rejects.
-        _from_json(file, content)
+        backend_from_json(file, content)
         rules = self.rules(given, BertRules(**_SETTINGS) if self.is_bert else stated)
         changed = [
             name
@@ -294,68 +337,30 @@ class _Folder:
         return backend
 
     def _add_tokens(self, backend: tokenizers.Tokenizer, content: Mapping[str, Any]) -> None:
+        add_tokens(backend, self._token_files(content))
+
+    def _token_files(self, content: Mapping[str, Any]) -> TokenFiles:
         special, added = (
             read_json_object(self.path / name) for name in ("special_tokens_map.json", "added_tokens.json")
         )
-        add_tokens(
-            backend, TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
-        )
+        return TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
 
+    def roles(self, backend: tokenizers.Tokenizer) -> Roles:
+        """Returns the special tokens that the files name.
 
-def _rules_of(content: Mapping[str, Any]) -> BertRules | None:
-    """Returns the settings of a `tokenizer.json` with BERT's rules, or None if it has others."""
-    parts = [content.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer")]
-    if not all(isinstance(part, dict) for part in parts):
-        return None
-    # Files of 2020 do not name the kind of model.
-    kinds = [parts[0].get("type", "WordPiece"), *(part.get("type") for part in parts[1:])]
-    if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"] or "vocab" not in parts[0]:
-        return None
-    normalizer = parts[1]
-    if not normalizer.get("clean_text", True):
-        return None
-    return BertRules(
-        normalizer.get("lowercase"), normalizer.get("strip_accents"), normalizer.get("handle_chinese_chars")
-    )
-
-
-def _from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    # The library raises a bare Exception for anything it cannot parse, and a BaseException where it panics.
-    except BaseException as error:
-        raise InputError(f"{path}: not a {TOKENIZER_FILE}: {one_line(error)}") from error
-    for token in content.get("added_tokens") or []:
-        if backend.token_to_id(token["content"]) != token["id"]:
-            raise InputError(
-                f"{path}: the added token {token['content']!r} has id {token['id']}, but the library assigns "
-                f"{backend.token_to_id(token['content'])}; expected ids without gaps"
-            )
-    return backend
-
-
-def saved_config(
-    rules: Mapping[str, bool] | None, word_length_limit: int, added: Mapping[int, tokenizers.AddedToken]
-) -> dict[str, Any]:
-    """Returns the `tokenizer_config.json` of a tokenizer that follows BERT's `rules`, or others if they are None."""
-    if rules is None or word_length_limit != WORD_LENGTH_LIMIT:
-        return {"tokenizer_class": GENERIC_CLASS, **ROLES} | added_tokens_config(added)
-    return {"tokenizer_class": "BertTokenizer", **rules} | added_tokens_config(added)
-
-
-def fingerprint_of(backend: tokenizers.Tokenizer) -> str:
-    """Returns the hexadecimal sha256 of everything that determines the ids of a text."""
-    settings = json.loads(backend.to_str())
-    normalizer, model = settings["normalizer"], settings["model"]
-    if normalizer and normalizer["type"] == "BertNormalizer" and normalizer["strip_accents"] is None:
-        normalizer["strip_accents"] = normalizer["lowercase"]
-    added = sorted(settings["added_tokens"], key=lambda token: token["id"])
-    # Tokens that a user added are in the vocabulary of a `vocab.txt`, but not in that of a `tokenizer.json`.
-    if isinstance(model["vocab"], dict):
-        for token in added:
-            if token["content"] not in SPECIAL_TOKENS:
-                model["vocab"].pop(token["content"], None)
-    parts = [model, normalizer, settings["pre_tokenizer"], added]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        Raises:
+            InputError: the vocabulary lacks one, or one of BERT's has another name.
+        """
+        stated, where = self._token_files({}).roles, str(self.path / TOKENIZER_CONFIG_FILE)
+        if self.is_byte_level:
+            stated = ROBERTA_ROLES.settings | {name: value for name, value in stated.items() if value}
+        if not self.is_bert:
+            return roles_of(stated, backend.get_vocab(with_added_tokens=True), where)
+        for role, name in BERT_ROLES.settings.items():
+            value = stated.get(role)
+            value = value.get("content") if isinstance(value, Mapping) else value
+            if value not in (None, name):
+                raise InputError(
+                    f"{where}: {role} is {value!r}; expected {name!r}, the only supported name of {self.class_name}"
+                )
+        return BERT_ROLES

@@ -12,6 +12,8 @@ from mlm_jax.text.wordpiece import check_text
 from mlm_jax.use.labels import kind_of, listed
 
 MASK = "[MASK]"
+"""Marks a mask in texts for any tokenizer, which may have another name for it."""
+
 _BEAM_WIDTH = 8
 # Number of texts for which probabilities over the whole vocabulary are held in memory at once.
 _TEXTS_AT_ONCE = 512
@@ -61,13 +63,13 @@ class _Hypothesis:
 
 
 def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list[Prompt]:
-    """Tokenizes texts with masks.
+    """Tokenizes texts with masks, written as [MASK] or as the tokenizer does.
 
     Raises:
         InputError: there is no text, or a text is not a string, is empty, has no [MASK], or has more than `longest`
             tokens. The message has its number.
     """
-    prompts = []
+    prompts, mask = [], tokenizer.roles.mask_token
     texts = listed(texts, "texts")
     for index, text in enumerate(texts):
         where = f"text {index}: " if len(texts) > 1 else ""
@@ -75,7 +77,8 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
             raise InputError(f"{where}found {kind_of(text)}: must be a string")
         check_text(text, f"text {index}")
         if not text.strip():
-            raise InputError(f"{where}the text is empty: must have at least one {MASK}")
+            raise InputError(f"{where}the text is empty: must have at least one {mask}")
+        text = text.replace(MASK, mask)  # noqa: PLW2901
         body = tokenizer.encode(text, parse_special_tokens=True)
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         token_ids = np.concatenate([ends[:1], body, ends[1:]]).astype(np.int32)
@@ -85,7 +88,7 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
             )
         positions = np.flatnonzero(token_ids == tokenizer.mask_token_id)
         if not positions.size:
-            raise InputError(f"{where}no {MASK} in {text!r}: must have at least one")
+            raise InputError(f"{where}no {mask} in {text!r}: must have at least one")
         prompts.append(Prompt(text, token_ids, positions))
     return prompts
 
@@ -261,7 +264,7 @@ def rank_targets(
     for total, (target, ids) in ranked[:top_k]:
         token = int(ids[0]) if len(ids) == 1 else [int(piece) for piece in ids]
         entry = tokenizer.id_to_token(int(ids[0])) if len(ids) == 1 else target
-        sequence = _filled_text(prompt.text, {0: entry or target})
+        sequence = _filled_text(prompt.text, {0: entry or target}, tokenizer)
         candidates.append(
             Candidate(score=float(np.exp(total)), token=token, token_str=entry or target, sequence=sequence)
         )
@@ -289,16 +292,17 @@ def _candidate(
         score=float(np.exp(log_probability)),
         token=tokens[0] if one else tokens,
         token_str=next(iter(entries.values())) if one else list(entries.values()),
-        sequence=_filled_text(prompt.text, entries),
+        sequence=_filled_text(prompt.text, entries, tokenizer),
     )
 
 
-def _filled_text(text: str, entries: dict[int, str]) -> str:
+def _filled_text(text: str, entries: dict[int, str], tokenizer: Tokenizer) -> str:
     """Returns the text with masks filled. A piece that continues a word is joined to the preceding text."""
-    parts = text.split(MASK)
+    name = tokenizer.roles.mask_token
+    parts = text.split(name)
     joined = parts[0]
     for mask, part in enumerate(parts[1:]):
-        entry = entries.get(mask, MASK)
-        joined = joined.rstrip() + entry.removeprefix("##") if entry.startswith("##") else joined + entry
+        piece, joins = tokenizer.text_of(entries[mask]) if mask in entries else (name, False)
+        joined = joined.rstrip() + piece if joins else joined + piece
         joined += part
     return joined

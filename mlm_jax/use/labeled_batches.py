@@ -48,27 +48,29 @@ def labeled_rows(
     """
     longest = config.max_sequence_length
     limit = longest if sequence_length is None else sequence_length
-    if not 5 <= limit <= longest:
-        raise InputError(f"sequence_length = {limit}: must be in [5, {longest}]")
+    between, second = np.array(tokenizer.frame.between, np.int32), tokenizer.frame.second_segment
+    shortest = 4 + len(between)
+    if not shortest <= limit <= longest:
+        raise InputError(f"sequence_length = {limit}: must be in [{shortest}, {longest}]")
     parts = [_parts_of(text, f"{what} {index}") for index, text in enumerate(listed(texts, f"{what}s"))]
-    if max(map(len, parts)) == 2 and config.num_segments < 2:
+    if max(map(len, parts)) == 2 and second >= max(1, config.num_segments):
         raise InputError("pairs of texts: must have a model with two segments")
     encoded = iter(tokenizer.encode_batch([text for part in parts for text in part]))
-    ends = np.array([tokenizer.sep_token_id], np.int32)
     rows, cut = [], 0
     for part in parts:
         bodies = [next(encoded) for _ in part]
-        room = limit - 1 - len(bodies)
+        room = limit - 2 - (len(bodies) - 1) * len(between)
         cut += sum(map(len, bodies)) > room
         while sum(map(len, bodies)) > room:
             index = int(np.argmax([len(body) for body in bodies]))
             others = sum(map(len, bodies)) - len(bodies[index])
             bodies[index] = bodies[index][: max(room - others, len(bodies[index]) // 2, 1)]
-        pieces = [np.concatenate([body, ends]) for body in bodies]
-        token_ids = np.concatenate([[tokenizer.cls_token_id], *pieces]).astype(np.int32)
+        pieces = [bodies[0], *(piece for body in bodies[1:] for piece in (between, body))]
+        ends = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+        token_ids = np.concatenate([ends[0], *pieces, ends[1]]).astype(np.int32)
         segment_ids = np.zeros(len(token_ids), np.int32)
-        if len(pieces) == 2:
-            segment_ids[1 + len(pieces[0]) :] = 1
+        if len(bodies) == 2:
+            segment_ids[1 + len(bodies[0]) + len(between) :] = second
         rows.append((token_ids, segment_ids))
     if cut:
         say(f"{cut:,} of {len(rows):,} texts are longer than {limit} tokens and were truncated")

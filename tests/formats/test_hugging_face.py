@@ -177,7 +177,7 @@ NORM = "bert.encoder.layer.1.output.LayerNorm.bias"
             {"vocab_size": 212},
             r"word_embeddings\.weight has shape \(211, 64\): the config requires \(212, 64\)",
         ),
-        ({"model_type": "roberta"}, "model_type 'roberta' is not supported: must be 'bert'"),
+        ({"model_type": "xlnet"}, "model_type 'xlnet' is not supported: must be one of 'bert', 'roberta'"),
         ({"architectures": "BertModel"}, "architectures = 'BertModel': must be a list of names"),
         ({"layer_norm_eps": "1e-12"}, "layer_norm_epsilon = '1e-12': must be a number"),
         ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\] is not supported"),
@@ -311,8 +311,8 @@ def test_other_encoders_are_rejected(prefixes: list[str], message: str, tmp_path
 
 
 def test_another_class_without_model_type_is_rejected(tmp_path: Path) -> None:
-    folder = hugging_face_folder(tmp_path / "in", architectures=["RobertaModel"])
-    with pytest.raises(InputError, match="architecture RobertaModel is not supported"):
+    folder = hugging_face_folder(tmp_path / "in", architectures=["XLNetModel"])
+    with pytest.raises(InputError, match="architecture XLNetModel is not supported"):
         hugging_face.read(without_settings(folder, "model_type"))
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.formats.name_table import Endings, Row, Tensor, parts_in, places, read_params, write_params
+from mlm_jax.families.names import Endings, Row
+from mlm_jax.formats.name_table import Tensor, parts_in, places, read_params, write_params
 from mlm_jax.parallel.weights import Weight
 
 TRANSPOSED = Endings(kernel=".w", bias=".b", scale=".g", offset=".b", layout="out_in")

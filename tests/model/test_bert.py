@@ -12,7 +12,7 @@ from flax import nnx
 
 from mlm_jax.config import BertConfig, ComputeConfig
 from mlm_jax.config.presets import PRESETS
-from mlm_jax.formats.hugging_face import ROWS
+from mlm_jax.families.bert import ROWS
 from mlm_jax.formats.model_folder import declared_parameters
 from mlm_jax.formats.name_table import Tensor, read_params
 from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters

@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 from safetensors.numpy import load_file
 
 from mlm_jax.errors import InputError
+from mlm_jax.families import settings
 from mlm_jax.files.checksums import write_checksums
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import write_model_folder
@@ -232,7 +233,7 @@ def test_tensors_that_are_no_weights_are_named(kind: str, tmp_path: Path) -> Non
 def test_a_wrong_convention_is_found_by_the_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(hugging_face._ACTIVATIONS, "gelu_new", "gelu")
+    monkeypatch.setitem(settings._READ_ACTIVATIONS, "gelu_new", "gelu")
     source = published(tmp_path / "source", "BertForMaskedLM", hidden_act="gelu_new")
     with pytest.raises(InputError, match=r"transformers .* computes outputs that differ from ours"):
         convert(source, tmp_path / "out", "mlm_jax")
@@ -245,8 +246,8 @@ def test_a_folder_that_the_library_rejects_is_not_kept(
     model = hugging_face.read(source).model
     (tmp_path / "ours").mkdir()
     write_model_folder(tmp_path / "ours", model)
-    monkeypatch.setitem(hugging_face._ACTIVATION_NAMES, "gelu", "no_such_activation")
-    monkeypatch.setitem(hugging_face._ACTIVATIONS, "no_such_activation", "gelu")
+    monkeypatch.setitem(settings.ACTIVATIONS, "gelu", "no_such_activation")
+    monkeypatch.setitem(settings._READ_ACTIVATIONS, "no_such_activation", "gelu")
     with pytest.raises(InputError, match="transformers does not accept it"):
         convert(tmp_path / "ours", tmp_path / "out", "hugging_face")
     assert not (tmp_path / "out").exists()

@@ -14,9 +14,8 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mlm_jax.text.tokenizer as tokenizer_module
 from mlm_jax.errors import InputError
-from mlm_jax.text import wordpiece
+from mlm_jax.text import word_table, wordpiece
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.text.wordpiece import SPECIAL_TOKENS
 
@@ -128,8 +127,8 @@ def test_word_table_matches_the_library(tokenizer, texts):
 
 
 def test_word_table_is_cleared_and_shared_by_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "_KNOWN_SIZE_LIMIT", 2000)
-    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 64)
+    monkeypatch.setattr(word_table, "_KNOWN_SIZE_LIMIT", 2000)
+    monkeypatch.setattr(word_table, "_PIECE_CHARACTERS", 64)
     tokenizer = load(tmp_path)
     rng = np.random.default_rng(0)
     texts = [" ".join("".join(rng.choice(list("abceis"), 6)) for _ in range(200)) for _ in range(50)]
@@ -145,11 +144,11 @@ def test_word_table_is_cleared_and_shared_by_threads(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert all(results[thread] == expected for thread in range(4))
-    assert tokenizer._known_size < 2000 + 4 * 200 * 30
+    assert tokenizer._word_table._known_size < 2000 + 4 * 200 * 30
 
 
 def test_long_text_without_a_space(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "_PIECE_CHARACTERS", 64)
+    monkeypatch.setattr(word_table, "_PIECE_CHARACTERS", 64)
     assert pieces(tokenizer, "中国," * 500) == ["中", "国", ","] * 500
 
 

@@ -1,11 +1,11 @@
-"""Configs of formats that only support BERT: expressible settings, and their names in files."""
+"""Settings that BERT's relatives share: which of ours they can express, and their names in files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.config.model import BertConfig
+from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError
 
 # Settings that these formats lack, so that only BERT's value is possible.
@@ -17,7 +17,15 @@ _FIXED_SETTINGS = (
     "embedding_norm",
     "biases",
 )
-_ACTIVATIONS = ("gelu", "gelu_tanh")
+ACTIVATIONS: Mapping[str, str] = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
+"""Maps our activations to transformers' names."""
+
+_READ_ACTIVATIONS: Mapping[str, HeadActivation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 BERT_SETTINGS: Mapping[str, str] = {
     "vocab_size": "vocabulary_size",
@@ -34,7 +42,14 @@ BERT_SETTINGS: Mapping[str, str] = {
 """Maps names in Google's bert_config.json and transformers' config.json to our settings of the same meaning."""
 
 
-def require_bert(format_name: str, config: BertConfig, *, tied: bool = False) -> BertConfig:
+def require_bert(
+    format_name: str,
+    config: BertConfig,
+    *,
+    tied: bool = False,
+    position_offset: int = 0,
+    segments: bool = True,
+) -> BertConfig:
     """Returns the config unchanged.
 
     Raises:
@@ -42,7 +57,8 @@ def require_bert(format_name: str, config: BertConfig, *, tied: bool = False) ->
             this includes an untied output embedding.
     """
     bert = BertConfig()
-    allowed = {name: (getattr(bert, name),) for name in _FIXED_SETTINGS} | {"activation": _ACTIVATIONS}
+    allowed = {name: (getattr(bert, name),) for name in _FIXED_SETTINGS} | {"activation": tuple(ACTIVATIONS)}
+    allowed["position_offset"] = (position_offset,)
     if tied:
         allowed["tie_embeddings"] = (True,)
     for name, values in allowed.items():
@@ -52,11 +68,28 @@ def require_bert(format_name: str, config: BertConfig, *, tied: bool = False) ->
                 f"{format_name} cannot express model.{name} = {value!r}: must be "
                 f"{' or '.join(map(repr, values))}, as in BERT"
             )
-    if config.num_segments == 0:
+    if segments and config.num_segments == 0:
         raise InputError(
             f"{format_name} cannot express model.num_segments = 0: must be at least 1, as in BERT"
         )
     return config
+
+
+def check_only(file: Path, settings: Mapping[str, Any], only: Mapping[str, Any]) -> HeadActivation:
+    """Returns the activation in the settings of a transformers file.
+
+    Raises:
+        InputError: the activation is not supported, or a setting has another value than the one in `only`.
+    """
+    for name, value in only.items():
+        if (settings.get(name) or value) != value:
+            raise InputError(f"{file}: {name} = {settings[name]!r} is not supported: must be {value!r}")
+    activation = settings.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in _READ_ACTIVATIONS:
+        raise InputError(
+            f"{file}: hidden_act {activation!r} is not supported: must be one of {', '.join(_READ_ACTIVATIONS)}"
+        )
+    return _READ_ACTIVATIONS[activation]
 
 
 def config_from_settings(
@@ -73,7 +106,12 @@ def config_from_settings(
         if isinstance(default, float) and type(found.get(name)) is int and abs(found[name]) < 2**53:
             found[name] = float(found[name])
     try:
-        return require_bert(format_name, BertConfig(**found))
+        return require_bert(
+            format_name,
+            BertConfig(**found),
+            position_offset=conventions.get("position_offset", 0),
+            segments=conventions.get("num_segments") != 0,
+        )
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 

@@ -1,0 +1,97 @@
+"""The five special tokens of a tokenizer by their role, and the frame that they put around one text or two."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tokenizers
+
+from mlm_jax.errors import InputError
+from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Names of the special tokens; the defaults are BERT's."""
+
+    pad_token: str = SPECIAL_TOKENS[0]
+    unk_token: str = SPECIAL_TOKENS[1]
+    cls_token: str = SPECIAL_TOKENS[2]
+    """Begins a row."""
+    sep_token: str = SPECIAL_TOKENS[3]
+    """Ends a row, and each of its documents."""
+    mask_token: str = SPECIAL_TOKENS[4]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The five names; a token may have two roles."""
+        return (self.pad_token, self.unk_token, self.cls_token, self.sep_token, self.mask_token)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The names by their keys in `tokenizer_config.json`."""
+        return asdict(self)
+
+
+BERT_ROLES = Roles()
+ROBERTA_ROLES = Roles("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+# What a file may call the tokens that begin and end a row.
+_ALSO = {"cls_token": "bos_token", "sep_token": "eos_token"}
+
+
+def roles_of(stated: Mapping[str, Any], vocabulary: Mapping[str, int], where: str) -> Roles:
+    """Returns the roles that the files of a tokenizer state.
+
+    Args:
+        stated: settings of `tokenizer_config.json` or `special_tokens_map.json`: names, or objects with a `content`.
+            If they state none, the names of BERT or of RoBERTa are taken, whichever the vocabulary has.
+        vocabulary: ids of all tokens, including added ones.
+        where: begins the messages.
+
+    Raises:
+        InputError: a role has no name.
+    """
+    found: dict[str, str | None] = {}
+    for role in BERT_ROLES.settings:
+        values = [stated.get(key) for key in (role, _ALSO.get(role, role))]
+        names = [value.get("content") if isinstance(value, Mapping) else value for value in values]
+        found[role] = next((name for name in names if isinstance(name, str)), None)
+    if not any(found.values()):
+        known = [roles for roles in (BERT_ROLES, ROBERTA_ROLES) if set(roles.names) <= set(vocabulary)]
+        found |= (known[0] if known else BERT_ROLES).settings
+    # A byte-level vocabulary has no unknown tokens, and its files may name none.
+    found["unk_token"] = found["unk_token"] or found["pad_token"]
+    missing = [role for role, name in found.items() if name is None]
+    if missing:
+        raise InputError(
+            f"{where}: names no {' and no '.join(missing)}: must have all of {', '.join(BERT_ROLES.settings)}"
+        )
+    return Roles(**{role: str(name) for role, name in found.items()})
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Special tokens around two texts: [CLS] first `between` second [SEP]. One text is [CLS] text [SEP]."""
+
+    between: tuple[int, ...]
+    """Ids between the texts: [SEP] in BERT, `</s></s>` in RoBERTa."""
+    second_segment: int
+    """Segment of the second text and what follows it: 1 in BERT, 0 in RoBERTa."""
+
+
+def frame_of(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int, where: str) -> Frame:
+    """Returns the frame that the tokenizer's post-processor makes, or BERT's if it has none.
+
+    Raises:
+        InputError: it frames one text otherwise than as [CLS] text [SEP].
+    """
+    if backend.post_processor is None:
+        return Frame((sep_id,), 1)
+    empty = backend.encode("", add_special_tokens=False)
+    one = backend.post_process(empty, None, True)
+    if one.ids != [cls_id, sep_id]:
+        raise InputError(
+            f"{where}: frames a text with {one.tokens}: must be one token that begins it and one that ends it"
+        )
+    two = backend.post_process(empty, empty, True)
+    return Frame(tuple(two.ids[1:-1]), two.type_ids[-1])

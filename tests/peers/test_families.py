@@ -1,0 +1,181 @@
+"""Families of encoders beside transformers: random weights in both directions, texts, pairs and real tokenizers."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from safetensors.numpy import load_file
+
+from mlm_jax.store.conversion import Request, convert
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.use.labeled_batches import labeled_rows
+from mlm_jax.use.masked_lm import MaskedLM
+from mlm_jax.use.text_classifier import TextClassifier
+from tests.formats.test_hugging_face import assert_same_tensors
+
+pytestmark = [pytest.mark.peers, pytest.mark.shared_data]
+
+ROBERTA = {
+    "vocab_size": 25,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 42,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "layer_norm_eps": 1e-5,
+}
+DISTILBERT = {
+    "vocab_size": 25,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+}
+SHAPES = {"Roberta": ROBERTA, "DistilBert": DISTILBERT}
+CASES = [
+    ("RobertaForMaskedLM", {}),
+    ("RobertaForMaskedLM", {"tie_word_embeddings": False}),
+    ("RobertaForMaskedLM", {"hidden_act": "gelu_new", "type_vocab_size": 2}),
+    ("RobertaForSequenceClassification", {"num_labels": 3}),
+    ("RobertaModel", {}),
+    ("DistilBertForMaskedLM", {}),
+    ("DistilBertForMaskedLM", {"activation": "gelu_new", "tie_word_embeddings": False}),
+    ("DistilBertModel", {}),
+]
+
+
+def published(folder: Path, shared_data: Path, architecture: str, **settings: Any) -> Path:
+    """Makes a folder with `save_pretrained`, with random weights of realistic spread and the tokenizer of residues."""
+    torch.manual_seed(0)
+    family = re.match("(.*?)(Model|For)", architecture)[1]
+    config = getattr(transformers, f"{family}Config")
+    shape = SHAPES[family] | settings
+    model = getattr(transformers, architecture)(config(**shape))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            is_scale = "norm" in name.lower() and name.endswith("weight")
+            spread = 0.3 if is_scale else 0.2
+            weight.copy_(torch.randn_like(weight) * spread + is_scale)
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(shared_data / "weights/sapiens-vh-roberta" / file, folder / file)
+    return folder
+
+
+@pytest.mark.parametrize(("architecture", "settings"), CASES)
+def test_both_directions(
+    architecture: str, settings: dict[str, Any], shared_data: Path, tmp_path: Path
+) -> None:
+    source = published(tmp_path / "source", shared_data, architecture, **settings)
+    request = Request(backbone_only=architecture.endswith("Model"))
+    there = convert(source, tmp_path / "ours", "mlm_jax", request)
+    back = convert(tmp_path / "ours", tmp_path / "back", "hugging_face", request)
+    for comparison in (there["comparisons"]["source"], back["comparisons"]["target"]):
+        assert comparison["library"].startswith("transformers ")
+        assert comparison["max_difference"] <= 1e-5
+        assert comparison["largest_output"] > 0.5
+    if "tie_word_embeddings" not in settings:
+        before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
+        assert_same_tensors(after, before)
+    _, report = getattr(transformers, architecture).from_pretrained(
+        tmp_path / "back", output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [architecture]
+
+
+def test_texts_and_pairs_have_the_logits_of_transformers(shared_data: Path, tmp_path: Path) -> None:
+    """Positions count from the padding id + 1 there, so padded rows and pairs are compared with ids alone."""
+    source = published(tmp_path / "source", shared_data, "RobertaForSequenceClassification", num_labels=3)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source).eval()
+    texts = [("QVQL", "WMG"), "EVQLVESGGG", ("A", "ACDEFGHIKLMNPQRSTVWY"), "Q"]
+    ours = TextClassifier.from_preset(source)
+    pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
+    batch = tokenizer([a for a, _ in pairs], padding=True, return_tensors="pt")
+    single = [tokenizer(a, b, return_tensors="pt") for a, b in pairs]
+    rows = labeled_rows(texts, ours.config, ours.tokenizer, None)
+    for (token_ids, _), theirs in zip(rows, single, strict=True):
+        assert token_ids.tolist() == theirs["input_ids"][0].tolist()
+    with torch.no_grad():
+        expected = torch.stack([model(**one).logits[0].softmax(-1) for one in single]).numpy()
+        padded = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(
+            -1
+        )
+    np.testing.assert_allclose(ours.predict_probabilities(texts), expected, atol=1e-5)
+    alone = ours.predict_probabilities([a for a, _ in pairs])
+    np.testing.assert_allclose(alone, padded.numpy(), atol=1e-5)
+
+
+def test_masked_words_are_filled_as_by_the_pipeline(shared_data: Path) -> None:
+    folder = shared_data / "weights/sapiens-vh-roberta"
+    pipeline = transformers.pipeline("fill-mask", str(folder), top_k=5)
+    text = "QVQLVQ<mask>GAEVKKPGASVKVSCKAS"
+    ours = MaskedLM.from_preset(folder).fill_mask(text, top_k=5)
+    for mine, theirs in zip(ours, pipeline(text), strict=True):
+        assert (mine["token"], mine["token_str"]) == (theirs["token"], theirs["token_str"])
+        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+
+
+TEXTS = [
+    "Hello world",
+    " Hello  world\n\nfoo",
+    "The <mask> is",
+    "naïve café 東京 😀",
+    "</s> a <s> x",
+    "",
+    "a" * 300,
+]
+TEXTS += [
+    "The<mask>x <mask>",
+    "\t tab",
+    "don't I'm we'll",
+    " <mask>",
+    "\u200b\u0301e",
+    "a\u00a0b\r\nc",
+    "�\x00\x7f",
+]
+
+
+@pytest.mark.parametrize("files", [["tokenizer.json"], ["vocab.json", "merges.txt"]])
+@pytest.mark.parametrize("settings", [None, {}, {"add_prefix_space": True}])
+def test_byte_level_ids_are_those_of_transformers(
+    files: list[str], settings: dict[str, Any] | None, shared_data: Path, tmp_path: Path
+) -> None:
+    source = shared_data / "tokenizers/roberta-base"
+    for file in [*files, "config.json"]:
+        shutil.copyfile(source / file, tmp_path / file)
+    if settings is not None:
+        stated = json.loads((source / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated | settings))
+    random = np.random.RandomState(0)
+    ranges = [(32, 127), (0xA0, 0x3000), (0x4E00, 0x5000), (0x1F300, 0x1F600), (32, 33)]
+    texts = TEXTS + [
+        "".join(chr(random.randint(*ranges[random.randint(5)])) for _ in range(random.randint(1, 60)))
+        for _ in range(500)
+    ]
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
+    for text in texts:
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.encode(text, parse_special_tokens=True).tolist() == expected, text
+        expected = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert ours.encode(text).tolist() == expected, text
+    ours.save(tmp_path / "saved")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again("a b", "c")["input_ids"] == theirs("a b", "c")["input_ids"]
+    assert Tokenizer.load(tmp_path / "saved").fingerprint == ours.fingerprint
