@@ -306,5 +306,5 @@ def _kind(value: object) -> str:
 
 def _name_choices(wanted: str, names: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(wanted, names, n=1)
-    hint = f", perhaps {nearest[0]!r}" if nearest else ""
+    hint = f", perhaps {nearest[0]!r}" if nearest and wanted not in names else ""
     return f"it has {', '.join(map(repr, names)) or 'none'}{hint}"

@@ -288,6 +288,12 @@ def test_invalid_parquet_columns(tmp_path):
     assert "more than one column 'text'" in refusal(path)
 
 
+def test_a_repeated_column_is_not_suggested_for_itself(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"text,text\nThe lake,in Utah\n")
+    assert refusal(path).endswith("more than one column 'text'; it has 'text', 'text'")
+
+
 def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
     write(tmp_path / "a.txt", b"text")
     folder = tmp_path / "folder"
