@@ -48,8 +48,8 @@ def config(
     )
 
 
-# As jax 0.10 and 0.12 compile them for CPU: of each figure the larger. The peaks of "small" and "large, remat full" were
-# 667 and 7,575 before updates that are not finite were skipped: all updates are in memory until their norm is known.
+# As jax 0.10 and 0.12 compile them for CPU: of each figure the larger. The peaks of "small" and "large, remat full"
+# were 667 and 7,575 before updates that are not finite were skipped: all updates wait in memory for their norm.
 COMMITTED = {
     "tiny": (config("bert_tiny_en_uncased", 32, 128), Costs(25.6, 3_032, 298)),
     "small, 8 microbatches": (
