@@ -168,7 +168,7 @@ def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tupl
     if named is None:
         return unnamed_classes(classes), []
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-        raise InputError(f"{file}: id2label must map each class to its name")
+        raise InputError(f"{file}: id2label = {named!r:.80}: must map each class to its name, a string")
     if len(named) != classes:
         return unnamed_classes(classes), [
             f"id2label names {len(named)} classes, the classifier has {classes}: they are called LABEL_0, LABEL_1, …"

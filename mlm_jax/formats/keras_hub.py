@@ -22,6 +22,7 @@ from mlm_jax.files.git_lfs import check_no_pointer_file
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files
 from mlm_jax.formats.model_folder import (
+    ProblemType,
     StoredModel,
     check_num_classes,
     check_vocabulary,
@@ -77,6 +78,13 @@ _TASKS: Mapping[str, tuple[str, tuple[Row, ...]]] = {
 }
 # Keras nests groups 5 deep.
 _DEEPEST = 50
+# Problem type of a classifier with each activation.
+_ACTIVATIONS: Mapping[str | None, ProblemType | None] = {
+    None: None,
+    "linear": None,
+    "softmax": None,
+    "sigmoid": "multi_label_classification",
+}
 # Display names of the layers in Keras. Its loader does not read them.
 _DISPLAYED = {
     "layers/reversible_embedding": "token_embedding",
@@ -124,7 +132,7 @@ def read_architecture(folder: Path) -> StoredModel:
     if _head_of(task)[0] != "classifier":
         return model
     classes = check_num_classes(file, "num_classes", _settings_in(file, task).get("num_classes"))
-    return replace(model, labels=unnamed_classes(classes))
+    return replace(model, labels=unnamed_classes(classes), problem_type=_problem_type(file, task))
 
 
 def read(folder: Path) -> Reading:
@@ -136,7 +144,7 @@ def read(folder: Path) -> Reading:
     """
     config, tokenizer = _config(folder / CONFIG_FILE), Tokenizer.load(folder)
     check_vocabulary(folder, config, tokenizer)
-    files, dropped, labels = [folder / _WEIGHTS], {}, None
+    files, dropped, labels, problem_type = [folder / _WEIGHTS], {}, None, None
     notes = spare_rows(config, tokenizer)
     with ExitStack() as stack:
         tensors = _open(folder / _WEIGHTS, stack)
@@ -158,9 +166,12 @@ def read(folder: Path) -> Reading:
                 classes = bias.size if part == "classifier" and bias else 0
                 # KerasHub has no names of classes.
                 labels = unnamed_classes(classes) or None
+                if labels:
+                    problem_type = _problem_type(folder / TASK_FILE, read_json_object(folder / TASK_FILE))
                 head = declared_parameters(config, [part], classes)
                 params |= read_params(folder / _TASK_WEIGHTS, rows, head, tensors)
-    return Reading(StoredModel(config, params, tokenizer, labels), num_tensors, dropped, notes, files)
+    model = StoredModel(config, params, tokenizer, labels, problem_type)
+    return Reading(model, num_tensors, dropped, notes, files)
 
 
 def _config(file: Path) -> BertConfig:
@@ -180,14 +191,23 @@ def _task(file: Path, tensors: Container[str]) -> tuple[str, tuple[Row, ...], st
     """Returns the part and the rows of a task's head, and why it cannot be read; empty if it can."""
     task = read_json_object(file)
     name, (part, rows) = _task_name(task), _head_of(task)
-    activation = _settings_in(file, task).get("activation")
+    activation = _activation(file, task)
     if not part:
         return part, rows, f"of the task {name}"
-    if part == "classifier" and activation not in (None, "linear", "softmax"):
+    if part == "classifier" and activation not in _ACTIVATIONS:
         return part, rows, f"a classifier with the activation {activation!r}"
     if not any(row.name in tensors for row in rows):
         return part, rows, f"not those of {name}"
     return part, rows, ""
+
+
+def _problem_type(file: Path, task: Mapping[str, Any]) -> ProblemType | None:
+    return _ACTIVATIONS.get(_activation(file, task))
+
+
+def _activation(file: Path, task: Mapping[str, Any]) -> str | None:
+    value = _settings_in(file, task).get("activation")
+    return value if isinstance(value, str | None) else repr(value)
 
 
 def _task_name(task: Mapping[str, Any]) -> str:

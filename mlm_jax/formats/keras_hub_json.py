@@ -47,7 +47,9 @@ def json_files(model: StoredModel, tokenizer_settings: Mapping[str, bool]) -> di
     task: dict[str, Any] = {"backbone": backbone, "preprocessor": preprocessor, "name": _MODULES[class_name]}
     if class_name == "BertTextClassifier":
         classes = len(model.params["classifier"]["bias"])
-        task |= {"num_classes": classes, "activation": None, "dropout": model.config.dropout_rate}
+        several = model.problem_type == "multi_label_classification"
+        activation = "sigmoid" if several else None
+        task |= {"num_classes": classes, "activation": activation, "dropout": model.config.dropout_rate}
     return files | {"preprocessor.json": preprocessor, TASK_FILE: _keras_object(class_name, task)}
 
 

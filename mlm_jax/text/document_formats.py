@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
@@ -305,6 +306,8 @@ def _kind(value: object) -> str:
 
 
 def _name_choices(wanted: str, names: Sequence[str]) -> str:
+    if len(names) == 1 and wanted in re.split(r"[;\t|]", names[0]):
+        return f"it has one column, {names[0]!r}: fields must be separated by commas, or by tabs in a .tsv"
     nearest = difflib.get_close_matches(wanted, names, n=1)
     hint = f", perhaps {nearest[0]!r}" if nearest and wanted not in names else ""
     return f"it has {', '.join(map(repr, names)) or 'none'}{hint}"

@@ -180,11 +180,16 @@ def test_a_classifier_round_trips(model: StoredModel, tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, reading.model.params, params)
     change(folder, "task.json", activation="softmax", registered_name="keras_nlp>BertClassifier")
     assert set(keras_hub.read(folder).model.params) == {"encoder", "classifier"}
-    change(folder, "task.json", activation="sigmoid")
+    assert keras_hub.read(folder).model.problem_type is None
+    several = replace(model, params=params, labels=labels, problem_type="multi_label_classification")
+    assert keras_hub.read(written(several, tmp_path / "several")).model.problem_type == several.problem_type
+    change(folder, "task.json", activation={"class_name": "mine"})
+    assert set(keras_hub.read(folder).model.params) == {"encoder"}
+    change(folder, "task.json", activation="relu")
     reading = keras_hub.read(folder)
     assert set(reading.model.params) == {"encoder"}
     assert reading.notes == [
-        "left out: layers/dense/vars/0, layers/dense/vars/1 (a classifier with the activation 'sigmoid')"
+        "left out: layers/dense/vars/0, layers/dense/vars/1 (a classifier with the activation 'relu')"
     ]
 
 

@@ -40,8 +40,7 @@ def test_conversions_keep_the_problem_type(problem_type: str | None, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["hugging_face", "mlm_jax", "keras_hub"])
 def test_a_random_classifier_has_the_classes_of_the_folder(kind: str, tmp_path: Path) -> None:
-    settings = {} if kind == "keras_hub" else {"problem_type": "multi_label_classification"}
-    source = hugging_face_folder(tmp_path / "source", CLASS, **settings)
+    source = hugging_face_folder(tmp_path / "source", CLASS, problem_type="multi_label_classification")
     convert(source, tmp_path / kind, kind, Request(change_conventions=True))
     real, drawn = load_model(tmp_path / kind), load_model(tmp_path / kind, load_weights=False)
     assert (drawn.labels, drawn.problem_type) == (real.labels, real.problem_type)

@@ -282,6 +282,10 @@ def test_invalid_parquet_columns(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"txt": ["a"], "text": [3]}), path)
     assert "should hold strings, found int64" in refusal(path)
+    semicolons = write(tmp_path / "semicolons.csv", b"id;text\n1;a\n")
+    assert "no column 'text'; it has one column, 'id;text': fields must be separated by commas" in refusal(
+        semicolons
+    )
     assert "no column 'tex'; it has 'txt', 'text', perhaps 'text'" in refusal(path, text_field="tex")
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(twice, path)
