@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.numpy import load_file
 
+from mlm_jax.families.registry import FAMILIES
 from mlm_jax.store.conversion import Request, convert
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.labeled_batches import labeled_rows
@@ -179,3 +180,14 @@ def test_byte_level_ids_are_those_of_transformers(
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert again("a b", "c")["input_ids"] == theirs("a b", "c")["input_ids"]
     assert Tokenizer.load(tmp_path / "saved").fingerprint == ours.fingerprint
+
+
+def test_the_page_lists_every_model_type_and_what_is_read() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    listed = {name: read.strip() for names, read in rows for name in re.findall("`(.*?)`", names)}
+    assert listed.keys() == MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
+    ours = {name for family in FAMILIES for name in family.model_types}
+    assert {name for name, read in listed.items() if read != "no"} == ours
