@@ -64,7 +64,7 @@ def _rows(parts: Sequence[str]) -> tuple[Row, ...]:
 def _expressible(format_name: str, config: BertConfig) -> BertConfig:
     if config.pooler:
         raise InputError(
-            f"{format_name} cannot express model.pooler = True without segments: must be False, as in DistilBERT"
+            f"{format_name} cannot express model.pooler = True: must be False without segments, as in DistilBERT"
         )
     return replace(
         require_bert(format_name, config, segments=False),

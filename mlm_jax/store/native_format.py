@@ -28,13 +28,12 @@ from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
 from mlm_jax.store.run_folder import (
     CHECKPOINTS_FOLDER,
-    TOKENIZER_FOLDER,
     is_run_folder,
     load_params,
     read_config,
     run_and_step,
+    tokenizer_of_run,
 )
-from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "mlm_jax"
 DROPPED_PARTS: Mapping[str, str] = {}
@@ -56,7 +55,7 @@ def read_architecture(folder: Path) -> StoredModel:
     folder, _ = run_and_step(folder)
     if not is_run_folder(folder):
         return read_model_architecture(folder)
-    return StoredModel(read_config(folder).model, {}, Tokenizer.load(folder / TOKENIZER_FOLDER))
+    return StoredModel(read_config(folder).model, {}, tokenizer_of_run(folder))
 
 
 def read(folder: Path) -> Reading:
@@ -75,7 +74,7 @@ def read(folder: Path) -> Reading:
     _, shapes = split_model(abstract_masked_lm(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
-    tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+    tokenizer = tokenizer_of_run(folder)
     step, restored = load_params(folder, config, tokenizer, abstract, step)
     params = jax.tree.map(np.asarray, restored)
     # The others may be written or removed meanwhile.

@@ -107,8 +107,19 @@ def load_params(
             "params", abstract_params, _description(model, tokenizer), step=step
         )
     if restored is None:
-        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
+        raise _no_checkpoint(folder)
     return restored
+
+
+def tokenizer_of_run(folder: Path) -> Tokenizer:
+    """Returns the tokenizer of a run. Raises InputError if there is none, or no checkpoint yet."""
+    if not (folder / TOKENIZER_FOLDER).is_dir() and not (folder / CHECKPOINTS_FOLDER).is_dir():
+        raise _no_checkpoint(folder)
+    return Tokenizer.load(folder / TOKENIZER_FOLDER)
+
+
+def _no_checkpoint(folder: Path) -> InputError:
+    return InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
 
 
 def verify_checkpoints(folder: Path, step: int | None = None) -> list[int]:
@@ -117,7 +128,7 @@ def verify_checkpoints(folder: Path, step: int | None = None) -> list[int]:
     Raises:
         InputError: a checkpoint is damaged, there is none, or config.json or tokenizer/ are not those of a checkpoint.
     """
-    described = _description(read_config(folder).model, Tokenizer.load(folder / TOKENIZER_FOLDER))
+    described = _description(read_config(folder).model, tokenizer_of_run(folder))
     verified = []
     with Checkpointer(folder / CHECKPOINTS_FOLDER) as checkpointer:
         for number in checkpointer.steps() if step is None else [step]:
@@ -130,7 +141,7 @@ def verify_checkpoints(folder: Path, step: int | None = None) -> list[int]:
                 raise
             verified.append(number)
     if not verified:
-        raise InputError(f"{folder}: no checkpoint in {CHECKPOINTS_FOLDER}/; train the run first")
+        raise _no_checkpoint(folder)
     return verified
 
 

@@ -68,7 +68,9 @@ def has_mapped(library: str, child: subprocess.Popen[str]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "code"), [("numpy", 130), ("jaxlib", 130), ("lock", 75)])
-def test_a_ctrl_c_at_the_start_of_a_run_ends_it(tmp_path: Path, moment: str, code: int) -> None:
+def test_a_ctrl_c_at_the_start_of_a_run_ends_it(
+    default_signals: None, tmp_path: Path, moment: str, code: int
+) -> None:
     """While modules are imported, and while the run opens its data or compiles."""
     config = write_config(config_of(tmp_path / "run", num_steps=100_000))
     child = subprocess.Popen(
@@ -132,7 +134,7 @@ cli.run(main)
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("code", [IN_A_CALLBACK, WHILE_IMPORTING], ids=["in a callback", "while importing"])
-def test_a_signal_is_not_lost(tmp_path: Path, code: str, name: str) -> None:
+def test_a_signal_is_not_lost(default_signals: None, tmp_path: Path, code: str, name: str) -> None:
     (tmp_path / "signals_itself.py").write_text(IMPORTED.replace("NAME", name))
     ended = subprocess.run(
         [sys.executable, "-c", code.replace("NAME", name)],
@@ -147,7 +149,9 @@ def test_a_signal_is_not_lost(tmp_path: Path, code: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_leaves_no_temporary_folder(
+    default_signals: None, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     def write_until_stopped() -> None:
         with new_folder(tmp_path / "model") as partial:
             (partial / "weights").write_bytes(b"half")
@@ -161,7 +165,7 @@ def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: signal.Sign
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
-def test_a_run_takes_over_the_signals_of_its_command() -> None:
+def test_a_run_takes_over_the_signals_of_its_command(default_signals: None) -> None:
     with process.interruptible(), StopRequest() as request:
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(0.01)

@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,6 @@ from tests.run_small import (
     wait_for_a_step,
     write_config,
 )
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Python's default handlers; background jobs of a shell, and those of nohup, inherit ignored signals."""
-    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def checkpoint_being_written(new: set[str]) -> bool:
@@ -75,7 +65,7 @@ def test_a_run_killed_repeatedly_ends_like_an_uninterrupted_one(tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_run_stopped_by_a_signal_is_saved_and_resumes_bit_for_bit(
-    interruptible: None, tmp_path: Path, number: signal.Signals
+    default_signals: None, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
     config = write_config(config_of(run))
@@ -97,7 +87,7 @@ def test_a_run_stopped_by_a_signal_is_saved_and_resumes_bit_for_bit(
     assert_same_end(run)
 
 
-def test_the_second_ctrl_c_has_its_usual_effect(interruptible: None) -> None:
+def test_the_second_ctrl_c_has_its_usual_effect(default_signals: None) -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         assert stop.name is None
@@ -109,7 +99,7 @@ def test_the_second_ctrl_c_has_its_usual_effect(interruptible: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
-def test_a_repeated_signal_does_not_end_the_process_while_it_saves(interruptible: None, name: str) -> None:
+def test_a_repeated_signal_does_not_end_the_process_while_it_saves(default_signals: None, name: str) -> None:
     """Schedulers and closing terminals send several."""
     with StopRequest() as stop:
         for number in (signal.Signals[name], signal.Signals[name], signal.SIGTERM, signal.SIGHUP):
@@ -119,7 +109,7 @@ def test_a_repeated_signal_does_not_end_the_process_while_it_saves(interruptible
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_handlers_are_restored(interruptible: None) -> None:
+def test_handlers_are_restored(default_signals: None) -> None:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     with StopRequest():
