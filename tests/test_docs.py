@@ -75,7 +75,13 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         words = [PLACEHOLDERS.get(word, word) for word in words]
         module = importlib.import_module(f"mlm_jax.commands.{name.replace('-', '_')}")
         if name in ("train", "compile-check"):
-            config_flags.parse_config_and_flags(words, line, flags_class=getattr(module, "Arguments", None))
+            # Without a config, everything follows from a model, which may not exist here.
+            config_flags.parse_config_and_flags(
+                module.one_name(words) if name == "train" else words,
+                line,
+                flags_class=getattr(module, "Arguments", None),
+                without_config=(lambda model, _: TrainConfig(init_from=model)) if name == "train" else None,
+            )
             continue
         arguments = flags.parse(module.Arguments, words, line)
         if name == "ablate":

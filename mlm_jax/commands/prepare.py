@@ -18,7 +18,7 @@ class Arguments:
     input: tuple[str, ...] = required("FILE")
     """Files, folders, globs and URLs: .txt, .jsonl, .csv, .tsv (also compressed) or .parquet; - is standard input."""
     tokenizer: str = required("TOKENIZER")
-    """vocab.txt, tokenizer.json, or a folder that contains one."""
+    """vocab.txt, tokenizer.json, a folder that contains one, or a MODEL, such as a run or hf://user/model."""
     output: str = required("DIR")
     """Folder for the shards and their manifest."""
     text_field: str = "text"
@@ -50,12 +50,13 @@ def main(arguments: Sequence[str], prog: str) -> None:
         raise InputError("--part and --num-parts: must be given together, or neither of them")
     from mlm_jax.data.division import Part
     from mlm_jax.data.prepare import prepare
+    from mlm_jax.store.hub import find_tokenizer
     from mlm_jax.text.tokenizer import Tokenizer
 
     part = None if parsed.part is None else Part(parsed.part, parsed.num_parts or 0)
     preparation = prepare(
         parsed.input,
-        Tokenizer.load(parsed.tokenizer),
+        Tokenizer.load(find_tokenizer(parsed.tokenizer)),
         parsed.output,
         text_field=parsed.text_field,
         errors=parsed.errors,

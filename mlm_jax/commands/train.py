@@ -1,5 +1,6 @@
 """`mlm-jax train`: train a masked language model, or resume a run."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,10 @@ from mlm_jax.config import DistributedConfig, TrainConfig
 from mlm_jax.errors import EXIT_STOPPED
 from mlm_jax.run.host_memory import keep_freed_memory
 
-ABOUT = "Train a masked language model. If the run folder has checkpoints, resume from the newest one."
+ABOUT = (
+    "Train a masked language model, or continue one on more text (--from MODEL, also called --init-from). If the run "
+    "folder has checkpoints, resume from the newest one."
+)
 
 _FROM_SOURCE = ("dropout_rate", "attention_dropout_rate", "initializer_stddev")
 
@@ -25,14 +29,27 @@ class Flags:
 def main(arguments: Sequence[str], prog: str) -> int:
     """Reads the config and trains; returns 75 if a signal stopped the run, which the same command then resumes."""
     keep_freed_memory()
+    arguments = one_name(arguments)
+    has_config = bool(arguments) and not arguments[0].startswith("-")
     config, flags = parse_config_and_flags(
-        arguments, prog, ABOUT, Flags, before_config=_join, after_flags=_with_settings_of_source
+        arguments,
+        prog,
+        ABOUT,
+        Flags,
+        before_config=_join,
+        after_flags=_with_settings_of_source if has_config else _completed,
+        without_config=_adapting_config,
     )
     _join(config.distributed)
     # Imported late, so that a mistyped setting is reported before jax starts.
     from mlm_jax.run.trainer import train
 
     return 0 if train(config, from_step=flags.from_step).finished else EXIT_STOPPED
+
+
+def one_name(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with --init-from in place of its other name, --from."""
+    return [re.sub("^--from(?==|$)", "--init-from", argument) for argument in arguments]
 
 
 def _with_settings_of_source(config: TrainConfig, given: Collection[str]) -> TrainConfig:
@@ -60,6 +77,18 @@ def _with_settings_of_source(config: TrainConfig, given: Collection[str]) -> Tra
                 f"--model.{name.replace('_', '-')} sets another"
             )
     return replace(config, model=model)
+
+
+def _adapting_config(model: str, output_dir: str) -> TrainConfig:
+    from mlm_jax.run.adapt import adapting_config
+
+    return adapting_config(model, output_dir)
+
+
+def _completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    from mlm_jax.run.adapt import completed
+
+    return completed(config, given)
 
 
 def _join(job: DistributedConfig) -> None:

@@ -13,6 +13,7 @@ from mlm_jax.formats.model_folder import random_model, with_padded_rows
 from mlm_jax.run.reporting import say
 from mlm_jax.step.program import Program
 from mlm_jax.step.update import TrainState
+from mlm_jax.store.checkpoint_manifest import enumerate_some
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -51,9 +52,11 @@ def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer, se
     if model.tokenizer.fingerprint != tokenizer.fingerprint:
         raise InputError(
             f"init_from = {name!r}: has the tokenizer {model.tokenizer.fingerprint[:12]}: "
-            f"must be that of the data, {tokenizer.fingerprint[:12]}"
+            f"must be that of the data, {tokenizer.fingerprint[:12]}; mlm-jax prepare --tokenizer {name} prepares data "
+            "with that of the model"
         )
     # Dropout and vocabulary padding may differ, but not the meaning of the weights.
+    different = []
     for setting, value in asdict(wanted).items():
         theirs = getattr(model.config, setting)
         without_pooler = setting == "pooler" and theirs and not value
@@ -62,9 +65,12 @@ def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer, se
         if setting in _HEAD_SETTINGS and "head" not in model.params:
             continue
         if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
-            raise InputError(
-                f"init_from = {name!r}: has model.{setting} = {theirs!r}: must be {value!r}, as in the run"
-            )
+            different.append(f"model.{setting} = {theirs!r}: must be {value!r}")
+    if different:
+        raise InputError(
+            f"init_from = {name!r}: has {'; '.join(different)}, as in the run; without a config, the run takes them "
+            "from the model"
+        )
     head = model.params.get("head")
     if head is None:
         say(f"init_from = {name!r}: has no masked-LM head: the run starts with a random one")
@@ -72,4 +78,9 @@ def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer, se
     params = with_padded_rows(wanted, {"encoder": model.params["encoder"], "head": head})
     if not wanted.pooler:
         params["encoder"] = {key: leaf for key, leaf in params["encoder"].items() if key != "pooler"}
+    unused = sorted(set(model.params) - {"encoder", "head"})
+    unused += ["pooler"] * ("pooler" in model.params["encoder"] and not wanted.pooler)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    left = f"without {enumerate_some(unused)}" if unused else "all that it has"
+    say(f"weights from {name}: {count:,} parameters, {left}")
     return jax.tree.map(lambda leaf: leaf.astype(np.float32), params)

@@ -84,6 +84,19 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
     )
 
 
+def find_tokenizer(name: str) -> Path:
+    """Returns the file or folder with a tokenizer: the path `name`, or that of a model's tokenizer.
+
+    Raises:
+        InputError: `name` is that of a model, as in `find_model`, whose files could not be downloaded.
+    """
+    is_name = name in PRESETS or name.startswith(("hf://", "kaggle://"))
+    found = find_model(name, weights=False) if is_name and not Path(name).exists() else Path(name)
+    of_model = found / "tokenizer"
+    has_own = any((found / file).is_file() for file in TOKENIZER_FILES)
+    return of_model if of_model.is_dir() and not has_own else found
+
+
 def _from_hugging_face(name: str, weights: bool, remedy: str) -> Path:
     """Downloads `user/model[/sub/folder][@revision]`."""
     from huggingface_hub import snapshot_download

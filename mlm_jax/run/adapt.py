@@ -1,0 +1,82 @@
+"""The config of a run that continues a model, for those who have none of their own."""
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
+from mlm_jax.data.folders import open_folder
+from mlm_jax.data.manifest import read_manifest
+from mlm_jax.data.prepare import EVALUATION_FOLDER
+from mlm_jax.errors import InputError
+from mlm_jax.run.reporting import say
+from mlm_jax.store.loading import load_config
+from mlm_jax.store.run_folder import is_run_folder, read_config
+
+# As is usual for continued pretraining: the rate of fine-tuning, a short warm-up, and a few passes over the text.
+_LEARNING_RATE = 5e-5
+_WARMUP_SHARE = 0.06
+_PASSES = 3
+_BATCH_SIZE = 32
+_LONGEST_ROWS = 256
+
+
+def adapting_config(model: str, output_dir: str) -> TrainConfig:
+    """Returns the config that continues `model`, in the shape and with the conventions and dropout of the model.
+
+    If `output_dir` is the folder of a run that has started, this is the config of that run, which needs no source.
+
+    Raises:
+        InputError: there is no such model, or its config is not supported.
+    """
+    started = Path(output_dir)
+    if is_run_folder(started):
+        return read_config(started)
+    # A pooler is not trained, and weight decay would shrink it.
+    shape = replace(load_config(model), pooler=False)
+    return TrainConfig(
+        model=shape,
+        data=DataConfig(sequence_length=min(_LONGEST_ROWS, shape.max_sequence_length)),
+        optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE),
+        batch_size=_BATCH_SIZE,
+        init_from=model,
+        output_dir=output_dir,
+    )
+
+
+def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """Returns the config with what depends on the data and on other settings, unless it is `given`; and prints it.
+
+    The number of steps is that of three passes over the data, the warm-up 6 % of it, and the evaluation data are the
+    documents that `mlm-jax prepare --eval-share` held out.
+
+    Raises:
+        InputError: there are no data at `config.data.path`.
+    """
+    if not config.data.path:
+        raise InputError("data.path: must be given, the folder of prepared text; `mlm-jax prepare` makes one")
+    if is_run_folder(Path(config.output_dir)):
+        return config
+    held_out = Path(config.data.path) / EVALUATION_FOLDER
+    if "data.eval_path" not in given and held_out.is_dir():
+        config = replace(config, data=replace(config.data, eval_path=str(held_out)))
+    totals = read_manifest(open_folder(config.data.path))["totals"]
+    rows = totals["tokens"] / (config.data.sequence_length - 2)
+    if config.data.packing == "document":
+        # Most documents fit into a row, or fill several.
+        rows = max(rows, totals["documents"])
+    steps_of_pass = rows / config.batch_size
+    if "num_steps" not in given:
+        config = replace(config, num_steps=max(1, math.ceil(_PASSES * steps_of_pass)))
+    if "optimizer.warmup_steps" not in given:
+        warmup = math.ceil(_WARMUP_SHARE * config.num_steps)
+        config = replace(config, optimizer=replace(config.optimizer, warmup_steps=warmup))
+    data, optimizer = config.data, config.optimizer
+    say(
+        f"continues {config.init_from} on {data.path} ({totals['tokens']:,} tokens): {config.num_steps:,} steps, about "
+        f"{config.num_steps / steps_of_pass:.1f} passes; rows of {data.sequence_length} tokens, batches of "
+        f"{config.batch_size}, learning rate {optimizer.learning_rate:g} after {optimizer.warmup_steps:,} steps of "
+        f"warm-up; evaluation on {data.eval_path or 'nothing'}"
+    )
+    return config

@@ -1,0 +1,78 @@
+"""`mlm-jax train --from MODEL`: a model is continued without a config."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.config import DataConfig, TrainConfig
+from mlm_jax.config.files import load_config
+from mlm_jax.errors import InputError
+from mlm_jax.run.adapt import adapting_config, completed
+from mlm_jax.run.init_from import params_to_start_from
+from mlm_jax.store.hub import find_tokenizer
+from mlm_jax.text.tokenizer import Tokenizer
+from tests.run_small import MODEL, prepared, run_script, tokenizer, uninterrupted
+
+
+def test_shape_and_conventions_are_those_of_the_model() -> None:
+    config = adapting_config(str(uninterrupted()), "no/such/run")
+    assert config.model == replace(load_config(uninterrupted()).model, pooler=False)
+    assert config.data.sequence_length == min(256, config.model.max_sequence_length)
+    assert (config.init_from, config.output_dir) == (str(uninterrupted()), "no/such/run")
+
+
+def test_steps_and_warmup_follow_from_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    totals = json.loads((prepared() / "manifest.json").read_text())["totals"]
+    data = DataConfig(path=str(prepared()), sequence_length=18)
+    config = TrainConfig(data=data, batch_size=4, init_from="MODEL", output_dir=str(tmp_path / "run"))
+    found = completed(config, set())
+    steps = 3 * totals["tokens"] / 16 / 4
+    assert steps <= found.num_steps < steps + 1
+    assert 0.06 * steps <= found.optimizer.warmup_steps < 0.06 * steps + 2
+    assert found.data.eval_path is None
+    assert f"continues MODEL on {prepared()} ({totals['tokens']:,} tokens)" in capsys.readouterr().err
+    by_document = completed(replace(config, data=replace(data, packing="document")), set())
+    assert by_document.num_steps >= 3 * totals["documents"] / 4
+    kept = completed(replace(config, num_steps=7), {"num_steps", "optimizer.warmup_steps"})
+    assert (kept.num_steps, kept.optimizer.warmup_steps) == (7, 0)
+    with pytest.raises(InputError, match=r"data\.path: must be given"):
+        completed(TrainConfig(), set())
+
+
+@pytest.mark.slow
+def test_the_command_continues_a_run_and_resumes_what_it_started(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ("train", "--from", uninterrupted(), "--data.path", prepared(), "--output-dir", run)
+    ended = run_script(*command, "--num-steps", 3, "--batch-size", 8)
+    assert ended.returncode == 0, ended.stderr
+    assert f"weights from {uninterrupted()}: " in ended.stderr
+    assert "parameters, all that it has\n" in ended.stderr
+    assert "3 steps" in ended.stderr
+    again = run_script(*command)
+    assert again.returncode == 0, again.stderr
+    assert "already finished, at step 3 of 3" in again.stderr
+
+
+def test_without_config_and_model_the_usage_is_shown() -> None:
+    refused = run_script("train", "--data.path", prepared())
+    assert refused.returncode == 2
+    assert "(CONFIG | --from MODEL) [--setting value …]" in refused.stderr
+
+
+def test_all_differences_are_told_at_once() -> None:
+    wanted = replace(MODEL, num_layers=MODEL.num_layers + 1, layer_norm_epsilon=1e-3)
+    with pytest.raises(
+        InputError,
+        match=r"has model\.num_layers = .*: must be .*; model\.layer_norm_epsilon = .*as in the run",
+    ):
+        params_to_start_from(str(uninterrupted()), wanted, tokenizer(), 0)
+
+
+def test_the_tokenizer_of_a_model_prepares_its_data(tmp_path: Path) -> None:
+    assert find_tokenizer(str(uninterrupted())) == uninterrupted() / "tokenizer"
+    assert Tokenizer.load(find_tokenizer(str(uninterrupted()))).fingerprint == tokenizer().fingerprint
+    (tmp_path / "vocab.txt").write_text("")
+    assert find_tokenizer(str(tmp_path)) == tmp_path
+    assert find_tokenizer("no/such/folder") == Path("no/such/folder")
