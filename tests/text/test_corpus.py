@@ -282,10 +282,6 @@ def test_invalid_parquet_columns(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"txt": ["a"], "text": [3]}), path)
     assert "should hold strings, found int64" in refusal(path)
-    semicolons = write(tmp_path / "semicolons.csv", b"id;text\n1;a\n")
-    assert "no column 'text'; it has one column, 'id;text': fields must be separated by commas" in refusal(
-        semicolons
-    )
     assert "no column 'tex'; it has 'txt', 'text', perhaps 'text'" in refusal(path, text_field="tex")
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(twice, path)
@@ -382,7 +378,7 @@ def test_a_blank_line_is_a_row_of_one_column(tmp_path, suffix):
     [
         ("a.csv", "id,text\n1,a\n2,b,c\n", "a.csv:3: 3 fields; expected 2, as in the header"),
         ("a.tsv", "id\ttext\n1\n", "a.tsv:2: 1 fields; expected 2"),
-        ("a.csv", "id;text\n1;a\n", "a.csv: no column 'text'; it has 'id;text'"),
+        ("a.csv", "id;text\n1;a\n", "a.csv: no column 'text'; it has one column, 'id;text'"),
         ("a.csv", "text,text\na,b\n", "more than one column 'text'"),
         ("a.csv", 'text\n"open\nand more\n', "a.csv:3: not valid CSV: unexpected end of data"),
         ("a.csv", 'text\n"a" b\n', "a.csv:2: not valid CSV"),
