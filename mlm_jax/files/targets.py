@@ -20,8 +20,8 @@ _KINDS = {
     "tokenizer.json": "a tokenizer",
     "vocab.txt": "a tokenizer",
 }
-# Of all common file systems.
-_LONGEST_NAME = 255
+# Common file systems allow 255 bytes, of which temporary names beside a file need up to 105: host, process and suffix.
+_LONGEST_NAME, _LONGEST_NEW_NAME = 255, 150
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -34,8 +34,10 @@ def check_target(folder: str | Path) -> None:
     """
     _require_local(folder)
     folder = Path(folder)
-    if any(len(os.fsencode(name)) > _LONGEST_NAME for name in folder.parts):
-        raise InputError(f"{folder}: a name is too long: must have at most {_LONGEST_NAME} bytes")
+    for path in (folder, *folder.parents):
+        length = len(os.fsencode(path.name))
+        if length > _LONGEST_NAME or (length > _LONGEST_NEW_NAME and not path.exists()):
+            raise InputError(f"{folder}: a name is too long: must have at most {_LONGEST_NEW_NAME} bytes")
     existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     for path in (folder, *folder.parents):
         if path.is_symlink() and not path.exists():

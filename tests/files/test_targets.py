@@ -24,7 +24,8 @@ from mlm_jax.files.targets import check_target, check_target_file, failed_write,
         ("file", "file: is a file; must be a folder"),
         ("file/below/it", "file/below/it: file is a file; must be a folder"),
         ("closed/run", "closed/run: closed cannot be written"),
-        ("ü" * 128, "ü: a name is too long: must have at most 255 bytes"),
+        ("ü" * 76, "ü: a name is too long: must have at most 150 bytes"),
+        ("ü" * 128, "ü: a name is too long: must have at most 150 bytes"),
     ],
 )
 def test_an_unusable_target_is_refused(

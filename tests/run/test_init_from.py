@@ -49,7 +49,9 @@ def test_a_dropout_that_is_not_the_sources_is_reported(
 ) -> None:
     source = str(stored(tmp_path / "source", parts=("encoder", "head")))
     params_to_start_from(source, MODEL, tokenizer(), 0)
-    assert capsys.readouterr().err.splitlines() == [f"weights from {source}: 8,076 parameters, all that it has"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"weights from {source}: 8,076 parameters, all that it has"
+    ]
     params_to_start_from(source, replace(MODEL, dropout_rate=0.0), tokenizer(), 0)
     assert "has model.dropout_rate = 0.1: this run has 0.0" in capsys.readouterr().err
 
