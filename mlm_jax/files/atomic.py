@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.folder_lock import own_name
 from mlm_jax.files.targets import naming_target
 
@@ -133,4 +133,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             # On a file system without locks, another process may have created it.
             if isinstance(error, OSError) and path.exists():
                 raise InputError(f"{path}: already exists; choose a folder that does not exist") from error
+            # Messages name what the user will find.
+            if type(error) in (InputError, RunError) and str(partial) in str(error):
+                raise type(error)(str(error).replace(str(partial), str(path))) from error
             raise

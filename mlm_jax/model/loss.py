@@ -157,7 +157,8 @@ def _cross_entropy(
     at_label = jnp.take_along_axis(logits, masked.ids[..., None], axis=-1)[..., 0]
     weights = masked.weights.astype(logits.dtype)
     sums = LossSums(
-        loss=jnp.sum(weights * (largest + jnp.log(partition) - at_label)),
+        # In this order: a sum with a huge logit would be that logit, and the loss 0.
+        loss=jnp.sum(weights * (largest - at_label + jnp.log(partition))),
         # Comparing with the largest logit, which is already known, saves an argmax over the vocabulary.
         correct=jnp.sum(weights * (at_label >= largest)),
         weight=jnp.sum(weights),

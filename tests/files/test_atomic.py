@@ -84,6 +84,16 @@ def test_the_second_writer_of_a_folder_is_refused_at_once(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "link"}
 
 
+@pytest.mark.parametrize("kind", [InputError, RunError])
+def test_messages_name_the_folder_and_not_its_temporary_name(tmp_path: Path, kind: type[Exception]) -> None:
+    with (
+        pytest.raises(kind, match=f"^{tmp_path / 'model'}/weights: wrong$"),
+        new_folder(tmp_path / "model") as partial,
+    ):
+        raise kind(f"{partial / 'weights'}: wrong")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_locks_the_second_writer_damages_nothing(tmp_path, monkeypatch):
     """As on a file system without locks, or on two hosts that do not share them."""
     monkeypatch.setattr(atomic, "own_name", lambda path: contextlib.nullcontext())

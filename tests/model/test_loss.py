@@ -172,6 +172,13 @@ def test_label_zero_is_a_label(inputs: tuple[jax.Array, ...]) -> None:
     assert sums.loss > 0
 
 
+def test_huge_logits_do_not_cancel_the_loss(inputs: tuple[jax.Array, ...]) -> None:
+    """The sum of 1e30 and ln V is 1e30 in float32."""
+    x, table, bias, labels, weights = inputs
+    sums = masked_lm_sums(x, 0 * table, bias * 0 + 1e30, labels, weights, vocabulary_size=VOCABULARY)
+    np.testing.assert_allclose(sums.loss, weights.sum() * np.log(VOCABULARY), rtol=1e-5)
+
+
 def test_padding_rows_of_the_table_get_no_probability(inputs: tuple[jax.Array, ...]) -> None:
     x, table, bias, labels, weights = inputs
     expected = masked_lm_sums(*inputs, vocabulary_size=VOCABULARY)
