@@ -35,21 +35,26 @@ class Roles:
 
 BERT_ROLES = Roles()
 ROBERTA_ROLES = Roles("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+# Roles that no token may have together.
+_APART = {
+    "pad_token": ("cls_token", "sep_token", "mask_token"),
+    "mask_token": ("cls_token", "sep_token", "unk_token"),
+}
 # What a file may call the tokens that begin and end a row.
 _ALSO = {"cls_token": "bos_token", "sep_token": "eos_token"}
 
 
-def roles_of(stated: Mapping[str, Any], vocabulary: Mapping[str, int], where: str) -> Roles:
+def roles_of(stated: Mapping[str, Any], backend: tokenizers.Tokenizer, where: str) -> Roles:
     """Returns the roles that the files of a tokenizer state.
 
     Args:
         stated: settings of `tokenizer_config.json` or `special_tokens_map.json`: names, or objects with a `content`.
             If they state none, the names of BERT or of RoBERTa are taken, whichever the vocabulary has.
-        vocabulary: ids of all tokens, including added ones.
+        backend: the tokenizer, with its added tokens.
         where: begins the messages.
 
     Raises:
-        InputError: a role has no name.
+        InputError: a role has no name, or the padding or the mask has another role.
     """
     found: dict[str, str | None] = {}
     for role in BERT_ROLES.settings:
@@ -57,16 +62,31 @@ def roles_of(stated: Mapping[str, Any], vocabulary: Mapping[str, int], where: st
         names = [value.get("content") if isinstance(value, Mapping) else value for value in values]
         found[role] = next((name for name in names if isinstance(name, str)), None)
     if not any(found.values()):
-        known = [roles for roles in (BERT_ROLES, ROBERTA_ROLES) if set(roles.names) <= set(vocabulary)]
+        vocabulary = set(backend.get_vocab(with_added_tokens=True))
+        known = [roles for roles in (BERT_ROLES, ROBERTA_ROLES) if set(roles.names) <= vocabulary]
         found |= (known[0] if known else BERT_ROLES).settings
     # A byte-level vocabulary has no unknown tokens, and its files may name none.
-    found["unk_token"] = found["unk_token"] or found["pad_token"]
+    unknown = getattr(backend.model, "unk_token", None)
+    found["unk_token"] = found["unk_token"] or unknown or found["pad_token"]
     missing = [role for role, name in found.items() if name is None]
     if missing:
         raise InputError(
             f"{where}: names no {' and no '.join(missing)}: must have all of {', '.join(BERT_ROLES.settings)}"
         )
-    return Roles(**{role: str(name) for role, name in found.items()})
+    roles = Roles(**{role: str(name) for role, name in found.items()})
+    shared = [
+        (role, other)
+        for role, others in _APART.items()
+        for other in others
+        if getattr(roles, role) == getattr(roles, other)
+    ]
+    if shared:
+        role, other = shared[0]
+        raise InputError(
+            f"{where}: {getattr(roles, role)!r} is its {role} and its {other}: must be two tokens, or rows could not "
+            "be told from their padding and masks"
+        )
+    return roles
 
 
 @dataclass(frozen=True)

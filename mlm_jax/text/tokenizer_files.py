@@ -355,7 +355,7 @@ class _Folder:
         if self.is_byte_level:
             stated = ROBERTA_ROLES.settings | {name: value for name, value in stated.items() if value}
         if not self.is_bert:
-            return roles_of(stated, backend.get_vocab(with_added_tokens=True), where)
+            return roles_of(stated, backend, where)
         for role, name in BERT_ROLES.settings.items():
             value = stated.get(role)
             value = value.get("content") if isinstance(value, Mapping) else value

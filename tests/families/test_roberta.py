@@ -16,6 +16,7 @@ from mlm_jax.formats import hugging_face
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import Request, convert
 from mlm_jax.store.reference_outputs import Reference
+from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.labeled_batches import labeled_rows
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.text_classifier import TextClassifier
@@ -157,6 +158,32 @@ def test_contradictions_are_refused(folder: Path, settings: dict[str, object], m
     change(folder, **settings)
     with pytest.raises(InputError, match=message):
         hugging_face.read(folder)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ({"mask_token": "<pad>"}, "'<pad>' is its pad_token and its mask_token: must be two tokens"),
+        ({"pad_token": "</s>"}, "'</s>' is its pad_token and its sep_token: must be two tokens"),
+        ({"mask_token": None}, "names no mask_token: must have all of pad_token, unk_token"),
+    ],
+)
+def test_roles_that_a_row_needs_apart(folder: Path, roles: dict[str, str | None], message: str) -> None:
+    file = folder / "tokenizer_config.json"
+    stated = json.loads(file.read_text()) | roles
+    file.write_text(json.dumps({name: value for name, value in stated.items() if value is not None}))
+    with pytest.raises(InputError, match=message):
+        Tokenizer.load(folder)
+
+
+@pytest.mark.shared_data
+def test_the_unknown_token_may_be_named_by_the_model_alone(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    stated = json.loads(file.read_text())
+    del stated["unk_token"]
+    file.write_text(json.dumps(stated))
+    assert Tokenizer.load(folder).roles.unk_token == "<unk>"
 
 
 @pytest.mark.shared_data
