@@ -260,7 +260,7 @@ REFUSED = {
     "RobertaTokenizer": "RobertaTokenizer",
     "MPNetTokenizer": "MPNetTokenizer",
     "FNetTokenizer": "FNetTokenizer",
-    "model type of another tokenizer": "'roberta'",
+    "model type of another tokenizer": "its class is RobertaTokenizer",
     "own code": "tokenization_mine.Mine",
     "special tokens as text": "split_special_tokens",
     "other prefix": "wordpieces_prefix",
