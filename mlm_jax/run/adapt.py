@@ -11,7 +11,7 @@ from mlm_jax.data.manifest import read_manifest
 from mlm_jax.data.prepare import EVALUATION_FOLDER
 from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
-from mlm_jax.store.loading import load_config
+from mlm_jax.store.loading import load_architecture
 from mlm_jax.store.run_folder import is_run_folder, read_config
 
 # As is usual for continued pretraining: the rate of fine-tuning, a short warm-up, and a few passes over the text.
@@ -25,6 +25,8 @@ _LONGEST_ROWS = 256
 def adapting_config(model: str, output_dir: str) -> TrainConfig:
     """Returns the config that continues `model`, in the shape and with the conventions and dropout of the model.
 
+    Rows have at most 256 tokens, and no more than the model takes and was trained with, as far as that is known.
+
     If `output_dir` is the folder of a run that has started, this is the config of that run, which needs no source.
 
     Raises:
@@ -33,11 +35,17 @@ def adapting_config(model: str, output_dir: str) -> TrainConfig:
     started = Path(output_dir)
     if is_run_folder(started):
         return read_config(started)
+    found = load_architecture(model)
     # A pooler is not trained, and weight decay would shrink it.
-    shape = replace(load_config(model), pooler=False)
+    shape, longest, packing = replace(found.config, pooler=False), _LONGEST_ROWS, DataConfig().packing
+    if found.training is not None:
+        # Results beyond the length that a model was trained with are unreliable.
+        longest, packing = found.training.longest_rows or longest, found.training.packing
     return TrainConfig(
         model=shape,
-        data=DataConfig(sequence_length=min(_LONGEST_ROWS, shape.max_sequence_length)),
+        data=DataConfig(
+            sequence_length=min(longest, _LONGEST_ROWS, shape.max_sequence_length), packing=packing
+        ),
         optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE),
         batch_size=_BATCH_SIZE,
         init_from=model,

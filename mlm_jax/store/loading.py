@@ -75,8 +75,13 @@ def with_training_record(folder: Path, model: StoredModel) -> StoredModel:
 
 def load_config(name: str | Path) -> BertConfig:
     """Returns the config of a model without its weights. Raises InputError as `load_model` does."""
+    return load_architecture(name).config
+
+
+def load_architecture(name: str | Path) -> StoredModel:
+    """Returns a model without its parameters, which need not exist. Raises InputError as `load_model` does."""
     folder = find_model(name, weights=False)
-    return read_architecture(folder).config
+    return with_training_record(folder, read_architecture(folder))
 
 
 def _architecture(name: str | Path, tokenizer: Tokenizer | None) -> StoredModel:

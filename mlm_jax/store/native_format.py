@@ -55,7 +55,8 @@ def read_architecture(folder: Path) -> StoredModel:
     folder, _ = run_and_step(folder)
     if not is_run_folder(folder):
         return read_model_architecture(folder)
-    return StoredModel(read_config(folder).model, {}, tokenizer_of_run(folder))
+    run, tokenizer = read_config(folder), tokenizer_of_run(folder)
+    return StoredModel(run.model, {}, tokenizer, training=record_of(run, _longest_rows(folder, run)))
 
 
 def read(folder: Path) -> Reading:
