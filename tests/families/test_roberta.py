@@ -91,6 +91,7 @@ def test_the_first_rows_of_the_position_table_are_not_read(folder: Path) -> None
     assert before.config.position_offset == 2
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_a_trained_model_is_continued_and_given_back(folder: Path, tmp_path: Path) -> None:
     lm = MaskedLM.from_preset(folder)

@@ -38,6 +38,7 @@ def test_a_run_is_resumed_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     assert refused.stderr == f"error: {run}/checkpoints: no checkpoint of step 36; there are: 30, 35, 40\n"
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_next_checkpoint_leaves_log_and_checkpoints_at_one_step(
     one_device: None, tmp_path: Path
 ) -> None:

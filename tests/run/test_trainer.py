@@ -373,6 +373,7 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
         assert misses == 0
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_eight_devices_and_on_one_again(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
     config = config_of(run, mesh=MeshConfig(data=2, fsdp=2, tensor=2))

@@ -106,6 +106,7 @@ def test_a_config_that_was_edited_after_training_is_rejected(tmp_path: Path) -> 
         load_model(run)
 
 
+@pytest.mark.slow
 def test_padding_rows_of_a_runs_vocabulary_are_removed(tmp_path: Path) -> None:
     config = config_of(tmp_path / "run", num_steps=4)
     padded = replace(config, model=replace(config.model, vocabulary_multiple=64))

@@ -107,7 +107,7 @@ def test_the_pooler_is_not_shrunk(model: MaskedLM) -> None:
     "form",
     [
         pytest.param("one mapping", marks=pytest.mark.slow),
-        "iterable",
+        pytest.param("iterable", marks=pytest.mark.slow),
         pytest.param("fields left out", marks=pytest.mark.slow),
     ],
 )
