@@ -83,7 +83,7 @@ def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     data, optimizer = config.data, config.optimizer
     say(
         f"continues {config.init_from} on {data.path} ({totals['tokens']:,} tokens): {config.num_steps:,} steps, about "
-        f"{config.num_steps / steps_of_pass:.1f} passes; rows of {data.sequence_length} tokens, batches of "
+        f"{config.num_steps / steps_of_pass:,.1f} passes; rows of {data.sequence_length} tokens, batches of "
         f"{config.batch_size}, learning rate {optimizer.learning_rate:g} after {optimizer.warmup_steps:,} steps of "
         f"warm-up; evaluation on {data.eval_path or 'nothing'}"
     )
