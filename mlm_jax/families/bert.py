@@ -1,24 +1,26 @@
 """BERT (Devlin et al. 2018): post-norm, learned positions, two segments, a tied head with GELU and LayerNorm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from mlm_jax.config.model import BertConfig, HeadActivation
+from mlm_jax.errors import InputError
 from mlm_jax.families.family import Family
 from mlm_jax.families.names import Endings, Row
 from mlm_jax.families.settings import (
     ACTIVATIONS,
     BERT_SETTINGS,
-    check_only,
+    activation_in,
     config_from_settings,
     require_bert,
     settings_from_config,
 )
 
 ENDINGS = Endings(kernel=".weight", bias=".bias", scale=".weight", offset=".bias", layout="out_in")
-ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+_SETTINGS = {**BERT_SETTINGS, "tie_word_embeddings": "tie_embeddings"}
+_ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
 def encoder_rows(prefix: str) -> tuple[Row, ...]:
@@ -53,10 +55,6 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def _rows(parts: Sequence[str]) -> tuple[Row, ...]:
-    return ROWS
-
-
 def _expressible(format_name: str, config: BertConfig) -> BertConfig:
     return replace(
         require_bert(format_name, config),
@@ -66,25 +64,30 @@ def _expressible(format_name: str, config: BertConfig) -> BertConfig:
     )
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
-    activation, epsilon = check_only(file, settings, ONLY), settings.get("layer_norm_eps", 1e-12)
-    return config_from_settings(
-        format_name,
-        file,
-        settings,
-        {**BERT_SETTINGS, "tie_word_embeddings": "tie_embeddings"},
-        activation=activation,
-        head_activation=activation,
-        layer_norm_epsilon=epsilon,
-        head_layer_norm_epsilon=epsilon,
-    )
+def read_bert(format_name: str, file: Path, settings: Mapping[str, Any], **conventions: Any) -> BertConfig:
+    """Returns the config for the settings of BERT or a relative, whose `conventions` replace BERT's.
+
+    Raises:
+        InputError: a setting is invalid or not supported.
+    """
+    for name, value in _ONLY.items():
+        if (settings.get(name) or value) != value:
+            raise InputError(f"{file}: {name} = {settings[name]!r} is not supported: must be {value!r}")
+    activation, epsilon = activation_in(file, settings, "hidden_act"), settings.get("layer_norm_eps", 1e-12)
+    bert = {
+        "activation": activation,
+        "head_activation": activation,
+        "layer_norm_epsilon": epsilon,
+        "head_layer_norm_epsilon": epsilon,
+    }
+    return config_from_settings(format_name, file, settings, _SETTINGS, **bert | conventions)
 
 
-def _write(config: BertConfig) -> dict[str, Any]:
-    return settings_from_config(config, BERT_SETTINGS) | {
+def write_bert(config: BertConfig) -> dict[str, Any]:
+    """Inverts `read_bert`, with BERT's conventions."""
+    return settings_from_config(config, _SETTINGS) | {
         "hidden_act": ACTIVATIONS[config.activation],
         "layer_norm_eps": config.layer_norm_epsilon,
-        "tie_word_embeddings": config.tie_embeddings,
         "position_embedding_type": "absolute",
     }
 
@@ -99,11 +102,11 @@ BERT = Family(
         "BertForSequenceClassification": ("encoder", "classifier"),
         "BertModel": ("encoder",),
     },
-    rows=_rows,
+    rows=lambda parts: ROWS,
     fits=lambda config: config.num_segments > 0 and not config.position_offset,
     expressible=_expressible,
-    read=_read,
-    write=_write,
+    read=read_bert,
+    write=write_bert,
     token_table="bert.embeddings.word_embeddings.weight",
     decoder="cls.predictions.decoder.weight",
     decoder_bias="cls.predictions.decoder.bias",

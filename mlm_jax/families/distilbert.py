@@ -4,7 +4,7 @@ In training, transformers' DistilBERT has no dropout between attention and its r
 classifier, with a ReLU in place of tanh, is not supported.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from mlm_jax.families.family import Family
 from mlm_jax.families.names import Row
 from mlm_jax.families.settings import (
     ACTIVATIONS,
-    check_only,
+    activation_in,
     config_from_settings,
     require_bert,
     settings_from_config,
@@ -57,10 +57,6 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def _rows(parts: Sequence[str]) -> tuple[Row, ...]:
-    return ROWS
-
-
 def _expressible(format_name: str, config: BertConfig) -> BertConfig:
     if config.pooler:
         raise InputError(
@@ -76,7 +72,7 @@ def _expressible(format_name: str, config: BertConfig) -> BertConfig:
 
 
 def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
-    activation = check_only(file, {"hidden_act": settings.get("activation", "gelu")}, {})
+    activation = activation_in(file, settings, "activation")
     return config_from_settings(
         format_name,
         file,
@@ -101,7 +97,7 @@ DISTILBERT = Family(
     model_types=("distilbert",),
     prefix="distilbert.",
     classes={"DistilBertForMaskedLM": ("encoder", "head"), "DistilBertModel": ("encoder",)},
-    rows=_rows,
+    rows=lambda parts: ROWS,
     fits=lambda config: config.num_segments == 0 and not config.position_offset,
     expressible=_expressible,
     read=_read,

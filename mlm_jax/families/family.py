@@ -1,4 +1,4 @@
-"""What a family says about itself."""
+"""Description of a family of encoders."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Family:
     """Tensor that repeats `bias`, if there is one."""
     classifier: str = ""
     """Prefix of the tensors of a classifier of texts; in some classes, it classifies tokens. Empty if there is none."""
-    classifier_class: str = ""
+    classifier_class: str | None = None
     constants: Mapping[str, int] = field(default_factory=dict)
     """Buffers that some versions of transformers saved, by the step between their numbers: 0 for zeros."""
     unused: tuple[str, ...] = ()

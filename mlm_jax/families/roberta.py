@@ -10,17 +10,10 @@ from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.families.bert import ENDINGS, ONLY, encoder_rows
+from mlm_jax.families.bert import ENDINGS, encoder_rows, read_bert, write_bert
 from mlm_jax.families.family import Family
 from mlm_jax.families.names import Row
-from mlm_jax.families.settings import (
-    ACTIVATIONS,
-    BERT_SETTINGS,
-    check_only,
-    config_from_settings,
-    require_bert,
-    settings_from_config,
-)
+from mlm_jax.families.settings import activation_in, require_bert
 
 # Where transformers' defaults differ from BERT's.
 _DEFAULTS = {"vocab_size": 50_265, "max_position_embeddings": 512, "pad_token_id": 1}
@@ -50,7 +43,8 @@ def _expressible(format_name: str, config: BertConfig) -> BertConfig:
 
 
 def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
-    activation = check_only(file, settings, ONLY)
+    # Before null becomes a default: it names no activation.
+    activation = activation_in(file, settings, "hidden_act")
     settings = _DEFAULTS | {name: value for name, value in settings.items() if value is not None}
     padding, rows = settings["pad_token_id"], settings["max_position_embeddings"]
     if type(padding) is not int or type(rows) is not int or not 0 <= padding < rows - 1:
@@ -58,28 +52,20 @@ def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConf
             f"{file}: max_position_embeddings = {rows!r}, pad_token_id = {padding!r}: must be whole numbers, and leave "
             "room for positions, which count from pad_token_id + 1"
         )
-    epsilon = settings.get("layer_norm_eps", 1e-12)
-    return config_from_settings(
+    return read_bert(
         format_name,
         file,
         settings | {"max_position_embeddings": rows - padding - 1},
-        {**BERT_SETTINGS, "tie_word_embeddings": "tie_embeddings"},
         position_offset=padding + 1,
         activation=activation,
         head_activation="gelu",
-        layer_norm_epsilon=epsilon,
-        head_layer_norm_epsilon=epsilon,
     )
 
 
 def _write(config: BertConfig) -> dict[str, Any]:
-    return settings_from_config(config, BERT_SETTINGS) | {
+    return write_bert(config) | {
         "max_position_embeddings": config.position_offset + config.max_sequence_length,
         "pad_token_id": config.position_offset - 1,
-        "hidden_act": ACTIVATIONS[config.activation],
-        "layer_norm_eps": config.layer_norm_epsilon,
-        "tie_word_embeddings": config.tie_embeddings,
-        "position_embedding_type": "absolute",
     }
 
 

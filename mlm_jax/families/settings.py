@@ -75,19 +75,12 @@ def require_bert(
     return config
 
 
-def check_only(file: Path, settings: Mapping[str, Any], only: Mapping[str, Any]) -> HeadActivation:
-    """Returns the activation in the settings of a transformers file.
-
-    Raises:
-        InputError: the activation is not supported, or a setting has another value than the one in `only`.
-    """
-    for name, value in only.items():
-        if (settings.get(name) or value) != value:
-            raise InputError(f"{file}: {name} = {settings[name]!r} is not supported: must be {value!r}")
-    activation = settings.get("hidden_act", "gelu")
+def activation_in(file: Path, settings: Mapping[str, Any], key: str) -> HeadActivation:
+    """Returns the activation in the settings of a transformers file. Raises InputError if it is not supported."""
+    activation = settings.get(key, "gelu")
     if not isinstance(activation, str) or activation not in _READ_ACTIVATIONS:
         raise InputError(
-            f"{file}: hidden_act {activation!r} is not supported: must be one of {', '.join(_READ_ACTIVATIONS)}"
+            f"{file}: {key} {activation!r} is not supported: must be one of {', '.join(_READ_ACTIVATIONS)}"
         )
     return _READ_ACTIVATIONS[activation]
 

@@ -209,8 +209,7 @@ def write(model: StoredModel, folder: Path) -> int:
         tensors[family.decoder_bias] = tensors[family.bias]
     write_tensors(folder / WEIGHTS_FILE, tensors, "pt")
     write_json(folder / _CONFIG, dict(sorted(_settings(model, family, class_name).items())))
-    longest = model.config.max_sequence_length
-    model.tokenizer.save(folder, model_max_length=longest)
+    model.tokenizer.save(folder, model_max_length=model.config.max_sequence_length)
     return len(tensors)
 
 
@@ -286,5 +285,5 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
             **(segments if read.num_segments else {}),
         )
     first = "prediction_logits" if name == "BertForPreTraining" else "logits"
-    encoder_alone = name == [*family.classes][-1]
+    encoder_alone = family.classes[name] == ("encoder",)
     return (computed.last_hidden_state if encoder_alone else computed[first]).numpy()

@@ -158,7 +158,8 @@ def read(folder: Path) -> Reading:
             state = [name for name in found if name.startswith("optimizer/")]
             dropped = dict.fromkeys(state, "state of Keras's optimizer")
             tensors = {name: tensor for name, tensor in found.items() if name not in dropped}
-            part, rows, problem = _task(folder / TASK_FILE, tensors)
+            task = read_json_object(folder / TASK_FILE)
+            part, rows, problem = _task(folder / TASK_FILE, task, tensors)
             if problem:
                 notes.append(f"left out: {', '.join(tensors)} ({problem})")
             else:
@@ -167,7 +168,7 @@ def read(folder: Path) -> Reading:
                 # KerasHub has no names of classes.
                 labels = unnamed_classes(classes) or None
                 if labels:
-                    problem_type = _problem_type(folder / TASK_FILE, read_json_object(folder / TASK_FILE))
+                    problem_type = _problem_type(folder / TASK_FILE, task)
                 head = declared_parameters(config, [part], classes)
                 params |= read_params(folder / _TASK_WEIGHTS, rows, head, tensors)
     model = StoredModel(config, params, tokenizer, labels, problem_type)
@@ -187,9 +188,8 @@ def _config(file: Path) -> BertConfig:
     return expressible(config_from_settings(NAME, file, found, BACKBONE_SETTINGS))
 
 
-def _task(file: Path, tensors: Container[str]) -> tuple[str, tuple[Row, ...], str]:
+def _task(file: Path, task: Mapping[str, Any], tensors: Container[str]) -> tuple[str, tuple[Row, ...], str]:
     """Returns the part and the rows of a task's head, and why it cannot be read; empty if it can."""
-    task = read_json_object(file)
     name, (part, rows) = _task_name(task), _head_of(task)
     activation = _activation(file, task)
     if not part:
@@ -345,7 +345,8 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     part = ""
     if (folder / _TASK_WEIGHTS).is_file():
         with ExitStack() as stack:
-            found, _, problem = _task(folder / TASK_FILE, _open(folder / _TASK_WEIGHTS, stack))
+            task, tensors = read_json_object(folder / TASK_FILE), _open(folder / _TASK_WEIGHTS, stack)
+            found, _, problem = _task(folder / TASK_FILE, task, tensors)
         part = "" if problem else found
     if not part:
         backbone = keras_hub.models.BertBackbone.from_preset(str(folder), dtype="float32")

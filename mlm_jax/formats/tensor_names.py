@@ -58,7 +58,6 @@ def name_tensors(
     renamed: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     dropped, left_out = {}, []
-    with_classifier = with_classifier and bool(family.classifier)
     known = (family.prefix, *family.heads, *([family.classifier] if with_classifier else ()))
     for name, tensor in tensors.items():
         new = name.removeprefix(wrapper)
@@ -69,7 +68,7 @@ def name_tensors(
         if not name.startswith(wrapper) or not new.startswith(known):
             left_out.append(name)
             continue
-        if with_classifier and family.unused and new.startswith(family.unused):
+        if with_classifier and new.startswith(family.unused):
             dropped[name] = f"not read by {family.classifier_class}"
             continue
         if new in renamed:
