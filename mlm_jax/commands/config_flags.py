@@ -43,17 +43,17 @@ def parse_config_and_flags(
     flags_class: type | None = None,
     before_config: Callable[[DistributedConfig], None] | None = None,
     after_flags: Callable[[TrainConfig, Collection[str]], TrainConfig] | None = None,
-    without_config: Callable[[str, str], TrainConfig] | None = None,
+    without_config: Callable[[dict[str, Any]], TrainConfig] | None = None,
 ) -> tuple[TrainConfig, Any]:
     """Parses `CONFIG [--setting value …]`, where flags of the dataclass `flags_class` may be mixed with the settings.
 
-    With `without_config`, CONFIG may be omitted if --init-from names a model: it is called with the model and the run
-    folder, and returns the config to which the settings apply.
+    With `without_config`, CONFIG may be omitted if --init-from names a model: it is called with the settings on the
+    command line, and returns the whole config.
 
     If the command line names a coordinator, `before_config` is called with its `distributed` settings before a Python
     config is run. Calls such as `jax.device_count()` in the config then describe the whole job.
 
-    `after_flags` completes the config, given the names of the settings on the command line.
+    `after_flags` completes the config of CONFIG, given the names of the settings on the command line.
 
     Returns:
         The config, and an instance of `flags_class` (or None).
@@ -73,8 +73,8 @@ def parse_config_and_flags(
             print(f"flags:\n{rows_of(own_flags)}\n")
         print(_all_settings(config) if "--help-all" in arguments else _common_settings(config))
         raise SystemExit(0)
-    continues = without_config is not None and any(flag.startswith("--init-from") for flag in arguments)
-    if not is_config and not continues:
+    names_model = any(flag.startswith("--init-from") for flag in arguments)
+    if not is_config and (without_config is None or not names_model):
         raise InputError(
             f"the first argument must be a config; usage: {prog} {_usage(without_config)} [--setting value …]; "
             f"{prog} --help lists the settings"
@@ -82,16 +82,15 @@ def parse_config_and_flags(
     settings = flags_of(TrainConfig, TrainConfig())
     given = read([*own_flags, *settings], arguments[1:] if is_config else arguments, prog)
     own = {name: given.pop(name) for name in [flag.field for flag in own_flags] if name in given}
-    if is_config or without_config is None:
+    if not is_config and without_config is not None:
+        config = without_config(given)
+    else:
         if before_config is not None and "distributed.coordinator" in given and _runs_code(arguments[0]):
             job = {name: value for name, value in given.items() if name.startswith("distributed.")}
             before_config(build(TrainConfig, job, TrainConfig()).distributed)
-        base = load_config(arguments[0])
-    else:
-        base = without_config(given["init_from"], given.get("output_dir", TrainConfig().output_dir))
-    config = build(TrainConfig, given, base)
-    if after_flags is not None:
-        config = after_flags(config, given)
+        config = build(TrainConfig, given, load_config(arguments[0]))
+        if after_flags is not None:
+            config = after_flags(config, given)
     return config, build(flags_class, own) if flags_class is not None else None
 
 

@@ -33,7 +33,7 @@ class Arguments:
     format: Format | None = None
     """Format of all files, whatever their suffixes; required for standard input."""
     errors: ErrorPolicy = "strict"
-    """How to handle invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD."""
+    """Invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:

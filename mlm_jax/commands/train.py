@@ -4,8 +4,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlm_jax.commands.config_flags import parse_config_and_flags
+from mlm_jax.commands.flags import build
 from mlm_jax.config import DistributedConfig, TrainConfig
 from mlm_jax.errors import EXIT_STOPPED
 from mlm_jax.run.host_memory import keep_freed_memory
@@ -29,16 +31,14 @@ class Flags:
 def main(arguments: Sequence[str], prog: str) -> int:
     """Reads the config and trains; returns 75 if a signal stopped the run, which the same command then resumes."""
     keep_freed_memory()
-    arguments = one_name(arguments)
-    has_config = bool(arguments) and not arguments[0].startswith("-")
     config, flags = parse_config_and_flags(
-        arguments,
+        one_name(arguments),
         prog,
         ABOUT,
         Flags,
         before_config=_join,
-        after_flags=_with_settings_of_source if has_config else _completed,
-        without_config=_adapting_config,
+        after_flags=_with_settings_of_source,
+        without_config=_continuing_config,
     )
     _join(config.distributed)
     # Imported late, so that a mistyped setting is reported before jax starts.
@@ -79,16 +79,11 @@ def _with_settings_of_source(config: TrainConfig, given: Collection[str]) -> Tra
     return replace(config, model=model)
 
 
-def _adapting_config(model: str, output_dir: str) -> TrainConfig:
-    from mlm_jax.run.adapt import adapting_config
+def _continuing_config(given: dict[str, Any]) -> TrainConfig:
+    from mlm_jax.run.adapt import adapting_config, completed
 
-    return adapting_config(model, output_dir)
-
-
-def _completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
-    from mlm_jax.run.adapt import completed
-
-    return completed(config, given)
+    base = adapting_config(given["init_from"], given.get("output_dir", TrainConfig().output_dir))
+    return completed(build(TrainConfig, given, base), given)
 
 
 def _join(job: DistributedConfig) -> None:

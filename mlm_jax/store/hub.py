@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.config.settings import nearest_name
+from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.files.home import home
@@ -92,7 +93,7 @@ def find_tokenizer(name: str) -> Path:
     """
     is_name = name in PRESETS or name.startswith(("hf://", "kaggle://"))
     found = find_model(name, weights=False) if is_name and not Path(name).exists() else Path(name)
-    of_model = found / "tokenizer"
+    of_model = found / TOKENIZER_FOLDER
     has_own = any((found / file).is_file() for file in TOKENIZER_FILES)
     return of_model if of_model.is_dir() and not has_own else found
 

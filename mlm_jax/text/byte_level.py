@@ -10,11 +10,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
 
-from mlm_jax.errors import InputError, one_line
+from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.text.roles import Roles
+from mlm_jax.text.tokenizer_json import naming_file
 
-VOCABULARY_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+BYTE_LEVEL_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 
 
 def byte_level_backend(
@@ -31,14 +32,9 @@ def byte_level_backend(
     Raises:
         InputError: an id is no number, or a merge is not of entries.
     """
-    try:
+    with naming_file(file, "a byte-level BPE"):
         pairs: list[Any] = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
         backend = tokenizers.Tokenizer(BPE(vocab=dict(token_ids), merges=pairs, fuse_unk=False))
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    # The library raises a bare Exception, and a BaseException where it panics.
-    except BaseException as error:
-        raise InputError(f"{file}: not a byte-level BPE: {one_line(error)}") from error
     backend.pre_tokenizer = ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = ByteLevelDecoder()
     return backend

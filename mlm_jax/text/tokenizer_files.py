@@ -16,8 +16,13 @@ import tokenizers
 from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.text.added_tokens import TokenFiles, add_tokens
-from mlm_jax.text.byte_level import VOCABULARY_FILE as BYTE_LEVEL_FILE
-from mlm_jax.text.byte_level import byte_level_backend, frame_texts, read_vocabulary_and_merges
+from mlm_jax.text.byte_level import (
+    BYTE_LEVEL_FILE,
+    MERGES_FILE,
+    byte_level_backend,
+    frame_texts,
+    read_vocabulary_and_merges,
+)
 from mlm_jax.text.roles import BERT_ROLES, ROBERTA_ROLES, Roles, roles_of
 from mlm_jax.text.tokenizer_json import GENERIC_CLASS, TOKENIZER_FILE, backend_from_json, rules_of
 from mlm_jax.text.vocabulary import (
@@ -39,8 +44,8 @@ TOKENIZER_FILES = (
     TOKENIZER_CONFIG_FILE,
     "added_tokens.json",
     "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
+    BYTE_LEVEL_FILE,
+    MERGES_FILE,
 )
 """All files that determine a tokenizer, except the `config.json` of a model, which may name its class."""
 
@@ -263,15 +268,14 @@ class _Folder:
     def read_tokenizer_json(self, file: Path, given: BertRules) -> tokenizers.Tokenizer:
         """Reads a `tokenizer.json`: as it is, or rebuilt from its vocabulary if transformers' class does so."""
         content = read_json_object(file)
+        model = content.get("model")
         if self.is_byte_level:
-            model = content.get("model")
             if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
                 raise InputError(
                     f"{file}: has no merges, but its class is {self.class_name}; expected byte-level BPE"
                 )
             return self._byte_level(file, model.get("vocab") or {}, model["merges"], content, given)
         stated = rules_of(content)
-        model = content.get("model")
         unknown = model.get("unk_token") if isinstance(model, dict) else None
         if unknown not in (None, "[UNK]") and (self.is_bert or stated is not None):
             raise InputError(

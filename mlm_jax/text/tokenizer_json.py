@@ -1,8 +1,9 @@
 """The content of a `tokenizer.json`: BERT's rules in it, the library's tokenizer, a fingerprint, and what we write."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,22 @@ def rules_of(content: Mapping[str, Any]) -> BertRules | None:
     )
 
 
-def backend_from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of a file as it is. Raises InputError if the library rejects it or gives other ids."""
+@contextlib.contextmanager
+def naming_file(path: Path, kind: str) -> Iterator[None]:
+    """Turns errors of the library within the block into an InputError: the file at `path` is not of this kind."""
     try:
-        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     # The library raises a bare Exception for anything it cannot parse, and a BaseException where it panics.
     except BaseException as error:
-        raise InputError(f"{path}: not a {TOKENIZER_FILE}: {one_line(error)}") from error
+        raise InputError(f"{path}: not {kind}: {one_line(error)}") from error
+
+
+def backend_from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of a file as it is. Raises InputError if the library rejects it or gives other ids."""
+    with naming_file(path, f"a {TOKENIZER_FILE}"):
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     for token in content.get("added_tokens") or []:
         if backend.token_to_id(token["content"]) != token["id"]:
             raise InputError(

@@ -43,6 +43,17 @@ def published(folder: Path, architecture: str, **settings: Any) -> Path:
     return folder
 
 
+def there_and_back(source: Path, folder: Path, request: Request) -> Path:
+    """Converts to our format and back, checks the comparisons with transformers, and returns the new folder."""
+    there = convert(source, folder / "ours", "mlm_jax", request)
+    back = convert(folder / "ours", folder / "back", "hugging_face", request)
+    for comparison in (there["comparisons"]["source"], back["comparisons"]["target"]):
+        assert comparison["library"].startswith("transformers ")
+        assert comparison["max_difference"] <= 1e-5
+        assert comparison["largest_output"] > 0.5
+    return folder / "back"
+
+
 CASES = [
     *((architecture, {}) for architecture in ARCHITECTURES),
     ("BertForMaskedLM", {"tie_word_embeddings": False}),
@@ -55,14 +66,9 @@ CASES = [
 def test_both_directions(architecture: str, settings: dict[str, Any], tmp_path: Path) -> None:
     source = published(tmp_path / "source", architecture, **settings)
     request = Request(backbone_only=architecture == "BertModel")
-    there = convert(source, tmp_path / "ours", "mlm_jax", request)
-    back = convert(tmp_path / "ours", tmp_path / "back", "hugging_face", request)
-    for comparison in (there["comparisons"]["source"], back["comparisons"]["target"]):
-        assert comparison["library"].startswith("transformers ")
-        assert comparison["max_difference"] <= 1e-5
-        assert comparison["largest_output"] > 0.5
+    back = there_and_back(source, tmp_path, request)
     if "tie_word_embeddings" not in settings:
-        before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
+        before, after = (load_file(folder / "model.safetensors") for folder in (source, back))
         assert_same_tensors(after, before)
 
 
