@@ -39,6 +39,7 @@ def damage_checkpoint(folder: Path) -> None:
         os.truncate(file, file.stat().st_size // 2)
 
 
+@pytest.mark.slow
 def test_intact_and_damaged_folders(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["verify", *map(str, folders.values())]) == 0
     lines = capsys.readouterr().out.splitlines()

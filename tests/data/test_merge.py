@@ -288,7 +288,9 @@ folder_lock.fcntl.flock = refuse
 """
 
 
-@pytest.mark.parametrize(("shard", "locks"), [(0, True), (0, False), (1, False)])
+@pytest.mark.parametrize(
+    ("shard", "locks"), [(0, True), *(pytest.param(s, False, marks=pytest.mark.slow) for s in (0, 1))]
+)
 def test_a_second_job_of_one_part_does_no_harm(corpus, parts, shard, locks):
     """A scheduler may restart a job before its first process is dead.
 

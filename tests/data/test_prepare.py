@@ -140,7 +140,11 @@ def disk_operations(corpus, tmp_path_factory) -> int:
 KILLS = [0, 1, 2, 4, 5, 7, *range(10, 19), 39, 60, -9, -6, -4, -3, -2, -1]
 
 
-@pytest.mark.parametrize("at", KILLS)
+# The slow ones are of the same kinds as their neighbors.
+@pytest.mark.parametrize(
+    "at",
+    [pytest.param(at, marks=() if index % 4 == 0 else pytest.mark.slow) for index, at in enumerate(KILLS)],
+)
 def test_resumes_after_a_kill_before_any_disk_operation(corpus, uninterrupted, disk_operations, tmp_path, at):
     output = tmp_path / "data"
     killed = run_prepare(corpus, output, KILL_AT.format(at=range(disk_operations)[at] + 1))

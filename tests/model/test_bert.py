@@ -130,7 +130,13 @@ def test_the_head_runs_at_the_given_positions() -> None:
     np.testing.assert_allclose(model(ids, mask, positions), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("compute", [ComputeConfig(remat="dots"), ComputeConfig(remat="full", scan_unroll=3)])
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(ComputeConfig(remat="dots"), marks=pytest.mark.slow),
+        ComputeConfig(remat="full", scan_unroll=3),
+    ],
+)
 def test_compute_settings_change_neither_values_nor_gradients(compute: ComputeConfig) -> None:
     graph, params = split_model(BertMaskedLM(SMALL, key=jax.random.key(0)))
 

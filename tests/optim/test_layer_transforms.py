@@ -96,6 +96,7 @@ def reference_of(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.partition({"muon": muon, "adamw": adamw}, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

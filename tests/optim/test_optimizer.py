@@ -165,7 +165,10 @@ def bytes_per_device(tree: Any) -> int:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", ["lamb", "adafactor", "muon"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("lamb", marks=pytest.mark.slow), "adafactor", pytest.param("muon", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     "mesh",
     [(2, 2, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (2, 4, 1), (1, 1, 8)))],

@@ -164,7 +164,9 @@ def test_tensor_parallelism_sums_activations_alone() -> None:
     assert all(dims == (ROWS, LENGTH, WIDTH) for one in layers for dims in one.operands)
 
 
-@pytest.mark.parametrize("kind", MESHES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if "fsdp" in kind else pytest.mark.slow) for kind in MESHES]
+)
 @pytest.mark.parametrize("compute", COMPUTES)
 def test_no_moment_is_gathered_and_no_stack_of_layers(kind: str, compute: ComputeConfig) -> None:
     """A moment has its parameter's shape: a stack of layers gathered whole would be one, or all weights at once."""
@@ -179,7 +181,9 @@ def test_no_moment_is_gathered_and_no_stack_of_layers(kind: str, compute: Comput
             assert not stacks & {dims for each in found for dims in each.operands}
 
 
-@pytest.mark.parametrize("kind", ["data", "fsdp", "fsdp × tensor"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("data", "fsdp")), "fsdp × tensor"]
+)
 @pytest.mark.parametrize("compute", COMPUTES)
 def test_no_device_holds_activations_of_the_whole_batch(kind: str, compute: ComputeConfig) -> None:
     """Rows are 16 over all devices; an array of 16 rows of the length would be one that the mesh did not split."""

@@ -56,6 +56,7 @@ def unbiased(folders: tuple[Path, Path]) -> MaskedLM:
     return trained(corpus(HIS + HER, HIS + HER) * 3, folders[1])
 
 
+@pytest.mark.slow
 def test_a_planted_bias_is_found_with_its_direction(biased: MaskedLM) -> None:
     report = probe_templates(biased, TEMPLATES, ["he", "she"], targets=HIS + HER + SHARED)
     assert report.verdict.startswith("he / she: differ ")

@@ -145,7 +145,7 @@ def test_an_update_that_is_not_finite_is_reported(tmp_path: Path, capsys: pytest
     assert train(short_run(tmp_path)).finished
 
 
-@pytest.mark.parametrize("name", ["path", "eval_path"])
+@pytest.mark.parametrize("name", ["path", pytest.param("eval_path", marks=pytest.mark.slow)])
 def test_damaged_data_stop_the_run_before_its_first_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -1,4 +1,3 @@
-import dataclasses
 import errno
 import json
 import math
@@ -9,7 +8,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,33 +24,16 @@ from mlm_jax.config.presets import PRESETS
 from mlm_jax.masking.masking import example_keys, mask_and_count
 from mlm_jax.masking.selection import selectable_positions
 from mlm_jax.run.metrics import (
-    EvaluationRecord,
     LossWindow,
     MetricsLog,
     OneBehind,
-    StepRecord,
     ThroughputMeter,
     masking_warnings,
 )
 from mlm_jax.run.records import read_records
 from mlm_jax.step.flops import mfu, train_flops_per_sequence
 from mlm_jax.step.train_step import StepMetrics
-
-STEP_KEYS = [
-    *("step", "epoch", "loss", "mlm_accuracy", "masked_tokens", "grad_norm", "learning_rate"),
-    *("tokens_per_second", "real_tokens_per_second", "sequences_per_second", "step_seconds", "mfu"),
-]
-EVALUATION_KEYS = ["step", "epoch", "mlm_loss", "mlm_accuracy", "perplexity", "masked_tokens"]
-
-
-def step_record(step: int, **values: Any) -> StepRecord:
-    record = StepRecord(**dict.fromkeys(STEP_KEYS, 0.5) | {"step": step, "masked_tokens": 7, "mfu": None})
-    return dataclasses.replace(record, **values)
-
-
-def evaluation_record(step: int, **values: Any) -> EvaluationRecord:
-    record = EvaluationRecord(**dict.fromkeys(EVALUATION_KEYS, 2.0) | {"step": step, "masked_tokens": 9})
-    return dataclasses.replace(record, **values)
+from tests.run.records_small import EVALUATION_KEYS, STEP_KEYS, evaluation_record, step_record
 
 
 def tensorboard_events(run: Path) -> list[Event]:
@@ -158,7 +139,7 @@ def test_a_new_run_starts_with_empty_files(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from test_metrics import step_record
+from tests.run.records_small import step_record
 from mlm_jax.run.metrics import MetricsLog
 
 def no_file_grows_beyond(size):
@@ -204,7 +185,10 @@ def run_with_full_disk(case: str, run: Path) -> str:
     child = subprocess.run(
         [sys.executable, "-c", FULL_DISK + case, str(run)],
         env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -235,7 +219,7 @@ LOG_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
 
-from test_metrics import step_record
+from tests.run.records_small import step_record
 from mlm_jax.run.metrics import MetricsLog
 
 log = MetricsLog(Path(sys.argv[1]))
@@ -248,7 +232,10 @@ def test_a_killed_process_leaves_only_whole_lines(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", LOG_FOR_EVER, str(tmp_path)],
         env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
+        },
     )
     metrics = tmp_path / "metrics.jsonl"
     while not metrics.exists() or metrics.stat().st_size < 20_000:

@@ -87,7 +87,16 @@ def test_rows_are_padded_as_told() -> None:
     assert half.real_flops_per_sequence < half.flops_per_sequence
 
 
-@pytest.mark.parametrize("preset", ["bert_tiny_en_uncased", "bert_small_en_uncased", "bert_base_en_uncased"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "bert_tiny_en_uncased",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("bert_small_en_uncased", "bert_base_en_uncased")
+        ),
+    ],
+)
 def test_the_closed_form_of_the_flops_is_what_is_compiled(preset: str) -> None:
     """To 3 %: the products of a step at the benchmark's shapes, as XLA compiled them."""
     work = StepWork(preset, 4, sequence_length=128, masked=20)

@@ -322,6 +322,7 @@ def test_a_tiny_model_is_measured_on_the_cpu(
     assert written[1].endswith(" sequences/s")
 
 
+@pytest.mark.slow
 def test_ours_trains_on_half_the_rows_where_all_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def of_run(folder: Path, **changes: Any) -> TrainConfig:
     return config_of(folder, **settings | {"optimizer": OptimizerConfig(learning_rate=1e-3)} | changes)
 
 
+@pytest.mark.slow
 def test_the_model_of_a_run_survives_saving_and_conversion(run: Path, tmp_path: Path) -> None:
     text = "The Statue of Liberty is in New York."
     from_run = MaskedLM.from_preset(run)

@@ -194,7 +194,11 @@ def test_the_pooler_is_not_decayed_to_nothing() -> None:
 
 @pytest.mark.parametrize(
     "compute",
-    [ComputeConfig(remat="full"), ComputeConfig(remat="dots", scan_unroll=2), ComputeConfig(loss_chunks=3)],
+    [
+        pytest.param(ComputeConfig(remat="full"), marks=pytest.mark.slow),
+        ComputeConfig(remat="dots", scan_unroll=2),
+        pytest.param(ComputeConfig(loss_chunks=3), marks=pytest.mark.slow),
+    ],
 )
 def test_compute_settings_do_not_change_the_losses(compute: ComputeConfig, reference: list[float]) -> None:
     np.testing.assert_allclose(losses_of(program_of(compute=compute), 6), reference[:6], atol=2e-5)

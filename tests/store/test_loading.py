@@ -25,6 +25,7 @@ from tests.formats.folders import hugging_face_folder, write_vocabulary
 from tests.run_small import arrays_of, config_of, run_script, tokenizer, uninterrupted, write_config
 
 
+@pytest.mark.slow
 def test_formats_give_the_same_model(tmp_path: Path) -> None:
     source = hugging_face_folder(tmp_path / "source")
     convert(source, tmp_path / "ours", "mlm_jax", Request())

@@ -231,7 +231,7 @@ def ended_at_a_step(at: int, number: signal.Signals, train: Train = train) -> Tr
     ("number", "step"),
     [
         pytest.param(signal.SIGTERM, 12, marks=pytest.mark.slow),
-        (signal.SIGTERM, 40),
+        pytest.param(signal.SIGTERM, 40, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, 12, marks=pytest.mark.slow),
     ],
 )

@@ -96,6 +96,7 @@ def test_lower_layers_learn_more_slowly_with_layer_rate_decay(folder: Path) -> N
     assert ratio["encoder"]["embeddings"]["token"] == pytest.approx(0.25**2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_dropout_rate_replaces_the_models_own(folder: Path) -> None:
     losses, probabilities = {}, []
     for rate in (0.0, 0.5):
@@ -244,6 +245,7 @@ def test_texts_of_the_wrong_type_are_named(fitted: TextClassifier, texts: Any, m
             call(texts)
 
 
+@pytest.mark.slow
 def test_classes_named_by_numbers_are_learned_by_their_names(folder: Path) -> None:
     classifier = TextClassifier.from_preset(folder, labels=[1, 2, 3], dropout_rate=0.0)
     stars = np.array([3] * 5 + [1] * 5)
