@@ -17,13 +17,9 @@ import numpy as np
 
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.families.conventions import require_bert
 from mlm_jax.families.names import Endings, Row
-from mlm_jax.families.settings import (
-    BERT_SETTINGS,
-    config_from_settings,
-    require_bert,
-    settings_from_config,
-)
+from mlm_jax.families.settings import BERT_SETTINGS, config_from_settings, settings_from_config
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.model_folder import (
     StoredModel,

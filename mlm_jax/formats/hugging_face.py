@@ -15,7 +15,7 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.family import Family
 from mlm_jax.families.names import Row
-from mlm_jax.families.registry import family_of, family_of_settings
+from mlm_jax.families.registry import config_of, family_of, family_of_settings
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.model_folder import (
     StoredModel,
@@ -72,7 +72,7 @@ def read_architecture(folder: Path) -> StoredModel:
     settings = read_json_object(file)
     architectures = _architectures(file, settings)
     family = family_of_settings(file, settings, architectures)
-    config = family.read(NAME, file, settings)
+    config = config_of(NAME, file, settings, family)
     has_pooler = config.pooler and f"{family.class_prefix}ForMaskedLM" not in architectures
     config = replace(config, pooler=has_pooler)
     model = StoredModel(config, {}, Tokenizer.load(folder))
@@ -99,7 +99,7 @@ def read(folder: Path) -> Reading:
     settings = read_json_object(file)
     architectures = _architectures(file, settings)
     family = family_of_settings(file, settings, architectures)
-    config = family.read(NAME, file, settings)
+    config = config_of(NAME, file, settings, family)
     with ExitStack() as stack:
         tensors, files = open_weights(folder, stack)
         named, rows = _named(folder, family, settings, tensors)
@@ -158,7 +158,15 @@ def _named(
     pooler = table.get("encoder/pooler/kernel", "").removeprefix(family.prefix)
     has_pooler = bool(pooler) and any(name.endswith(pooler) for name in tensors)
     with_classifier = family.classifier_class in architectures if architectures else has_pooler
-    named = name_tensors(folder, family, tensors, tied=tied, with_classifier=with_classifier)
+    is_known = not architectures or not {*architectures}.isdisjoint(family.named_classes)
+    named = name_tensors(
+        folder,
+        family,
+        tensors,
+        tied=tied,
+        with_head=is_known or not family.heads_are_shared,
+        with_classifier=with_classifier,
+    )
     return named, family.rows(["classifier"] if table.get("classifier/bias") in named.tensors else [])
 
 
@@ -185,7 +193,7 @@ def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tupl
 
 def class_of(model: StoredModel) -> str:
     """Returns the transformers class with the model's parts. Raises InputError if there is none."""
-    classes = family_of(model.config).classes
+    classes = family_of(model.config).named_classes
     for name, parts in classes.items():
         if set(parts) == set(model.params):
             return name
@@ -226,7 +234,7 @@ def _settings(model: StoredModel, family: Family, class_name: str) -> dict[str, 
     config, dtype = model.config, str(model.params["encoder"]["embeddings"]["token"].dtype)
     settings = family.write(config) | {
         "architectures": [class_name],
-        "model_type": family.model_types[0],
+        "model_type": family.model_type,
         "pad_token_id": model.tokenizer.pad_token_id,
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -253,7 +261,8 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     with ExitStack() as stack:
         named, rows = _named(folder, family, settings, open_weights(folder, stack)[0])
         parts = parts_in(rows, named.tensors)
-        name = next(name for name, needed in family.classes.items() if set(needed) <= set(parts))
+        classes = family.named_classes
+        name = next(name for name, needed in classes.items() if set(needed) <= set(parts))
         config = getattr(transformers, f"{family.class_prefix}Config").from_json_file(file)
         if "classifier" in parts:
             bias = next(row.name for row in rows if row.path == "classifier/bias")
@@ -285,5 +294,5 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
             **(segments if read.num_segments else {}),
         )
     first = "prediction_logits" if name == "BertForPreTraining" else "logits"
-    encoder_alone = family.classes[name] == ("encoder",)
+    encoder_alone = classes[name] == ("encoder",)
     return (computed.last_hidden_state if encoder_alone else computed[first]).numpy()

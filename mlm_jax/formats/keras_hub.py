@@ -16,8 +16,9 @@ import numpy as np
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.families.conventions import require_bert
 from mlm_jax.families.names import Endings, Row
-from mlm_jax.families.settings import config_from_settings, require_bert
+from mlm_jax.families.settings import config_from_settings
 from mlm_jax.files.git_lfs import check_no_pointer_file
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files

@@ -20,7 +20,8 @@ from mlm_jax.formats.tensor_checks import some
 
 _OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # torch's DataParallel and compile, Lightning, sentence-transformers.
-_WRAPPER = r"((module|_orig_mod|model|auto_model)\.)*"
+# As short as possible, because a family's own prefix may look like one.
+_WRAPPER = r"((module|_orig_mod|model|auto_model)\.)*?"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ class NamedTensors:
 
 
 def name_tensors(
-    where: Path, family: Family, tensors: Mapping[str, Tensor], *, tied: bool, with_classifier: bool
+    where: Path,
+    family: Family,
+    tensors: Mapping[str, Tensor],
+    *,
+    tied: bool,
+    with_head: bool,
+    with_classifier: bool,
 ) -> NamedTensors:
     """Finds a family's tensors in a file.
 
@@ -48,6 +55,7 @@ def name_tensors(
         family: the family of the model.
         tensors: tensors by their names in the file.
         tied: True if the output embedding is the token embedding.
+        with_head: False if the tensors with the names of the family's heads are those of another head.
         with_classifier: True if the tensors of a classifier classify texts; in some classes they classify tokens.
 
     Raises:
@@ -58,14 +66,15 @@ def name_tensors(
     renamed: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     dropped, left_out = {}, []
-    known = (family.prefix, *family.heads, *([family.classifier] if with_classifier else ()))
+    heads = family.heads if with_head else ()
+    known = (family.prefix, *heads, *([family.classifier] if with_classifier else ()))
     for name, tensor in tensors.items():
         new = name.removeprefix(wrapper)
         for old, ending in _OLD_ENDINGS.items():
             new = new.replace(old, ending)
         if bare and new.startswith(family.modules):
             new = family.prefix + new
-        if not name.startswith(wrapper) or not new.startswith(known):
+        if not name.startswith(wrapper) or not new.startswith(known) or new.startswith(family.other_heads):
             left_out.append(name)
             continue
         if with_classifier and new.startswith(family.unused):
@@ -117,7 +126,7 @@ def _drop_repeated(where: Path, family: Family, renamed: dict[str, Tensor], *, t
     def same(first: str, second: str) -> bool:
         return np.array_equal(renamed[first].read(), renamed[second].read())
 
-    if decoder_bias in renamed:
+    if decoder_bias and decoder_bias in renamed:
         if bias not in renamed:
             renamed[bias] = renamed[decoder_bias]
         elif same(bias, decoder_bias):
