@@ -9,8 +9,8 @@ from mlm_jax.errors import InputError
 from mlm_jax.families.bert import like_bert, read_bert
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
 from mlm_jax.families.electra import read_embedding_width
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
 from mlm_jax.families.settings import given, shared_settings
 
 
@@ -86,6 +86,7 @@ ALBERT = Family(
         "ForPreTraining": ("encoder", "head", "next_sentence"),
         "ForMaskedLM": ("encoder", "head"),
         "ForSequenceClassification": ("encoder", "classifier"),
+        **TOKEN_CLASSES,
         "Model": ("encoder",),
     },
     rows=lambda parts: ROWS,
@@ -98,5 +99,5 @@ ALBERT = Family(
     bias="predictions.bias",
     heads=("predictions.", "sop_classifier."),
     classifier="classifier.",
-    constants={"albert.embeddings.position_ids": 1, "albert.embeddings.token_type_ids": 0},
+    constants=buffers_of_embeddings("albert."),
 )

@@ -12,8 +12,8 @@ from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
 from mlm_jax.families.settings import (
     TRANSFORMERS_SETTINGS,
     activation_in,
@@ -105,6 +105,7 @@ def _family(
             "ForPreTraining": ("encoder", "head", "next_sentence"),
             "ForMaskedLM": ("encoder", "head"),
             "ForSequenceClassification": ("encoder", "classifier"),
+            **TOKEN_CLASSES,
             "Model": ("encoder",),
         },
         rows=partial(_rows, prefix, layer),
@@ -117,7 +118,7 @@ def _family(
         bias="cls.predictions.bias",
         heads=("cls.predictions.", "cls.seq_relationship."),
         classifier="classifier.",
-        constants={f"{prefix}embeddings.position_ids": 1, f"{prefix}embeddings.token_type_ids": 0},
+        constants=buffers_of_embeddings(prefix),
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.bert import like_bert
 from mlm_jax.families.conventions import ACTIVATIONS, BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import LayerNames, Row, embedding_rows, head_rows
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
 from mlm_jax.families.settings import activation_in, config_from_settings, given, settings_from_config
 
 _CONVENTIONS: Conventions = but(BERT_CONVENTIONS, num_segments=(0,), pooler=(False,))
@@ -78,7 +78,7 @@ DISTILBERT = Family(
     class_prefix="DistilBert",
     prefix="distilbert.",
     conventions=_CONVENTIONS,
-    classes={"ForMaskedLM": ("encoder", "head"), "Model": ("encoder",)},
+    classes={"ForMaskedLM": ("encoder", "head"), **TOKEN_CLASSES, "Model": ("encoder",)},
     rows=lambda parts: ROWS,
     nearest=_nearest,
     read=_read,
@@ -87,5 +87,5 @@ DISTILBERT = Family(
     decoder="vocab_projector.weight",
     bias="vocab_projector.bias",
     heads=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
-    constants={"distilbert.embeddings.position_ids": 1},
+    constants=buffers_of_embeddings("distilbert."),
 )

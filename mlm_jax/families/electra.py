@@ -12,8 +12,8 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.bert import read_bert
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
 from mlm_jax.families.roberta import like_roberta
 from mlm_jax.families.settings import check_whole, given, shared_settings
 
@@ -64,7 +64,7 @@ ELECTRA = Family(
     class_prefix="Electra",
     prefix="electra.",
     conventions=_CONVENTIONS,
-    classes={"ForMaskedLM": ("encoder", "head"), "Model": ("encoder",)},
+    classes={"ForMaskedLM": ("encoder", "head"), **TOKEN_CLASSES, "Model": ("encoder",)},
     rows=lambda parts: ROWS,
     nearest=lambda config: replace(like_roberta(config), pooler=False),
     read=_read,
@@ -73,5 +73,5 @@ ELECTRA = Family(
     decoder="generator_lm_head.weight",
     bias="generator_lm_head.bias",
     heads=("generator_predictions.", "generator_lm_head."),
-    constants={"electra.embeddings.position_ids": 1, "electra.embeddings.token_type_ids": 0},
+    constants=buffers_of_embeddings("electra."),
 )

@@ -1,7 +1,7 @@
 """ESM-1b and ESM-2 (Rives et al. 2021; Lin et al. 2022): encoders of protein sequences, normalized before each block.
 
 ESM-2 has rotary positions, ESM-1b learned ones and normalized embeddings. Both drop the mask token's embedding. The
-head that predicts contacts is left out. transformers applies no dropout to the embeddings.
+head that predicts contacts is kept, not used. transformers applies no dropout to the embeddings.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import LayerNames, Row
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row
 from mlm_jax.families.roberta import like_roberta, read_positions, rows, write_positions
 from mlm_jax.families.settings import (
     TRANSFORMERS_SETTINGS,
@@ -25,6 +27,7 @@ from mlm_jax.families.settings import (
     settings_from_config,
 )
 
+_BASE = 10_000.0
 _FREE = ("position_offset", "embedding_norm", "mask_dropout_id")
 _CONVENTIONS: Conventions = but(
     BERT_CONVENTIONS,
@@ -33,17 +36,22 @@ _CONVENTIONS: Conventions = but(
     norm_placement=("pre",),
     num_segments=(0,),
     activation=("gelu",),
-    rotary_base=(10_000.0,),
+    rotary_base=(_BASE,),
 )
 _LAYER = LayerNames(attention_norm="attention.LayerNorm", feed_forward_norm="LayerNorm")
 
 
 def _rows(parts: Any) -> tuple[Row, ...]:
-    found = rows("esm.", _LAYER, "encoder.emb_layer_norm_after", False, parts)
+    found = rows("esm.", _LAYER, "encoder.emb_layer_norm_after", parts)
     # The only norm of embeddings with another name.
-    return tuple(
+    renamed = [
         row._replace(name=row.name.replace("embeddings.LayerNorm", "embeddings.layer_norm")) for row in found
-    )
+    ]
+    return (*renamed, *TORCH.linear("esm.contact_head.regression", "contact_head"))
+
+
+def _inverse_frequencies(count: int) -> np.ndarray:
+    return (1.0 / _BASE ** (np.arange(count, dtype=np.float32) / np.float32(count))).astype(np.float32)
 
 
 def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
@@ -55,7 +63,7 @@ def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConf
         emb_layer_norm_before=False,
         token_dropout=False,
     )
-    check_only(file, settings, is_folding_model=False, rope_theta=10_000.0, hidden_act="gelu")
+    check_only(file, settings, is_folding_model=False, rope_theta=_BASE, hidden_act="gelu")
     check_whole(file, settings, "pad_token_id", *(["mask_token_id"] if settings["token_dropout"] else []))
     positions = settings["position_embedding_type"]
     if positions not in ("rotary", "absolute"):
@@ -100,7 +108,12 @@ ESM = Family(
     class_prefix="Esm",
     prefix="esm.",
     conventions=_CONVENTIONS,
-    classes={"ForMaskedLM": ("encoder", "head"), "Model": ("encoder",)},
+    classes={
+        "ForMaskedLM": ("encoder", "head"),
+        "ForSequenceClassification": ("encoder", "classifier"),
+        "ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"],
+        "Model": ("encoder",),
+    },
     rows=partial(_rows),
     nearest=lambda config: replace(like_roberta(config), embedding_dropout=False),
     read=_read,
@@ -109,6 +122,11 @@ ESM = Family(
     decoder="lm_head.decoder.weight",
     bias="lm_head.bias",
     heads=("lm_head.",),
-    constants={"esm.embeddings.position_ids": 1},
-    other_heads=("esm.contact_head.",),
+    classifier="classifier.",
+    unused=("esm.pooler.",),
+    constants={
+        "esm.embeddings.position_ids": np.arange,
+        "esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq": _inverse_frequencies,
+    },
+    constants_are_written=True,
 )

@@ -11,7 +11,7 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import Family
+from mlm_jax.families.family import TOKEN_CLASSES, Family
 from mlm_jax.families.names import TORCH, LayerNames, Row
 from mlm_jax.families.settings import (
     check_only,
@@ -128,7 +128,11 @@ EUROBERT = Family(
     class_prefix="EuroBert",
     prefix="model.",
     conventions=_CONVENTIONS,
-    classes={"ForMaskedLM": ("encoder", "head"), "Model": ("encoder",)},
+    classes={
+        "ForMaskedLM": ("encoder", "head"),
+        "ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"],
+        "Model": ("encoder",),
+    },
     rows=lambda parts: ROWS,
     nearest=lambda config: replace(config, dropout_rate=0.0),
     read=_read,

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlm_jax.config.model import BertConfig
-from mlm_jax.families.conventions import Conventions, misfits, require
+from mlm_jax.families.conventions import Conventions, require
 from mlm_jax.families.names import TORCH, Row
 
 TOKEN_HEADS: Mapping[str, str] = {"token_classifier": "classifier", "question_answering": "qa_outputs"}
@@ -65,6 +67,15 @@ class Family:
     def expressible(self, format_name: str, config: BertConfig) -> BertConfig:
         """Returns the nearest config that the family has. Raises InputError for another architecture."""
         return self.nearest(require(format_name, config, self.conventions, self.name))
+
+    def table(self, parts: Sequence[str]) -> tuple[Row, ...]:
+        """Returns the name table of a model with these parts, including heads for tokens."""
+        found = self.rows(parts)
+        for part in TOKEN_HEADS.keys() & {*parts}:
+            module = TOKEN_HEADS[part]
+            found = tuple(row for row in found if not row.name.startswith(f"{module}."))
+            found += TORCH.linear(module, part)
+        return found
 
     @property
     def modules(self) -> tuple[str, ...]:

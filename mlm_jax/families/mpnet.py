@@ -8,8 +8,8 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.bert import read_bert
 from mlm_jax.families.conventions import Conventions, but
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import LayerNames, Row
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import LayerNames, Row, buffers_of_embeddings
 from mlm_jax.families.roberta import CONVENTIONS, like_roberta, read_positions, rows, write_positions
 from mlm_jax.families.settings import given, shared_settings
 
@@ -29,7 +29,7 @@ _LAYER = LayerNames(
 
 def _rows(parts: Any) -> tuple[Row, ...]:
     bias = Row("mpnet.encoder.relative_attention_bias.weight", "encoder/relative_bias")
-    return (*rows("mpnet.", _LAYER, "", True, parts), bias)
+    return (*rows("mpnet.", _LAYER, "", parts), bias)
 
 
 def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
@@ -60,6 +60,7 @@ MPNET = Family(
     classes={
         "ForMaskedLM": ("encoder", "head"),
         "ForSequenceClassification": ("encoder", "classifier"),
+        **TOKEN_CLASSES,
         "Model": ("encoder",),
     },
     rows=partial(_rows),
@@ -72,6 +73,6 @@ MPNET = Family(
     bias="lm_head.bias",
     heads=("lm_head.",),
     classifier="classifier.",
-    constants={"mpnet.embeddings.position_ids": 1},
+    constants=buffers_of_embeddings("mpnet."),
     unused=("mpnet.pooler.",),
 )

@@ -16,8 +16,8 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.bert import like_bert, read_bert, write_bert
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
 from mlm_jax.families.settings import activation_in, given
 
 CONVENTIONS: Conventions = but(BERT_CONVENTIONS, position_offset=range(1, 1 << 21))
@@ -31,11 +31,9 @@ def lm_head_rows() -> tuple[Row, ...]:
     return head_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias")
 
 
-def rows(
-    prefix: str, layer: LayerNames, final_norm: str, classifier: bool, parts: Sequence[str]
-) -> tuple[Row, ...]:
+def rows(prefix: str, layer: LayerNames, final_norm: str, parts: Sequence[str]) -> tuple[Row, ...]:
     """Returns the name table of a model with these parts."""
-    pooler = "classifier.dense" if classifier and "classifier" in parts else f"{prefix}pooler.dense"
+    pooler = "classifier.dense" if "classifier" in parts else f"{prefix}pooler.dense"
     return (
         *embedding_rows(prefix),
         *layer.rows(prefix),
@@ -126,9 +124,10 @@ def _family(
         classes={
             "ForMaskedLM": ("encoder", "head"),
             "ForSequenceClassification": ("encoder", "classifier"),
+            **TOKEN_CLASSES,
             "Model": ("encoder",),
         },
-        rows=partial(rows, prefix, layer, final_norm, True),
+        rows=partial(rows, prefix, layer, final_norm),
         nearest=like_roberta,
         read=partial(_read, vocabulary_size, conventions, epsilon),
         write=_write,
@@ -138,7 +137,7 @@ def _family(
         bias="lm_head.bias",
         heads=("lm_head.",),
         classifier="classifier.",
-        constants={f"{prefix}embeddings.position_ids": 1, f"{prefix}embeddings.token_type_ids": 0},
+        constants=buffers_of_embeddings(prefix),
         unused=(f"{prefix}pooler.",),
     )
 

@@ -36,7 +36,10 @@ from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, w
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "google_tf"
-DROPPED_PARTS: Mapping[str, str] = {}
+DROPPED_PARTS: Mapping[str, str] = {
+    "token_classifier": "Google's code has no head for tokens",
+    "question_answering": "Google's code has no head for answers",
+}
 NEEDS_POOLER = False
 
 _CONFIG = "bert_config.json"

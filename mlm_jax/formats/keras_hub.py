@@ -38,7 +38,11 @@ from mlm_jax.formats.tensor_checks import check_expansion
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "keras_hub"
-DROPPED_PARTS: Mapping[str, str] = {"next_sentence": "KerasHub has no next-sentence head"}
+DROPPED_PARTS: Mapping[str, str] = {
+    "next_sentence": "KerasHub has no next-sentence head",
+    "token_classifier": "KerasHub has no head for tokens",
+    "question_answering": "KerasHub has no head for answers",
+}
 NEEDS_POOLER = True
 
 _WEIGHTS = "model.weights.h5"
