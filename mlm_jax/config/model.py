@@ -11,11 +11,12 @@ from mlm_jax.config.settings import (
     require_positive,
 )
 
-HeadActivation = Literal["gelu", "gelu_tanh"]
+HeadActivation = Literal["gelu", "gelu_tanh", "silu"]
 Activation = Literal["gelu", "gelu_tanh", "geglu", "swiglu"]
 Norm = Literal["layer_norm", "rms_norm"]
 NormPlacement = Literal["post", "pre"]
 Positions = Literal["learned", "rotary", "none"]
+FeedForwardBiases = Literal["all", "down", "none"]
 
 _ROTARY_BASE = 10_000.0
 
@@ -40,6 +41,8 @@ ADDED_SETTINGS = {
     "shared_layers": False,
     "first_attention_norm": True,
     "head_transform": True,
+    "attention_biases": True,
+    "feed_forward_biases": "all",
 }
 """Settings that checkpoints of earlier versions lack, and the values that they had then."""
 
@@ -134,6 +137,10 @@ class BertConfig:
     """Use biases in linear maps and norms.
 
     The bias per vocabulary entry in the MLM head is independent of it."""
+    attention_biases: bool = True
+    """Use biases in attention, if `biases` is True."""
+    feed_forward_biases: FeedForwardBiases = "all"
+    """Use biases in the feed-forward, if `biases` is True: in all maps, only in the one down, or none."""
     activation: Activation = "gelu"
     """Feed-forward activation: gelu, gelu_tanh, geglu or swiglu.
 
@@ -143,7 +150,7 @@ class BertConfig:
     layer_norm_epsilon: float = 1e-12
     """Epsilon of the norms in the encoder."""
     head_activation: HeadActivation = "gelu"
-    """Activation in the MLM head: gelu or gelu_tanh."""
+    """Activation in the MLM head: gelu, gelu_tanh or silu."""
     head_layer_norm_epsilon: float = 1e-12
     """Epsilon of the norm in the MLM head; KerasHub uses 1e-5."""
     dropout_rate: float = 0.1
@@ -209,6 +216,9 @@ class BertConfig:
         require(self, "first_attention_norm", has_norm, at_least_two)
         differ = self.first_attention_norm or not self.shared_layers
         require(self, "first_attention_norm", differ, "True with shared_layers")
+        require(self, "attention_biases", self.attention_biases or self.biases, "True without biases")
+        all_or_biases = self.feed_forward_biases == "all" or self.biases
+        require(self, "feed_forward_biases", all_or_biases, "'all' without biases")
         has_weights = self.head_transform or (width is None and not self.tie_embeddings)
         require(self, "head_transform", has_weights, "True with embedding_dim or tie_embeddings")
 

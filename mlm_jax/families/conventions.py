@@ -19,6 +19,7 @@ BERT_CONVENTIONS: Conventions = {
         *("positions", "position_offset", "relative_position_buckets", "local_attention_window"),
         *("norm", "norm_placement", "embedding_norm", "first_attention_norm", "biases"),
         *("embedding_dim", "num_key_value_heads", "mask_dropout_id", "shared_layers", "head_transform"),
+        *("attention_biases", "feed_forward_biases"),
     )
 } | {"activation": tuple(ACTIVATIONS), "num_segments": range(1, 1 << 21)}
 """BERT's conventions, of which other families state where they differ."""

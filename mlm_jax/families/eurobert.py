@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.config.model import BertConfig
-from mlm_jax.errors import InputError
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
 from mlm_jax.families.family import TOKEN_CLASSES, Family
 from mlm_jax.families.names import TORCH, LayerNames, Row
@@ -18,6 +17,8 @@ from mlm_jax.families.settings import (
     check_whole,
     config_from_settings,
     given,
+    rotary_base_in,
+    rotary_settings,
     settings_from_config,
 )
 
@@ -53,7 +54,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "tie_word_embeddings": False,
     "rms_norm_eps": 1e-5,
 }
-_BASE = 10_000.0
 _LAYER = LayerNames(
     layer="layers.{layer}",
     query="self_attn.q_proj",
@@ -74,17 +74,6 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def _rotary_base(file: Path, settings: Mapping[str, Any]) -> float:
-    """Returns the rotary base, from either form of the file. Raises InputError for another kind of positions."""
-    rope = settings.get("rope_parameters", {})
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise InputError(f"{file}: rope_parameters: must have rope_theta and the rope_type 'default'")
-    base = rope.get("rope_theta", settings.get("rope_theta", _BASE))
-    if type(base) not in (int, float):
-        raise InputError(f"{file}: rope_theta = {base!r}: must be a number above 1")
-    return float(base)
-
-
 def _heads(file: Path, settings: Mapping[str, Any]) -> tuple[int, int]:
     """Returns the heads of queries and of keys. Raises InputError if they are not as wide as hidden_size in all."""
     settings = given(settings, num_attention_heads=12, hidden_size=768)
@@ -96,7 +85,7 @@ def _heads(file: Path, settings: Mapping[str, Any]) -> tuple[int, int]:
 
 def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(settings, **_DEFAULTS)
-    check_only(file, settings, hidden_act="silu", attention_bias=False, mlp_bias=False, rope_scaling=None)
+    check_only(file, settings, hidden_act="silu", attention_bias=False, mlp_bias=False)
     heads, groups = _heads(file, settings)
     return config_from_settings(
         format_name,
@@ -105,7 +94,7 @@ def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConf
         _SETTINGS,
         _CONVENTIONS,
         num_key_value_heads=None if groups == heads else groups,
-        rotary_base=_rotary_base(file, settings),
+        rotary_base=rotary_base_in(file, settings, 10_000.0),
         dropout_rate=0.0,
     )
 
@@ -115,8 +104,7 @@ def _write(config: BertConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "num_key_value_heads": config.key_value_heads,
         "head_dim": config.head_dim,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
-        "rope_theta": config.rotary_base,
+        **rotary_settings(config),
         "attention_bias": False,
         "mlp_bias": False,
     }

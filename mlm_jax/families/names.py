@@ -69,10 +69,13 @@ class LayerNames(NamedTuple):
     down: str = "output.dense"
     feed_forward_norm: str = "output.LayerNorm"
     gate: str = ""
+    gate_is_first: bool = True
+    """True if the gate comes before the other map in a tensor that has both."""
 
     def rows(self, prefix: str, first_attention_norm: int = 0) -> tuple[Row, ...]:
         """Returns the table of the layers, for tensors that begin with `prefix`."""
         of_layer, layers = f"{prefix}{self.layer}.", "encoder/layers"
+        up = TORCH.linear(of_layer + self.up, f"{layers}/feed_forward/up")
         gate = TORCH.linear(of_layer + self.gate, f"{layers}/feed_forward/gate") if self.gate else ()
         return (
             *TORCH.linear(of_layer + self.query, f"{layers}/attention/query"),
@@ -80,8 +83,7 @@ class LayerNames(NamedTuple):
             *TORCH.linear(of_layer + self.value, f"{layers}/attention/value"),
             *TORCH.linear(of_layer + self.output, f"{layers}/attention/output"),
             *TORCH.norm(of_layer + self.attention_norm, f"{layers}/attention_norm", first_attention_norm),
-            *gate,
-            *TORCH.linear(of_layer + self.up, f"{layers}/feed_forward/up"),
+            *((*gate, *up) if self.gate_is_first else (*up, *gate)),
             *TORCH.linear(of_layer + self.down, f"{layers}/feed_forward/down"),
             *TORCH.norm(of_layer + self.feed_forward_norm, f"{layers}/feed_forward_norm"),
         )

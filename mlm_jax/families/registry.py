@@ -17,6 +17,7 @@ from mlm_jax.families.eurobert import EUROBERT
 from mlm_jax.families.family import Family
 from mlm_jax.families.modernbert import MODERNBERT
 from mlm_jax.families.mpnet import MPNET
+from mlm_jax.families.nomic import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
 from mlm_jax.families.roberta import (
     CAMEMBERT,
     DATA2VEC_TEXT,
@@ -29,7 +30,17 @@ from mlm_jax.families.roberta import (
 # Of several with the same architecture, the first is the family of a config that names none.
 FAMILIES: tuple[Family, ...] = (
     *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, MODERNBERT, ESM, MPNET, EUROBERT, MEGATRON_BERT),
-    *(XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, ERNIE, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL),
+    *(
+        NOMIC_BERT,
+        GTE,
+        JINA_EMBEDDINGS_V3,
+        XLM_ROBERTA,
+        CAMEMBERT,
+        DATA2VEC_TEXT,
+        ERNIE,
+        ROBERTA_PRELAYERNORM,
+        XLM_ROBERTA_XL,
+    ),
 )
 _BY_TYPE = {family.model_type: family for family in FAMILIES}
 

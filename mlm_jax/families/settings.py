@@ -64,6 +64,26 @@ def check_whole(file: Path, settings: Mapping[str, Any], *names: str) -> None:
             raise InputError(f"{file}: {name} = {value!r}: must be a whole number of at least 0")
 
 
+def rotary_base_in(file: Path, settings: Mapping[str, Any], default: float) -> float:
+    """Returns the rotary base, from either form of the file. Raises InputError for another kind of positions."""
+    check_only(file, settings, rope_scaling=None)
+    rope = settings.get("rope_parameters") or {}
+    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+        raise InputError(f"{file}: rope_parameters: must have rope_theta and the rope_type 'default'")
+    base = rope.get("rope_theta") or settings.get("rope_theta") or default
+    if type(base) not in (int, float):
+        raise InputError(f"{file}: rope_theta = {base!r}: must be a number above 1")
+    return float(base)
+
+
+def rotary_settings(config: BertConfig) -> dict[str, Any]:
+    """Inverts `rotary_base_in`: transformers 5 reads the parameters, transformers 4 the base alone."""
+    return {
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "rope_theta": config.rotary_base,
+    }
+
+
 def given(settings: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Returns the settings of a file that are not null, with `defaults` for the others."""
     return defaults | {name: value for name, value in settings.items() if value is not None}

@@ -28,7 +28,8 @@ class SelfAttention(nnx.Module):
         hidden, heads = (config.hidden_dim,), (config.num_heads, config.head_dim)
         few_heads = (config.key_value_heads, config.head_dim)
         self.queries_of_key = config.num_heads // config.key_value_heads
-        linear = partial(Linear, stddev=config.initializer_stddev, bias=config.biases)
+        biases = config.biases and config.attention_biases
+        linear = partial(Linear, stddev=config.initializer_stddev, bias=biases)
         self.dropout_rate = config.attention_dropout_rate
         self.query = linear(hidden, heads, ("embed", "heads", "head_dim"), key=keys[0])
         self.key = linear(hidden, few_heads, ("embed", "heads", "head_dim"), key=keys[1])
@@ -74,13 +75,14 @@ class FeedForward(nnx.Module):
     def __init__(self, config: BertConfig, *, key: Key[Array, ""]) -> None:
         up_key, down_key, gate_key = jax.random.split(key, 3)
         hidden, inner = (config.hidden_dim,), (config.intermediate_dim,)
-        linear = partial(Linear, stddev=config.initializer_stddev, bias=config.biases)
+        linear = partial(Linear, stddev=config.initializer_stddev)
+        biases = config.feed_forward_biases if config.biases else "none"
         self.activation = config.activation
-        self.up = linear(hidden, inner, ("embed", "intermediate"), key=up_key)
-        self.down = linear(inner, hidden, ("intermediate", "embed"), key=down_key)
+        self.up = linear(hidden, inner, ("embed", "intermediate"), key=up_key, bias=biases == "all")
+        self.down = linear(inner, hidden, ("intermediate", "embed"), key=down_key, bias=biases != "none")
         if config.gated:
             # Not a single kernel of twice the width, because a tensor axis would put gate and up on different devices.
-            self.gate = linear(hidden, inner, ("embed", "intermediate"), key=gate_key)
+            self.gate = linear(hidden, inner, ("embed", "intermediate"), key=gate_key, bias=biases == "all")
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:

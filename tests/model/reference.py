@@ -64,6 +64,12 @@ OF_FAMILIES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
         | {"local_attention_window": 6, "global_attention_every": 3},
         (1, 1, 8),
     ),
+    "gte": ({"positions": "rotary", "activation": "geglu", "feed_forward_biases": "down"}, (1, 8, 1)),
+    "nomic": (
+        {"positions": "rotary", "activation": "swiglu", "attention_biases": False}
+        | {"feed_forward_biases": "none"},
+        (8, 1, 1),
+    ),
     "eurobert": (
         _ROTARY_PRE_NORM
         | {"num_key_value_heads": 1, "head_transform": False, "norm": "rms_norm", "embedding_norm": False}
@@ -86,9 +92,14 @@ def count_by_hand(c: BertConfig, *, pooler: bool, mlm_head: bool) -> int:
     of_norm = 1 + (bias if c.norm == "layer_norm" else 0)
     norm = width * of_norm
     keys = width * (c.num_key_value_heads or c.num_heads) // c.num_heads
-    attention = 2 * (width * width + bias * width) + 2 * (width * keys + bias * keys)
-    up = width * c.intermediate_dim + bias * c.intermediate_dim
-    down = c.intermediate_dim * width + bias * width
+    of_attention, of_up, of_down = (
+        bias and int(c.attention_biases),
+        bias and int(c.feed_forward_biases == "all"),
+        bias and int(c.feed_forward_biases != "none"),
+    )
+    attention = 2 * (width * width + of_attention * width) + 2 * (width * keys + of_attention * keys)
+    up = width * c.intermediate_dim + of_up * c.intermediate_dim
+    down = c.intermediate_dim * width + of_down * width
     layer = attention + (2 if c.activation in ("geglu", "swiglu") else 1) * up + down + 2 * norm
     tables = c.vocabulary_size + c.num_segments
     tables += c.position_offset + c.max_sequence_length if c.positions == "learned" else 0

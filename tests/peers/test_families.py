@@ -78,6 +78,9 @@ SHAPES = {
     "ModernBert": SIZES | {"local_attention": 8, "global_attn_every_n_layers": 2},
     "Esm": SIZES | {"mask_token_id": 24, "token_dropout": True},
     "MPNet": SIZES | {"max_position_embeddings": 202},
+    "NomicBert": SIZES,
+    "Gte": SIZES | {"type_vocab_size": 1},
+    "JinaEmbeddingsV3": SIZES | {"type_vocab_size": 1},
     "EuroBert": SIZES | {"num_key_value_heads": 2, "tie_word_embeddings": False},
 }
 CASES = [
@@ -127,6 +130,13 @@ CASES = [
     ("EuroBertForMaskedLM", {"num_key_value_heads": 4}),
     ("EuroBertForTokenClassification", {"num_labels": 3}),
     ("EuroBertModel", {}),
+    ("NomicBertForMaskedLM", {}),
+    ("NomicBertForSequenceClassification", {"num_labels": 3}),
+    ("GteForMaskedLM", {}),
+    ("GteForMaskedLM", {"type_vocab_size": 0, "tie_word_embeddings": False}),
+    ("GteForTokenClassification", {"num_labels": 3}),
+    ("JinaEmbeddingsV3ForMaskedLM", {}),
+    ("JinaEmbeddingsV3ForSequenceClassification", {"num_labels": 3}),
 ]
 
 
