@@ -1,8 +1,6 @@
-"""BERT with rotary positions: NomicBERT (Nussbaum et al. 2024), GTE (Zhang et al. 2024), Jina Embeddings 3.
+"""BERT with rotary positions: NomicBERT (Nussbaum et al. 2024) and Jina Embeddings 3 (Sturua et al. 2024).
 
-All normalize after each block. The feed-forward of NomicBERT is gated by SiLU and that of GTE by GELU; the former has
-biases in norms and heads alone, the latter none in gate and up. In training, transformers drops out within GTE's
-feed-forward; ours after it.
+NomicBERT's feed-forward is gated by SiLU, and its norms and heads alone have biases.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +23,7 @@ from mlm_jax.families.settings import (
     shared_settings,
 )
 
-_ROTARY: Conventions = but(BERT_CONVENTIONS, positions=("rotary",))
+ROTARY_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, positions=("rotary",))
 # Published files, and those that transformers writes, have the names of the models' first authors.
 _LAYER = LayerNames(
     layer="encoder.layers.{layer}",
@@ -38,18 +36,6 @@ _LAYER = LayerNames(
     up="mlp.fc11",
     down="mlp.fc2",
     feed_forward_norm="norm2",
-)
-_GTE_LAYER = LayerNames(
-    query="attention.qkv_proj",
-    key="attention.qkv_proj",
-    value="attention.qkv_proj",
-    output="attention.o_proj",
-    attention_norm="attn_ln",
-    gate="mlp.up_gate_proj",
-    up="mlp.up_gate_proj",
-    gate_is_first=False,
-    down="mlp.down_proj",
-    feed_forward_norm="mlp_ln",
 )
 _JINA_LAYER = _LAYER._replace(
     query="mixer.Wqkv",
@@ -116,7 +102,7 @@ def _write(activation: str, config: BertConfig) -> dict[str, Any]:
     return shared_settings(plain) | {"hidden_act": activation} | rotary_settings(config)
 
 
-def _family(
+def rotary_family(
     name: str,
     model_type: str,
     class_prefix: str,
@@ -131,6 +117,11 @@ def _family(
     classifier: str = "classifier",
     classes: Mapping[str, tuple[str, ...]] = TOKEN_CLASSES,
 ) -> Family:
+    """Returns a family with BERT's embeddings, without positions, and with norms after each block.
+
+    `defaults` are the library's where they are not BERT's, `base` is its rotary base. `head` has the names of the dense
+    layer, the norm and the output of the masked-LM head, `bias` those of its bias and of the tensor that repeats it.
+    """
     dense, norm, decoder = head
     find: Callable[[Sequence[str]], tuple[Row, ...]] = partial(
         _rows, prefix, layer, head_rows(dense, norm, decoder, bias[0]), classifier
@@ -162,20 +153,21 @@ def _family(
     )
 
 
-def _lm_head(norm: str, bias: str, decoder_bias: str) -> dict[str, Any]:
+def lm_head(norm: str, bias: str, decoder_bias: str) -> dict[str, Any]:
+    """Returns the names of a head like RoBERTa's, as arguments of `rotary_family`."""
     return {
         "head": ("lm_head.dense", norm, "lm_head.decoder.weight"),
         "bias": (bias, decoder_bias),
     }
 
 
-NOMIC_BERT = _family(
+NOMIC_BERT = rotary_family(
     "NomicBERT",
     "nomic_bert",
     "NomicBert",
     "nomic_bert.",
     but(
-        _ROTARY,
+        ROTARY_CONVENTIONS,
         activation=("swiglu",),
         attention_biases=(False,),
         feed_forward_biases=("none",),
@@ -189,32 +181,18 @@ NOMIC_BERT = _family(
     bias=(f"{_CLS}bias", f"{_CLS}decoder.bias"),
     classes={"ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"]},
 )
-GTE = _family(
-    "GTE",
-    "gte",
-    "Gte",
-    "gte.",
-    but(_ROTARY, "num_segments", activation=("geglu",), feed_forward_biases=("down",)),
-    "gelu",
-    {"vocab_size": 250_048, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 8192}
-    | {"type_vocab_size": 1},
-    160_000.0,
-    **_lm_head("lm_head.norm", "lm_head.decoder.bias", ""),
-    layer=_GTE_LAYER,
-    classes={"ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"]},
-)
-JINA_EMBEDDINGS_V3 = _family(
+JINA_EMBEDDINGS_V3 = rotary_family(
     "Jina Embeddings 3",
     "jina_embeddings_v3",
     "JinaEmbeddingsV3",
     "roberta.",
-    but(_ROTARY, activation=("gelu",)),
+    but(ROTARY_CONVENTIONS, activation=("gelu",)),
     "gelu",
     {"vocab_size": 250_002, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
     | {"intermediate_size": 4096, "max_position_embeddings": 8194, "type_vocab_size": 1}
     | {"layer_norm_eps": 1e-5},
     20_000.0,
-    **_lm_head("lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.bias"),
+    **lm_head("lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.bias"),
     layer=_JINA_LAYER,
     classifier="classifier.out_proj",
 )

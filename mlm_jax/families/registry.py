@@ -15,9 +15,10 @@ from mlm_jax.families.electra import ELECTRA
 from mlm_jax.families.esm import ESM
 from mlm_jax.families.eurobert import EUROBERT
 from mlm_jax.families.family import Family
+from mlm_jax.families.gte import GTE
 from mlm_jax.families.modernbert import MODERNBERT
 from mlm_jax.families.mpnet import MPNET
-from mlm_jax.families.nomic import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
+from mlm_jax.families.nomic import JINA_EMBEDDINGS_V3, NOMIC_BERT
 from mlm_jax.families.roberta import (
     CAMEMBERT,
     DATA2VEC_TEXT,
@@ -95,4 +96,10 @@ def family_of(config: BertConfig) -> Family:
                 f"model.model_type = {config.model_type!r}: must be one of {', '.join(map(repr, _BY_TYPE))}"
             )
         return _BY_TYPE[config.model_type]
-    return min(FAMILIES, key=lambda family: len(misfits(config, family.conventions)))
+
+    def differences(family: Family) -> tuple[int, int]:
+        found = {*misfits(config, family.conventions)}
+        # A pooler can be left out.
+        return len(found - {"pooler"}), len(found)
+
+    return min(FAMILIES, key=differences)
