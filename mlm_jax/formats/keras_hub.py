@@ -15,8 +15,9 @@ import numpy as np
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
+from mlm_jax.families.conventions import require_bert
 from mlm_jax.families.names import Endings, Row
-from mlm_jax.families.settings import config_from_settings, require_bert
+from mlm_jax.families.settings import config_from_settings
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.h5_files import import_h5py, open_h5
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files
@@ -35,7 +36,11 @@ from mlm_jax.formats.name_table import Reading, Tensor, read_params, write_param
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "keras_hub"
-DROPPED_PARTS: Mapping[str, str] = {"next_sentence": "KerasHub has no next-sentence head"}
+DROPPED_PARTS: Mapping[str, str] = {
+    "next_sentence": "KerasHub has no next-sentence head",
+    "token_classifier": "KerasHub has no head for tokens",
+    "question_answering": "KerasHub has no head for answers",
+}
 NEEDS_POOLER = True
 
 _WEIGHTS = "model.weights.h5"

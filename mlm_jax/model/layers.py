@@ -125,11 +125,14 @@ class RMSNorm(nnx.Module):
         return recomputed(partial(_normalize, epsilon=self.epsilon, center=False))(x, self.scale[...], None)
 
 
-def make_norm(config: BertConfig, *, epsilon: float, key: Key[Array, ""]) -> LayerNorm | RMSNorm:
-    """Returns a norm of the config's kind, of width `hidden_dim`."""
+def make_norm(
+    config: BertConfig, *, epsilon: float, key: Key[Array, ""], width: int | None = None
+) -> LayerNorm | RMSNorm:
+    """Returns a norm of the config's kind, of this width, by default `hidden_dim`."""
+    width = config.hidden_dim if width is None else width
     if config.norm == "rms_norm":
-        return RMSNorm(config.hidden_dim, epsilon=epsilon, key=key)
-    return LayerNorm(config.hidden_dim, epsilon=epsilon, key=key, bias=config.biases)
+        return RMSNorm(width, epsilon=epsilon, key=key)
+    return LayerNorm(width, epsilon=epsilon, key=key, bias=config.biases)
 
 
 def _normalize(x: Array, scale: Array, bias: Array | None, *, epsilon: float, center: bool = True) -> Array:
