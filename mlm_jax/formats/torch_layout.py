@@ -8,8 +8,8 @@ mlm___cls/predictions/bias:0                               cls.predictions.bias
 
 transformers' classes of all three libraries have modules of the same names, so no family needs a table of its own.
 Compared with what transformers 4.57.6 writes, tensor by tensor and with all heads: BERT, RoBERTa, XLM-RoBERTa,
-DistilBERT, ELECTRA and ALBERT of both libraries, CamemBERT, MPNet and RoFormer of TensorFlow. Two of TensorFlow's classes
-have variables that torch's lack: MPNet its pooler, and ALBERT predictions.decoder.bias, zeros that it never reads.
+DistilBERT, ELECTRA and ALBERT of both libraries, CamemBERT, MPNet and RoFormer of TensorFlow. In TensorFlow, MPNet's
+masked LM has a pooler, and ALBERT's adds predictions.decoder.bias, which is not tied to predictions.bias as in torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
