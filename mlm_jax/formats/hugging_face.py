@@ -1,4 +1,4 @@
-"""Hugging Face's folders: config.json, model.safetensors or pytorch_model.bin, vocab.txt or tokenizer.json.
+"""Hugging Face's folders: config.json, model.safetensors or other weights, vocab.txt or tokenizer.json.
 
 `mlm_jax.families` has the families and classes that are supported.
 """
@@ -17,6 +17,7 @@ from mlm_jax.families.family import TOKEN_HEADS, Family
 from mlm_jax.families.names import Row
 from mlm_jax.families.registry import config_of, family_of, family_of_settings
 from mlm_jax.files.json_files import read_json_object
+from mlm_jax.formats.hugging_face_weights import are_of_torch, has_weights, open_weights
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_num_classes,
@@ -31,9 +32,9 @@ from mlm_jax.formats.model_folder import (
     write_tensors,
 )
 from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
+from mlm_jax.formats.safetensors_files import WEIGHTS_FILE
 from mlm_jax.formats.tensor_checks import some
 from mlm_jax.formats.tensor_names import NamedTensors, name_tensors
-from mlm_jax.formats.torch_files import WEIGHTS_FILE, has_weights, open_weights
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "hugging_face"
@@ -289,7 +290,7 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     family = family_of_settings(file, settings, architectures)
     read_config = family.read(NAME, file, settings)
     with ExitStack() as stack:
-        tensors = open_weights(folder, stack)[0]
+        tensors, files = open_weights(folder, stack)
         named, rows = _named(folder, family, read_config, architectures, tensors)
         parts = parts_in(rows, named.tensors)
         classes = family.named_classes
@@ -298,14 +299,15 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         for row in rows:
             if row.path in ("classifier/bias", "token_classifier/bias") and row.name in named.tensors:
                 config.num_labels = named.tensors[row.name].size
-        # transformers does not remove the prefixes of wrappers.
         state = {
             key: torch.from_numpy(tensor.read().astype(np.float32)) for key, tensor in named.tensors.items()
         }
+    # transformers does not remove the prefixes of wrappers, and since version 5 only reads files of torch.
+    is_readable = are_of_torch(files) and not named.wrapper
     model, report = getattr(transformers, name).from_pretrained(
-        None if named.wrapper else folder,
+        folder if is_readable else None,
         config=config,
-        state_dict=state if named.wrapper else None,
+        state_dict=None if is_readable else state,
         attn_implementation="eager",
         dtype=torch.float32,
         output_loading_info=True,
