@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlm_jax.errors import InputError
 from mlm_jax.formats import hugging_face
-from mlm_jax.formats.model_folder import flatten_params
+from mlm_jax.formats.model_folder import flatten_params, read_model_folder, write_model_folder
 from mlm_jax.store.format_registry import format_of
 from tests.formats.folders import hugging_face_folder, state_dict, write_vocabulary
 
@@ -319,8 +319,7 @@ def test_another_class_without_model_type_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "head"),
     [
-        ("BertForQuestionAnswering", "qa_outputs"),
-        ("BertForTokenClassification", "classifier"),
+        ("BertForMultipleChoice", "classifier"),
         ("BertWithACrf", "crf"),
     ],
 )
@@ -335,6 +334,35 @@ def test_other_heads_are_left_out_and_named(architecture: str, head: str, tmp_pa
     assert set(reading.model.params) == {"encoder"}
     assert reading.notes == [f"left out: {head}.bias, {head}.weight ({architecture})"]
     assert not reading.dropped
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "part", "labels"),
+    [
+        ("BertForQuestionAnswering", "qa_outputs", "question_answering", None),
+        ("BertForTokenClassification", "classifier", "token_classifier", ("O", "B-PER")),
+    ],
+)
+def test_heads_for_tokens_are_kept(
+    architecture: str, head: str, part: str, labels: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    encoder = {
+        name: array for name, array in state_dict("BertForPreTraining").items() if name.startswith("bert.")
+    }
+    weight = np.arange(128, dtype=np.float32).reshape(2, 64)
+    extra = {f"{head}.weight": weight, f"{head}.bias": np.ones(2, np.float32)}
+    named = {"id2label": {"0": "O", "1": "B-PER"}}
+    model = hugging_face.read(
+        hugging_face_folder(tmp_path / "in", architectures=[architecture], tensors=encoder | extra, **named)
+    ).model
+    assert set(model.params) == {"encoder", part}
+    assert model.labels == labels
+    np.testing.assert_array_equal(model.params[part]["kernel"], weight.T)
+    (tmp_path / "own").mkdir()
+    write_model_folder(tmp_path / "own", model)
+    again = read_model_folder(tmp_path / "own")
+    np.testing.assert_array_equal(again.params[part]["kernel"], weight.T)
+    assert hugging_face.class_of(again) == architecture
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from flax import nnx
 
 from mlm_jax.config import BertConfig, ComputeConfig
 from mlm_jax.config.presets import PRESETS
-from mlm_jax.families.bert import ROWS
+from mlm_jax.families.bert import BERT
 from mlm_jax.formats.model_folder import declared_parameters
 from mlm_jax.formats.name_table import Tensor, read_params
 from mlm_jax.model.bert import BertEncoder, BertMaskedLM, count_parameters
@@ -45,7 +45,9 @@ def bert_config(hf: dict[str, Any]) -> BertConfig:
 def parameters_of(state: dict[str, np.ndarray], config: BertConfig) -> dict[str, Any]:
     """Converts Hugging Face's arrays by the conversion table."""
     tensors = {name: Tensor(array.shape, lambda array=array: array) for name, array in state.items()}
-    return read_params(Path("golden"), ROWS, declared_parameters(config, ["encoder", "head"]), tensors)
+    return read_params(
+        Path("golden"), BERT.rows([]), declared_parameters(config, ["encoder", "head"]), tensors
+    )
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

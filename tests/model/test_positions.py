@@ -9,7 +9,7 @@ import pytest
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.model.kernels import within_reach
-from mlm_jax.model.positions import positions_of_layers, rotary_table, rotate
+from mlm_jax.model.positions import LayerPositions, positions_of_layers, rotary_table, rotate
 
 LOCAL = BertConfig(
     num_layers=7,
@@ -54,7 +54,8 @@ def test_every_nth_layer_is_global(every: int, layers: set[int]) -> None:
     of_layer = positions_of_layers(replace(LOCAL, global_attention_every=every), 256, "float32")
     wide, narrow = (np.asarray(rotary_table(256, 8, base, "float32")) for base in (160_000.0, 10_000.0))
     for index in range(7):
-        rotation, reach = of_layer(jnp.asarray(index))
+        rotation, reach, bias, is_unnormalized = of_layer(jnp.asarray(index))
+        assert bias is is_unnormalized is None
         seen = np.asarray(within_reach(256, reach))
         if index in layers:
             assert seen.all()
@@ -65,4 +66,4 @@ def test_every_nth_layer_is_global(every: int, layers: set[int]) -> None:
 
 
 def test_bert_has_neither_rotation_nor_reach() -> None:
-    assert positions_of_layers(BertConfig(), 256, "float32")(jnp.asarray(1)) == (None, None)
+    assert positions_of_layers(BertConfig(), 256, "float32")(jnp.asarray(1)) == LayerPositions()
