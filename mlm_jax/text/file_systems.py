@@ -1,9 +1,11 @@
 """Resolves paths and URLs to fsspec file systems."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 from fsspec.core import url_to_fs
 
 from mlm_jax.errors import InputError
@@ -18,6 +20,9 @@ def file_system(path: str) -> tuple[Any, str]:
     Raises:
         InputError: the protocol is unknown, or the package that implements it is not installed.
     """
+    # The name of a file may have the "::" with which fsspec chains file systems.
+    if "://" not in path and os.path.exists(path):
+        return fsspec.filesystem("file"), os.path.abspath(path)
     try:
         return cast("tuple[Any, str]", url_to_fs(path))
     except ImportError as error:
