@@ -46,6 +46,7 @@ TEXTS = [
     "中国 a中国a",
     "के lakes ü Ü",
     "a [E1] lake[E1] [e1]",
+    "[E4] [E3][E2] a",
     "the new york lakes",
     "a [MASK] in [CLS]",
     "x" * 101 + " " + "a" * 120,
@@ -201,6 +202,33 @@ FOLDERS: dict[str, dict[str, Any]] = {
     },
     "special_tokens_map": {
         "special_tokens_map": {"additional_special_tokens": ["[E1]"], "cls_token": {"content": "[CLS]"}}
+    },
+    "own roles of two files": {
+        "tokenizer_config": {
+            "b_token": "[E1]",
+            "c_token": MARKER | {"__type": "AddedToken", "content": "[E2]"},
+        },
+        "special_tokens_map": {"a_token": "[E3]", "b_token": "[E4]"},
+    },
+    "special_tokens_map, extra list": {"special_tokens_map": {"extra_special_tokens": ["[E1]"]}},
+    "extra lists of two files": {
+        "tokenizer_config": {"extra_special_tokens": ["[E3]", "[E1]"]},
+        "special_tokens_map": {"extra_special_tokens": ["[E1]", "[E2]"]},
+        "added_tokens": {"[E2]": SIZE},
+    },
+    "special_tokens_map, extra roles": {
+        "tokenizer_config": {"extra_special_tokens": {"a_token": "[E2]"}},
+        "special_tokens_map": {"extra_special_tokens": {"a_token": "[E1]"}},
+    },
+    "special_tokens_map, extra roles and additional ones": {
+        "tokenizer_config": {"extra_special_tokens": ["[E2]"]},
+        "special_tokens_map": {
+            "extra_special_tokens": {"a_token": "[E1]"},
+            "additional_special_tokens": ["[E3]"],
+        },
+    },
+    "own roles in a list of them": {
+        "tokenizer_config": {"model_specific_special_tokens": {"marker_token": "[E1]"}}
     },
     "another role": {"tokenizer_config": {"bos_token": "[E1]", "eos_token": None}},
     "own role": {"tokenizer_config": {"marker_token": "[E1]"}},
