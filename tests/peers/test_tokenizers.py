@@ -237,6 +237,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "byte order mark": {"vocabulary": lines(VOCABULARY, start="\ufeff")},
     "Windows line ends": {"vocabulary": lines(VOCABULARY, end="\r\n")},
     "trailing spaces": {"vocabulary": lines(VOCABULARY, end=" \t\n")},
+    "trailing controls": {"vocabulary": lines([*VOCABULARY, "a\x1c", "lake\x1f", "utah\x85", "the\u2009"])},
     "trailing ideographic spaces": {"vocabulary": lines(VOCABULARY, end="\u3000\n")},
     "blank lines": {"vocabulary": lines([*VOCABULARY[:9], "", "", *VOCABULARY[9:], "", ""])},
     "repeated entries": {"vocabulary": lines([*VOCABULARY, "a", "lake", "a"])},
