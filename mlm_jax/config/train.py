@@ -278,6 +278,10 @@ class TrainConfig:
                 f"optimizer.warmup_steps + optimizer.cooldown_steps = {cycle}: "
                 f"must be at most num_steps = {self.num_steps}"
             )
+        if self.optimizer.warmup_steps == self.num_steps == 1:
+            raise InputError(
+                "optimizer.warmup_steps = 1: must be 0 with num_steps = 1: a warm-up begins with a learning rate of 0"
+            )
 
     def batch_sizes(self, first_step: int = 0, first_example: int = 0) -> BatchSizes:
         """Returns the batch size of every step of a run that resumes at `first_step` with example `first_example`."""

@@ -166,6 +166,10 @@ def test_a_masked_batch_uses_its_weights_padding_and_segments(model: MaskedLM) -
         ({"mask_weights": np.full((16, 3), "1")}, "mask_weights: must contain finite"),
         ({"padding_mask": np.full((16, 12), 0.5)}, "padding_mask: must contain only True and False"),
         ({"padding_mask": np.full((16, 12), "0")}, "padding_mask: must contain only"),
+        (
+            {"padding_mask": np.zeros((16, 12)), "mask_positions": np.full((16, 3), 5)},
+            r"batch: mask_positions\[0, 0\] = 5: is padding, so its mask_weights must be 0",
+        ),
     ],
 )
 def test_errors_name_the_field_of_a_batch(model: MaskedLM, change: dict[str, Any], message: str) -> None:
