@@ -143,6 +143,13 @@ def test_a_masked_batch_uses_its_weights_padding_and_segments(model: MaskedLM) -
     assert in_pieces.mlm_loss == pytest.approx(whole.mlm_loss, rel=1e-5)
 
 
+def test_a_model_that_computes_no_numbers_has_no_loss(model: MaskedLM) -> None:
+    broken = MaskedLM(model.config, jax.tree.map(lambda leaf: leaf * np.nan, model.params), model.tokenizer)
+    for data in (TEXTS, batch_of(model)):
+        with pytest.raises(RunError, match="the model computes NaN or infinity"):
+            broken.evaluate(data)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
