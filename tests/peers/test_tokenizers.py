@@ -162,6 +162,11 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "tokenizer": rebuilt(False),
         "added_tokens": {"[E1]": SIZE},
     },
+    "model type of the generic class": {
+        "config": {"model_type": "nystromformer"},
+        "tokenizer_config": {"tokenizer_class": "BertTokenizer"},
+        "tokenizer": rebuilt(False),
+    },
     "added_tokens.json of a vocabulary entry": {"added_tokens": {"Lake": VOCABULARY.index("Lake")}},
     "added_tokens.json with a gap": {"added_tokens": {"[E1]": SIZE + 7}},
     "added_tokens.json, special": {
@@ -349,6 +354,20 @@ def test_a_saved_folder_is_read_equally_by_all(tmp_path: Path, name: str) -> Non
         assert alone.special_token_ids == ours.special_token_ids
         for ids, expected in zip(alone.encode_batch(TEXTS), ours.encode_batch(TEXTS), strict=True):
             np.testing.assert_array_equal(ids, expected)
+
+
+def test_a_byte_level_tokenizer_has_ends_besides_its_frame(tmp_path: Path) -> None:
+    names = ["<pad>", "<unk>", "<mask>", "<s>", "<c>", "</s>"]
+    entries = [*names, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    (tmp_path / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"cls_token": "<c>"}))
+    ours, theirs = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert set(ours.special_token_ids) == set(theirs.all_special_ids)
+    for text in ("a <s> b</s>", "<c> x <mask>"):
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.encode(text, parse_special_tokens=True).tolist() == expected
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
