@@ -176,6 +176,7 @@ class MaskingConfig(MaskingRecipe):
         super().__post_init__()
         require_positive(self, "vocabulary_size")
         size = self.vocabulary_size
+        require(self, "vocabulary_size", size < 2**31, "below 2**31: ids are int32")
         for name in ("mask_token_id", "padding_token_id"):
             require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")
         for name in ("unselectable_token_ids", "continuation_token_ids"):

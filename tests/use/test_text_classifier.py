@@ -471,6 +471,14 @@ def test_a_file_with_one_class_is_rejected(folder: Path, tmp_path: Path) -> None
         finetune.main([str(folder), "--train", str(train), "--dev", str(train)], "mlm-jax finetune")
 
 
+def test_labels_that_are_probably_numbers_are_reported(folder: Path, tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", "1"), ("lovely", "1.0"), ("a waste", "0")])
+    dev = write_tsv(tmp_path / "dev.tsv", [("a joy", "2")])
+    done = run_script("finetune", folder, "--train", train, "--dev", dev)
+    assert f"warning: {train}: labels '1' and '1.0' are the same number, but two classes" in done.stderr
+    assert done.returncode == 2
+
+
 def test_a_file_without_a_label_is_rejected(folder: Path, tmp_path: Path) -> None:
     train = write_tsv(tmp_path / "train.tsv", [("a joy", ""), ("sweet", ",")])
     flags = ["--train", str(train), "--dev", str(train), "--problem-type", "multi_label_classification"]
