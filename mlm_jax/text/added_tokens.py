@@ -87,7 +87,7 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
     named, stated = [], set()
     for role, value in [*values, *_own_roles(files).items()]:
         if not isinstance(value, str | Mapping):
-            if value is not None and role in _ROLES_IN_ORDER:
+            if value is not None:
                 raise InputError(f"{files.where}: {role} is {value!r}; expected a string")
             continue
         named.append(_token(value, files.where, special=True))
