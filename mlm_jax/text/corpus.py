@@ -25,7 +25,7 @@ from mlm_jax.text.document_formats import (
     ReadOptions,
     texts_of,
 )
-from mlm_jax.text.file_systems import file_system, is_local
+from mlm_jax.text.file_systems import file_system, is_local, path_names
 
 STANDARD_INPUT = "-"
 _DEFAULTS = ReadOptions()
@@ -47,7 +47,7 @@ class CorpusCounts:
 
 
 def read_documents(
-    paths: Sequence[str],
+    paths: Sequence[str | os.PathLike[str]],
     *,
     text_field: str = "text",
     errors: ErrorPolicy = "strict",
@@ -74,7 +74,7 @@ def read_documents(
     the file and the line, row or byte offset (in the decompressed text), and if there is no document.
     """
     options = ReadOptions(text_field, errors, document_boundary, format)
-    files = expand_paths(paths, options)
+    files = expand_paths(path_names(paths), options)
     counts = counts or CorpusCounts()
     return _requiring_any(files, read_files(files, options, counts, keep_empty=keep_empty), counts)
 

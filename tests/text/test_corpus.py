@@ -359,6 +359,18 @@ def test_a_repeated_column_is_not_suggested_for_itself(tmp_path):
     assert refusal(path).endswith("more than one column 'text'; it has 'text', 'text'")
 
 
+def test_paths_may_be_objects_but_not_one_string(tmp_path):
+    path = write(tmp_path / "a.txt", b"text")
+    assert list(read_documents([path])) == ["text"]
+    for paths, message in (
+        (str(path), "paths: found one path, '.*a.txt': must be a list of paths"),
+        (path, "paths: found one path"),
+        ([str(path), b"b.txt"], r"paths\[1\]: found bytes: must be a path or URL"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_documents(paths)
+
+
 def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
     write(tmp_path / "a.txt", b"text")
     folder = tmp_path / "folder"
