@@ -80,7 +80,8 @@ def _placed_lines(
             if not whole:
                 check_line_ends(file, line)
         text, replaced = _decode(line, errors, where, offset)
-        yield where, (text.removeprefix(_BYTE_ORDER_MARK) if number == 1 else text), replaced
+        # Joined files have one in the middle, too.
+        yield where, text.removeprefix(_BYTE_ORDER_MARK), replaced
         offset += len(line)
 
 

@@ -107,6 +107,17 @@ def test_line_ends_byte_order_mark_and_missing_final_newline(tmp_path):
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\r\n')) == ["one"]
 
 
+def test_byte_order_marks_of_joined_files_are_no_text(tmp_path):
+    for name, content in {
+        "a.txt": "the lake\r\n",
+        "a.jsonl": '{"text": "the lake"}\n',
+    }.items():
+        assert read(write(tmp_path / name, f"\ufeff{content}".encode() * 2)) == ["the lake"] * 2
+    path = write(tmp_path / "a.csv", "\ufeffid,text\n1,the lake\n".encode() * 2)
+    assert refusal(path).startswith(f"{path}:3: repeats the header")
+    assert read(write(tmp_path / "b.txt", "in\ufeff the\n".encode())) == ["in\ufeff the"]
+
+
 def test_blank_lines_separate_documents(tmp_path):
     path = write(tmp_path / "a.txt", b"\n\none\ntwo\n \t\nthree\n\n\n\nfour")
     assert read(path, document_boundary="blank_line") == ["one\ntwo", "three", "four"]
