@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax import Array
 
+from mlm_jax.errors import InputError
+
 
 class Purpose(enum.IntEnum):
     """Purpose of a stream of random numbers. Changing a value changes the results of every run."""
@@ -20,5 +22,12 @@ class Purpose(enum.IntEnum):
 
 
 def purpose_key(seed: int | Array | np.ndarray, purpose: Purpose, generator: str = "threefry2x32") -> Array:
-    """Returns the scalar key of the stream for `purpose`; `seed` is in [0, 2**32)."""
+    """Returns the scalar key of the stream for `purpose`.
+
+    Raises:
+        InputError: `seed` is a Python number, but not a whole one in [0, 2**32).
+    """
+    # JAX would take other integers modulo 2**32, so that two seeds have the same numbers.
+    if isinstance(seed, int | float) and not (type(seed) is int and 0 <= seed < 2**32):
+        raise InputError(f"seed = {seed!r}: must be a whole number in [0, 2**32)")
     return jax.random.fold_in(jax.random.key(seed, impl=generator), purpose)

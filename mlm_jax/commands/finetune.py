@@ -123,6 +123,8 @@ def _classifier(
         )
     known = problem_type or (stored.problem_type if outputs else None)
     problem = problem_of(known, outputs or 2)
+    if problem == "single_label_classification" and outputs is None and (doubt := train.doubt):
+        say(f"warning: {train.file}: {doubt}")
     train, dev = train.parsed_as(problem, outputs), dev.parsed_as(problem, outputs)
     names: set[str] | None = None
     if problem == "single_label_classification":

@@ -15,6 +15,9 @@ MaskingUnit = Literal["token", "whole_word", "span"]
 Quota = Literal["row", "document"]
 RateSchedule = Literal["constant", "linear", "cosine"]
 
+# That of the longest rows; see `mlm_jax.config.model`.
+_LARGEST_LENGTH = 1 << 20
+
 STAGES = 256
 """Number of constant stages into which a rate schedule divides a run."""
 
@@ -66,6 +69,8 @@ class MaskingRecipe:
         )
         if self.mask_selection_length is not None:
             require_positive(self, "mask_selection_length")
+            fits = self.mask_selection_length <= _LARGEST_LENGTH
+            require(self, "mask_selection_length", fits, f"at most {_LARGEST_LENGTH:,}")
         self._check_schedule()
         # Spans and quotas need a budget; the bernoulli rule, which chooses positions independently, has none.
         independent = self.selection == "bernoulli"
@@ -171,6 +176,7 @@ class MaskingConfig(MaskingRecipe):
         super().__post_init__()
         require_positive(self, "vocabulary_size")
         size = self.vocabulary_size
+        require(self, "vocabulary_size", size < 2**31, "below 2**31: ids are int32")
         for name in ("mask_token_id", "padding_token_id"):
             require(self, name, 0 <= getattr(self, name) < size, f"an id in [0, {size})")
         for name in ("unselectable_token_ids", "continuation_token_ids"):

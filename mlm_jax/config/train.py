@@ -19,6 +19,9 @@ Packing = Literal["packed", "document"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
 
+# Far above any run, so that a mistyped number is an error and not an attempt to allocate the rows.
+_LARGEST_BATCH = 1 << 24
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -250,6 +253,7 @@ class TrainConfig:
             *("num_steps", "batch_size", "accumulation_steps", "log_every", "eval_every"),
             *("checkpoint_every", "keep_checkpoints", "max_nonfinite_steps"),
         )
+        require(self, "batch_size", self.batch_size <= _LARGEST_BATCH, f"at most {_LARGEST_BATCH:,}")
         require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
         require(self, "num_steps", self.num_steps < 2**31, "below 2**31: steps are counted in int32")
         if self.eval_batches is not None:
@@ -277,6 +281,10 @@ class TrainConfig:
             raise InputError(
                 f"optimizer.warmup_steps + optimizer.cooldown_steps = {cycle}: "
                 f"must be at most num_steps = {self.num_steps}"
+            )
+        if self.optimizer.warmup_steps == self.num_steps == 1:
+            raise InputError(
+                "optimizer.warmup_steps = 1: must be 0 with num_steps = 1: a warm-up begins with a learning rate of 0"
             )
 
     def batch_sizes(self, first_step: int = 0, first_example: int = 0) -> BatchSizes:

@@ -41,6 +41,7 @@ from mlm_jax.text.corpus import STANDARD_INPUT, CorpusCounts, check_any_document
 from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format, ReadOptions
 from mlm_jax.text.document_hashes import DocumentHashes
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents
+from mlm_jax.text.file_systems import path_names
 from mlm_jax.text.progress import byte_counter
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -60,7 +61,7 @@ class _Progress:
 
 
 def prepare(
-    paths: Sequence[str],
+    paths: Sequence[str | os.PathLike[str]],
     tokenizer: Tokenizer,
     output: str | Path,
     *,
@@ -93,7 +94,7 @@ def prepare(
     """
     _check_arguments(output, shard_tokens, workers, eval_share)
     options = ReadOptions(text_field, errors, document_boundary, format)
-    files = input_files(paths, Path(output), options)
+    files = input_files(path_names(paths), Path(output), options)
     settings = {
         "text_field": text_field,
         "errors": errors,

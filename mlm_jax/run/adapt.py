@@ -78,7 +78,8 @@ def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     if "num_steps" not in given:
         config = replace(config, num_steps=max(1, math.ceil(_PASSES * steps_of_pass)))
     if "optimizer.warmup_steps" not in given:
-        warmup = math.ceil(_WARMUP_SHARE * config.num_steps)
+        # The learning rate of its first step is 0, so a single step has none.
+        warmup = min(math.ceil(_WARMUP_SHARE * config.num_steps), config.num_steps - 1)
         config = replace(config, optimizer=replace(config.optimizer, warmup_steps=warmup))
     data, optimizer = config.data, config.optimizer
     say(

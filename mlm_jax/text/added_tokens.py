@@ -12,6 +12,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.text.roles import Roles
 from mlm_jax.text.wordpiece import SPECIAL_TOKENS
 
+_EXTRA = "extra_special_tokens"
 _ROLES_IN_ORDER = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -27,12 +28,13 @@ class TokenFiles:
 
     @property
     def roles(self) -> Mapping[str, Any]:
-        """Settings, and roles of special tokens; `special_tokens_map.json` counts only with the files of its time."""
-        return (
-            self.config
-            if "added_tokens_decoder" in self.config
-            else {**self.config, **self.special_tokens_map}
-        )
+        """Settings, and roles of special tokens."""
+        return {**self.config, **self.counted_map}
+
+    @property
+    def counted_map(self) -> Mapping[str, Any]:
+        """Content of `special_tokens_map.json`, which counts only with the files of its time."""
+        return {} if "added_tokens_decoder" in self.config else self.special_tokens_map
 
 
 def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
@@ -81,12 +83,11 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
     Also returns the contents of those that it knows when it reads `added_tokens.json`.
     """
     config, roles = files.config, files.roles
-    others = [name for name in config if name.endswith("_token") and name not in _ROLES_IN_ORDER]
-    values = [(name, roles.get(name)) for name in (*_ROLES_IN_ORDER, *others)]
+    values = [(name, roles.get(name)) for name in _ROLES_IN_ORDER]
     named, stated = [], set()
-    for role, value in values:
+    for role, value in [*values, *_own_roles(files).items()]:
         if not isinstance(value, str | Mapping):
-            if value is not None and role in _ROLES_IN_ORDER:
+            if value is not None:
                 raise InputError(f"{files.where}: {role} is {value!r}; expected a string")
             continue
         named.append(_token(value, files.where, special=True))
@@ -94,14 +95,37 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
             stated.add(named[-1].content)
     extra, listed = config.get("extra_special_tokens"), _listed(files, config)
     if isinstance(extra, Mapping) and extra:
-        named += [_token(value, files.where, special=True) for value in extra.values()]
         extra = listed
     else:
-        extra = listed if not extra and listed is not None else _listed(files, config, "extra_special_tokens")
+        extra = listed if not extra and listed is not None else _listed(files, config, _EXTRA)
         stated |= {str(_content(value)) for value in extra or ()}
-    if extra is None and roles is not config:
+    if isinstance(of_map := files.counted_map.get(_EXTRA), Mapping) and of_map:
+        extra = None
+    elif more := _listed(files, files.counted_map, _EXTRA):
+        extra = [*(extra or ()), *(value for value in more if value not in (extra or ()))]
+        stated |= {str(_content(value)) for value in more}
+    if extra is None:
         extra = _listed(files, roles)
     return named + [_token(value, files.where, special=True) for value in extra or ()], stated
+
+
+def _own_roles(files: TokenFiles) -> dict[str, Any]:
+    """Returns the special tokens with roles of their own, such as `image_token`, in the order of transformers."""
+    in_config, in_map = (
+        {
+            name: each
+            for name, each in source.items()
+            if name.endswith("_token") and name not in _ROLES_IN_ORDER
+        }
+        for source in (files.config, files.counted_map)
+    )
+    named = {name: value for name, value in in_config.items() if isinstance(value, str)}
+    extra = [source.get(_EXTRA) for source in (files.config, files.counted_map)]
+    of_config, of_map = (value if isinstance(value, Mapping) else {} for value in extra)
+    others = files.config.get("model_specific_special_tokens")
+    named = named | dict(of_config) or (dict(others) if isinstance(others, Mapping) else {})
+    objects = {name: value for name, value in in_config.items() if isinstance(value, Mapping)}
+    return {**objects, **in_map, **named, **of_map}
 
 
 def _listed(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import fsspec
 from fsspec.core import has_magic
 
 from mlm_jax.errors import InputError
@@ -26,7 +25,7 @@ from mlm_jax.text.document_formats import (
     ReadOptions,
     texts_of,
 )
-from mlm_jax.text.file_systems import file_system, is_local
+from mlm_jax.text.file_systems import file_system, is_local, path_names
 
 STANDARD_INPUT = "-"
 _DEFAULTS = ReadOptions()
@@ -48,7 +47,7 @@ class CorpusCounts:
 
 
 def read_documents(
-    paths: Sequence[str],
+    paths: Sequence[str | os.PathLike[str]],
     *,
     text_field: str = "text",
     errors: ErrorPolicy = "strict",
@@ -75,7 +74,7 @@ def read_documents(
     the file and the line, row or byte offset (in the decompressed text), and if there is no document.
     """
     options = ReadOptions(text_field, errors, document_boundary, format)
-    files = expand_paths(paths, options)
+    files = expand_paths(path_names(paths), options)
     counts = counts or CorpusCounts()
     return _requiring_any(files, read_files(files, options, counts, keep_empty=keep_empty), counts)
 
@@ -136,8 +135,7 @@ def _expand_path(path: str, format: Format | None) -> list[str]:
         if storage.isdir(location):
             files = _files_in(path, storage, location, format)
         else:
-            matches = sorted(storage.glob(location)) if has_magic(location) else []
-            files = [match for match in matches if storage.isfile(match) and not _is_hidden(match, location)]
+            files = _matches(path, storage, location) if has_magic(location) else []
             if not files and storage.exists(location):
                 raise InputError(f"{path}: not a regular file; pipe it into --input - with a --format")
     except OSError as error:
@@ -145,6 +143,29 @@ def _expand_path(path: str, format: Format | None) -> list[str]:
     if not files:
         raise InputError(f"{path}: no such file, and no file matches it as a pattern")
     return [file if is_local(storage) else storage.unstrip_protocol(file) for file in files]
+
+
+def _matches(path: str, storage: Any, pattern: str) -> list[str]:
+    """Returns the files that match a pattern. Warns of folders, whose files it does not match."""
+    matches = [match for match in sorted(storage.glob(pattern)) if not _is_hidden(match, pattern)]
+    files = [match for match in matches if storage.isfile(match)]
+    others = sorted(set(matches).difference(files))
+    folders = [match for match in others if storage.isdir(match)]
+    if broken := [match for match in others if match not in folders]:
+        raise InputError(f"{broken[0]}: not a regular file; expected files; remove broken links")
+    # A pattern such as ** also matches the folders of its files.
+    left_out = [name for name in folders if not any(file.startswith(f"{name}/") for file in files)]
+    if left_out:
+        shown = _some([PurePosixPath(name).name for name in left_out])
+        warnings.warn(
+            f"{path}: {len(left_out)} folders match, and are left out: {shown}; name a folder to read its files",
+            stacklevel=2,
+        )
+    return files
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _is_hidden(file: str, pattern: str) -> bool:
@@ -174,8 +195,9 @@ def _files_in(path: str, storage: Any, location: str, format: Format | None) -> 
         raise InputError(f"{path}: no file here has a known suffix ({_known_suffixes()}); give a --format")
     others = [PurePosixPath(file).name for file in files if not (format or _suffix_format(file))]
     if others:
-        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        warnings.warn(f"{path}: {len(others)} files of other types are left out: {shown}", stacklevel=2)
+        warnings.warn(
+            f"{path}: {len(others)} files of other types are left out: {_some(others)}", stacklevel=2
+        )
     return known
 
 
@@ -240,7 +262,10 @@ def read_files(
 
 
 def _open(file: str) -> Any:
-    return nullcontext(sys.stdin.buffer) if file == STANDARD_INPUT else fsspec.open(file, "rb")
+    if file == STANDARD_INPUT:
+        return nullcontext(sys.stdin.buffer)
+    storage, location = file_system(file)
+    return storage.open(location, "rb")
 
 
 def _requiring_any(files: Sequence[str], documents: Iterator[str], counts: CorpusCounts) -> Iterator[str]:

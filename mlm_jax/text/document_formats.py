@@ -4,6 +4,7 @@ import csv
 import difflib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO, Literal
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.git_lfs import check_no_pointer
 from mlm_jax.text.compression import decompressed_lines, raise_if_damaged
+from mlm_jax.text.content_checks import check_content, check_line_ends
 
 ErrorPolicy = Literal["strict", "replace"]
 DocumentBoundary = Literal["line", "blank_line", "file"]
@@ -27,18 +29,9 @@ FORMAT_SUFFIXES: dict[str, Format] = {
 
 _PARQUET_BATCH_ROWS = 256
 _BYTE_ORDER_MARK = "\ufeff"
+# A field in quotation marks, with at least one in it, doubled: no text is written so, but many programs write TSV so.
+_QUOTED = re.compile('"[^"]*""(?:[^"]|"")*"')
 _LARGEST_FIELD = (1 << 31) - 1
-# First bytes of what is no UTF-8 text, even where invalid bytes are replaced.
-_OTHER_CONTENT = {
-    b"\x1f\x8b": "gzip; name it .gz, or decompress it",
-    b"\x28\xb5\x2f\xfd": "Zstandard; name it .zst, or decompress it",
-    b"\xfd7zXZ\0": "xz; name it .xz, or decompress it",
-    b"BZh91AY&SY": "bzip2; name it .bz2, or decompress it",
-    b"PK\3\4": "a zip archive; unpack it",
-    b"PAR1\x15": "Parquet; name it .parquet, or give --format parquet",
-    b"\xff\xfe": "UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
-    b"\xfe\xff": "UTF-16; convert it with iconv -f UTF-16 -t UTF-8",
-}
 
 # A text, and True if invalid characters in it were replaced.
 Texts = Iterator[tuple[str, bool]]
@@ -64,7 +57,8 @@ def texts_of(file: str, raw: BinaryIO, kind: Format, compression: str, options: 
     """
     if kind == "parquet":
         return _parquet_texts(file, raw, options)
-    lines = _placed_lines(file, decompressed_lines(file, raw, compression), options.errors)
+    whole = kind == "txt" and options.document_boundary == "file"
+    lines = _placed_lines(file, decompressed_lines(file, raw, compression), options.errors, whole=whole)
     if kind == "jsonl":
         return _jsonl_texts(lines, options)
     if kind in ("csv", "tsv"):
@@ -73,22 +67,22 @@ def texts_of(file: str, raw: BinaryIO, kind: Format, compression: str, options: 
     return readers[options.document_boundary](lines)
 
 
-def _placed_lines(file: str, lines: Iterable[bytes], errors: ErrorPolicy) -> _PlacedTexts:
+def _placed_lines(
+    file: str, lines: Iterable[bytes], errors: ErrorPolicy, *, whole: bool = False
+) -> _PlacedTexts:
+    """Yields the decoded lines; `whole` is true if together they are one document."""
     offset = 0
     for number, line in enumerate(lines, start=1):
         where = f"{file}:{number}"
         if number == 1:
             check_no_pointer(file, line)
-            _check_content(file, line)
+            check_content(file, line)
+            if not whole:
+                check_line_ends(file, line)
         text, replaced = _decode(line, errors, where, offset)
-        yield where, (text.removeprefix(_BYTE_ORDER_MARK) if number == 1 else text), replaced
+        # Joined files have one in the middle, too.
+        yield where, text.removeprefix(_BYTE_ORDER_MARK), replaced
         offset += len(line)
-
-
-def _check_content(file: str, line: bytes) -> None:
-    for first, kind in _OTHER_CONTENT.items():
-        if line.startswith(first):
-            raise InputError(f"{file}: expected text in UTF-8, found {kind}")
 
 
 def _line_texts(lines: _PlacedTexts) -> Texts:
@@ -118,7 +112,8 @@ def _file_texts(lines: _PlacedTexts) -> Texts:
 def _jsonl_texts(lines: _PlacedTexts, options: ReadOptions) -> Texts:
     text_field = options.text_field
     for where, source, replaced in lines:
-        if source.isspace():
+        # A file that has only a byte order mark has an empty line.
+        if not source.strip():
             yield "", replaced
             continue
         try:
@@ -190,13 +185,13 @@ def _table_texts(
     file: str, lines: _PlacedTexts, text_field: str, rows_of: Callable[[_PlacedTexts], _Rows]
 ) -> Texts:
     rows = rows_of(lines)
-    _, header, _ = next(rows, ("", None, False))
+    header = next((row for _, row, _ in rows if row), None)
     if header is None:
         return
     if header.count(text_field) != 1:
         count = "no" if text_field not in header else "more than one"
         raise InputError(f"{file}: {count} column {text_field!r}; {_name_choices(text_field, header)}")
-    column = header.index(text_field)
+    column, warned = header.index(text_field), False
     for where, row, replaced in rows:
         if not row:
             # Of one column, a row without a value is a blank line. Of several, a blank line is no row.
@@ -205,6 +200,17 @@ def _table_texts(
             continue
         if len(row) != len(header):
             raise InputError(f"{where}: {len(row)} fields; expected {len(header)}, as in the header")
+        if len(header) > 1 and row == header:
+            raise InputError(
+                f"{where}: repeats the header; expected a row of data; give files one by one instead of joining them"
+            )
+        if not warned and rows_of is _tsv_rows and _QUOTED.fullmatch(row[column]):
+            warned = True
+            warnings.warn(
+                f"{where}: column {text_field!r} looks quoted as in CSV; fields of TSV are read as they are, with the "
+                "quotation marks; expected a file without quoting, or commas in a .csv",
+                stacklevel=2,
+            )
         yield row[column], replaced
 
 

@@ -1,9 +1,11 @@
 """Resolves paths and URLs to fsspec file systems."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 from fsspec.core import url_to_fs
 
 from mlm_jax.errors import InputError
@@ -12,12 +14,25 @@ from mlm_jax.errors import InputError
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
 
 
+def path_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Returns paths as strings. Raises InputError if `paths` is a single one, or has something else."""
+    if isinstance(paths, str | os.PathLike):
+        raise InputError(f"paths: found one path, {os.fspath(paths)!r}: must be a list of paths")
+    for index, path in enumerate(paths):
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"paths[{index}]: found {type(path).__name__}: must be a path or URL")
+    return [os.fspath(path) for path in paths]
+
+
 def file_system(path: str) -> tuple[Any, str]:
     """Returns the file system of `path` and the location in it.
 
     Raises:
         InputError: the protocol is unknown, or the package that implements it is not installed.
     """
+    # The name of a file may have the "::" with which fsspec chains file systems.
+    if "://" not in path and os.path.exists(path):
+        return fsspec.filesystem("file"), os.path.abspath(path)
     try:
         return cast("tuple[Any, str]", url_to_fs(path))
     except ImportError as error:

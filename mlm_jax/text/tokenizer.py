@@ -332,6 +332,11 @@ class Tokenizer:
                 token.normalized or any(character.isspace() for character in token.content)
                 for token in self._added_tokens.values()
             )
+            # Otherwise, a special token is also a word, such as "mask", which `_encode_with_library` tells from it.
+            and not any(
+                self._token_ids[name] in self._text_backend.encode(name, add_special_tokens=False).ids
+                for name in set(self.roles.names) - {self.roles.unk_token}
+            )
         )
 
     @cached_property

@@ -55,6 +55,8 @@ _BERT_CLASSES = frozenset(f"{name}Tokenizer" for name in _BERT_NAMES)
 _GENERIC_CLASSES = frozenset({"PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"})
 # Classes that build byte-level BPE from the vocabulary, the merges and add_prefix_space.
 _BYTE_LEVEL_CLASS = "RobertaTokenizer"
+# Tokens that it adds whatever else begins and ends a text.
+_BYTE_LEVEL_ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
 # Class of the tokenizer of a model type if no file names it.
 _BERT_MODEL_TYPES = (
     *("bert", "convbert", "distilbert", "electra", "ernie", "flava", "layoutlm", "lxmert", "megatron-bert"),
@@ -62,7 +64,7 @@ _BERT_MODEL_TYPES = (
 )
 _BYTE_LEVEL_MODEL_TYPES = ("data2vec-text", "ibert", "longformer", "roberta", "roberta-prelayernorm")
 # Model types for which transformers ignores the class that a file names.
-_GENERIC_MODEL_TYPES = ("modernbert",)
+_GENERIC_MODEL_TYPES = ("modernbert", "modernbert-decoder", "nystromformer", "xlm-roberta-xl")
 
 _SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 """Settings of BERT's rules, and their defaults in transformers. `strip_accents=None` is the value of do_lower_case."""
@@ -347,7 +349,8 @@ class _Folder:
         special, added = (
             read_json_object(self.path / name) for name in ("special_tokens_map.json", "added_tokens.json")
         )
-        return TokenFiles(self.path / TOKENIZER_CONFIG_FILE, self.config, special, added, content)
+        config = _BYTE_LEVEL_ENDS | self.config if self.is_byte_level else self.config
+        return TokenFiles(self.path / TOKENIZER_CONFIG_FILE, config, special, added, content)
 
     def roles(self, backend: tokenizers.Tokenizer) -> Roles:
         """Returns the special tokens that the files name.

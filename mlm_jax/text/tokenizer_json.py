@@ -50,9 +50,17 @@ def naming_file(path: Path, kind: str) -> Iterator[None]:
 
 
 def backend_from_json(path: Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of a file as it is. Raises InputError if the library rejects it or gives other ids."""
+    """Returns the tokenizer of a file as it is.
+
+    Raises:
+        InputError: the library rejects the file or gives other ids, or the ids of a text would be random.
+    """
     with naming_file(path, f"a {TOKENIZER_FILE}"):
         backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    if dropout := getattr(backend.model, "dropout", None):
+        raise InputError(
+            f"{path}: model.dropout is {dropout:.6g}, with which a text has other ids every time: must be null"
+        )
     for token in content.get("added_tokens") or []:
         if backend.token_to_id(token["content"]) != token["id"]:
             raise InputError(

@@ -16,6 +16,9 @@ _FOREIGN_MARKS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}
 # Four million entries of 60 bytes.
 _LARGEST_BYTES = 1 << 28
 
+# Characters that the library removes at the end of a line; str.rstrip would also remove some controls.
+_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
 _SETTLE = 'write {"do_lower_case": …, "strip_accents": …} into tokenizer_config.json beside it'
 
 
@@ -125,7 +128,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
             f"{path}: has more than {LARGEST_VOCABULARY:,} lines: must be at most that many entries"
         )
     # Only "\n" ends a line: published vocabularies hold entries such as U+2028, where str.splitlines would split.
-    entries = [line.rstrip() or line.removesuffix("\r") for line in text.split("\n")]
+    entries = [line.rstrip(_SPACES) or line.removesuffix("\r") for line in text.split("\n")]
     while entries and not entries[-1]:
         entries.pop()
     if not entries:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from mlm_jax.config import ComputeConfig, DataConfig, MeshConfig, Packing, TrainConfig
@@ -26,6 +27,7 @@ from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength
 from mlm_jax.use.fine_tuning import settings_of
+from mlm_jax.use.inference import finite
 from mlm_jax.use.masked_batches import masked_batch_loss, masked_batches, setup_for_masked_batches
 
 
@@ -57,7 +59,7 @@ def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: T
     results = [sums(params, batch) for batch in batches]
     if not results:
         raise InputError("data: no batch: must have at least one")
-    return evaluation_of(results)
+    return _of_numbers(evaluation_of(results))
 
 
 def evaluate_model(
@@ -82,7 +84,7 @@ def evaluate_model(
     Raises:
         InputError: there is no such model, a setting is invalid, or the data are unusable or have a different
             tokenizer.
-        RunError: a file of the data is damaged.
+        RunError: a file of the data is damaged, or the model computes NaN or infinity.
     """
     model = load_masked_lm(name)
     settings = settings_of(model.config)
@@ -139,7 +141,14 @@ def _evaluate(
     program = build_program(replace(settings, mesh=mesh_config), masking, mesh, tokenizer.sep_token_id)
     with progress_bar(rows.num_rows, "row", shown=progress) as bar:
         count = partial(_counted, bar=bar, rows=program.evaluation_batch_size)
-        return evaluate_rows(program, params, rows, watch=count)
+        return _of_numbers(evaluate_rows(program, params, rows, watch=count))
+
+
+def _of_numbers(found: Evaluation) -> Evaluation:
+    """Returns the metrics unchanged. Raises RunError if the model computes NaN, so that its accuracy says nothing."""
+    if found.masked_tokens:
+        finite(np.array(found.mlm_loss))
+    return found
 
 
 def _counted(results: Iterable[LossSums], bar: tqdm, rows: int) -> Iterator[LossSums]:

@@ -3,6 +3,7 @@
 B batch, L length, C outputs.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from mlm_jax.data.permutation import permute
 from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import check_text
+from mlm_jax.text.wordpiece import LARGEST_UNKNOWN_SHARE, check_text, unknown_warning
 from mlm_jax.use.labels import kind_of, listed
 
 _LENGTH_BUCKET = 16
@@ -45,6 +46,8 @@ def labeled_rows(
     Raises:
         InputError: a text is not a string or a pair of strings (the message has its index), the model takes no pairs,
             or `sequence_length` is out of range.
+
+    Warns if more than 1 % of the tokens are unknown.
     """
     longest = config.max_sequence_length
     limit = longest if sequence_length is None else sequence_length
@@ -55,10 +58,11 @@ def labeled_rows(
     parts = [_parts_of(text, f"{what} {index}") for index, text in enumerate(listed(texts, f"{what}s"))]
     if max(map(len, parts)) == 2 and second >= max(1, config.num_segments):
         raise InputError("pairs of texts: must have a model with two segments")
-    encoded = iter(tokenizer.encode_batch([text for part in parts for text in part]))
-    rows, cut = [], 0
+    encoded = iter(_encoded([text for part in parts for text in part], tokenizer, what))
+    rows, cut, empty = [], 0, 0
     for part in parts:
         bodies = [next(encoded) for _ in part]
+        empty += not any(map(len, bodies))
         room = limit - 2 - (len(bodies) - 1) * len(between)
         cut += sum(map(len, bodies)) > room
         while sum(map(len, bodies)) > room:
@@ -72,9 +76,21 @@ def labeled_rows(
         if len(bodies) == 2:
             segment_ids[1 + len(bodies[0]) + len(between) :] = second
         rows.append((token_ids, segment_ids))
+    if empty:
+        say(f"{empty:,} of {len(rows):,} texts have no tokens")
     if cut:
         say(f"{cut:,} of {len(rows):,} texts are longer than {limit} tokens and were truncated")
     return rows
+
+
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer, what: str) -> list[np.ndarray]:
+    encoded = tokenizer.encode_batch(texts)
+    num_unknown = sum(int(np.count_nonzero(ids == tokenizer.unknown_token_id)) for ids in encoded)
+    share = num_unknown / max(1, sum(map(len, encoded)))
+    words = tokenizer.unknown_words(texts, encoded) if share > LARGEST_UNKNOWN_SHARE else ()
+    if warning := unknown_warning(share, words, tokenizer.word_length_limit):
+        warnings.warn(f"{what}s: {warning}", stacklevel=2)
+    return encoded
 
 
 def _parts_of(text: Any, where: str) -> tuple[str, ...]:

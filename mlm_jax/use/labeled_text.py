@@ -1,6 +1,7 @@
 """Reads labeled texts in the format of GLUE: tab-separated, with a header line and without quoting."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ _SENTENCES = (
     ("premise", "hypothesis"),
     ("text",),
 )
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,18 @@ class LabeledTexts:
         return next(
             (label for label, number in numbers if number is not None and number != int(number)), None
         )
+
+    @property
+    def doubt(self) -> str | None:
+        """Describes labels that are probably numbers, and would be names of classes; None if there are none."""
+        by_number: dict[float, str] = {}
+        for label in dict.fromkeys(self.labels):
+            value = _number(label)
+            if value is None and _DECIMAL_COMMA.fullmatch(label):
+                return f"label {label!r} is read as a name: must have a point to be a number"
+            if value is not None and by_number.setdefault(value, label) != label:
+                return f"labels {by_number[value]!r} and {label!r} are the same number, but two classes"
+        return None
 
     def parsed_as(self, problem: ProblemType, num_outputs: int | None) -> "LabeledTexts":
         """Returns labels for a classifier of a problem type, which has `num_outputs` outputs if it exists already.

@@ -150,6 +150,13 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
         raise InputError(f"{where}: padding_mask: must contain only True and False")
     if weights.dtype.kind not in "biuf" or not (np.isfinite(weights) & (weights >= 0)).all():
         raise InputError(f"{where}: mask_weights: must contain finite numbers, at least 0")
+    at_padding = (weights > 0) & ~np.take_along_axis(padding.astype(bool), arrays["mask_positions"], axis=1)
+    if at_padding.any():
+        row, column = np.argwhere(at_padding)[0]
+        raise InputError(
+            f"{where}: mask_positions[{row}, {column}] = {arrays['mask_positions'][row, column]}: is padding, so its "
+            "mask_weights must be 0"
+        )
     types: dict[str, Any] = {"padding_mask": bool, "mask_weights": np.float32}
     typed = {name: array.astype(types.get(name, np.int32)) for name, array in arrays.items()}
     return MaskedBatch(**{"segment_ids": None} | typed)

@@ -30,6 +30,9 @@ from mlm_jax.use.labels import Where, class_targets, label_matrix, shown, value_
 
 Metrics = dict[str, float | None]
 
+# Far above any classifier, so that a mistyped number is an error and not an attempt to allocate it.
+_MOST_OUTPUTS = 1 << 22
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -157,6 +160,8 @@ def num_outputs_of(problem_type: str | None, num_classes: int | None) -> int:
             else ""
         )
         raise InputError(f"num_classes = {wanted}: must be a whole number, at least {least}{hint}")
+    if wanted > _MOST_OUTPUTS:
+        raise InputError(f"num_classes = {wanted}: must be at most {_MOST_OUTPUTS:,}")
     return int(wanted)
 
 

@@ -170,6 +170,13 @@ def test_json_with_a_wrong_setting_is_rejected(path: tuple[str, ...], value: obj
             {"optimizer": OptimizerConfig(warmup_steps=1001)},
             "= 1001: must be at most num_steps = 1000",
         ),
+        (TrainConfig(), {"batch_size": 10**14}, "batch_size = 100000000000000: must be at most 16,777,216"),
+        (MaskingRecipe(), {"mask_selection_length": 10**12}, "= 1000000000000: must be at most 1,048,576"),
+        (
+            TrainConfig(optimizer=OptimizerConfig(warmup_steps=1)),
+            {"num_steps": 1},
+            "warmup_steps = 1: must be 0 with num_steps = 1: a warm-up begins with a learning rate of 0",
+        ),
     ],
 )
 def test_errors_name_the_field_the_value_and_what_is_allowed(

@@ -240,7 +240,7 @@ def test_other_inputs_and_tokenizers_are_rejected(corpus, tmp_path):
     prepare_corpus(corpus, output)
     tokenizer = Tokenizer.load(corpus / "vocab.txt")
     with pytest.raises(InputError, match=r"inputs was \{'name': 'part1.jsonl.zst', .*is 'nothing'"):
-        prepare([str(corpus / "part0.jsonl.zst")], tokenizer, output, shard_tokens=500)
+        prepare([corpus / "part0.jsonl.zst"], tokenizer, output, shard_tokens=500)
     cased = Tokenizer.load(corpus / "vocab.txt", lowercase=False)
     with pytest.raises(InputError, match="tokenizer_fingerprint was"):
         prepare([str(corpus / "part*.zst")], cased, output, shard_tokens=500)

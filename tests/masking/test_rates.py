@@ -150,6 +150,10 @@ def test_a_run_follows_its_schedule_and_is_evaluated_at_the_usual_rate() -> None
             "quota = 'document': must be 'row' with selection 'bernoulli'",
         ),
         ({"quota": "document"}, r"document_end_id = None: must be an id in \[0, 50\) with quota 'document'"),
+        (
+            {"vocabulary_size": 10**12},
+            r"vocabulary_size = 1000000000000: must be below 2\*\*31: ids are int32",
+        ),
         ({"quota": "document", "document_end_id": 50}, r"document_end_id = 50: must be"),
         (
             {"continuation_token_ids": (7, 50)},

@@ -46,6 +46,7 @@ TEXTS = [
     "中国 a中国a",
     "के lakes ü Ü",
     "a [E1] lake[E1] [e1]",
+    "[E4] [E3][E2] a",
     "the new york lakes",
     "a [MASK] in [CLS]",
     "x" * 101 + " " + "a" * 120,
@@ -161,6 +162,11 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "tokenizer": rebuilt(False),
         "added_tokens": {"[E1]": SIZE},
     },
+    "model type of the generic class": {
+        "config": {"model_type": "nystromformer"},
+        "tokenizer_config": {"tokenizer_class": "BertTokenizer"},
+        "tokenizer": rebuilt(False),
+    },
     "added_tokens.json of a vocabulary entry": {"added_tokens": {"Lake": VOCABULARY.index("Lake")}},
     "added_tokens.json with a gap": {"added_tokens": {"[E1]": SIZE + 7}},
     "added_tokens.json, special": {
@@ -202,6 +208,33 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "special_tokens_map": {
         "special_tokens_map": {"additional_special_tokens": ["[E1]"], "cls_token": {"content": "[CLS]"}}
     },
+    "own roles of two files": {
+        "tokenizer_config": {
+            "b_token": "[E1]",
+            "c_token": MARKER | {"__type": "AddedToken", "content": "[E2]"},
+        },
+        "special_tokens_map": {"a_token": "[E3]", "b_token": "[E4]"},
+    },
+    "special_tokens_map, extra list": {"special_tokens_map": {"extra_special_tokens": ["[E1]"]}},
+    "extra lists of two files": {
+        "tokenizer_config": {"extra_special_tokens": ["[E3]", "[E1]"]},
+        "special_tokens_map": {"extra_special_tokens": ["[E1]", "[E2]"]},
+        "added_tokens": {"[E2]": SIZE},
+    },
+    "special_tokens_map, extra roles": {
+        "tokenizer_config": {"extra_special_tokens": {"a_token": "[E2]"}},
+        "special_tokens_map": {"extra_special_tokens": {"a_token": "[E1]"}},
+    },
+    "special_tokens_map, extra roles and additional ones": {
+        "tokenizer_config": {"extra_special_tokens": ["[E2]"]},
+        "special_tokens_map": {
+            "extra_special_tokens": {"a_token": "[E1]"},
+            "additional_special_tokens": ["[E3]"],
+        },
+    },
+    "own roles in a list of them": {
+        "tokenizer_config": {"model_specific_special_tokens": {"marker_token": "[E1]"}}
+    },
     "another role": {"tokenizer_config": {"bos_token": "[E1]", "eos_token": None}},
     "own role": {"tokenizer_config": {"marker_token": "[E1]"}},
     "renamed mask": {"tokenizer_config": {"mask_token": "<mask>"}},
@@ -209,6 +242,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "byte order mark": {"vocabulary": lines(VOCABULARY, start="\ufeff")},
     "Windows line ends": {"vocabulary": lines(VOCABULARY, end="\r\n")},
     "trailing spaces": {"vocabulary": lines(VOCABULARY, end=" \t\n")},
+    "trailing controls": {"vocabulary": lines([*VOCABULARY, "a\x1c", "lake\x1f", "utah\x85", "the\u2009"])},
     "trailing ideographic spaces": {"vocabulary": lines(VOCABULARY, end="\u3000\n")},
     "blank lines": {"vocabulary": lines([*VOCABULARY[:9], "", "", *VOCABULARY[9:], "", ""])},
     "repeated entries": {"vocabulary": lines([*VOCABULARY, "a", "lake", "a"])},
@@ -320,6 +354,20 @@ def test_a_saved_folder_is_read_equally_by_all(tmp_path: Path, name: str) -> Non
         assert alone.special_token_ids == ours.special_token_ids
         for ids, expected in zip(alone.encode_batch(TEXTS), ours.encode_batch(TEXTS), strict=True):
             np.testing.assert_array_equal(ids, expected)
+
+
+def test_a_byte_level_tokenizer_has_ends_besides_its_frame(tmp_path: Path) -> None:
+    names = ["<pad>", "<unk>", "<mask>", "<s>", "<c>", "</s>"]
+    entries = [*names, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    (tmp_path / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"cls_token": "<c>"}))
+    ours, theirs = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert set(ours.special_token_ids) == set(theirs.all_special_ids)
+    for text in ("a <s> b</s>", "<c> x <mask>"):
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.encode(text, parse_special_tokens=True).tolist() == expected
 
 
 @pytest.mark.parametrize("lowercase", [True, False])

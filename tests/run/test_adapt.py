@@ -39,6 +39,8 @@ def test_steps_and_warmup_follow_from_the_data(tmp_path: Path, capsys: pytest.Ca
     assert by_document.num_steps >= 3 * totals["documents"] / 4
     kept = completed(replace(config, num_steps=7), {"num_steps", "optimizer.warmup_steps"})
     assert (kept.num_steps, kept.optimizer.warmup_steps) == (7, 0)
+    # The learning rate of the first step of a warm-up is 0.
+    assert completed(replace(config, num_steps=1), {"num_steps"}).optimizer.warmup_steps == 0
     with pytest.raises(InputError, match=r"data\.path: must be given"):
         completed(TrainConfig(), set())
 

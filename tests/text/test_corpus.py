@@ -9,6 +9,8 @@ import lzma
 import os
 import subprocess
 import sys
+import tarfile
+import warnings
 from pathlib import Path
 
 import pyarrow as pa
@@ -105,6 +107,17 @@ def test_line_ends_byte_order_mark_and_missing_final_newline(tmp_path):
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\r\n')) == ["one"]
 
 
+def test_byte_order_marks_of_joined_files_are_no_text(tmp_path):
+    for name, content in {
+        "a.txt": "the lake\r\n",
+        "a.jsonl": '{"text": "the lake"}\n',
+    }.items():
+        assert read(write(tmp_path / name, f"\ufeff{content}".encode() * 2)) == ["the lake"] * 2
+    path = write(tmp_path / "a.csv", "\ufeffid,text\n1,the lake\n".encode() * 2)
+    assert refusal(path).startswith(f"{path}:3: repeats the header")
+    assert read(write(tmp_path / "b.txt", "in\ufeff the\n".encode())) == ["in\ufeff the"]
+
+
 def test_blank_lines_separate_documents(tmp_path):
     path = write(tmp_path / "a.txt", b"\n\none\ntwo\n \t\nthree\n\n\n\nfour")
     assert read(path, document_boundary="blank_line") == ["one\ntwo", "three", "four"]
@@ -165,6 +178,31 @@ def test_memory_file_system_with_a_glob():
         file.write(gzip.compress(b"remote"))
     assert read("memory://corpus/*.gz") == ["remote"]
     assert read("memory://corpus") == ["remote"]
+
+
+def test_wildcards_leave_no_folder_or_broken_link_out_silently(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "b.txt", b"b")
+    write(tmp_path / "a.txt", b"a")
+    with pytest.warns(UserWarning, match=r"/\*: 1 folders match, and are left out: sub; name a folder"):
+        assert read(tmp_path / "*") == ["a"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path / "**") == read(tmp_path / "*.txt", tmp_path / "sub") == ["a", "b"]
+    (tmp_path / "c.txt").symlink_to("nowhere")
+    for pattern in ("*.txt", "**"):
+        assert refusal(tmp_path / pattern) == (
+            f"{tmp_path}/c.txt: not a regular file; expected files; remove broken links"
+        )
+
+
+def test_file_whose_name_looks_like_a_chain_of_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Talk", "Talk::Main.txt"):
+        write(Path(name), name.encode())
+    assert read("Talk::Main.txt") == ["Talk::Main.txt"]
+    with pytest.warns(UserWarning, match="left out: Talk"):
+        assert read(".") == ["Talk::Main.txt"]
 
 
 def test_file_whose_name_looks_like_a_pattern(tmp_path):
@@ -236,6 +274,44 @@ def test_what_is_no_text_is_named(tmp_path, suffix, errors):
         assert kind in refusal(path, errors=errors)
 
 
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
+def test_other_content_without_a_mark_is_named(tmp_path, suffix, errors):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(write(tmp_path / "in.txt", b"the city\n" * 100), "in.txt")
+    for data in (
+        "text\nthe city\n".encode("utf-16-le"),
+        archive.getvalue(),
+        b"SQLite format 3\0\x10\0" + bytes(80),
+        b"PK\5\6" + bytes(18),
+    ):
+        path = write(tmp_path / f"a{suffix}", data)
+        assert "expected text in UTF-8, found many NUL bytes" in refusal(path, errors=errors)
+    for start, encoding in ((b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be")):
+        path = write(tmp_path / f"a{suffix}", start + "text\n".encode(encoding))
+        assert "found UTF-32; convert it" in refusal(path, errors=errors)
+    # A few in text are left to the tokenizer.
+    assert read(write(tmp_path / "b.txt", b"a\0b\0\n")) == ["a\0b\0"]
+
+
+def test_lines_that_end_with_a_carriage_return_alone_are_refused(tmp_path):
+    for name, data in {
+        "a.txt": b"the lake\rthe river\r",
+        "a.jsonl": b'{"text": "a"}\r{"text": "b"}\r',
+        "a.csv": b"text,id\ra,1\r",
+        "a.tsv": b"text\tid\rthe lake\t1\r",
+    }.items():
+        path = write(tmp_path / name, data)
+        assert refusal(path).startswith(f"{path}: its lines end with CR alone; expected LF or CR LF")
+    assert read(tmp_path / "a.txt", document_boundary="file") == ["the lake\rthe river"]
+    assert read(write(tmp_path / "b.txt", b"a\rb\nc\r\n"), write(tmp_path / "c.txt", b"d\r")) == [
+        "a\rb",
+        "c",
+        "d",
+    ]
+
+
 def test_invalid_utf8_in_jsonl_and_parquet(tmp_path):
     data = b'{"text": "a"}\n{"text": "b\xe9"}\n'
     path = write(tmp_path / "a.jsonl", data)
@@ -294,6 +370,18 @@ def test_a_repeated_column_is_not_suggested_for_itself(tmp_path):
     assert refusal(path).endswith("more than one column 'text'; it has 'text', 'text'")
 
 
+def test_paths_may_be_objects_but_not_one_string(tmp_path):
+    path = write(tmp_path / "a.txt", b"text")
+    assert list(read_documents([path])) == ["text"]
+    for paths, message in (
+        (str(path), "paths: found one path, '.*a.txt': must be a list of paths"),
+        (path, "paths: found one path"),
+        ([str(path), b"b.txt"], r"paths\[1\]: found bytes: must be a path or URL"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_documents(paths)
+
+
 def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
     write(tmp_path / "a.txt", b"text")
     folder = tmp_path / "folder"
@@ -331,6 +419,16 @@ def test_empty_files_are_skipped_and_counted(tmp_path, compression):
     names = ("a.txt*", "b.txt", "c.parquet", "d.parquet", "e.csv", "f.txt")
     assert read(*(tmp_path / name for name in names), counts=counts) == ["text"]
     assert counts == CorpusCounts(documents=1, skipped=1, empty_files=5)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".tsv"])
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n", b"\n\n"])
+def test_files_with_only_a_mark_or_blank_lines_are_skipped(tmp_path, suffix, content):
+    write(tmp_path / f"0{suffix}", content)
+    write(tmp_path / "1.txt", b"text\n")
+    counts = CorpusCounts()
+    assert read(tmp_path / f"0{suffix}", tmp_path / "1.txt", counts=counts) == ["text"]
+    assert counts.empty_files == 1
 
 
 @pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.dictionary(pa.int8(), pa.string())])
@@ -386,6 +484,26 @@ def test_a_blank_line_is_a_row_of_one_column(tmp_path, suffix):
 )
 def test_invalid_tables_are_reported(tmp_path, name, content, expected):
     assert expected in refusal(write(tmp_path / name, content.encode()))
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [(".csv", ","), (".tsv", "\t")])
+def test_a_repeated_header_is_no_document(tmp_path, suffix, mark):
+    lines = [mark.join(row) for row in (("id", "text"), ("1", "a"), ("id", "text"), ("2", "b"))]
+    path = write(tmp_path / f"a{suffix}", "\n".join(lines).encode())
+    assert refusal(path).startswith(f"{path}:3: repeats the header; expected a row of data")
+    # Of one column, it may be a text.
+    assert read(write(tmp_path / f"b{suffix}", b"text\na\ntext\n")) == ["a", "text"]
+
+
+def test_fields_of_tsv_that_look_quoted_are_reported(tmp_path):
+    quoted = write(tmp_path / "a.tsv", b'text\n"the ""lake"" is in utah"\n"a ""b"""\n')
+    with pytest.warns(UserWarning, match=r"a\.tsv:2: column 'text' looks quoted") as caught:
+        assert read(quoted) == ['"the ""lake"" is in utah"', '"a ""b"""']
+    assert len(caught) == 1
+    literal = write(tmp_path / "b.tsv", b'text\n"the lake"\n"a" and "b"\n"Hello," he said.\n""\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read(literal)) == 4
 
 
 def test_invalid_utf8_in_a_table(tmp_path):

@@ -444,6 +444,29 @@ def test_special_tokens_as_entries_of_another_model_are_text(tmp_path):
     assert pieces(tokenizer, "a [MASK] [SEP] b") == ["a", "[UNK]", "[UNK]", "b"]
 
 
+def test_a_word_with_the_name_of_a_special_token_is_text(tmp_path):
+    backend = wordpiece.bert_backend({entry: i for i, entry in enumerate(VOCABULARY)}, lowercase=True)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "mask"}
+    config = {f"{role}_token": name for role, name in names.items()}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert pieces(tokenizer, "hello mask") == ["hello", "[UNK]"]
+    assert pieces(tokenizer, "hello mask", parse_special_tokens=True) == ["hello", "mask"]
+
+
+def test_a_tokenizer_that_draws_its_merges_is_rejected(tmp_path):
+    merges = {"vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5, "aa": 6}}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(**merges, merges=[("a", "a")], dropout=0.3))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"tokenizer\.json: model\.dropout is 0\.3, .* must be null"):
+        Tokenizer.load(tmp_path)
+    backend.model.dropout = None
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert pieces(Tokenizer.load(tmp_path), "aa") == ["aa"]
+
+
 def test_tokenizers_that_do_not_mark_words_are_recognized(tmp_path, tokenizer):
     assert tokenizer.marks_words
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({t: i for i, t in enumerate(VOCABULARY)}, []))

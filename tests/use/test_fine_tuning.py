@@ -143,6 +143,13 @@ def test_a_masked_batch_uses_its_weights_padding_and_segments(model: MaskedLM) -
     assert in_pieces.mlm_loss == pytest.approx(whole.mlm_loss, rel=1e-5)
 
 
+def test_a_model_that_computes_no_numbers_has_no_loss(model: MaskedLM) -> None:
+    broken = MaskedLM(model.config, jax.tree.map(lambda leaf: leaf * np.nan, model.params), model.tokenizer)
+    for data in (TEXTS, batch_of(model)):
+        with pytest.raises(RunError, match="the model computes NaN or infinity"):
+            broken.evaluate(data)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -166,6 +173,10 @@ def test_a_masked_batch_uses_its_weights_padding_and_segments(model: MaskedLM) -
         ({"mask_weights": np.full((16, 3), "1")}, "mask_weights: must contain finite"),
         ({"padding_mask": np.full((16, 12), 0.5)}, "padding_mask: must contain only True and False"),
         ({"padding_mask": np.full((16, 12), "0")}, "padding_mask: must contain only"),
+        (
+            {"padding_mask": np.zeros((16, 12)), "mask_positions": np.full((16, 3), 5)},
+            r"batch: mask_positions\[0, 0\] = 5: is padding, so its mask_weights must be 0",
+        ),
     ],
 )
 def test_errors_name_the_field_of_a_batch(model: MaskedLM, change: dict[str, Any], message: str) -> None:

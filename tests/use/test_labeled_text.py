@@ -38,6 +38,11 @@ def test_labels_of_each_problem_type() -> None:
 
     assert labels("1", "2.0", "1e1", "x").first_fraction is None
     assert labels("1", "nan", "2.5").first_fraction == "2.5"
+    assert labels("good", "1", "0", "1", "nan", "inf", "a,b", "1,2,3").doubt is None
+    assert labels("1", "0,5").doubt == "label '0,5' is read as a name: must have a point to be a number"
+    for one, other in (("1", "1.0"), ("01", "1"), ("1e0", "1")):
+        doubt = f"labels {one!r} and {other!r} are the same number, but two classes"
+        assert labels("0", one, other).doubt == doubt
     assert labels("1.0", "a").parsed_as("single_label_classification", None).labels == ["1.0", "a"]
     assert labels("1.5", "-2").parsed_as("regression", 1).labels == [1.5, -2.0]
     assert labels("a, b", "", "b,").parsed_as("multi_label_classification", 2).labels == [

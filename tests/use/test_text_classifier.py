@@ -291,6 +291,10 @@ def test_arguments_that_contradict_a_trained_head_are_rejected(
         ({"labels": ["one"]}, "num_classes = 1: must be"),
         ({"num_classes": 2.5}, "num_classes = 2.5: must be a whole number"),
         ({"num_classes": True}, "num_classes = True: must be a whole number"),
+        ({"num_classes": 10**12}, "num_classes = 1000000000000: must be at most 4,194,304"),
+        ({"seed": 1.5}, r"seed = 1\.5: must be a whole number in \[0, 2\*\*32\)"),
+        ({"seed": -1}, "seed = -1: must be"),
+        ({"seed": 2**40}, "seed = 1099511627776: must be"),
         ({"problem_type": "multi_label_classification"}, "must be given with labels or num_classes"),
         ({"problem_type": "binary"}, "problem_type = 'binary': must be one of"),
         ({"labels": "ab"}, "labels: found str"),
@@ -465,6 +469,14 @@ def test_a_file_with_one_class_is_rejected(folder: Path, tmp_path: Path) -> None
     train = write_tsv(tmp_path / "train.tsv", [("a joy", "good"), ("sweet", "good")])
     with pytest.raises(InputError, match=f"^{train}: every label is 'good': must have at least two classes"):
         finetune.main([str(folder), "--train", str(train), "--dev", str(train)], "mlm-jax finetune")
+
+
+def test_labels_that_are_probably_numbers_are_reported(folder: Path, tmp_path: Path) -> None:
+    train = write_tsv(tmp_path / "train.tsv", [("a joy", "1"), ("lovely", "1.0"), ("a waste", "0")])
+    dev = write_tsv(tmp_path / "dev.tsv", [("a joy", "2")])
+    done = run_script("finetune", folder, "--train", train, "--dev", dev)
+    assert f"warning: {train}: labels '1' and '1.0' are the same number, but two classes" in done.stderr
+    assert done.returncode == 2
 
 
 def test_a_file_without_a_label_is_rejected(folder: Path, tmp_path: Path) -> None:
