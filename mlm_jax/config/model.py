@@ -64,7 +64,7 @@ class BertConfig:
     """
 
     model_type: str = ""
-    """Model type in transformers' folders that the model is written to; empty: the first that has its architecture.
+    """Model type in transformers' folders; empty: the first with its architecture.
 
     A model that was read from such a folder keeps its type, because several types share one architecture."""
     vocabulary_size: int = 30_522
@@ -80,7 +80,9 @@ class BertConfig:
     num_heads: int = 12
     """Number of attention heads; must divide `hidden_dim`."""
     num_key_value_heads: int | None = None
-    """Number of heads of keys and values, which groups of queries share (Ainslie et al. 2023); None: `num_heads`."""
+    """Number of heads of keys and values; None: `num_heads`.
+
+    Groups of heads of queries share one (Ainslie et al. 2023)."""
     intermediate_dim: int = 3072
     """Width of the feed-forward block."""
     max_sequence_length: int = 512
@@ -97,9 +99,10 @@ class BertConfig:
 
     RoBERTa's has 2, which no text uses: positions there count from the padding id + 1."""
     relative_position_buckets: int = 0
-    """Number of ranges of distances with a learned bias of attention, per head (Raffel et al. 2019); 0: no bias.
+    """Number of ranges of distances with a bias of attention; 0: no bias.
 
-    All layers share the biases. Half of the ranges are for either direction; the last ones begin at 128 tokens."""
+    Each head learns its own, and all layers share them (Raffel et al. 2019). Half of the ranges are for either
+    direction; the last ones begin at 128 tokens."""
     rotary_base: float = _ROTARY_BASE
     """Base of the rotary wavelengths."""
     local_rotary_base: float | None = None
@@ -128,9 +131,9 @@ class BertConfig:
 
     False is ModernBERT's convention, whose embeddings are normalized just before. Needs `norm_placement = "pre"`."""
     mask_dropout_id: int | None = None
-    """Id of the mask token, if its embedding is dropped: it is zero, and the others are scaled to make up for it.
+    """Id of the mask token, if its embedding is dropped; None: it is not.
 
-    The scale is (1 - 0.12) / (1 - share of masks in the text), as in ESM-2 (Lin et al. 2022)."""
+    Dropped embeddings are zero, and the others are scaled to make up for it. The scale is (1 - 0.12) / (1 - share of masks in the text), as in ESM-2 (Lin et al. 2022)."""
     shared_layers: bool = False
     """Use one set of weights in all layers (Lan et al. 2019, ALBERT)."""
     biases: bool = True
@@ -140,7 +143,7 @@ class BertConfig:
     attention_biases: bool = True
     """Use biases in attention, if `biases` is True."""
     feed_forward_biases: FeedForwardBiases = "all"
-    """Use biases in the feed-forward, if `biases` is True: in all maps, only in the one down, or none."""
+    """Biases of the feed-forward, if `biases` is True: all, down or none."""
     activation: Activation = "gelu"
     """Feed-forward activation: gelu, gelu_tanh, geglu or swiglu.
 
@@ -162,7 +165,7 @@ class BertConfig:
     pooler: bool = True
     """Add a dense layer and tanh on the first token, for classifiers."""
     head_transform: bool = True
-    """Give the MLM head a dense layer, activation and norm, and a bias per vocabulary entry.
+    """Give the MLM head a dense layer, norm and bias per vocabulary entry.
 
     False leaves only the output embedding, as in EuroBERT. Needs `tie_embeddings = False`."""
     tie_embeddings: bool = True

@@ -179,7 +179,9 @@ def test_settings_that_a_format_cannot_express_are_named(setting: str, target: s
 def test_inexpressible_architectures_are_never_written(run: Path, target: str, tmp_path: Path) -> None:
     """Not even with changed conventions, because the result would be a different model."""
     for request in (None, Request(change_conventions=True, allow_random_pooler=True)):
-        with pytest.raises(InputError, match=rf"^{target} cannot express model\.(positions = 'rotary'|local)"):
+        with pytest.raises(
+            InputError, match=rf"^{target} cannot express model\.(positions = 'rotary'|local)"
+        ):
             convert(run, tmp_path / "out", target, request)
     assert list(tmp_path.iterdir()) == []
 
