@@ -1,0 +1,125 @@
+"""What depends on the kind of tokenizer: the text of an entry, its pieces within a word, and how it takes new words.
+
+A word is what the tokenizer's model divides into pieces, as its normalizer and pre-tokenizer yield it: "lake" in
+WordPiece, "Ġlake" in byte-level BPE for a lake after a space.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordPiece
+from tokenizers.pre_tokenizers import ByteLevel
+
+from mlm_jax.errors import InputError
+from mlm_jax.text.tokenizer import Tokenizer
+
+
+class Kind(Protocol):
+    """A kind of tokenizer."""
+
+    lead: str
+    """What precedes a word in running text and belongs to it."""
+
+    def text_of(self, entry: str) -> tuple[str, bool] | None:
+        """Returns the text of an entry, and True if it begins a word; None if it has no text of its own."""
+
+    def pieces_within(self, text: str) -> list[int]:
+        """Returns the ids of a text that continues a word."""
+
+    def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
+        """Adds words with these ids to the content of a `tokenizer.json`, so that each is one token."""
+
+
+def kind_of(where: str, tokenizer: Tokenizer) -> Kind:
+    """Returns the kind of a tokenizer. Raises InputError, which begins with `where`, if it is not supported."""
+    backend = tokenizer.backend
+    if isinstance(backend.model, WordPiece):
+        return _WordPiece(tokenizer)
+    if isinstance(backend.model, BPE) and isinstance(backend.decoder, ByteLevelDecoder):
+        return _ByteLevel(tokenizer)
+    raise InputError(
+        f"{where}: new words in a tokenizer of {tokenizer.kind} are not supported: must be WordPiece or byte-level BPE"
+    )
+
+
+def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
+    """Returns the words of a text."""
+    backend = tokenizer.backend
+    normalized = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+    if backend.pre_tokenizer is None:
+        return [normalized]
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized)]
+
+
+def pieces_of(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Returns the ids of the known pieces of a word; none if it is unknown."""
+    ids = (token.id for token in tokenizer.backend.model.tokenize(word))
+    return [token_id for token_id in ids if token_id != tokenizer.unknown_token_id]
+
+
+class _WordPiece:
+    """The pieces are the longest that match from the left, so an entry that is a whole word is always taken."""
+
+    lead = ""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._prefix = str(tokenizer.backend.model.continuing_subword_prefix)
+
+    def text_of(self, entry: str) -> tuple[str, bool]:
+        continues = entry.startswith(self._prefix) and len(entry) > len(self._prefix)
+        return (entry.removeprefix(self._prefix), False) if continues else (entry, True)
+
+    def pieces_within(self, text: str) -> list[int]:
+        backend = self._tokenizer.backend
+        normalized = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+        unknown = self._tokenizer.unknown_token_id
+        found = [token.id for token in self._within.tokenize(normalized)]
+        return [token_id for token_id in found if token_id != unknown]
+
+    @cached_property
+    def _within(self) -> WordPiece:
+        """WordPiece of the entries that continue a word, without their prefix."""
+        model, prefix = self._tokenizer.backend.model, self._prefix
+        entries = self._tokenizer.backend.get_vocab(with_added_tokens=False)
+        inner = {entry.removeprefix(prefix): i for entry, i in entries.items() if not self.text_of(entry)[1]}
+        return WordPiece(
+            inner | {model.unk_token: self._tokenizer.unknown_token_id},
+            unk_token=model.unk_token,
+            continuing_subword_prefix="",
+            max_input_chars_per_word=model.max_input_chars_per_word,
+        )
+
+    def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
+        content["model"]["vocab"].update(token_ids)
+
+
+class _ByteLevel:
+    """The library looks a word up before it merges, if `ignore_merges` is set, as Llama 3 does.
+
+    Merges for a new word would need an entry for each of its beginnings, and would divide other words with the same
+    beginning anew.
+    """
+
+    lead = " "
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._bytes = ByteLevel(add_prefix_space=False)
+
+    def text_of(self, entry: str) -> tuple[str, bool] | None:
+        text = str(self._tokenizer.backend.decoder.decode([entry]))
+        # Some entries are parts of a character.
+        if "\ufffd" in text or not text.strip():
+            return None
+        return text.removeprefix(" "), text.startswith(" ")
+
+    def pieces_within(self, text: str) -> list[int]:
+        words = self._bytes.pre_tokenize_str(text)
+        return [piece for word, _ in words for piece in pieces_of(self._tokenizer, word)]
+
+    def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
+        content["model"]["vocab"].update(token_ids)
+        content["model"]["ignore_merges"] = True
