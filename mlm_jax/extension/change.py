@@ -1,7 +1,7 @@
 """Changes of a model's vocabulary: a list of words, the costly words of a text, or another tokenizer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mlm_jax.errors import InputError
 from mlm_jax.extension.kinds import kind_of
@@ -27,7 +27,7 @@ class Change:
     num_reused: int = 0
     """Number of new words that took the place of an unused entry."""
     notes: list[str] = field(default_factory=list)
-    """Words that are left out, and why."""
+    """What a user should know: words that are left out, and why."""
 
 
 def add_words(where: str, model: StoredModel, listed: Sequence[str], chunks: Chunks | None = None) -> Change:
@@ -38,7 +38,7 @@ def add_words(where: str, model: StoredModel, listed: Sequence[str], chunks: Chu
             message begins with `where`.
     """
     extended, notes = extend(where, model.tokenizer, listed)
-    return replace(_with_words(model, extended, chunks), notes=notes)
+    return _with_words(model, extended, chunks, notes)
 
 
 def add_costly_words(
@@ -52,22 +52,17 @@ def add_costly_words(
     kind = kind_of(where, model.tokenizer)
     words = costly_words(count_words(chunks, model.tokenizer), model.tokenizer, kind, min_count=min_count)
     extended = extend_with_costly(where, model.tokenizer, kind, words, num_tokens)
-    change = _with_words(model, extended, chunks)
-    missing = num_tokens - len(extended.token_ids)
-    if missing:
-        note = (
-            f"only {len(extended.token_ids):,} words are divided and occur at least {min_count:,} times, of "
-            f"{num_tokens:,} wanted"
-        )
-        return replace(change, notes=[note])
-    return change
+    found = len(extended.token_ids)
+    few = f"only {found:,} words are divided and occur at least {min_count:,} times, of {num_tokens:,} wanted"
+    return _with_words(model, extended, chunks, [few] if found < num_tokens else [])
 
 
-def _with_words(model: StoredModel, extended: Extended, chunks: Chunks | None) -> Change:
+def _with_words(model: StoredModel, extended: Extended, chunks: Chunks | None, notes: list[str]) -> Change:
     origins = origins_of_words(model.tokenizer, extended, model.config.vocabulary_size)
     counts = _counts(model.tokenizer, extended.tokenizer, chunks)
     changed = with_vocabulary(model, extended.tokenizer, origins, counts)
-    return Change(changed, origins, counts, extended.num_reused)
+    notes = notes + _unknown(model.tokenizer, extended.tokenizer, counts)
+    return Change(changed, origins, counts, extended.num_reused, notes)
 
 
 def move(where: str, model: StoredModel, tokenizer: Tokenizer, chunks: Chunks | None = None) -> Change:
@@ -81,10 +76,21 @@ def move(where: str, model: StoredModel, tokenizer: Tokenizer, chunks: Chunks | 
     origins = origins_of_tokenizer(where, model.tokenizer, tokenizer)
     counts = _counts(model.tokenizer, tokenizer, chunks)
     changed = with_vocabulary(with_padding_of(tokenizer, model), tokenizer, origins, counts)
-    return Change(changed, origins, counts)
+    return Change(changed, origins, counts, notes=_unknown(model.tokenizer, tokenizer, counts))
 
 
 def _counts(old: Tokenizer, new: Tokenizer, chunks: Chunks | None) -> TokenCounts | None:
     if not chunks:
         return None
     return TokenCounts(count_tokens(chunks, old), count_tokens(chunks, new))
+
+
+def _unknown(old: Tokenizer, new: Tokenizer, counts: TokenCounts | None) -> list[str]:
+    """Returns a note if a text has more unknown tokens than before.
+
+    In WordPiece, the rest of a word that begins with a new entry may have no pieces.
+    """
+    if counts is None:
+        return []
+    before, after = counts.old[old.unknown_token_id], counts.new[new.unknown_token_id]
+    return [f"{after:,} tokens of the text are unknown, {before:,} before"] if after > before else []

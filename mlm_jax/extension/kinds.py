@@ -4,6 +4,7 @@ A word is what the tokenizer's model divides into pieces, as its normalizer and 
 WordPiece, "Ġlake" in byte-level BPE for a lake after a space.
 """
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol
@@ -121,5 +122,21 @@ class _ByteLevel:
         return [piece for word, _ in words for piece in pieces_of(self._tokenizer, word)]
 
     def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
+        if not content["model"].get("ignore_merges"):
+            self._warn_of_words_without_merges()
         content["model"]["vocab"].update(token_ids)
         content["model"]["ignore_merges"] = True
+
+    def _warn_of_words_without_merges(self) -> None:
+        """Warns of entries that text never had, and has once words are looked up first."""
+        old, lost = self._tokenizer, []
+        for entry, token_id in old.backend.get_vocab(with_added_tokens=False).items():
+            found = None if pieces_of(old, entry) == [token_id] else self.text_of(entry)
+            if found is not None and words_of(old, (self.lead if found[1] else "") + found[0]) == [entry]:
+                lost.append(entry)
+        if lost:
+            warnings.warn(
+                f"{len(lost):,} entries of the tokenizer have no merges and were never found in text, such as "
+                f"{min(lost)!r}; with new words, they are",
+                stacklevel=2,
+            )

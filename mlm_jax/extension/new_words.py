@@ -12,8 +12,8 @@ from mlm_jax.errors import InputError
 from mlm_jax.extension.kinds import Kind, kind_of, words_of
 from mlm_jax.text.tokenizer import Tokenizer
 
-# Entries that published vocabularies keep free: BERT's, those of SentencePiece vocabularies, and RoBERTa's.
-_UNUSED = re.compile(r"\[unused\d+\]|<unused_?\d+>|madeupword\d+")
+UNUSED = re.compile(r"\[unused\d+\]|<unused_?\d+>|madeupword\d+")
+"""Entries that published vocabularies keep free: BERT's, those of SentencePiece vocabularies, and RoBERTa's."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _insert(where: str, tokenizer: Tokenizer, kind: Kind, entries: Sequence[str]
     unused = sorted(
         (token_id, token)
         for token, token_id in vocabulary.items()
-        if token not in names and _UNUSED.fullmatch(token)
+        if token not in names and UNUSED.fullmatch(token)
     )
     replaced = unused[: len(entries)]
     for _, token in replaced:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlm_jax.extension.kinds import Kind, kind_of, pieces_of
-from mlm_jax.extension.new_words import Extended
+from mlm_jax.extension.new_words import UNUSED, Extended
 from mlm_jax.text.tokenizer import Tokenizer
 
 
@@ -49,7 +49,7 @@ def origins_of_tokenizer(where: str, old: Tokenizer, new: Tokenizer) -> Origins:
         if same is not None:
             kept[token_id] = same
             continue
-        found = new_kind.text_of(entry)
+        found = None if UNUSED.fullmatch(entry) else new_kind.text_of(entry)
         if found is not None and found[1]:
             starts[token_id] = old_kind.lead + found[0]
         elif found is not None:

@@ -1,5 +1,6 @@
 """New words become entries that text is read with, in the place of unused entries first."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,21 @@ def test_words_of_a_text_may_lack() -> None:
     assert [*extend_with_costly("text", old, kind, ["glioma", "sarcoma"], 1).token_ids] == ["glioma"]
     with pytest.raises(InputError, match="text: has no word that is frequent enough and divided"):
         extend_with_costly("text", old, kind, [], 5)
+
+
+def test_entries_that_merges_never_reach_are_told(recwarn: pytest.WarningsRecorder) -> None:
+    content = json.loads(byte_level().backend.to_str())
+    content["model"]["vocab"] |= {
+        "Ġsodalite": byte_level().vocabulary_size,
+        "<|x|>": byte_level().vocabulary_size + 1,
+    }
+    old = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)), "test", byte_level().roles)
+    assert old.encode(" sodalite").size > 1
+    extended, _ = extend("list", old, ["glioma"])
+    assert [str(warning.message) for warning in recwarn] == [
+        "1 entries of the tokenizer have no merges and were never found in text, such as 'Ġsodalite'; with new words, "
+        "they are"
+    ]
+    assert extended.tokenizer.encode(" sodalite").tolist() == [old.token_to_id("Ġsodalite")]
+    extend("list", extended.tokenizer, ["sarcoma"])
+    assert len(recwarn) == 1

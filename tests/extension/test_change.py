@@ -1,0 +1,22 @@
+"""Changes of a model's vocabulary, and what a user is told about them."""
+
+from mlm_jax.extension.change import add_words, move
+from mlm_jax.extension.word_counts import count_chunks
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import SPECIAL_TOKENS, bert_backend
+from tests.extension.test_rows import model_of
+from tests.extension.tokenizers_small import word_piece
+
+
+def test_words_that_become_unknown_are_told() -> None:
+    entries = [*SPECIAL_TOKENS, "gl", "##obtos", "##o", "##b"]
+    backend = bert_backend({entry: i for i, entry in enumerate(entries)}, lowercase=True)
+    model = model_of(Tokenizer(backend, "test"))
+    # "##tos" has no pieces once the longest entry at the beginning is "glob".
+    change = add_words("list", model, ["glob"], count_chunks(["globtos glob"] * 3))
+    assert change.notes == ["3 tokens of the text are unknown, 0 before"]
+    assert add_words("list", model, ["glob"], count_chunks(["glob"])).notes == []
+    lakes = count_chunks(["the lake", "lake"])
+    assert move("other", model_of(word_piece()), Tokenizer(backend, "test"), lakes).notes == [
+        "3 tokens of the text are unknown, 0 before"
+    ]
