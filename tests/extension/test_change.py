@@ -5,7 +5,7 @@ from mlm_jax.extension.word_counts import count_chunks
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.text.wordpiece import SPECIAL_TOKENS, bert_backend
 from tests.extension.test_rows import model_of
-from tests.extension.tokenizers_small import word_piece
+from tests.extension.tokenizers_small import byte_level, word_piece
 
 
 def test_words_that_become_unknown_are_told() -> None:
@@ -20,3 +20,10 @@ def test_words_that_become_unknown_are_told() -> None:
     assert move("other", model_of(word_piece()), Tokenizer(backend, "test"), lakes).notes == [
         "3 tokens of the text are unknown, 0 before"
     ]
+
+
+def test_a_moved_model_counts_positions_from_the_new_padding() -> None:
+    model = model_of(byte_level(), position_offset=byte_level().pad_token_id + 1)
+    moved = move("other", model, word_piece()).model
+    assert moved.config.position_offset == word_piece().pad_token_id + 1
+    assert moved.config.vocabulary_size == word_piece().vocabulary_size

@@ -167,10 +167,25 @@ def test_words_are_kept_between_kinds_where_they_stand_in_the_same_place() -> No
     assert {**kept, "<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<unk>": "[UNK]"} == kept
     assert (kept["<mask>"], kept["Ġthe"], kept["Ġlake"], kept["s"]) == ("[MASK]", "the", "lake", "##s")
     assert made["Ã"] == []
-    assert made["Ġlak" if "Ġlak" in made else "Ġgl" if "Ġgl" in made else "Ġsea"]
-    kept, made, _ = kept_and_made(byte_level(), word_piece())
+    assert made["Ġsea"] == ["s", "##e", "##a"]
+    kept, made, _ = kept_and_made(byte_level(), word_piece("lakes"))
+    assert made["lakes"] == ["Ġlake", "s"]
     assert (kept["[MASK]"], kept["the"], kept["lake"], kept["##s"]) == ("<mask>", "Ġthe", "Ġlake", "s")
     assert made["##sto"] == [str(byte_level().id_to_token(int(i))) for i in byte_level().encode("sto")]
+
+
+def test_parts_of_characters_are_kept_by_their_bytes() -> None:
+    old = byte_level()
+    new = extend("list", old, ["glioma"])[0].tokenizer
+    origins = origins_of_tokenizer("new", old, new)
+    np.testing.assert_array_equal(origins.kept, [*range(old.vocabulary_size), -1])
+    assert [*origins.made] == [old.vocabulary_size]
+
+
+def test_an_unused_entry_has_no_pieces() -> None:
+    _, made, _ = kept_and_made(word_piece("[", "]"), word_piece("[unuse]", "[unused2]", "x[unused1]"))
+    assert made["[unused2]"] == []
+    assert made["[unuse]"] == ["[", "u", "##n", "##u", "##s", "##e", "]"]
 
 
 def test_positions_count_from_the_padding_of_the_tokenizer() -> None:

@@ -52,7 +52,7 @@ def byte_level() -> Tokenizer:
     backend.decoder = tokenizers.decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=310,
-        special_tokens=[*ROBERTA_ROLES.names],
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
