@@ -60,7 +60,9 @@ def main(arguments: Sequence[str], prog: str) -> None:
     from mlm_jax.files.atomic import new_folder
     from mlm_jax.formats.model_folder import write_model_folder
     from mlm_jax.run.reporting import say
+    from mlm_jax.text.file_systems import check_outside
 
+    check_outside(parsed.from_corpus, parsed.output)
     with new_folder(parsed.output) as partial:
         listed = read_word_list(parsed.tokens) if parsed.tokens else []
         chunks = _chunks(parsed) if parsed.from_corpus else Counter()

@@ -24,10 +24,10 @@ class Kind(Protocol):
     """What precedes a word in running text and belongs to it."""
 
     def text_of(self, entry: str) -> tuple[str, bool] | None:
-        """Returns the text of an entry, and True if it begins a word; None if it has no text of its own."""
+        """Returns the text of an entry, and True if a space precedes it in running text; None if it has no text."""
 
     def pieces_within(self, text: str) -> list[int]:
-        """Returns the ids of a text that continues a word."""
+        """Returns the ids of the known pieces of a text that follows a letter, without those of the letter."""
 
     def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
         """Adds words with these ids to the content of a `tokenizer.json`, so that each is one token."""
@@ -69,23 +69,33 @@ class _WordPiece:
         self._tokenizer = tokenizer
         self._prefix = str(tokenizer.backend.model.continuing_subword_prefix)
 
-    def text_of(self, entry: str) -> tuple[str, bool]:
-        continues = entry.startswith(self._prefix) and len(entry) > len(self._prefix)
-        return (entry.removeprefix(self._prefix), False) if continues else (entry, True)
+    def text_of(self, entry: str) -> tuple[str, bool] | None:
+        text = entry[len(self._prefix) :] if self._continues(entry) else entry
+        # Punctuation and Chinese characters are words of their own, whatever precedes them.
+        stands_alone = len(words_of(self._tokenizer, f"x{text}")) > 1
+        if self._continues(entry):
+            return None if stands_alone else (text, False)
+        return text, not stands_alone
+
+    def _continues(self, entry: str) -> bool:
+        return entry.startswith(self._prefix) and len(entry) > len(self._prefix)
 
     def pieces_within(self, text: str) -> list[int]:
-        backend = self._tokenizer.backend
-        normalized = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
-        unknown = self._tokenizer.unknown_token_id
-        found = [token.id for token in self._within.tokenize(normalized)]
-        return [token_id for token_id in found if token_id != unknown]
+        words = words_of(self._tokenizer, f"x{text}")
+        # Only an unusual normalizer would change the letter.
+        if not words or not words[0].startswith("x"):
+            return []
+        rest = words[0][1:]
+        found = [token.id for token in self._within.tokenize(rest)] if rest else []
+        found += [piece for word in words[1:] for piece in pieces_of(self._tokenizer, word)]
+        return [token_id for token_id in found if token_id != self._tokenizer.unknown_token_id]
 
     @cached_property
     def _within(self) -> WordPiece:
         """WordPiece of the entries that continue a word, without their prefix."""
         model, prefix = self._tokenizer.backend.model, self._prefix
         entries = self._tokenizer.backend.get_vocab(with_added_tokens=False)
-        inner = {entry.removeprefix(prefix): i for entry, i in entries.items() if not self.text_of(entry)[1]}
+        inner = {entry[len(prefix) :]: i for entry, i in entries.items() if self._continues(entry)}
         return WordPiece(
             inner | {model.unk_token: self._tokenizer.unknown_token_id},
             unk_token=model.unk_token,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlm_jax.extension.kinds import Kind, kind_of, pieces_of
+from mlm_jax.extension.kinds import kind_of, pieces_of
 from mlm_jax.extension.new_words import UNUSED, Extended
 from mlm_jax.text.tokenizer import Tokenizer
 
@@ -33,28 +33,28 @@ def origins_of_tokenizer(where: str, old: Tokenizer, new: Tokenizer) -> Origins:
     """Returns the origins of the rows of another tokenizer.
 
     Special tokens keep their roles. An entry is kept if the old tokenizer has one of the same text that stands in the
-    same place, at the beginning of a word or within it. Others are made of the pieces that the old tokenizer divides
-    their text into.
+    same place, after a space or not. Others are made of the pieces that the old tokenizer divides their text into.
 
     Raises:
         InputError: the kind of a tokenizer is not supported; the message begins with `where`.
     """
     old_kind, new_kind = kind_of(where, old), kind_of(where, new)
     kept = np.full(new.vocabulary_size, -1, dtype=np.int64)
-    known = {_key(old_kind, entry): token_id for entry, token_id in _ordinary(old).items()}
-    starts: dict[int, str] = {}
+    known = {old_kind.text_of(entry) or (entry, None): token_id for entry, token_id in _ordinary(old).items()}
+    alone: dict[int, str] = {}
     made: dict[int, tuple[int, ...]] = dict.fromkeys(range(new.vocabulary_size), ())
     for entry, token_id in _ordinary(new).items():
-        same = known.get(_key(new_kind, entry))
-        if same is not None:
-            kept[token_id] = same
+        found = new_kind.text_of(entry)
+        kept[token_id] = known.get(found or (entry, None), -1)
+        if found is None or kept[token_id] >= 0 or UNUSED.fullmatch(entry):
             continue
-        found = None if UNUSED.fullmatch(entry) else new_kind.text_of(entry)
-        if found is not None and found[1]:
-            starts[token_id] = old_kind.lead + found[0]
-        elif found is not None:
-            made[token_id] = tuple(old_kind.pieces_within(found[0]))
-    for token_id, row in zip(starts, old.encode_batch(list(starts.values())), strict=True):
+        text, follows_space = found
+        # After no space, a capital is that of the first word of a text more often than it is within a word.
+        begins = follows_space or text[:1].isupper()
+        made[token_id] = () if begins else tuple(old_kind.pieces_within(text))
+        if not made[token_id]:
+            alone[token_id] = old_kind.lead + text
+    for token_id, row in zip(alone, old.encode_batch(list(alone.values())), strict=True):
         made[token_id] = tuple(row[row != old.unknown_token_id].tolist())
     old_ids, new_ids = old.backend.get_vocab(), new.backend.get_vocab()
     for name, old_name in zip(new.roles.names, old.roles.names, strict=True):
@@ -65,7 +65,3 @@ def origins_of_tokenizer(where: str, old: Tokenizer, new: Tokenizer) -> Origins:
 def _ordinary(tokenizer: Tokenizer) -> dict[str, int]:
     entries: dict[str, int] = tokenizer.backend.get_vocab(with_added_tokens=True)
     return {entry: i for entry, i in entries.items() if entry not in tokenizer.roles.names}
-
-
-def _key(kind: Kind, entry: str) -> tuple[str, bool | None]:
-    return kind.text_of(entry) or (entry, None)

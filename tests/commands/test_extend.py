@@ -134,3 +134,11 @@ def test_refusals_leave_nothing_behind(
 def test_an_existing_folder_is_refused_before_any_work(model: Path) -> None:
     with pytest.raises(InputError, match="model: already exists"):
         run_command(["extend", "nowhere", "--tokens", "nowhere.txt", "--output", str(model)])
+
+
+def test_an_output_inside_the_text_is_refused(model: Path) -> None:
+    (model.parent / "text.txt").write_text(TEXT)
+    with pytest.raises(InputError, match="is inside the input"):
+        run_command(
+            ["extend", str(model), "--from-corpus", str(model.parent), "--output", f"{model.parent}/output"]
+        )

@@ -168,10 +168,21 @@ def test_words_are_kept_between_kinds_where_they_stand_in_the_same_place() -> No
     assert (kept["<mask>"], kept["Ġthe"], kept["Ġlake"], kept["s"]) == ("[MASK]", "the", "lake", "##s")
     assert made["Ã"] == []
     assert made["Ġsea"] == ["s", "##e", "##a"]
-    kept, made, _ = kept_and_made(byte_level(), word_piece("lakes"))
+    assert (kept[","], made["G"], made["ea"], made["1"]) == (",", ["g"], ["##e", "##a"], [])
+    kept, made, _ = kept_and_made(byte_level(), word_piece("lakes", "##,", "中"))
+    assert (kept[","], made["##,"], made["中"]) == (",", [], ["ä", "¸", "Ń"])
     assert made["lakes"] == ["Ġlake", "s"]
     assert (kept["[MASK]"], kept["the"], kept["lake"], kept["##s"]) == ("<mask>", "Ġthe", "Ġlake", "s")
     assert made["##sto"] == [str(byte_level().id_to_token(int(i))) for i in byte_level().encode("sto")]
+
+
+def test_punctuation_is_the_same_within_a_word() -> None:
+    old = word_piece("##,", "x-")
+    kept, made, _ = kept_and_made(old, byte_level())
+    assert kept[","] == ","
+    assert made["Ġ("] == []
+    _, made, _ = kept_and_made(old, word_piece("e-s", "##a,s", ""))
+    assert made == {"e-s": ["##e", "-", "s"], "##a,s": [], "": []}
 
 
 def test_parts_of_characters_are_kept_by_their_bytes() -> None:

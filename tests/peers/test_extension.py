@@ -103,27 +103,57 @@ def test_other_words_keep_their_ids(
     assert changed > 100
 
 
+TOKENIZERS = {"Bert": "vocab/bert-base-uncased", "Roberta": "tokenizers/roberta-base"}
+
+
+def random_folder(folder: Path, family: str, tokenizer: Tokenizer) -> torch.nn.Module:
+    """Makes a folder of transformers with a small masked LM of realistic spread, and returns the model."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape |= {"vocab_size": tokenizer.vocabulary_size, "pad_token_id": tokenizer.pad_token_id}
+    shape |= {"type_vocab_size": 1, "max_position_embeddings": 66} if family == "Roberta" else {}
+    model = getattr(transformers, f"{family}ForMaskedLM")(getattr(transformers, f"{family}Config")(**shape))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    return model
+
+
+@pytest.mark.parametrize(("family", "other"), [("Bert", "Roberta"), ("Roberta", "Bert")])
+def test_a_moved_model_has_the_logits_of_transformers(
+    family: str, other: str, shared_data: Path, tmp_path: Path
+) -> None:
+    """The conversion compares the logits; positions of RoBERTa count from the padding id of the new tokenizer."""
+    old, new = (Tokenizer.load(shared_data / TOKENIZERS[name]) for name in (family, other))
+    random_folder(tmp_path / "source", family, old)
+    move = ["extend", f"{tmp_path}/source", "--tokenizer", str(shared_data / TOKENIZERS[other])]
+    run_command([*move, "--output", f"{tmp_path}/ours"])
+    run_command(["convert", f"{tmp_path}/ours", f"{tmp_path}/theirs", "--to", "hugging_face"])
+    certificate = json.loads((tmp_path / "theirs/certificate.json").read_text())
+    assert "transformers" in certificate["comparisons"]["target"]["library"]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    text = "A lake, in Utah"
+    assert theirs(text, add_special_tokens=False)["input_ids"] == new.encode(text).tolist()
+    config = json.loads((tmp_path / "theirs/config.json").read_text())
+    assert (config["pad_token_id"], config["vocab_size"]) == (new.pad_token_id, new.vocabulary_size)
+    before, after = (
+        MaskedLM.from_preset(tmp_path / name).params["encoder"]["embeddings"]["token"]
+        for name in ("source", "ours")
+    )
+    for pair in (("lake", "Ġlake"), (",", ","), ("##s", "s"), ("[MASK]", "<mask>")):
+        entry, same = pair if family == "Bert" else pair[::-1]
+        np.testing.assert_array_equal(after[new.token_to_id(same)], before[old.token_to_id(entry)])
+
+
 @pytest.mark.parametrize("family", ["Bert", "Roberta"])
 def test_an_extended_model_has_the_logits_of_transformers(
     family: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "compared below"))
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    source, tokens = (
-        tmp_path / "source",
-        {"Bert": "vocab/bert-base-uncased", "Roberta": "tokenizers/roberta-base"},
-    )
-    old = Tokenizer.load(shared_data / tokens[family])
-    shape = {"vocab_size": old.vocabulary_size, "pad_token_id": old.pad_token_id}
-    shape |= {"type_vocab_size": 1, "max_position_embeddings": 66} if family == "Roberta" else {}
-    config = getattr(transformers, f"{family}Config")(**small, **shape)
-    model = getattr(transformers, f"{family}ForMaskedLM")(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn_like(weight) * 0.3)
-    model.save_pretrained(source)
-    old.save(source)
+    old, source = Tokenizer.load(shared_data / TOKENIZERS[family]), tmp_path / "source"
+    model = random_folder(source, family, old)
     (tmp_path / "words.txt").write_text("glioblastoma\nleiomyosarcoma\n")
     run_command(["extend", str(source), "--tokens", f"{tmp_path}/words.txt", "--output", f"{tmp_path}/ours"])
     run_command(["convert", f"{tmp_path}/ours", f"{tmp_path}/theirs", "--to", "hugging_face"])
