@@ -1,5 +1,6 @@
 """`mlm-jax extend`: from a model and words, text or a tokenizer to a model that training continues."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mlm_jax.run.init_from import params_to_start_from
 from mlm_jax.store.loading import load_model
 from mlm_jax.use.masked_lm import MaskedLM
 from tests.extension.tokenizers_small import byte_level
+from tests.formats.folders import hugging_face_folder
 from tests.tiny import encoder_folder, tiny_tokenizer
 
 TEXT = "a sweet applesauce, the applesauce of a dullness\nmore dullness and applesauce\n"
@@ -142,3 +144,27 @@ def test_an_output_inside_the_text_is_refused(model: Path) -> None:
         run_command(
             ["extend", str(model), "--from-corpus", str(model.parent), "--output", f"{model.parent}/output"]
         )
+
+
+@pytest.mark.parametrize(
+    "architecture", ["BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForSequenceClassification"]
+)
+def test_all_parts_of_a_model_are_kept(architecture: str, tmp_path: Path) -> None:
+    source = hugging_face_folder(tmp_path / "source", architecture)
+    (tmp_path / "words.txt").write_text("w1w\n")
+    flags = ["--tokens", f"{tmp_path}/words.txt", "--output", f"{tmp_path}/output"]
+    run_command(["extend", str(source), *flags])
+    before, after = load_model(source), load_model(tmp_path / "output")
+    assert (after.labels, after.problem_type) == (before.labels, before.problem_type)
+    assert after.config == replace(before.config, vocabulary_size=before.config.vocabulary_size + 1)
+    old, new = flatten_params(before.params), flatten_params(after.params)
+    assert old.keys() == new.keys()
+    for path, leaf in old.items():
+        assert new[path].dtype == leaf.dtype
+        np.testing.assert_array_equal(new[path][: len(leaf)], leaf)
+
+
+def test_text_may_come_from_standard_input(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    lm = extended(model, "--from-corpus", "-", "--format", "txt", "--min-count", "2")
+    assert lm.tokenizer.encode("applesauce").size == 1
