@@ -34,8 +34,8 @@ def add_words(where: str, model: StoredModel, listed: Sequence[str], chunks: Chu
     """Returns the model with a list of words, whose output biases follow from their counts in a text, if given.
 
     Raises:
-        InputError: no word is new, ids exceed what models support, or the kind of tokenizer is not supported. The
-            message begins with `where`.
+        InputError: no word is new or ids exceed what models support, and the message begins with `where`; or the kind
+            of tokenizer is not supported.
     """
     extended, notes = extend(where, model.tokenizer, listed)
     return _with_words(model, extended, chunks, notes)
@@ -49,7 +49,7 @@ def add_costly_words(
     Raises:
         InputError: as `add_words` does.
     """
-    kind = kind_of(where, model.tokenizer)
+    kind = kind_of(model.tokenizer)
     words = costly_words(count_words(chunks, model.tokenizer), model.tokenizer, kind, min_count=min_count)
     extended = extend_with_costly(where, model.tokenizer, kind, words, num_tokens)
     found = len(extended.token_ids)
@@ -69,7 +69,8 @@ def move(where: str, model: StoredModel, tokenizer: Tokenizer, chunks: Chunks | 
     """Returns the model with another tokenizer.
 
     Raises:
-        InputError: the tokenizer is the model's own, or its kind is not supported. The message begins with `where`.
+        InputError: the tokenizer is the model's own, or of a kind that is not supported, and the message begins with
+            `where`; or the model's is of such a kind.
     """
     if tokenizer.fingerprint == model.tokenizer.fingerprint:
         raise InputError(f"{where}: is the tokenizer that the model has; must be another")

@@ -33,16 +33,14 @@ class Kind(Protocol):
         """Adds words with these ids to the content of a `tokenizer.json`, so that each is one token."""
 
 
-def kind_of(where: str, tokenizer: Tokenizer) -> Kind:
-    """Returns the kind of a tokenizer. Raises InputError, which begins with `where`, if it is not supported."""
+def kind_of(tokenizer: Tokenizer, name: str = "the model's tokenizer") -> Kind:
+    """Returns the kind of a tokenizer. Raises InputError, which calls it `name`, if it is not supported."""
     backend = tokenizer.backend
     if isinstance(backend.model, WordPiece):
         return _WordPiece(tokenizer)
     if isinstance(backend.model, BPE) and isinstance(backend.decoder, ByteLevelDecoder):
         return _ByteLevel(tokenizer)
-    raise InputError(
-        f"{where}: new words in a tokenizer of {tokenizer.kind} are not supported: must be WordPiece or byte-level BPE"
-    )
+    raise InputError(f"{name} is {tokenizer.kind}: must be WordPiece or byte-level BPE for new entries")
 
 
 def words_of(tokenizer: Tokenizer, text: str) -> list[str]:

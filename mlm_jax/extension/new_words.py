@@ -50,10 +50,10 @@ def extend(where: str, tokenizer: Tokenizer, listed: Sequence[str]) -> tuple[Ext
     is left out if it is an entry already, or if it is not one word to the tokenizer.
 
     Raises:
-        InputError: no word is left, the ids exceed what models support, or the kind of tokenizer is not supported. The
-            message begins with `where`.
+        InputError: no word is left or ids exceed what models support, and the message begins with `where`; or the kind
+            of tokenizer is not supported.
     """
-    kind, left_out = kind_of(where, tokenizer), _LeftOut()
+    kind, left_out = kind_of(tokenizer), _LeftOut()
     entries: dict[str, None] = {}
     for line in listed:
         words = words_of(tokenizer, kind.lead + line)

@@ -36,9 +36,9 @@ def origins_of_tokenizer(where: str, old: Tokenizer, new: Tokenizer) -> Origins:
     same place, after a space or not. Others are made of the pieces that the old tokenizer divides their text into.
 
     Raises:
-        InputError: the kind of a tokenizer is not supported; the message begins with `where`.
+        InputError: the kind of a tokenizer is not supported; for the new one, the message begins with `where`.
     """
-    old_kind, new_kind = kind_of(where, old), kind_of(where, new)
+    old_kind, new_kind = kind_of(old), kind_of(new, f"{where}: the tokenizer")
     kept = np.full(new.vocabulary_size, -1, dtype=np.int64)
     known = {old_kind.text_of(entry) or (entry, None): token_id for entry, token_id in _ordinary(old).items()}
     alone: dict[int, str] = {}

@@ -31,7 +31,7 @@ def test_words_are_counted_as_the_tokenizer_divides_the_text() -> None:
 
 def test_the_cost_of_a_word_is_the_tokens_that_it_would_save() -> None:
     tokenizer = word_piece()
-    kind = kind_of("test", tokenizer)
+    kind = kind_of(tokenizer)
     words = {
         "sarcoma": 3,  # sar ##co ##ma: 6
         "lakes": 6,  # lake ##s: 6
@@ -52,4 +52,4 @@ def test_rows_of_dashes_cost_much_and_are_no_words() -> None:
     chunks = count_chunks(["a ------------------ 2026202620262026 glioma"] * 9)
     words = count_words(chunks, tokenizer)
     assert "Ġ------------------" in words
-    assert [*costly_words(words, tokenizer, kind_of("test", tokenizer), min_count=1)] == ["Ġglioma"]
+    assert [*costly_words(words, tokenizer, kind_of(tokenizer), min_count=1)] == ["Ġglioma"]

@@ -48,7 +48,7 @@ def documents(shared_data: Path, name: str, count: int) -> list[str]:
 
 
 def extended_with(tokenizer: Tokenizer, texts: list[str], count: int) -> Extended:
-    kind = kind_of("test", tokenizer)
+    kind = kind_of(tokenizer)
     words = count_words(count_chunks(texts), tokenizer)
     return extend_with_costly(
         "test", tokenizer, kind, costly_words(words, tokenizer, kind, min_count=2), count
