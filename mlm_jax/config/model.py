@@ -11,18 +11,19 @@ from mlm_jax.config.settings import (
     require_positive,
 )
 
-HeadActivation = Literal["gelu", "gelu_tanh"]
+HeadActivation = Literal["gelu", "gelu_tanh", "silu"]
 Activation = Literal["gelu", "gelu_tanh", "geglu", "swiglu"]
 Norm = Literal["layer_norm", "rms_norm"]
 NormPlacement = Literal["post", "pre"]
 Positions = Literal["learned", "rotary", "none"]
+FeedForwardBiases = Literal["all", "down", "none"]
 
 _ROTARY_BASE = 10_000.0
 
 WEIGHT_COMPATIBLE_SETTINGS = frozenset(
     {
         *("dropout_rate", "attention_dropout_rate", "embedding_dropout", "initializer_stddev"),
-        "vocabulary_multiple",
+        *("vocabulary_multiple", "model_type"),
     }
 )
 """Settings that may change when training continues from saved weights: the weights keep their meaning."""
@@ -30,7 +31,19 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
 HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon")
 """Settings of the masked-LM head, which have no effect on a model without it."""
 
-ADDED_SETTINGS = {"position_offset": 0}
+ADDED_SETTINGS = {
+    "position_offset": 0,
+    "model_type": "",
+    "embedding_dim": None,
+    "num_key_value_heads": None,
+    "relative_position_buckets": 0,
+    "mask_dropout_id": None,
+    "shared_layers": False,
+    "first_attention_norm": True,
+    "head_transform": True,
+    "attention_biases": True,
+    "feed_forward_biases": "all",
+}
 """Settings that checkpoints of earlier versions lack, and the values that they had then."""
 
 # Far above any model, so that a damaged config is an error and not an attempt to build it.
@@ -39,6 +52,7 @@ _LARGEST = {
     "vocabulary_size": 1 << 22,
     **dict.fromkeys(("hidden_dim", "intermediate_dim", "max_sequence_length"), 1 << 20),
     **dict.fromkeys(("num_segments", "vocabulary_multiple", "position_offset"), 1 << 20),
+    "relative_position_buckets": 1 << 10,
 }
 
 
@@ -49,14 +63,24 @@ class BertConfig:
     Every property in which published checkpoints differ is a field. `mlm_jax.config.presets` has the named BERT sizes.
     """
 
+    model_type: str = ""
+    """Model type in transformers' folders that the model is written to; empty: the first that has its architecture.
+
+    A model that was read from such a folder keeps its type, because several types share one architecture."""
     vocabulary_size: int = 30_522
     """Number of vocabulary entries."""
     num_layers: int = 12
     """Number of encoder layers."""
     hidden_dim: int = 768
     """Width of the hidden states."""
+    embedding_dim: int | None = None
+    """Width of the embeddings; None: `hidden_dim`.
+
+    Narrower embeddings are mapped to `hidden_dim`, and the MLM head maps back (Lan et al. 2019, ALBERT)."""
     num_heads: int = 12
     """Number of attention heads; must divide `hidden_dim`."""
+    num_key_value_heads: int | None = None
+    """Number of heads of keys and values, which groups of queries share (Ainslie et al. 2023); None: `num_heads`."""
     intermediate_dim: int = 3072
     """Width of the feed-forward block."""
     max_sequence_length: int = 512
@@ -72,6 +96,10 @@ class BertConfig:
     """Number of rows of the learned position table before that of the first token.
 
     RoBERTa's has 2, which no text uses: positions there count from the padding id + 1."""
+    relative_position_buckets: int = 0
+    """Number of ranges of distances with a learned bias of attention, per head (Raffel et al. 2019); 0: no bias.
+
+    All layers share the biases. Half of the ranges are for either direction; the last ones begin at 128 tokens."""
     rotary_base: float = _ROTARY_BASE
     """Base of the rotary wavelengths."""
     local_rotary_base: float | None = None
@@ -95,10 +123,24 @@ class BertConfig:
     `"pre"` normalizes the inputs of attention and feed-forward (Xiong et al. 2020), and the last layer's output."""
     embedding_norm: bool = True
     """Normalize the sum of the embeddings."""
+    first_attention_norm: bool = True
+    """Normalize before the attention of the first layer, too.
+
+    False is ModernBERT's convention, whose embeddings are normalized just before. Needs `norm_placement = "pre"`."""
+    mask_dropout_id: int | None = None
+    """Id of the mask token, if its embedding is dropped: it is zero, and the others are scaled to make up for it.
+
+    The scale is (1 - 0.12) / (1 - share of masks in the text), as in ESM-2 (Lin et al. 2022)."""
+    shared_layers: bool = False
+    """Use one set of weights in all layers (Lan et al. 2019, ALBERT)."""
     biases: bool = True
     """Use biases in linear maps and norms.
 
-    The MLM head always keeps its bias per vocabulary entry."""
+    The bias per vocabulary entry in the MLM head is independent of it."""
+    attention_biases: bool = True
+    """Use biases in attention, if `biases` is True."""
+    feed_forward_biases: FeedForwardBiases = "all"
+    """Use biases in the feed-forward, if `biases` is True: in all maps, only in the one down, or none."""
     activation: Activation = "gelu"
     """Feed-forward activation: gelu, gelu_tanh, geglu or swiglu.
 
@@ -108,7 +150,7 @@ class BertConfig:
     layer_norm_epsilon: float = 1e-12
     """Epsilon of the norms in the encoder."""
     head_activation: HeadActivation = "gelu"
-    """Activation in the MLM head: gelu or gelu_tanh."""
+    """Activation in the MLM head: gelu, gelu_tanh or silu."""
     head_layer_norm_epsilon: float = 1e-12
     """Epsilon of the norm in the MLM head; KerasHub uses 1e-5."""
     dropout_rate: float = 0.1
@@ -119,6 +161,10 @@ class BertConfig:
     """Dropout rate of the attention weights."""
     pooler: bool = True
     """Add a dense layer and tanh on the first token, for classifiers."""
+    head_transform: bool = True
+    """Give the MLM head a dense layer, activation and norm, and a bias per vocabulary entry.
+
+    False leaves only the output embedding, as in EuroBERT. Needs `tie_embeddings = False`."""
     tie_embeddings: bool = True
     """Share the token embedding with the output layer."""
     vocabulary_multiple: int = 1
@@ -148,8 +194,33 @@ class BertConfig:
         require_below_one(self, "dropout_rate", "attention_dropout_rate")
         divides = self.hidden_dim % self.num_heads == 0
         require(self, "num_heads", divides, f"a divisor of hidden_dim = {self.hidden_dim}")
+        self._check_parts()
         self._check_rotary()
         self._check_windows()
+
+    def _check_parts(self) -> None:
+        width, groups, buckets = self.embedding_dim, self.num_key_value_heads, self.relative_position_buckets
+        other = f"None or from 1 to {1 << 20:,}, and not hidden_dim, which None stands for"
+        differs = width is None or (1 <= width <= 1 << 20 and width != self.hidden_dim)
+        require(self, "embedding_dim", differs, other)
+        divides = groups is None or (1 <= groups < self.num_heads and self.num_heads % groups == 0)
+        smaller = f"None or a smaller divisor of num_heads = {self.num_heads}"
+        require(self, "num_key_value_heads", divides, smaller)
+        even = buckets == 0 or (buckets >= 4 and buckets % 4 == 0)
+        require(self, "relative_position_buckets", even, "0 or a multiple of 4")
+        in_vocabulary = self.mask_dropout_id is None or 0 <= self.mask_dropout_id < self.vocabulary_size
+        below = f"None or an id below vocabulary_size = {self.vocabulary_size}"
+        require(self, "mask_dropout_id", in_vocabulary, below)
+        has_norm = self.first_attention_norm or (self.norm_placement == "pre" and self.num_layers > 1)
+        at_least_two = "True without norm_placement 'pre' and at least 2 layers"
+        require(self, "first_attention_norm", has_norm, at_least_two)
+        differ = self.first_attention_norm or not self.shared_layers
+        require(self, "first_attention_norm", differ, "True with shared_layers")
+        require(self, "attention_biases", self.attention_biases or self.biases, "True without biases")
+        all_or_biases = self.feed_forward_biases == "all" or self.biases
+        require(self, "feed_forward_biases", all_or_biases, "'all' without biases")
+        has_weights = self.head_transform or (width is None and not self.tie_embeddings)
+        require(self, "head_transform", has_weights, "True with embedding_dim or tie_embeddings")
 
     def _check_rotary(self) -> None:
         if self.positions != "rotary":
@@ -209,6 +280,16 @@ class BertConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_dim // self.num_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings: `embedding_dim` or `hidden_dim`."""
+        return self.hidden_dim if self.embedding_dim is None else self.embedding_dim
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values: `num_key_value_heads` or `num_heads`."""
+        return self.num_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
     @property
     def gated(self) -> bool:

@@ -7,21 +7,16 @@ classifier, with a ReLU in place of tanh, is not supported.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from mlm_jax.config.model import BertConfig, HeadActivation
-from mlm_jax.errors import InputError
-from mlm_jax.families.bert import ENDINGS
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import Row
-from mlm_jax.families.settings import (
-    ACTIVATIONS,
-    activation_in,
-    config_from_settings,
-    require_bert,
-    settings_from_config,
-)
+from mlm_jax.config.model import BertConfig
+from mlm_jax.families.bert import like_bert
+from mlm_jax.families.conventions import ACTIVATIONS, BERT_CONVENTIONS, Conventions, but
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.settings import activation_in, config_from_settings, given, settings_from_config
 
+_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, num_segments=(0,), pooler=(False,))
 _SETTINGS: Mapping[str, str] = {
     "vocab_size": "vocabulary_size",
     "n_layers": "num_layers",
@@ -34,41 +29,27 @@ _SETTINGS: Mapping[str, str] = {
     "initializer_range": "initializer_stddev",
     "tie_word_embeddings": "tie_embeddings",
 }
-_DEFAULTS = {"n_layers": 6}
 _EPSILON = 1e-12
-_LAYER, _LAYERS = "distilbert.transformer.layer.{layer}", "encoder/layers"
-
+_LAYER = LayerNames(
+    layer="transformer.layer.{layer}",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    output="attention.out_lin",
+    attention_norm="sa_layer_norm",
+    up="ffn.lin1",
+    down="ffn.lin2",
+    feed_forward_norm="output_layer_norm",
+)
 ROWS: tuple[Row, ...] = (
-    Row("distilbert.embeddings.word_embeddings.weight", "encoder/embeddings/token"),
-    Row("distilbert.embeddings.position_embeddings.weight", "encoder/embeddings/position"),
-    *ENDINGS.norm("distilbert.embeddings.LayerNorm", "encoder/embeddings/norm"),
-    *ENDINGS.linear(f"{_LAYER}.attention.q_lin", f"{_LAYERS}/attention/query"),
-    *ENDINGS.linear(f"{_LAYER}.attention.k_lin", f"{_LAYERS}/attention/key"),
-    *ENDINGS.linear(f"{_LAYER}.attention.v_lin", f"{_LAYERS}/attention/value"),
-    *ENDINGS.linear(f"{_LAYER}.attention.out_lin", f"{_LAYERS}/attention/output"),
-    *ENDINGS.norm(f"{_LAYER}.sa_layer_norm", f"{_LAYERS}/attention_norm"),
-    *ENDINGS.linear(f"{_LAYER}.ffn.lin1", f"{_LAYERS}/feed_forward/up"),
-    *ENDINGS.linear(f"{_LAYER}.ffn.lin2", f"{_LAYERS}/feed_forward/down"),
-    *ENDINGS.norm(f"{_LAYER}.output_layer_norm", f"{_LAYERS}/feed_forward_norm"),
-    *ENDINGS.linear("vocab_transform", "head/dense"),
-    *ENDINGS.norm("vocab_layer_norm", "head/norm"),
-    Row("vocab_projector.bias", "head/bias"),
-    Row("vocab_projector.weight", "head/output"),
+    *embedding_rows("distilbert."),
+    *_LAYER.rows("distilbert."),
+    *head_rows("vocab_transform", "vocab_layer_norm", "vocab_projector.weight", "vocab_projector.bias"),
 )
 
 
-def _expressible(format_name: str, config: BertConfig) -> BertConfig:
-    if config.pooler:
-        raise InputError(
-            f"{format_name} cannot express model.pooler = True: must be False without segments, as in DistilBERT"
-        )
-    return replace(
-        require_bert(format_name, config, segments=False),
-        embedding_dropout=True,
-        head_activation=cast(HeadActivation, config.activation),
-        layer_norm_epsilon=_EPSILON,
-        head_layer_norm_epsilon=_EPSILON,
-    )
+def _nearest(config: BertConfig) -> BertConfig:
+    return replace(like_bert(config), layer_norm_epsilon=_EPSILON, head_layer_norm_epsilon=_EPSILON)
 
 
 def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
@@ -76,10 +57,9 @@ def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConf
     return config_from_settings(
         format_name,
         file,
-        {**_DEFAULTS, **settings},
+        given(settings, n_layers=6),
         _SETTINGS,
-        num_segments=0,
-        pooler=False,
+        _CONVENTIONS,
         activation=activation,
         head_activation=activation,
     )
@@ -94,17 +74,18 @@ def _write(config: BertConfig) -> dict[str, Any]:
 
 DISTILBERT = Family(
     name="DistilBERT",
-    model_types=("distilbert",),
+    model_type="distilbert",
+    class_prefix="DistilBert",
     prefix="distilbert.",
-    classes={"DistilBertForMaskedLM": ("encoder", "head"), "DistilBertModel": ("encoder",)},
+    conventions=_CONVENTIONS,
+    classes={"ForMaskedLM": ("encoder", "head"), **TOKEN_CLASSES, "Model": ("encoder",)},
     rows=lambda parts: ROWS,
-    fits=lambda config: config.num_segments == 0 and not config.position_offset,
-    expressible=_expressible,
+    nearest=_nearest,
     read=_read,
     write=_write,
     token_table="distilbert.embeddings.word_embeddings.weight",
     decoder="vocab_projector.weight",
     bias="vocab_projector.bias",
     heads=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
-    constants={"distilbert.embeddings.position_ids": 1},
+    constants=buffers_of_embeddings("distilbert."),
 )

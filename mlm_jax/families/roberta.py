@@ -1,95 +1,167 @@
 """RoBERTa (Liu et al. 2019): BERT's encoder with positions from the padding id + 1, and a head of other names.
 
 The classifier is a dense layer with tanh on the first token, and a linear map: BERT's pooler and classifier.
+XLM-RoBERTa (Conneau et al. 2020), CamemBERT (Martin et al. 2020) and data2vec's text encoder (Baevski et al. 2022)
+differ in their names alone; RoBERTa-PreLayerNorm (Ott et al. 2019) and XLM-RoBERTa-XL (Goyal et al. 2021) normalize
+before attention and feed-forward.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.families.bert import ENDINGS, encoder_rows, read_bert, write_bert
-from mlm_jax.families.family import Family
-from mlm_jax.families.names import Row
-from mlm_jax.families.settings import activation_in, require_bert
+from mlm_jax.families.bert import like_bert, read_bert, write_bert
+from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.settings import activation_in, given
 
-# Where transformers' defaults differ from BERT's.
-_DEFAULTS = {"vocab_size": 50_265, "max_position_embeddings": 512, "pad_token_id": 1}
-_POOLER = "roberta.pooler."
+CONVENTIONS: Conventions = but(BERT_CONVENTIONS, position_offset=range(1, 1 << 21))
+_PRE_NORM: Conventions = but(CONVENTIONS, norm_placement=("pre",))
+_PRE_NORM_LAYER = LayerNames(attention_norm="attention.LayerNorm", feed_forward_norm="intermediate.LayerNorm")
+_XL_LAYER = LayerNames(attention_norm="attention.self_attn_layer_norm", feed_forward_norm="LayerNorm")
 
 
-def _rows(parts: Sequence[str]) -> tuple[Row, ...]:
-    pooler = "classifier.dense" if "classifier" in parts else f"{_POOLER}dense"
+def lm_head_rows() -> tuple[Row, ...]:
+    """Returns the table of RoBERTa's masked-LM head."""
+    return head_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias")
+
+
+def rows(prefix: str, layer: LayerNames, final_norm: str, parts: Sequence[str]) -> tuple[Row, ...]:
+    """Returns the name table of a model with these parts."""
+    pooler = "classifier.dense" if "classifier" in parts else f"{prefix}pooler.dense"
     return (
-        *encoder_rows("roberta."),
-        *ENDINGS.linear(pooler, "encoder/pooler"),
-        *ENDINGS.linear("lm_head.dense", "head/dense"),
-        *ENDINGS.norm("lm_head.layer_norm", "head/norm"),
-        Row("lm_head.bias", "head/bias"),
-        Row("lm_head.decoder.weight", "head/output"),
-        *ENDINGS.linear("classifier.out_proj", "classifier"),
+        *embedding_rows(prefix),
+        *layer.rows(prefix),
+        *TORCH.norm(prefix + final_norm, "encoder/final_norm"),
+        *TORCH.linear(pooler, "encoder/pooler"),
+        *lm_head_rows(),
+        *TORCH.linear("classifier.out_proj", "classifier"),
     )
 
 
-def _expressible(format_name: str, config: BertConfig) -> BertConfig:
-    return replace(
-        require_bert(format_name, config, position_offset=config.position_offset),
-        embedding_dropout=True,
-        head_activation="gelu",
-        head_layer_norm_epsilon=config.layer_norm_epsilon,
-    )
+def read_positions(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of positions that count from the padding id + 1.
 
-
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
-    # Before null becomes a default: it names no activation.
-    activation = activation_in(file, settings, "hidden_act")
-    settings = _DEFAULTS | {name: value for name, value in settings.items() if value is not None}
-    padding, rows = settings["pad_token_id"], settings["max_position_embeddings"]
-    if type(padding) is not int or type(rows) is not int or not 0 <= padding < rows - 1:
+    Raises:
+        InputError: they leave no room for positions.
+    """
+    padding, length = settings["pad_token_id"], settings["max_position_embeddings"]
+    if type(padding) is not int or type(length) is not int or not 0 <= padding < length - 1:
         raise InputError(
-            f"{file}: max_position_embeddings = {rows!r}, pad_token_id = {padding!r}: must be whole numbers, and leave "
-            "room for positions, which count from pad_token_id + 1"
+            f"{file}: max_position_embeddings = {length!r}, pad_token_id = {padding!r}: must be whole numbers, and "
+            "leave room for positions, which count from pad_token_id + 1"
         )
-    return read_bert(
-        format_name,
-        file,
-        settings | {"max_position_embeddings": rows - padding - 1},
-        position_offset=padding + 1,
-        activation=activation,
-        head_activation="gelu",
-    )
+    return {"position_offset": padding + 1, "max_sequence_length": length - padding - 1}
 
 
-def _write(config: BertConfig) -> dict[str, Any]:
-    return write_bert(config) | {
+def write_positions(config: BertConfig) -> dict[str, Any]:
+    """Inverts `read_positions`."""
+    return {
         "max_position_embeddings": config.position_offset + config.max_sequence_length,
         "pad_token_id": config.position_offset - 1,
     }
 
 
-ROBERTA = Family(
-    name="RoBERTa",
-    model_types=("roberta",),
-    prefix="roberta.",
-    classes={
-        "RobertaForMaskedLM": ("encoder", "head"),
-        "RobertaForSequenceClassification": ("encoder", "classifier"),
-        "RobertaModel": ("encoder",),
-    },
-    rows=_rows,
-    fits=lambda config: config.position_offset > 0,
-    expressible=_expressible,
-    read=_read,
-    write=_write,
-    token_table="roberta.embeddings.word_embeddings.weight",
-    decoder="lm_head.decoder.weight",
-    decoder_bias="lm_head.decoder.bias",
-    bias="lm_head.bias",
-    heads=("lm_head.",),
-    classifier="classifier.",
-    classifier_class="RobertaForSequenceClassification",
-    constants={"roberta.embeddings.position_ids": 1, "roberta.embeddings.token_type_ids": 0},
-    unused=(_POOLER,),
+def like_roberta(config: BertConfig) -> BertConfig:
+    """Returns the nearest config of a family whose head has an exact GELU, whatever the encoder's activation."""
+    return replace(like_bert(config), head_activation="gelu")
+
+
+def _read(
+    vocabulary_size: int,
+    conventions: Conventions,
+    epsilon: float,
+    format_name: str,
+    file: Path,
+    settings: Mapping[str, Any],
+) -> BertConfig:
+    # Before null becomes a default: it names no activation.
+    activation = activation_in(file, settings)
+    settings = given(
+        settings,
+        vocab_size=vocabulary_size,
+        max_position_embeddings=512,
+        pad_token_id=1,
+        layer_norm_eps=epsilon,
+    )
+    return read_bert(
+        format_name,
+        file,
+        settings,
+        conventions=conventions,
+        activation=activation,
+        head_activation="gelu",
+        **read_positions(file, settings),
+    )
+
+
+def _write(config: BertConfig) -> dict[str, Any]:
+    return write_bert(config) | write_positions(config)
+
+
+def _family(
+    name: str,
+    model_type: str,
+    class_prefix: str,
+    prefix: str = "roberta.",
+    vocabulary_size: int = 30_522,
+    conventions: Conventions = CONVENTIONS,
+    layer: LayerNames = LayerNames(),  # noqa: B008 (immutable)
+    final_norm: str = "encoder.LayerNorm",
+    epsilon: float = 1e-12,
+) -> Family:
+    return Family(
+        name=name,
+        model_type=model_type,
+        class_prefix=class_prefix,
+        prefix=prefix,
+        conventions=conventions,
+        classes={
+            "ForMaskedLM": ("encoder", "head"),
+            "ForSequenceClassification": ("encoder", "classifier"),
+            **TOKEN_CLASSES,
+            "Model": ("encoder",),
+        },
+        rows=partial(rows, prefix, layer, final_norm),
+        nearest=like_roberta,
+        read=partial(_read, vocabulary_size, conventions, epsilon),
+        write=_write,
+        token_table=f"{prefix}embeddings.word_embeddings.weight",
+        decoder="lm_head.decoder.weight",
+        decoder_bias="lm_head.decoder.bias",
+        bias="lm_head.bias",
+        heads=("lm_head.",),
+        classifier="classifier.",
+        constants=buffers_of_embeddings(prefix),
+        unused=(f"{prefix}pooler.",),
+    )
+
+
+ROBERTA = _family("RoBERTa", "roberta", "Roberta", vocabulary_size=50_265)
+XLM_ROBERTA = _family("XLM-RoBERTa", "xlm-roberta", "XLMRoberta")
+CAMEMBERT = _family("CamemBERT", "camembert", "Camembert")
+DATA2VEC_TEXT = _family("data2vec's text encoder", "data2vec-text", "Data2VecText", "data2vec_text.")
+ROBERTA_PRELAYERNORM = _family(
+    "RoBERTa-PreLayerNorm",
+    "roberta-prelayernorm",
+    "RobertaPreLayerNorm",
+    "roberta_prelayernorm.",
+    vocabulary_size=50_265,
+    conventions=_PRE_NORM,
+    layer=_PRE_NORM_LAYER,
+    final_norm="LayerNorm",
+)
+XLM_ROBERTA_XL = _family(
+    "XLM-RoBERTa-XL",
+    "xlm-roberta-xl",
+    "XLMRobertaXL",
+    vocabulary_size=250_880,
+    conventions=but(_PRE_NORM, embedding_norm=(False,)),
+    layer=_XL_LAYER,
+    epsilon=1e-5,
 )

@@ -1,24 +1,13 @@
-"""Settings that BERT's relatives share: which of ours they can express, and their names in files."""
+"""Settings in config.json that BERT's relatives share, and their names in files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError
-
-# Settings that these formats lack, so that only BERT's value is possible.
-_FIXED_SETTINGS = (
-    "positions",
-    "local_attention_window",
-    "norm",
-    "norm_placement",
-    "embedding_norm",
-    "biases",
-)
-ACTIVATIONS: Mapping[str, str] = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
-"""Maps our activations to transformers' names."""
+from mlm_jax.families.conventions import ACTIVATIONS, BERT_CONVENTIONS, Conventions, require
 
 _READ_ACTIVATIONS: Mapping[str, HeadActivation] = {
     "gelu": "gelu",
@@ -41,43 +30,17 @@ BERT_SETTINGS: Mapping[str, str] = {
 }
 """Maps names in Google's bert_config.json and transformers' config.json to our settings of the same meaning."""
 
+TRANSFORMERS_SETTINGS: Mapping[str, str] = {**BERT_SETTINGS, "tie_word_embeddings": "tie_embeddings"}
+"""Maps names in transformers' config.json of BERT and its relatives to our settings."""
 
-def require_bert(
-    format_name: str,
-    config: BertConfig,
-    *,
-    tied: bool = False,
-    position_offset: int = 0,
-    segments: bool = True,
-) -> BertConfig:
-    """Returns the config unchanged.
-
-    Raises:
-        InputError: the format cannot express a setting, so its library would compute different outputs. With `tied`,
-            this includes an untied output embedding.
-    """
-    bert = BertConfig()
-    allowed = {name: (getattr(bert, name),) for name in _FIXED_SETTINGS} | {"activation": tuple(ACTIVATIONS)}
-    allowed["position_offset"] = (position_offset,)
-    if tied:
-        allowed["tie_embeddings"] = (True,)
-    for name, values in allowed.items():
-        value = getattr(config, name)
-        if value not in values:
-            raise InputError(
-                f"{format_name} cannot express model.{name} = {value!r}: must be "
-                f"{' or '.join(map(repr, values))}, as in BERT"
-            )
-    if segments and config.num_segments == 0:
-        raise InputError(
-            f"{format_name} cannot express model.num_segments = 0: must be at least 1, as in BERT"
-        )
-    return config
+_ONLY = {"is_decoder": False, "add_cross_attention": False}
 
 
-def activation_in(file: Path, settings: Mapping[str, Any], key: str) -> HeadActivation:
+def activation_in(
+    file: Path, settings: Mapping[str, Any], key: str = "hidden_act", default: str = "gelu"
+) -> HeadActivation:
     """Returns the activation in the settings of a transformers file. Raises InputError if it is not supported."""
-    activation = settings.get(key, "gelu")
+    activation = settings.get(key, default)
     if not isinstance(activation, str) or activation not in _READ_ACTIVATIONS:
         raise InputError(
             f"{file}: {key} {activation!r} is not supported: must be one of {', '.join(_READ_ACTIVATIONS)}"
@@ -85,26 +48,70 @@ def activation_in(file: Path, settings: Mapping[str, Any], key: str) -> HeadActi
     return _READ_ACTIVATIONS[activation]
 
 
+def check_only(file: Path, settings: Mapping[str, Any], **values: Any) -> None:
+    """Raises InputError if a setting of a file has another value than the only one that is supported."""
+    for name, value in (_ONLY | values).items():
+        stated = settings.get(name)
+        if stated is not None and stated != value:
+            raise InputError(f"{file}: {name} = {stated!r} is not supported: must be {value!r}")
+
+
+def check_whole(file: Path, settings: Mapping[str, Any], *names: str) -> None:
+    """Raises InputError if a setting of a file is no whole number of at least 0."""
+    for name in names:
+        value = settings.get(name)
+        if type(value) is not int or value < 0:
+            raise InputError(f"{file}: {name} = {value!r}: must be a whole number of at least 0")
+
+
+def rotary_base_in(file: Path, settings: Mapping[str, Any], default: float) -> float:
+    """Returns the rotary base, from either form of the file. Raises InputError for another kind of positions."""
+    check_only(file, settings, rope_scaling=None)
+    rope = settings.get("rope_parameters") or {}
+    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+        raise InputError(f"{file}: rope_parameters: must have rope_theta and the rope_type 'default'")
+    base = rope.get("rope_theta") or settings.get("rope_theta") or default
+    if type(base) not in (int, float):
+        raise InputError(f"{file}: rope_theta = {base!r}: must be a number above 1")
+    return float(base)
+
+
+def rotary_settings(config: BertConfig) -> dict[str, Any]:
+    """Inverts `rotary_base_in`: transformers 5 reads the parameters, transformers 4 the base alone."""
+    return {
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "rope_theta": config.rotary_base,
+    }
+
+
+def given(settings: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Returns the settings of a file that are not null, with `defaults` for the others."""
+    return defaults | {name: value for name, value in settings.items() if value is not None}
+
+
 def config_from_settings(
-    format_name: str, file: Path, settings: Mapping[str, Any], names: Mapping[str, str], **conventions: Any
+    format_name: str,
+    file: Path,
+    settings: Mapping[str, Any],
+    names: Mapping[str, str],
+    conventions: Conventions = BERT_CONVENTIONS,
+    **values: Any,
 ) -> BertConfig:
     """Returns the config for the settings of a file. `names` maps their names to ours; defaults are BERT's.
 
     Raises:
         InputError: a value is invalid; the message begins with the file.
     """
-    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings} | conventions
+    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings} | values
     for name, default in asdict(BertConfig()).items():
         # JSON may write 0.0 as 0. Numbers without a float are left to the config's checks.
         if isinstance(default, float) and type(found.get(name)) is int and abs(found[name]) < 2**53:
             found[name] = float(found[name])
+    for name, possible in conventions.items():
+        if name not in found and isinstance(possible, tuple) and len(possible) == 1:
+            found[name] = possible[0]
     try:
-        return require_bert(
-            format_name,
-            BertConfig(**found),
-            position_offset=conventions.get("position_offset", 0),
-            segments=conventions.get("num_segments") != 0,
-        )
+        return require(format_name, BertConfig(**found), conventions, "BERT")
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 
@@ -112,3 +119,16 @@ def config_from_settings(
 def settings_from_config(config: BertConfig, names: Mapping[str, str]) -> dict[str, Any]:
     """Inverts `config_from_settings`."""
     return {theirs: getattr(config, ours) for theirs, ours in names.items()}
+
+
+def encoder_activation(config: BertConfig) -> HeadActivation:
+    """Returns the activation of an encoder without gates, as that of a head that has the same."""
+    return cast(HeadActivation, config.activation)
+
+
+def shared_settings(config: BertConfig) -> dict[str, Any]:
+    """Returns the settings in config.json that all relatives of BERT have."""
+    return settings_from_config(config, TRANSFORMERS_SETTINGS) | {
+        "hidden_act": ACTIVATIONS[config.activation],
+        "layer_norm_eps": config.layer_norm_epsilon,
+    }

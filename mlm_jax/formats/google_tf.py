@@ -17,13 +17,9 @@ import numpy as np
 
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError, one_line
+from mlm_jax.families.conventions import require_bert
 from mlm_jax.families.names import Endings, Row
-from mlm_jax.families.settings import (
-    BERT_SETTINGS,
-    config_from_settings,
-    require_bert,
-    settings_from_config,
-)
+from mlm_jax.families.settings import BERT_SETTINGS, config_from_settings, settings_from_config
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.model_folder import (
     StoredModel,
@@ -40,7 +36,10 @@ from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, w
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "google_tf"
-DROPPED_PARTS: Mapping[str, str] = {}
+DROPPED_PARTS: Mapping[str, str] = {
+    "token_classifier": "Google's code has no head for tokens",
+    "question_answering": "Google's code has no head for answers",
+}
 NEEDS_POOLER = False
 
 _CONFIG = "bert_config.json"

@@ -1,4 +1,4 @@
-"""Hugging Face's folders: config.json, model.safetensors or pytorch_model.bin, vocab.txt or tokenizer.json.
+"""Hugging Face's folders: config.json, model.safetensors or other weights, vocab.txt or tokenizer.json.
 
 `mlm_jax.families` has the families and classes that are supported.
 """
@@ -13,10 +13,11 @@ import numpy as np
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.families.family import Family
+from mlm_jax.families.family import TOKEN_HEADS, Family
 from mlm_jax.families.names import Row
-from mlm_jax.families.registry import family_of, family_of_settings
+from mlm_jax.families.registry import config_of, family_of, family_of_settings
 from mlm_jax.files.json_files import read_json_object
+from mlm_jax.formats.hugging_face_weights import are_of_torch, has_weights, open_weights
 from mlm_jax.formats.model_folder import (
     StoredModel,
     check_num_classes,
@@ -31,9 +32,9 @@ from mlm_jax.formats.model_folder import (
     write_tensors,
 )
 from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
+from mlm_jax.formats.safetensors_files import WEIGHTS_FILE
 from mlm_jax.formats.tensor_checks import some
 from mlm_jax.formats.tensor_names import NamedTensors, name_tensors
-from mlm_jax.formats.torch_files import WEIGHTS_FILE, has_weights, open_weights
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "hugging_face"
@@ -72,7 +73,7 @@ def read_architecture(folder: Path) -> StoredModel:
     settings = read_json_object(file)
     architectures = _architectures(file, settings)
     family = family_of_settings(file, settings, architectures)
-    config = family.read(NAME, file, settings)
+    config = config_of(NAME, file, settings, family)
     has_pooler = config.pooler and f"{family.class_prefix}ForMaskedLM" not in architectures
     config = replace(config, pooler=has_pooler)
     model = StoredModel(config, {}, Tokenizer.load(folder))
@@ -99,10 +100,10 @@ def read(folder: Path) -> Reading:
     settings = read_json_object(file)
     architectures = _architectures(file, settings)
     family = family_of_settings(file, settings, architectures)
-    config = family.read(NAME, file, settings)
+    config = config_of(NAME, file, settings, family)
     with ExitStack() as stack:
         tensors, files = open_weights(folder, stack)
-        named, rows = _named(folder, family, settings, tensors)
+        named, rows = _named(folder, family, config, architectures, tensors)
         table = {row.path: row.name for row in rows}
         config = replace(config, pooler=table.get("encoder/pooler/kernel") in named.tensors)
         tokenizer = Tokenizer.load(folder)
@@ -111,6 +112,9 @@ def read(folder: Path) -> Reading:
         labels, problem_type, notes = None, None, spare_rows(config, tokenizer)
         parts = parts_in(rows, named.tensors)
         check_pooler(folder, config, parts)
+        if "token_classifier" in parts:
+            labels, label_notes = _labels(file, settings, named.tensors[table["token_classifier/bias"]].size)
+            notes += label_notes
         if "classifier" in parts:
             bias = table["classifier/bias"]
             if not architectures:
@@ -148,18 +152,37 @@ def _architectures(file: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _named(
-    folder: Path, family: Family, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: Path,
+    family: Family,
+    config: BertConfig,
+    architectures: list[str],
+    tensors: Mapping[str, Tensor],
 ) -> tuple[NamedTensors, tuple[Row, ...]]:
     """Returns the family's tensors in a file, and the name table of its parts."""
-    architectures = settings.get("architectures")
-    tied = bool(settings.get("tie_word_embeddings", True))
-    table = {row.path: row.name for row in family.rows(["classifier"])}
-    # A classifier of tokens may have the same names, but no pooler.
-    pooler = table.get("encoder/pooler/kernel", "").removeprefix(family.prefix)
-    has_pooler = bool(pooler) and any(name.endswith(pooler) for name in tensors)
-    with_classifier = family.classifier_class in architectures if architectures else has_pooler
-    named = name_tensors(folder, family, tensors, tied=tied, with_classifier=with_classifier)
-    return named, family.rows(["classifier"] if table.get("classifier/bias") in named.tensors else [])
+    classes = family.named_classes
+    parts = {part for name in architectures for part in classes.get(name, ())}
+    if not architectures:
+        # A classifier of tokens may have the same names, but no pooler.
+        table = {row.path: row.name for row in family.rows(["classifier"])}
+        pooler = table.get("encoder/pooler/kernel", "").removeprefix(family.prefix)
+        if family.classifier and pooler and any(name.endswith(pooler) for name in tensors):
+            parts |= {"classifier"}
+    is_known = not architectures or not {*architectures}.isdisjoint(classes)
+    heads = family.heads if is_known or not family.heads_are_shared else ()
+    heads += tuple(f"{module}." for part, module in TOKEN_HEADS.items() if part in parts)
+    has_classifier = "classifier" in parts
+    named = name_tensors(
+        folder,
+        family,
+        tensors,
+        tied=config.tie_embeddings,
+        heads=(*heads, family.classifier) if has_classifier else heads,
+        unused=family.unused if has_classifier else (),
+    )
+    rows = family.table([*parts])
+    if has_classifier and "classifier" not in parts_in(rows, named.tensors):
+        rows = family.table([*(parts - {"classifier"})])
+    return named, rows
 
 
 def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], list[str]]:
@@ -185,9 +208,11 @@ def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tupl
 
 def class_of(model: StoredModel) -> str:
     """Returns the transformers class with the model's parts. Raises InputError if there is none."""
-    classes = family_of(model.config).classes
+    classes = family_of(model.config).named_classes
+    # Not a class of its own: all of the family have it, or make a new one.
+    found = set(model.params) - {"contact_head"}
     for name, parts in classes.items():
-        if set(parts) == set(model.params):
+        if set(parts) == found:
             return name
     raise InputError(
         f"no class of transformers has exactly the parts {', '.join(sorted(model.params))}: must be those of "
@@ -199,11 +224,13 @@ def write(model: StoredModel, folder: Path) -> int:
     """Writes the folder's files and returns the number of tensors. The config must be `expressible`."""
     family, class_name = family_of(model.config), class_of(model)
     check_padding(folder, model.config, model.tokenizer)
-    prefix = family.prefix if list(model.params) == ["encoder"] else ""
+    prefix = family.prefix if {*model.params} <= {"encoder", "contact_head"} else ""
     tensors = {
         name.removeprefix(prefix): array
-        for name, array in write_params(family.rows([*model.params]), parameters_of(model), model.params)
+        for name, array in write_params(family.table([*model.params]), parameters_of(model), model.params)
     }
+    if family.constants_are_written and model.config.positions == "rotary":
+        tensors |= _constants(family, model.config, prefix)
     if family.decoder_bias and "head" in model.params and not model.config.tie_embeddings:
         # transformers 5 adds this bias, transformers 4 the other.
         tensors[family.decoder_bias] = tensors[family.bias]
@@ -211,6 +238,16 @@ def write(model: StoredModel, folder: Path) -> int:
     write_json(folder / _CONFIG, dict(sorted(_settings(model, family, class_name).items())))
     model.tokenizer.save(folder, model_max_length=model.config.max_sequence_length)
     return len(tensors)
+
+
+def _constants(family: Family, config: BertConfig, prefix: str) -> dict[str, np.ndarray]:
+    """Returns the buffers of every layer, which transformers would otherwise miss."""
+    return {
+        pattern.format(layer=layer).removeprefix(prefix): values_of(config.head_dim // 2)
+        for pattern, values_of in family.constants.items()
+        if "{layer}" in pattern
+        for layer in range(config.num_layers)
+    }
 
 
 def check_padding(where: Path, config: BertConfig, tokenizer: Tokenizer) -> None:
@@ -226,7 +263,7 @@ def _settings(model: StoredModel, family: Family, class_name: str) -> dict[str, 
     config, dtype = model.config, str(model.params["encoder"]["embeddings"]["token"].dtype)
     settings = family.write(config) | {
         "architectures": [class_name],
-        "model_type": family.model_types[0],
+        "model_type": family.model_type,
         "pad_token_id": model.tokenizer.pad_token_id,
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -249,23 +286,28 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
 
     file = _config_file(folder)
     settings = read_json_object(file)
-    family = family_of_settings(file, settings, _architectures(file, settings))
+    architectures = _architectures(file, settings)
+    family = family_of_settings(file, settings, architectures)
+    read_config = family.read(NAME, file, settings)
     with ExitStack() as stack:
-        named, rows = _named(folder, family, settings, open_weights(folder, stack)[0])
+        tensors, files = open_weights(folder, stack)
+        named, rows = _named(folder, family, read_config, architectures, tensors)
         parts = parts_in(rows, named.tensors)
-        name = next(name for name, needed in family.classes.items() if set(needed) <= set(parts))
+        classes = family.named_classes
+        name = next(name for name, needed in classes.items() if set(needed) <= set(parts))
         config = getattr(transformers, f"{family.class_prefix}Config").from_json_file(file)
-        if "classifier" in parts:
-            bias = next(row.name for row in rows if row.path == "classifier/bias")
-            config.num_labels = named.tensors[bias].size
-        # transformers does not remove the prefixes of wrappers.
+        for row in rows:
+            if row.path in ("classifier/bias", "token_classifier/bias") and row.name in named.tensors:
+                config.num_labels = named.tensors[row.name].size
         state = {
             key: torch.from_numpy(tensor.read().astype(np.float32)) for key, tensor in named.tensors.items()
         }
+    # transformers does not remove the prefixes of wrappers, and since version 5 only reads files of torch.
+    is_readable = are_of_torch(files) and not named.wrapper
     model, report = getattr(transformers, name).from_pretrained(
-        None if named.wrapper else folder,
+        folder if is_readable else None,
         config=config,
-        state_dict=state if named.wrapper else None,
+        state_dict=None if is_readable else state,
         attn_implementation="eager",
         dtype=torch.float32,
         output_loading_info=True,
@@ -274,16 +316,17 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     if missing:
         raise ValueError(f"transformers finds no {some(missing)}")
     # Stated, because some classes derive them from the ids that are not padding, and the batch has every id.
-    read = family.read(NAME, file, settings)
-    positions = read.position_offset + torch.arange(batch["token_ids"].shape[1])[None]
+    positions = read_config.position_offset + torch.arange(batch["token_ids"].shape[1])[None]
     segments = {"token_type_ids": torch.from_numpy(batch["segment_ids"]).long()}
     with torch.no_grad():
         computed = model.eval()(
             input_ids=torch.from_numpy(batch["token_ids"]).long(),
             attention_mask=torch.from_numpy(batch["padding_mask"]).long(),
             position_ids=positions,
-            **(segments if read.num_segments else {}),
+            **(segments if read_config.num_segments else {}),
         )
-    first = "prediction_logits" if name == "BertForPreTraining" else "logits"
-    encoder_alone = family.classes[name] == ("encoder",)
+    if "question_answering" in classes[name]:
+        return torch.stack([computed.start_logits, computed.end_logits], dim=-1).numpy()
+    first = "prediction_logits" if name.endswith("ForPreTraining") else "logits"
+    encoder_alone = classes[name] == ("encoder",)
     return (computed.last_hidden_state if encoder_alone else computed[first]).numpy()

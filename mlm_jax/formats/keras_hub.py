@@ -7,7 +7,6 @@ compare outputs.
 from collections.abc import Container, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ import ml_dtypes
 import numpy as np
 
 from mlm_jax.config import BertConfig
-from mlm_jax.errors import InputError, one_line
+from mlm_jax.errors import InputError
+from mlm_jax.families.conventions import require_bert
 from mlm_jax.families.names import Endings, Row
-from mlm_jax.families.settings import config_from_settings, require_bert
-from mlm_jax.files.git_lfs import check_no_pointer_file
+from mlm_jax.families.settings import config_from_settings
 from mlm_jax.files.json_files import read_json_object
+from mlm_jax.formats.h5_files import import_h5py, open_h5
 from mlm_jax.formats.keras_hub_json import BACKBONE_SETTINGS, CONFIG_FILE, TASK_FILE, json_files
 from mlm_jax.formats.model_folder import (
     ProblemType,
@@ -33,11 +33,14 @@ from mlm_jax.formats.model_folder import (
     write_json,
 )
 from mlm_jax.formats.name_table import Reading, Tensor, read_params, write_params
-from mlm_jax.formats.tensor_checks import check_expansion
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "keras_hub"
-DROPPED_PARTS: Mapping[str, str] = {"next_sentence": "KerasHub has no next-sentence head"}
+DROPPED_PARTS: Mapping[str, str] = {
+    "next_sentence": "KerasHub has no next-sentence head",
+    "token_classifier": "KerasHub has no head for tokens",
+    "question_answering": "KerasHub has no head for answers",
+}
 NEEDS_POOLER = True
 
 _WEIGHTS = "model.weights.h5"
@@ -76,8 +79,6 @@ _TASKS: Mapping[str, tuple[str, tuple[Row, ...]]] = {
     # Its name in KerasNLP.
     "BertClassifier": ("classifier", _CLASSIFIER_ROWS),
 }
-# Keras nests groups 5 deep.
-_DEEPEST = 50
 # Problem type of a classifier with each activation.
 _ACTIVATIONS: Mapping[str | None, ProblemType | None] = {
     None: None,
@@ -227,12 +228,7 @@ def _settings_in(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
-    """Opens an h5 file, whose tensors are read on demand.
-
-    Raises:
-        InputError: the file is missing or damaged, refers to other files, or its tensors would need far more memory
-            than it has bytes.
-    """
+    """Opens an h5 file, whose tensors are read on demand. Raises InputError if it is missing, or see `open_h5`."""
     if not file.is_file():
         sharded = file.with_suffix(".json").is_file()
         how = (
@@ -241,51 +237,7 @@ def _open(file: Path, stack: ExitStack) -> dict[str, Tensor]:
             else ""
         )
         raise InputError(f"{file}: no such file{how}")
-    check_no_pointer_file(file)
-    h5py = _h5py(file)
-    tensors: dict[str, Tensor] = {}
-
-    # A visit ends with the first result that is not None, which must not be an exception.
-    def elsewhere(name: str, link: Any) -> str | None:
-        # The time of a visit is quadratic in the depth.
-        return name if name.count("/") > _DEEPEST or not isinstance(link, h5py.HardLink) else None
-
-    def visit(name: str, found: Any) -> str | None:
-        if not isinstance(found, h5py.Dataset):
-            return None
-        tensors[name] = Tensor(tuple(found.shape or ()), partial(_array, file, name, found))
-        return name if found.external or found.is_virtual else None
-
-    try:
-        opened = stack.enter_context(h5py.File(file, "r"))
-        refused = opened.visititems_links(elsewhere) or opened.visititems(visit)
-    # h5py raises OSError, KeyError, RuntimeError and others for damaged files.
-    except Exception as error:
-        raise InputError(f"{file}: damaged or truncated: {one_line(error)}") from error
-    if refused:
-        if refused.count("/") > _DEEPEST:
-            raise InputError(f"{file}: refused: groups nested more than {_DEEPEST} deep")
-        raise InputError(f"{file}: refused: {refused} is stored elsewhere: must be in this file")
-    check_expansion(file, [tensor.shape for tensor in tensors.values()])
-    return tensors
-
-
-def _array(file: Path, name: str, dataset: Any) -> np.ndarray:
-    try:
-        array = np.asarray(dataset[()])
-        # HDF5 has no bfloat16: Keras stores the bits and adds an attribute.
-        bits = dataset.attrs.get("dtype") == "bfloat16" and array.dtype.itemsize == 2
-    except Exception as error:
-        raise InputError(f"{file}: tensor {name}: damaged: {one_line(error)}") from error
-    return array.view(ml_dtypes.bfloat16) if bits else array
-
-
-def _h5py(file: Path) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(f"{file}: Keras's weights need h5py: pip install 'mlm-jax[convert]'") from error
-    return h5py
+    return open_h5(file, stack)
 
 
 def write(model: StoredModel, folder: Path) -> int:
@@ -313,7 +265,7 @@ def write(model: StoredModel, folder: Path) -> int:
 
 def _write_h5(file: Path, rows: tuple[Row, ...], model: StoredModel, part: str) -> int:
     num_tensors = 0
-    with _h5py(file).File(file, "w") as opened:
+    with import_h5py(file).File(file, "w") as opened:
         one_part = replace(model, params={part: model.params[part]})
         for name, array in write_params(rows, parameters_of(one_part), one_part.params, _layer_name):
             if array.dtype == ml_dtypes.bfloat16:

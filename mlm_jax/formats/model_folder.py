@@ -41,7 +41,10 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 _MOST_CLASSES = 1_000_000
 
 # Possible parts of a model, in order.
-PARTS = ("encoder", "head", "next_sentence", "classifier")
+PARTS = (
+    *("encoder", "head", "next_sentence", "classifier"),
+    *("token_classifier", "question_answering", "contact_head"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class StoredModel:
     """A model that is read from and written to folders.
 
     `params` has a nested dict of arrays for each part of the model: `encoder`, `head` (of the masked LM),
-    `next_sentence` and `classifier` (each a kernel `[hidden_dim, classes]` and a bias, applied to the pooled output).
+    `next_sentence` and `classifier` (each a kernel `[hidden_dim, classes]` and a bias, applied to the pooled output),
+    and heads that are kept but not used: `token_classifier` and `question_answering`, applied to every hidden state,
+    and `contact_head` (ESM), applied to the weights of attention `[layers · heads]`.
     The arrays are NumPy arrays in the stored dtype, without padding rows for `vocabulary_multiple`. `labels` are the
     names of the classifier's outputs and `problem_type` is its problem type in transformers, or None if not stated.
     `training` is None if it is unknown how the model was trained.
@@ -120,17 +125,23 @@ def nest_params(flat: Mapping[str, Any]) -> dict[str, Any]:
 def declared_parameters(config: BertConfig, parts: Iterable[str], num_classes: int = 0) -> dict[str, Weight]:
     """Returns the parameters of a model with these parts, by path, without padding rows for `vocabulary_multiple`."""
     declared = dict(_declared_masked_lm(replace(config, vocabulary_multiple=1)))
-    for part, classes in (("next_sentence", 2), ("classifier", num_classes)):
+    width = config.hidden_dim
+    for part, inputs, outputs in (
+        *(("next_sentence", width, 2), ("question_answering", width, 2)),
+        *(("classifier", width, num_classes), ("token_classifier", width, num_classes)),
+        ("contact_head", config.num_layers * config.num_heads, 1),
+    ):
         kernel, bias = f"{part}/kernel", f"{part}/bias"
-        declared[kernel] = Weight(kernel, (config.hidden_dim, classes), ("embed", "classes"))
-        declared[bias] = Weight(bias, (classes,), ("classes",))
+        declared[kernel] = Weight(kernel, (inputs, outputs), ("embed", "classes"))
+        declared[bias] = Weight(bias, (outputs,), ("classes",))
     wanted = set(parts)
     return {path: weight for path, weight in declared.items() if path.split("/")[0] in wanted}
 
 
 def parameters_of(model: StoredModel) -> dict[str, Weight]:
     """Returns the declarations of the model's parameters."""
-    classes = len(model.params["classifier"]["bias"]) if "classifier" in model.params else 0
+    heads = [model.params[part] for part in ("classifier", "token_classifier") if part in model.params]
+    classes = len(heads[0]["bias"]) if heads else 0
     return declared_parameters(model.config, model.params, classes)
 
 

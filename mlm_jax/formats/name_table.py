@@ -47,7 +47,7 @@ class Reading:
 
 
 class Place(NamedTuple):
-    """Place of a foreign tensor in our parameters."""
+    """Place of a foreign tensor, or of a part of one, in our parameters."""
 
     path: str
     layer: int | None
@@ -75,31 +75,63 @@ class Place(NamedTuple):
         return array.reshape(self.foreign_shape)
 
 
-def places(
+@dataclass(frozen=True)
+class Foreign:
+    """A foreign tensor: one of our parameters, one layer of it, or several one after the other along the outputs."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        shapes = [place.foreign_shape for place in self.places]
+        if len(shapes) == 1:
+            return shapes[0]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def split(self, array: np.ndarray) -> Iterator[tuple[Place, np.ndarray]]:
+        """Yields each place and our parameter there."""
+        start = 0
+        for place in self.places:
+            stop = start + place.foreign_shape[0] if len(self.places) > 1 else len(array)
+            yield place, place.from_foreign(array[start:stop])
+            start = stop
+
+    def join(self, flat: Mapping[str, Any]) -> np.ndarray:
+        """Returns the tensor of our parameters by path, contiguous."""
+        found = []
+        for place in self.places:
+            array = flat[place.path] if place.layer is None else flat[place.path][place.layer]
+            found.append(place.to_foreign(np.asarray(array)))
+        return np.ascontiguousarray(found[0] if len(found) == 1 else np.concatenate(found))
+
+
+def foreign_tensors(
     rows: Sequence[Row], parameters: Mapping[str, Weight], layer_name: Callable[[int], str] = str
-) -> dict[str, Place]:
-    """Returns the place of every foreign tensor of these parameters, by the tensor's name.
+) -> dict[str, Foreign]:
+    """Returns every foreign tensor of these parameters, by name.
 
     `layer_name` formats a layer's index, from 0, as in the other library.
 
     Raises:
         ValueError: a parameter has no row in the table.
     """
-    table: dict[str, Place] = {}
-    for name, path, layout in rows:
+    table: dict[str, list[Place]] = {}
+    for name, path, layout, first_layer in rows:
         if path not in parameters:
             continue
         weight = parameters[path]
         if not weight.stacked:
-            table[name] = Place(path, None, weight, layout)
+            table.setdefault(name, []).append(Place(path, None, weight, layout))
             continue
         one_layer = Weight(path, weight.shape[1:], weight.axes[1:])
-        for layer in range(weight.shape[0]):
-            table[name.format(layer=layer_name(layer))] = Place(path, layer, one_layer, layout)
-    unnamed = set(parameters) - {place.path for place in table.values()}
+        for layer in range(first_layer, weight.shape[0]):
+            of_layer = name.format(layer=layer_name(layer))
+            table.setdefault(of_layer, []).append(Place(path, layer, one_layer, layout))
+    unnamed = set(parameters) - {place.path for found in table.values() for place in found}
     if unnamed:
         raise ValueError(f"no row for {sorted(unnamed)}")
-    return table
+    return {name: Foreign(tuple(found)) for name, found in table.items()}
 
 
 def parts_in(rows: Sequence[Row], names: Mapping[str, Any]) -> list[str]:
@@ -121,25 +153,27 @@ def read_params(
         InputError: a tensor is missing, unknown, of the wrong shape, not floating point or not finite, or layers have
             different dtypes.
     """
-    table = places(rows, parameters, layer_name)
+    table = foreign_tensors(rows, parameters, layer_name)
     check_names(where, set(tensors), set(table))
-    for name, place in table.items():
-        check_shape(where, name, tensors[name].shape, place.foreign_shape)
+    for name, foreign in table.items():
+        check_shape(where, name, tensors[name].shape, foreign.shape)
     flat: dict[str, np.ndarray] = {}
-    for name, place in table.items():
-        foreign = check_weight(where, name, tensors[name].read())
-        check_shape(where, name, foreign.shape, place.foreign_shape)
-        array = place.from_foreign(foreign)
-        if place.layer is None:
-            flat[place.path] = array
-            continue
-        if place.path not in flat:
-            flat[place.path] = _aligned_empty(parameters[place.path].shape, array.dtype)
-        if flat[place.path].dtype != array.dtype:
-            raise InputError(
-                f"{where}: tensor {name} is {array.dtype}: must be {flat[place.path].dtype}, as in the layers before"
-            )
-        flat[place.path][place.layer] = array
+    for name, foreign in table.items():
+        array = check_weight(where, name, tensors[name].read())
+        check_shape(where, name, array.shape, foreign.shape)
+        for place, ours in foreign.split(array):
+            if place.layer is None:
+                flat[place.path] = ours
+                continue
+            if place.path not in flat:
+                flat[place.path] = _aligned_empty(parameters[place.path].shape, ours.dtype)
+                # The layers before the first that has a tensor.
+                flat[place.path][: place.layer] = 1
+            if flat[place.path].dtype != ours.dtype:
+                raise InputError(
+                    f"{where}: tensor {name} is {ours.dtype}: must be {flat[place.path].dtype}, as in the layers before"
+                )
+            flat[place.path][place.layer] = ours
     return nest_params(flat)
 
 
@@ -159,6 +193,5 @@ def write_params(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the names and contiguous arrays of the foreign tensors of all parameters."""
     flat = flatten_params(params)
-    for name, place in places(rows, parameters, layer_name).items():
-        array = flat[place.path] if place.layer is None else flat[place.path][place.layer]
-        yield name, np.ascontiguousarray(place.to_foreign(np.asarray(array)))
+    for name, foreign in foreign_tensors(rows, parameters, layer_name).items():
+        yield name, foreign.join(flat)

@@ -20,7 +20,8 @@ from mlm_jax.formats.tensor_checks import some
 
 _OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # torch's DataParallel and compile, Lightning, sentence-transformers.
-_WRAPPER = r"((module|_orig_mod|model|auto_model)\.)*"
+# As short as possible, because a family's own prefix may look like one.
+_WRAPPER = r"((module|_orig_mod|model|auto_model)\.)*?"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ class NamedTensors:
 
 
 def name_tensors(
-    where: Path, family: Family, tensors: Mapping[str, Tensor], *, tied: bool, with_classifier: bool
+    where: Path,
+    family: Family,
+    tensors: Mapping[str, Tensor],
+    *,
+    tied: bool,
+    heads: tuple[str, ...],
+    unused: tuple[str, ...],
 ) -> NamedTensors:
     """Finds a family's tensors in a file.
 
@@ -48,7 +55,8 @@ def name_tensors(
         family: the family of the model.
         tensors: tensors by their names in the file.
         tied: True if the output embedding is the token embedding.
-        with_classifier: True if the tensors of a classifier classify texts; in some classes they classify tokens.
+        heads: prefixes of the tensors of heads that we have.
+        unused: prefixes of tensors that the class of the model does not read.
 
     Raises:
         InputError: there is no encoder of the family, or more than one; a tensor exists under two names; or one that
@@ -58,7 +66,7 @@ def name_tensors(
     renamed: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     dropped, left_out = {}, []
-    known = (family.prefix, *family.heads, *([family.classifier] if with_classifier else ()))
+    known = (family.prefix, *heads)
     for name, tensor in tensors.items():
         new = name.removeprefix(wrapper)
         for old, ending in _OLD_ENDINGS.items():
@@ -68,7 +76,7 @@ def name_tensors(
         if not name.startswith(wrapper) or not new.startswith(known):
             left_out.append(name)
             continue
-        if with_classifier and new.startswith(family.unused):
+        if new.startswith(unused):
             dropped[name] = f"not read by {family.classifier_class}"
             continue
         if new in renamed:
@@ -100,13 +108,17 @@ def _prefixes(where: Path, family: Family, tensors: Mapping[str, Tensor]) -> tup
 
 def _drop_constants(where: Path, family: Family, renamed: dict[str, Tensor]) -> dict[str, str]:
     dropped = {}
-    for name, step in family.constants.items():
-        if name not in renamed:
-            continue
-        values, meaning = renamed.pop(name).read().reshape(-1), f"0, {step}, {2 * step}, …"
-        if not np.array_equal(values, step * np.arange(len(values))):
-            raise InputError(f"{where}: {name} is not {meaning}: other values are not supported")
-        dropped[name] = f"a constant: {meaning}"
+    for pattern, values_of in family.constants.items():
+        # transformers 5 writes "*" for what all layers share.
+        matching = re.compile(re.escape(pattern).replace(re.escape("{layer}"), r"(\d+|\*)"))
+        for name in [name for name in renamed if matching.fullmatch(name)]:
+            values = renamed.pop(name).read().reshape(-1)
+            expected = values_of(len(values))
+            meaning = f"{', '.join(f'{value:.3g}' for value in expected[:3])}, …"
+            # Half-precision models round them.
+            if not np.allclose(values.astype(np.float64), expected, rtol=1e-2, atol=1e-4):
+                raise InputError(f"{where}: {name} is not {meaning}: other values are not supported")
+            dropped[name] = f"a constant: {meaning}"
     return dropped
 
 
@@ -117,7 +129,7 @@ def _drop_repeated(where: Path, family: Family, renamed: dict[str, Tensor], *, t
     def same(first: str, second: str) -> bool:
         return np.array_equal(renamed[first].read(), renamed[second].read())
 
-    if decoder_bias in renamed:
+    if decoder_bias and decoder_bias in renamed:
         if bias not in renamed:
             renamed[bias] = renamed[decoder_bias]
         elif same(bias, decoder_bias):

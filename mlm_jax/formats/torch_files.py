@@ -1,4 +1,4 @@
-"""Opens the weights of published torch models: safetensors or pickles, in one file or several with an index."""
+"""Opens pytorch_model.bin, a pickle of torch's tensors."""
 
 import zipfile
 from collections.abc import Mapping
@@ -11,77 +11,22 @@ import ml_dtypes
 import numpy as np
 
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.files.checksums import is_plain_name
 from mlm_jax.files.git_lfs import check_no_pointer_file
-from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.name_table import Tensor
-from mlm_jax.formats.tensor_checks import check_expansion, open_tensors, read_tensor, some
+from mlm_jax.formats.tensor_checks import check_expansion
 
-WEIGHTS_FILE = "model.safetensors"
 PICKLED_WEIGHTS_FILE = "pytorch_model.bin"
-_INDEX = ".index.json"
 # Precedes the cause in torch's messages.
 _CAUSE = "WeightsUnpickler error: "
-# In the order in which transformers prefers them.
-_FILES = (WEIGHTS_FILE, WEIGHTS_FILE + _INDEX, PICKLED_WEIGHTS_FILE, PICKLED_WEIGHTS_FILE + _INDEX)
-# Of adapters, of TensorFlow and Flax in transformers, and of other names, which messages mention.
-_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 
 
-def has_weights(folder: Path) -> bool:
-    """Returns True if the folder has weights of these names."""
-    return any((folder / name).is_file() for name in _FILES)
-
-
-def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], list[Path]]:
-    """Returns the tensors of a folder's weights and their files, which stay open until `stack` closes.
+def open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
+    """Returns the tensors of a file that torch wrote, which stays mapped into memory as long as they are used.
 
     Raises:
-        InputError: there are no weights, a file is missing, damaged or truncated, a pickle contains anything but
-            tensors, or its tensors would need far more memory than it has bytes. Nothing in a pickle is executed.
+        InputError: torch is not installed, the file is missing, damaged or truncated, contains anything but tensors, or
+            its tensors would need far more memory than it has bytes. Nothing in it is executed.
     """
-    for name in _FILES:
-        if (folder / name).is_file():
-            opener = _open_safetensors if ".safetensors" in name else _open_pickled
-            if name.endswith(_INDEX):
-                return _open_shards(folder / name, opener, stack)
-            return opener(folder / name, stack), [folder / name]
-    others = [path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS and path.is_file()]
-    found = f"; found {some(others)}" if others else ""
-    raise InputError(f"{folder}: no weights: expected {WEIGHTS_FILE} or {PICKLED_WEIGHTS_FILE}{found}")
-
-
-def _open_shards(index: Path, opener: Any, stack: ExitStack) -> tuple[dict[str, Tensor], list[Path]]:
-    weight_map = read_json_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index}: no weight_map: must map each tensor to its file")
-    for shard in weight_map.values():
-        if not isinstance(shard, str) or not is_plain_name(shard):
-            raise InputError(f"{index}: names {shard!r}: must be a file in the same folder")
-    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        found = opener(file, stack)
-        if twice := tensors.keys() & found.keys():
-            raise InputError(f"{index}: tensor {min(twice)} is in more than one file")
-        tensors |= found
-    missing = set(weight_map) - set(tensors)
-    if missing:
-        raise InputError(f"{index}: tensor {min(missing)} is not in {weight_map[min(missing)]}")
-    return tensors, files
-
-
-def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, Tensor]:
-    opened = stack.enter_context(open_tensors(file))
-    # A safetensors file has keys(), but cannot be iterated.
-    names = list(opened.keys())
-    return {
-        name: Tensor(tuple(opened.get_slice(name).get_shape()), partial(read_tensor, file, opened, name))
-        for name in names
-    }
-
-
-def _open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     check_no_pointer_file(file)

@@ -31,6 +31,7 @@ _KERNEL_LENGTH = 512
 _KERNELS: Mapping[str, Callable[..., Array]] = {"cudnn": cudnn_attention, "splash": splash_attention}
 _OBSTACLES: Mapping[str, Callable[..., str | None]] = {"cudnn": cudnn_obstacle, "splash": splash_obstacle}
 _KERNEL_OF_PLATFORM: Mapping[str, Literal["cudnn", "splash"]] = {"gpu": "cudnn", "tpu": "splash"}
+_NO_BIAS = "needs model.relative_position_buckets = 0, because kernels add nothing to the scores"
 _NO_DROPOUT = "needs model.attention_dropout_rate = 0, because kernels have no dropout, not"
 
 
@@ -78,6 +79,8 @@ def _obstacle(
         dtype=compute.dtype,
         window=model.local_attention_window,
     )
+    if obstacle is None and model.relative_position_buckets:
+        return _NO_BIAS
     if obstacle is None and model.attention_dropout_rate:
         return f"{_NO_DROPOUT} {model.attention_dropout_rate}"
     return obstacle
@@ -91,6 +94,7 @@ def attend(
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None = None,
     reach: Int[Array, ""] | None = None,
+    bias: Float[Array, "H L L"] | None = None,
     *,
     implementation: Attention = "auto",
     dropout_rate: float = 0.0,
@@ -98,17 +102,19 @@ def attend(
 ) -> Float[Array, "B L H K"]:
     """Returns softmax(q·k / √K) · v (Vaswani et al. 2017) with dropout on the weights.
 
-    Scores and softmax are computed in at least float32. Keys get no weight if their `padding_mask` is False, if their
-    document is not the query's, or if they are more than `reach` positions away. A query without keys attends uniformly
-    and stays finite. `implementation` is the result of `choose_attention`; "auto" means XLA here. The kernels agree
-    with XLA up to rounding.
+    Scores and softmax are computed in at least float32; `bias` is added to the scores. Keys get no weight if their
+    `padding_mask` is False, if their document is not the query's, or if they are more than `reach` positions away. A
+    query without keys attends uniformly and stays finite. `implementation` is the result of `choose_attention`; "auto"
+    means XLA here. The kernels agree with XLA up to rounding.
 
     Raises:
-        InputError: dropout on the weights is used with a kernel, or `reach` with splash.
+        InputError: dropout on the weights or a `bias` is used with a kernel, or `reach` with splash.
     """
     inputs = (query, key, value, padding_mask, document_ids, reach)
     if implementation in ("auto", "xla"):
-        return xla_attention(*inputs, dropout_rate=dropout_rate, dropout_key=dropout_key)
+        return xla_attention(*inputs, bias, dropout_rate=dropout_rate, dropout_key=dropout_key)
+    if bias is not None:
+        raise InputError(f"compute.attention = {implementation!r}: {_NO_BIAS}")
     if dropout_rate and dropout_key is not None:
         raise InputError(f"compute.attention = {implementation!r}: {_NO_DROPOUT} {dropout_rate}")
     kernel = _KERNELS[implementation]
@@ -132,6 +138,7 @@ def xla_attention(
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None,
     reach: Int[Array, ""] | None = None,
+    bias: Float[Array, "H L L"] | None = None,
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
@@ -141,6 +148,8 @@ def xla_attention(
     Masked scores are finite, because -inf would produce NaN in a row that is all padding.
     """
     scores = _scores(query, key) / query.shape[-1] ** 0.5
+    if bias is not None:
+        scores = scores + bias[None].astype(scores.dtype)
     mask = padding_mask[:, None, None, :]
     if document_ids is not None:
         mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])

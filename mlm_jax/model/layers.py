@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key
 
-from mlm_jax.config.model import Activation, BertConfig
+from mlm_jax.config.model import Activation, BertConfig, HeadActivation
 from mlm_jax.threefry import random_bits
 
 
@@ -51,12 +51,12 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
 recomputed = partial(jax.checkpoint, prevent_cse=False)
 
 
-def activate(x: Array, kind: Activation) -> Array:
-    """Applies GELU (Hendrycks & Gimpel 2016), exact or approximated by tanh, or SiLU for `"swiglu"`.
+def activate(x: Array, kind: Activation | HeadActivation) -> Array:
+    """Applies GELU (Hendrycks & Gimpel 2016), exact or approximated by tanh, or SiLU, also for `"swiglu"`.
 
     For gated activations, `x` is the gate branch.
     """
-    return jax.nn.silu(x) if kind == "swiglu" else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
+    return jax.nn.silu(x) if kind in ("silu", "swiglu") else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
 def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
@@ -125,11 +125,14 @@ class RMSNorm(nnx.Module):
         return recomputed(partial(_normalize, epsilon=self.epsilon, center=False))(x, self.scale[...], None)
 
 
-def make_norm(config: BertConfig, *, epsilon: float, key: Key[Array, ""]) -> LayerNorm | RMSNorm:
-    """Returns a norm of the config's kind, of width `hidden_dim`."""
+def make_norm(
+    config: BertConfig, *, epsilon: float, key: Key[Array, ""], width: int | None = None
+) -> LayerNorm | RMSNorm:
+    """Returns a norm of the config's kind, of this width, by default `hidden_dim`."""
+    width = config.hidden_dim if width is None else width
     if config.norm == "rms_norm":
-        return RMSNorm(config.hidden_dim, epsilon=epsilon, key=key)
-    return LayerNorm(config.hidden_dim, epsilon=epsilon, key=key, bias=config.biases)
+        return RMSNorm(width, epsilon=epsilon, key=key)
+    return LayerNorm(width, epsilon=epsilon, key=key, bias=config.biases)
 
 
 def _normalize(x: Array, scale: Array, bias: Array | None, *, epsilon: float, center: bool = True) -> Array:

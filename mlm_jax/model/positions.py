@@ -1,6 +1,6 @@
-"""Positions in attention: rotary embeddings (Su et al. 2021) and the windows of local layers.
+"""Positions in attention: rotary embeddings (Su et al. 2021), biases by distance, and the windows of local layers.
 
-L length, K head width.
+L length, K head width, H heads.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mlm_jax.config.model import BertConfig
 
@@ -21,15 +21,19 @@ class LayerPositions(NamedTuple):
     """Cosines and sines that rotate queries and keys, K / 2 of each per position."""
     reach: Int[Array, ""] | None = None
     """Number of positions on each side to which a query attends; None for all."""
+    bias: Float[Array, "H L L"] | None = None
+    """What is added to the scores of a query and a key, by their distance."""
+    is_unnormalized: Bool[Array, ""] | None = None
+    """True in a layer whose attention has no norm before it; None if there is no such layer."""
 
 
 def positions_of_layers(
-    config: BertConfig, length: int, dtype: str
+    config: BertConfig, length: int, dtype: str, relative_bias: Float[Array, "buckets H"] | None = None
 ) -> Callable[[Int[Array, ""]], LayerPositions]:
     """Returns a function from a layer's index to its positions, for rows of `length` tokens.
 
-    One loop covers local and global layers, so the kind of a layer is a traced value. Rotations are in float32, or in
-    `dtype` if that is wider.
+    One loop covers local and global layers, so the kind of a layer is a traced value. Rotations and biases are in
+    float32, or in `dtype` if that is wider. `relative_bias` has the learned biases of the model's ranges of distances.
     """
     window, local_base = config.local_attention_window, config.local_rotary_base
     rotation = local_rotation = None
@@ -38,14 +42,20 @@ def positions_of_layers(
     if local_base is not None:
         local_rotation = rotary_table(length, config.head_dim, local_base, dtype)
 
+    bias = None
+    if relative_bias is not None:
+        buckets = distance_buckets(length, config.relative_position_buckets)
+        bias = jnp.moveaxis(relative_bias.astype(jnp.promote_types(dtype, jnp.float32))[buckets], -1, 0)
+
     def of_layer(index: Int[Array, ""]) -> LayerPositions:
+        first = None if config.first_attention_norm else index == 0
         if window is None:
-            return LayerPositions(rotation)
+            return LayerPositions(rotation, None, bias, first)
         is_global = index % config.global_attention_every == 0
         reach = jnp.where(is_global, length, window // 2)
         if rotation is None or local_rotation is None:
-            return LayerPositions(rotation, reach)
-        return LayerPositions(jnp.where(is_global, rotation, local_rotation), reach)
+            return LayerPositions(rotation, reach, bias, first)
+        return LayerPositions(jnp.where(is_global, rotation, local_rotation), reach, bias, first)
 
     return of_layer
 
@@ -56,6 +66,29 @@ def rotary_table(length: int, head_dim: int, base: float, dtype: str) -> Float[A
     frequencies = jnp.asarray(base ** -(np.arange(0, head_dim, 2) / head_dim), wide)
     angles = jnp.arange(length, dtype=wide)[:, None] * frequencies[None]
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+
+
+_DISTANT = 128
+
+
+def distance_buckets(length: int, num_buckets: int) -> np.ndarray:
+    """Returns the range of distances of each query and key, int32 [L, L] (Raffel et al. 2019, T5, section 2.1).
+
+    Half of the ranges are of keys after the query. Of either half, the first half has one distance each; the others
+    widen logarithmically up to 128 tokens, and the last has all beyond.
+    """
+    distance = np.arange(length)[:, None] - np.arange(length)[None]
+    half = num_buckets // 2
+    exact = half // 2
+    away = np.abs(distance)
+    # In float32, as other implementations round at the edges of the ranges.
+    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(
+        np.log(_DISTANT / exact)
+    )
+    wide = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
+    return np.where(distance < 0, half, 0).astype(np.int32) + np.where(away < exact, away, wide).astype(
+        np.int32
+    )
 
 
 def rotate(x: Float[Array, "B L H K"], rotation: Float[Array, "2 L half"]) -> Float[Array, "B L H K"]:

@@ -7,16 +7,21 @@ def train_flops_per_sequence(model: BertConfig, *, length: int, masked: int) -> 
     """Returns the model FLOPs of a training step per row.
 
     Only matrix products count; the backward pass costs twice the forward pass. Multiply-adds, of two FLOPs each, per
-    layer and position: 4h² for the query, key, value and output projections, 2hf for the feed-forward or 3hf for a
-    gated one, 2·length·h for attention's scores and weighted sum. Per masked position: h² for the MLM head's dense
-    layer and hV for the output embedding. Padding counts, and so do keys outside the window of a local layer, because
-    all implementations here compute and then discard them. Rematerialization does not count (Chowdhery et al. 2022,
-    PaLM, appendix B).
+    layer and position: 4h² for the query, key, value and output projections, or less where queries share keys; 2hf for
+    the feed-forward or 3hf for a gated one; 2·length·h for attention's scores and weighted sum. Per masked position: h²
+    for the MLM head's dense layer and hV for the output embedding. Embeddings of another width e take eh per position
+    for the map from them, and eh and eV per masked position. Padding counts, and so do keys outside the window of a
+    local layer, because all implementations here compute and then discard them. Rematerialization does not count
+    (Chowdhery et al. 2022, PaLM, appendix B).
     """
     h, f = model.hidden_dim, model.intermediate_dim
     feed_forward = (3 if model.gated else 2) * h * f
-    encoder = model.num_layers * length * (2 * (4 * h * h + feed_forward) + 4 * length * h)
-    head = masked * (2 * h * h + 2 * h * model.vocabulary_size)
+    projections = 2 * h * h + 2 * h * model.key_value_heads * model.head_dim
+    encoder = model.num_layers * length * (2 * (projections + feed_forward) + 4 * length * h)
+    e = model.embedding_width
+    if model.embedding_dim is not None:
+        encoder += 2 * length * e * h
+    head = masked * (2 * h * e * model.head_transform + 2 * e * model.vocabulary_size)
     return 3 * (encoder + head)
 
 

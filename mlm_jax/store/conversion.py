@@ -235,7 +235,7 @@ def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[S
     for part, reason in target.DROPPED_PARTS.items():
         if params.pop(part, None) is not None:
             changes.append(f"left out: {part} ({reason})")
-    if "classifier" not in params:
+    if params.keys().isdisjoint({"classifier", "token_classifier"}):
         model = replace(model, labels=None, problem_type=None)
     return replace(model, params=params), changes
 

@@ -47,6 +47,8 @@ _WEIGHT_FILES = (
     ("model*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
     ("model.weights.h5", "task.weights.h5"),
+    ("flax_model*.msgpack", "flax_model.msgpack.index.json"),
+    ("tf_model.h5",),
     ("*.ckpt*.index", "*.ckpt*.data-*"),
 )
 

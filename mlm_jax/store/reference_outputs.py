@@ -62,7 +62,8 @@ def fixed_batch(config: BertConfig) -> dict[str, np.ndarray]:
 
 
 def our_outputs(model: StoredModel, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the masked LM's logits [B, L, V], the classifier's [B, C], or the hidden states [B, L, D]; float32."""
+    """Returns the masked LM's logits [B, L, V], the classifier's [B, C], those of a head for tokens [B, L, C], or the
+    hidden states [B, L, D]; float32."""
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model.params)
     config = model.config
     graph, _ = split_model(nnx.eval_shape(lambda: BertEncoder(config, key=jax.random.key(0))))
@@ -75,6 +76,9 @@ def our_outputs(model: StoredModel, batch: Mapping[str, np.ndarray]) -> np.ndarr
         return np.asarray(nnx.merge(masked_lm, parts)(*inputs, positions, segment_ids))
     encoder = nnx.merge(graph, params["encoder"])
     hidden = encoder(*inputs, segment_ids)
+    for part in ("token_classifier", "question_answering"):
+        if part in params:
+            return np.asarray(hidden @ params[part]["kernel"] + params[part]["bias"][None, None])
     if "classifier" not in params:
         return np.asarray(hidden)
     return np.asarray(

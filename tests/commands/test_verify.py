@@ -61,6 +61,7 @@ def test_intact_and_damaged_folders(folders: dict[str, Path], capsys: pytest.Cap
     assert len(errors) == 3
 
 
+@pytest.mark.slow
 def test_one_checkpoint_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = folders["run"] / "checkpoints"
     damage_checkpoint(checkpoints / "35")

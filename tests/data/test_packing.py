@@ -193,6 +193,7 @@ assert opening < 2 and peak < 500 and seeking < 1e-3 and files < 20
 """
 
 
+@pytest.mark.slow
 def test_a_trillion_tokens_in_ten_thousand_shards(tokenizer, tmp_path):
     """Sparse files of zeros: 10**8 tokens and 100,000 documents per shard."""
     folder = tmp_path / "data"

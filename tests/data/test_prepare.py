@@ -508,6 +508,7 @@ def test_settings_below_one_are_rejected(corpus, tmp_path, setting):
         prepare_corpus(corpus, tmp_path / "data", **{setting: 0})
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
     # One document of 20 MB and half a million short ones.
     with zstandard.ZstdCompressor().stream_writer((tmp_path / "a.txt.zst").open("wb")) as writer:

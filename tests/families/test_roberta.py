@@ -48,7 +48,7 @@ def test_the_family_follows_from_the_fields() -> None:
     assert family_of(BertConfig(position_offset=2, num_segments=1)).name == "RoBERTa"
     assert family_of(BertConfig()).name == "BERT"
     assert family_of(BertConfig(num_segments=0, pooler=False)).name == "DistilBERT"
-    types = [name for family in FAMILIES for name in family.model_types]
+    types = [family.model_type for family in FAMILIES]
     assert len(types) == len(set(types))
 
 

@@ -206,7 +206,7 @@ def test_damaged_and_missing_files_are_rejected(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"model\.safetensors: damaged or truncated"):
             hugging_face.read(folder)
     weights.unlink()
-    with pytest.raises(InputError, match=r"no weights: expected .*\.bin$"):
+    with pytest.raises(InputError, match=r"no weights: expected .*\.h5$"):
         hugging_face.read(folder)
     (folder / "adapter_model.safetensors").write_bytes(whole)
     with pytest.raises(InputError, match=r"no weights: expected .*; found adapter_model\.safetensors"):

@@ -7,7 +7,7 @@ import pytest
 
 from mlm_jax.errors import InputError
 from mlm_jax.families.names import Endings, Row
-from mlm_jax.formats.name_table import Tensor, parts_in, places, read_params, write_params
+from mlm_jax.formats.name_table import Tensor, foreign_tensors, parts_in, read_params, write_params
 from mlm_jax.parallel.weights import Weight
 
 TRANSPOSED = Endings(kernel=".w", bias=".b", scale=".g", offset=".b", layout="out_in")
@@ -31,20 +31,50 @@ DECLARED = {weight.path: weight for weight in WEIGHTS}
 
 def tensors() -> dict[str, Tensor]:
     random = np.random.RandomState(0)
-    arrays = {name: random.standard_normal(p.foreign_shape) for name, p in places(ROWS, DECLARED).items()}
+    foreign = foreign_tensors(ROWS, DECLARED)
+    arrays = {name: random.standard_normal(one.shape) for name, one in foreign.items()}
     return {name: Tensor(array.shape, lambda array=array: array) for name, array in arrays.items()}
 
 
 def test_layouts() -> None:
-    table = places(ROWS, DECLARED)
+    table = foreign_tensors(ROWS, DECLARED)
     assert len(table) == 3 * 4 + 2
-    assert table["l2.q.w"].foreign_shape == (8, 6)
-    assert table["l2.o.w"].foreign_shape == (8, 6)
-    assert table["l0.q.b"].foreign_shape == (8,)
+    assert table["l2.q.w"].shape == (8, 6)
+    assert table["l2.o.w"].shape == (8, 6)
+    assert table["l0.q.b"].shape == (8,)
     ours = np.arange(48).reshape(6, 2, 4)
-    there = table["l2.q.w"].to_foreign(ours)
+    (place,) = table["l2.q.w"].places
+    there = place.to_foreign(ours)
     assert there[5, 3] == ours[3, 1, 1]
-    np.testing.assert_array_equal(table["l2.q.w"].from_foreign(there), ours)
+    np.testing.assert_array_equal(place.from_foreign(there), ours)
+
+
+def test_rows_of_one_name_are_the_parts_of_one_tensor() -> None:
+    path = "encoder/layers/attention/key/kernel"
+    fewer = Weight(path, (3, 6, 1, 4), ("layers", "embed", "heads", "head_dim"))
+    rows, declared = (*ROWS, Row("l{layer}.q.w", path, "out_in")), DECLARED | {path: fewer}
+    source = tensors()
+    joint = np.arange(12.0 * 6).reshape(12, 6)
+    source |= {f"l{layer}.q.w": Tensor((12, 6), lambda layer=layer: joint + layer) for layer in range(3)}
+    params = read_params(Path("there"), rows, declared, source)
+    attention = params["encoder"]["layers"]["attention"]
+    np.testing.assert_array_equal(attention["query"]["kernel"][1].reshape(6, 8).T, joint[:8] + 1)
+    np.testing.assert_array_equal(attention["key"]["kernel"][1].reshape(6, 4).T, joint[8:] + 1)
+    back = dict(write_params(rows, declared, params))
+    np.testing.assert_array_equal(back["l2.q.w"], joint + 2)
+
+
+def test_a_layer_without_a_tensor_has_ones() -> None:
+    rows = tuple(row._replace(first_layer=1) if row.name == "l{layer}.o.b" else row for row in ROWS)
+    source = tensors()
+    del source["l0.o.b"]
+    params = read_params(Path("there"), rows, DECLARED, source)
+    bias = params["encoder"]["layers"]["attention"]["output"]["bias"]
+    np.testing.assert_array_equal(bias[0], np.ones(6))
+    np.testing.assert_array_equal(bias[1], source["l1.o.b"].read())
+    assert dict(write_params(rows, DECLARED, params)).keys() == source.keys()
+    with pytest.raises(InputError, match=r"unknown tensor.*l0\.o\.b|l0\.o\.b"):
+        read_params(Path("there"), rows, DECLARED, tensors())
 
 
 def test_round_trip() -> None:
@@ -59,11 +89,11 @@ def test_round_trip() -> None:
 
 def test_a_parameter_without_a_row_is_a_bug() -> None:
     with pytest.raises(ValueError, match=r"no row for \['encoder/extra'\]"):
-        places(ROWS, DECLARED | {"encoder/extra": Weight("encoder/extra", (1,), ("embed",))})
+        foreign_tensors(ROWS, DECLARED | {"encoder/extra": Weight("encoder/extra", (1,), ("embed",))})
 
 
 def test_layers_are_named_as_the_library_names_them() -> None:
-    table = places(ROWS, DECLARED, layer_name=lambda layer: f"<{layer}>")
+    table = foreign_tensors(ROWS, DECLARED, layer_name=lambda layer: f"<{layer}>")
     assert {name for name in table if name.endswith("q.w")} == {"l<0>.q.w", "l<1>.q.w", "l<2>.q.w"}
 
 

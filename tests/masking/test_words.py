@@ -156,7 +156,7 @@ def reference(key: jax.Array, row: np.ndarray, config: MaskingConfig) -> tuple[l
 
 
 @pytest.mark.parametrize(("unit", "quota", "selection"), UNITS)
-@pytest.mark.parametrize(("length", "slots"), [(77, 11), (64, 40)])
+@pytest.mark.parametrize(("length", "slots"), [(77, 11), pytest.param(64, 40, marks=pytest.mark.slow)])
 def test_masks_match_the_loop(unit: str, quota: str, selection: str, length: int, slots: int) -> None:
     config = replace(CONFIG, unit=unit, quota=quota, selection=selection, mask_selection_length=slots)
 

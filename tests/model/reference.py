@@ -52,6 +52,32 @@ def _changes(row: list[int]) -> dict[str, Any]:
     return changes
 
 
+# What other families have, each with a mesh; the settings go together as in the family.
+_ROTARY_PRE_NORM = {"norm_placement": "pre", "positions": "rotary", "num_segments": 0}
+OF_FAMILIES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
+    "albert": ({"embedding_dim": 8, "shared_layers": True, "tie_embeddings": False}, (2, 2, 2)),
+    "mpnet": ({"relative_position_buckets": 8, "position_offset": 2, "num_segments": 0}, (2, 2, 2)),
+    "esm": (_ROTARY_PRE_NORM | {"mask_dropout_id": 4, "embedding_dropout": False}, (1, 8, 1)),
+    "modernbert": (
+        _ROTARY_PRE_NORM
+        | {"first_attention_norm": False, "biases": False, "activation": "geglu"}
+        | {"local_attention_window": 6, "global_attention_every": 3},
+        (1, 1, 8),
+    ),
+    "gte": ({"positions": "rotary", "activation": "geglu", "feed_forward_biases": "down"}, (1, 8, 1)),
+    "nomic": (
+        {"positions": "rotary", "activation": "swiglu", "attention_biases": False}
+        | {"feed_forward_biases": "none"},
+        (8, 1, 1),
+    ),
+    "eurobert": (
+        _ROTARY_PRE_NORM
+        | {"num_key_value_heads": 1, "head_transform": False, "norm": "rms_norm", "embedding_norm": False}
+        | {"biases": False, "activation": "swiglu", "tie_embeddings": False},
+        (2, 4, 1),
+    ),
+}
+
 # All at once.
 EVERYTHING = _changes([1, 1, 1, 1, 1, 1, 1, 3, 1, 1])
 
@@ -62,18 +88,30 @@ def name_of(changes: dict[str, Any]) -> str:
 
 def count_by_hand(c: BertConfig, *, pooler: bool, mlm_head: bool) -> int:
     """Number of parameters of an encoder, by explicit formulas."""
-    width, bias = c.hidden_dim, int(c.biases)
-    norm = width * (1 + (bias if c.norm == "layer_norm" else 0))
-    attention = 4 * (width * width + bias * width)
-    up = width * c.intermediate_dim + bias * c.intermediate_dim
-    down = c.intermediate_dim * width + bias * width
+    width, narrow, bias = c.hidden_dim, c.embedding_dim or c.hidden_dim, int(c.biases)
+    of_norm = 1 + (bias if c.norm == "layer_norm" else 0)
+    norm = width * of_norm
+    keys = width * (c.num_key_value_heads or c.num_heads) // c.num_heads
+    of_attention, of_up, of_down = (
+        bias and int(c.attention_biases),
+        bias and int(c.feed_forward_biases == "all"),
+        bias and int(c.feed_forward_biases != "none"),
+    )
+    attention = 2 * (width * width + of_attention * width) + 2 * (width * keys + of_attention * keys)
+    up = width * c.intermediate_dim + of_up * c.intermediate_dim
+    down = c.intermediate_dim * width + of_down * width
     layer = attention + (2 if c.activation in ("geglu", "swiglu") else 1) * up + down + 2 * norm
-    tables = c.vocabulary_size + c.num_segments + (c.max_sequence_length if c.positions == "learned" else 0)
-    encoder = tables * width + (norm if c.embedding_norm else 0) + c.num_layers * layer
+    tables = c.vocabulary_size + c.num_segments
+    tables += c.position_offset + c.max_sequence_length if c.positions == "learned" else 0
+    encoder = tables * narrow + (narrow * of_norm if c.embedding_norm else 0)
+    encoder += (1 if c.shared_layers else c.num_layers) * layer
+    encoder += (narrow + 1) * width if c.embedding_dim else 0
+    encoder += c.relative_position_buckets * c.num_heads
     encoder += norm if c.norm_placement == "pre" else 0
-    dense = width * width + bias * width
-    head = dense + norm + c.vocabulary_size + (0 if c.tie_embeddings else c.vocabulary_size * width)
-    return encoder + pooler * dense + mlm_head * head
+    transform = width * narrow + bias * narrow + narrow * of_norm + c.vocabulary_size
+    head = transform * c.head_transform + (0 if c.tie_embeddings else c.vocabulary_size * narrow)
+    pooled = width * width + bias * width
+    return encoder + pooler * pooled + mlm_head * head
 
 
 def encode(
@@ -87,15 +125,20 @@ def encode(
     """Returns the last hidden states, float64 [B, L, D]; `params` are those of the encoder."""
     embeddings, layers = params["embeddings"], params["layers"]
     x = embeddings["token"][ids]
+    if c.mask_dropout_id is not None:
+        x = x * _mask_dropout_scale(c.mask_dropout_id, ids, padding_mask, document_ids)
     if "segment" in embeddings:
         x = x + embeddings["segment"][np.zeros_like(ids) if segment_ids is None else segment_ids]
     if c.positions == "learned":
-        x = x + embeddings["position"][: ids.shape[1]]
+        x = x + embeddings["position"][c.position_offset : c.position_offset + ids.shape[1]]
     if c.embedding_norm:
         x = _norm(c, x, embeddings["norm"])
+    if c.embedding_dim is not None:
+        x = x @ embeddings["projection"]["kernel"] + embeddings["projection"]["bias"]
+    bias = _relative_bias(c, params["relative_bias"], ids.shape[1]) if c.relative_position_buckets else 0.0
     position = np.arange(ids.shape[1])
     for index in range(c.num_layers):
-        layer = _layer(layers, index)
+        layer = _layer(layers, 0 if c.shared_layers else index)
         is_local = c.local_attention_window is not None and index % c.global_attention_every != 0
         mask = np.broadcast_to(padding_mask[:, None, :], (*ids.shape, ids.shape[1]))
         if document_ids is not None:
@@ -105,7 +148,7 @@ def encode(
         base = c.local_rotary_base if is_local and c.local_rotary_base is not None else c.rotary_base
 
         def attention(x: np.ndarray, layer: Any = layer, mask: Any = mask, base: float = base) -> np.ndarray:
-            return _attention(c, x, layer["attention"], mask, base)
+            return _attention(c, x, layer["attention"], mask, base, bias)
 
         def feed_forward(x: np.ndarray, layer: Any = layer) -> np.ndarray:
             return _feed_forward(c, x, layer["feed_forward"])
@@ -114,7 +157,12 @@ def encode(
             (attention, layer["attention_norm"]),
             (feed_forward, layer["feed_forward_norm"]),
         ):
-            x = x + part(_norm(c, x, norm)) if c.norm_placement == "pre" else _norm(c, x + part(x), norm)
+            if c.norm_placement == "post":
+                x = _norm(c, x + part(x), norm)
+            elif index == 0 and part is attention and not c.first_attention_norm:
+                x = x + part(x)
+            else:
+                x = x + part(_norm(c, x, norm))
     return _norm(c, x, params["final_norm"]) if c.norm_placement == "pre" else x
 
 
@@ -131,7 +179,35 @@ def _norm(c: BertConfig, x: np.ndarray, params: Any) -> np.ndarray:
     return x * params["scale"] + params.get("bias", 0.0)
 
 
-def _attention(c: BertConfig, x: np.ndarray, params: Any, mask: np.ndarray, base: float) -> np.ndarray:
+def _mask_dropout_scale(
+    mask_id: int, ids: np.ndarray, padding_mask: np.ndarray, document_ids: np.ndarray | None
+) -> np.ndarray:
+    """Scale of each embedding: 0 at masks; elsewhere, as many as in training divided by as many as are left."""
+    documents = np.zeros_like(ids) if document_ids is None else document_ids
+    scale = np.zeros((*ids.shape, 1))
+    for row, column in np.ndindex(ids.shape):
+        text = padding_mask[row] & (documents[row] == documents[row, column])
+        if ids[row, column] != mask_id and text.any():
+            scale[row, column] = 0.88 / (1 - (ids[row, text] == mask_id).mean())
+    return scale
+
+
+def _relative_bias(c: BertConfig, table: np.ndarray, length: int) -> np.ndarray:
+    """Bias of every head, query and key, by their distance."""
+    half = c.relative_position_buckets // 2
+    exact = half // 2
+    bias = np.zeros((c.num_heads, length, length))
+    for query, key in np.ndindex(length, length):
+        away = abs(query - key)
+        if away >= exact:
+            away = min(half - 1, exact + int(np.log(away / exact) / np.log(128 / exact) * (half - exact)))
+        bias[:, query, key] = table[away + (half if key > query else 0)]
+    return bias
+
+
+def _attention(
+    c: BertConfig, x: np.ndarray, params: Any, mask: np.ndarray, base: float, bias: np.ndarray | float
+) -> np.ndarray:
     query, key, value = (
         np.einsum("bld,dhk->bhlk", x, params[name]["kernel"])
         + np.expand_dims(params[name].get("bias", np.zeros(1)), -2)
@@ -139,7 +215,9 @@ def _attention(c: BertConfig, x: np.ndarray, params: Any, mask: np.ndarray, base
     )
     if c.positions == "rotary":
         query, key = _rotated(query, base), _rotated(key, base)
-    scores = np.einsum("bhlk,bhsk->bhls", query, key) / np.sqrt(c.head_dim)
+    groups = c.num_heads // key.shape[1]
+    key, value = np.repeat(key, groups, axis=1), np.repeat(value, groups, axis=1)
+    scores = np.einsum("bhlk,bhsk->bhls", query, key) / np.sqrt(c.head_dim) + bias
     scores = np.where(mask[:, None], scores, -1e30)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights = weights / weights.sum(-1, keepdims=True)

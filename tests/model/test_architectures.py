@@ -14,7 +14,7 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.model.bert import BertEncoder, count_parameters
 from mlm_jax.model.layers import split_model
-from tests.model.reference import EVERYTHING, count_by_hand, covering_set, encode, name_of
+from tests.model.reference import EVERYTHING, OF_FAMILIES, count_by_hand, covering_set, encode, name_of
 
 SMALL = BertConfig(
     vocabulary_size=61,
@@ -26,8 +26,8 @@ SMALL = BertConfig(
     layer_norm_epsilon=1e-5,
     pooler=False,
 )
-COVERING = [replace(SMALL, **changes) for changes, _ in covering_set()]
-NAMES = [name_of(changes) for changes, _ in covering_set()]
+COVERING = [replace(SMALL, **changes) for changes, _ in (*covering_set(), *OF_FAMILIES.values())]
+NAMES = [*(name_of(changes) for changes, _ in covering_set()), *OF_FAMILIES]
 LENGTH = 17
 DOCUMENTS = np.repeat([[0, 1, 2]], [8, 6, 3], axis=1).repeat(2, axis=0)
 
@@ -160,7 +160,7 @@ def test_embedding_dropout_applies_only_to_the_embeddings() -> None:
     ids, key = jnp.asarray(inputs()[0]), jax.random.key(0)
     for drops in (True, False):
         encoder = BertEncoder(replace(SMALL, embedding_dropout=drops, dropout_rate=0.5), key=key)
-        embedded = np.asarray(encoder.embeddings(ids, None, key, "float32"))
+        embedded = np.asarray(encoder.embeddings(ids, ids > 0, None, None, key, "float32"))
         assert (embedded == 0).any() == drops
         hidden = [np.asarray(encoder(ids, jnp.ones(ids.shape, bool), dropout_key=k)) for k in (key, None)]
         assert np.abs(hidden[0] - hidden[1]).max() > 1e-3

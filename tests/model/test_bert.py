@@ -133,8 +133,8 @@ def test_the_head_runs_at_the_given_positions() -> None:
 @pytest.mark.parametrize(
     "compute",
     [
-        pytest.param(ComputeConfig(remat="dots"), marks=pytest.mark.slow),
-        ComputeConfig(remat="full", scan_unroll=3),
+        pytest.param(compute, marks=pytest.mark.slow)
+        for compute in (ComputeConfig(remat="dots"), ComputeConfig(remat="full", scan_unroll=3))
     ],
 )
 def test_compute_settings_change_neither_values_nor_gradients(compute: ComputeConfig) -> None:
@@ -181,7 +181,7 @@ def test_every_layer_has_its_own_dropout() -> None:
     embeddings_key, layers_key = jax.random.split(jax.random.key(7))
 
     def one_by_one(keys: list[jax.Array]) -> jax.Array:
-        x = encoder.embeddings(ids, jnp.zeros_like(ids), embeddings_key, "float32")
+        x = encoder.embeddings(ids, mask, jnp.zeros_like(ids), None, embeddings_key, "float32")
         for index, key in enumerate(keys):
             x = nnx.merge(graph, jax.tree.map(lambda w, i=index: w[i], stacked))(x, mask, key)
         return x

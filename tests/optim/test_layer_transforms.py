@@ -130,9 +130,7 @@ def test_every_layer_is_optimized_as_optax_does_by_itself(config: OptimizerConfi
                 np.testing.assert_allclose(update, expected[path], rtol=1e-10, atol=1e-13, err_msg=path)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "lamb" else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
 def test_deeper_layers_learn_more_slowly(name: Any) -> None:
     """Counted as in BEiT: the embeddings are one below the first layer, the head one above the last."""
     with jax.enable_x64(True):

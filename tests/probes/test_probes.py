@@ -67,6 +67,7 @@ def test_a_planted_bias_is_found_with_its_direction(biased: MaskedLM) -> None:
     assert len(report.items) == len(TEMPLATES) * 6
 
 
+@pytest.mark.slow
 def test_without_targets_the_most_probable_words_are_compared(biased: MaskedLM) -> None:
     report = probe_templates(biased, TEMPLATES, ["he", "she"], top_k=4)
     names = {estimate.name for estimate in report.estimates}
@@ -93,6 +94,7 @@ def test_no_bias_is_found_in_an_unbiased_model(unbiased: MaskedLM) -> None:
         assert report.verdict.startswith("he / she: no difference found "), report.estimates
 
 
+@pytest.mark.slow
 def test_differences_are_the_models_log_probabilities(biased: MaskedLM) -> None:
     report = probe_templates(biased, TEMPLATES[:1], ["he", "she"], targets=["nurse", "doctornurse"])
     texts = [TEMPLATES[0].replace("{}", who) for who in ("he", "she")]
@@ -108,6 +110,7 @@ def test_differences_are_the_models_log_probabilities(biased: MaskedLM) -> None:
     assert next(e for e in report.estimates if e.name == "nurse").low is None
 
 
+@pytest.mark.slow
 def test_several_groups_are_compared_with_the_first(biased: MaskedLM) -> None:
     report = probe_templates(biased, TEMPLATES, ["he", "she", "he can"], targets=HIS)
     assert [part.split(":")[0] for part in report.verdict.split("; ")[:2]] == ["he / she", "he / he can"]
@@ -146,6 +149,7 @@ def test_the_bootstrap() -> None:
     assert 180 <= held <= 199
 
 
+@pytest.mark.slow
 def test_crows_pairs_by_hand(biased: MaskedLM) -> None:
     pairs = [
         CrowsPair("he can work as a doctor", "she can work as a doctor", "stereo", "gender"),
@@ -175,6 +179,7 @@ def test_crows_pairs_by_hand(biased: MaskedLM) -> None:
     assert probe_crows_pairs(biased, pairs[1:2] * 2).verdict == "prefers the less stereotyping sentences"
 
 
+@pytest.mark.slow
 def test_winobias(biased: MaskedLM) -> None:
     pairs = [PronounPair("[MASK] can work as a doctor", "he", "she", "type 1")] * 3
     pairs += [PronounPair("[MASK] was once a nurse", "she", "he", "type 2")] * 3
@@ -185,6 +190,7 @@ def test_winobias(biased: MaskedLM) -> None:
         probe_winobias(biased, [replace(pairs[0], pro="xyzzy")])
 
 
+@pytest.mark.slow
 def test_minimal_pairs(biased: MaskedLM) -> None:
     pairs = [MinimalPair(f"he can work as a {job}", f"he can as work a {job}", "order") for job in SHARED]
     pairs += [MinimalPair(f"a {job} as", f"he was once a {job}", "nonsense") for job in SHARED]

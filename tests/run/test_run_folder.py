@@ -66,7 +66,7 @@ def test_a_run_owns_its_folder_until_it_ends(one_device: None, tmp_path: Path) -
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("what", ["removed", "moved"])
+@pytest.mark.parametrize("what", ["removed", pytest.param("moved", marks=pytest.mark.slow)])
 def test_a_run_whose_folder_is_gone_fails(one_device: None, tmp_path: Path, what: str) -> None:
     run = tmp_path / "run"
 

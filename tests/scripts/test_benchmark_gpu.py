@@ -91,6 +91,7 @@ def test_rows_that_should_fill_a_card(
     assert estimated_rows(work, int(memory), predicted=predicted, attention_weights=attention_weights) == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -23,12 +23,12 @@ from mlm_jax.store.format_registry import FORMATS
 from mlm_jax.use.masked_batches import masked_batches
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.text_classifier import TextClassifier
-from tests.model.reference import EVERYTHING, covering_set, name_of
+from tests.model.reference import EVERYTHING, OF_FAMILIES, covering_set, name_of
 from tests.run_small import MODEL as TINY
 from tests.run_small import config_of, tokenizer
 from tests.small import MODEL, losses_of, program_of
 
-COVERING = covering_set()
+COVERING = [*covering_set(), *OF_FAMILIES.values()]
 WITHIN = DataConfig(sequence_length=24, attend_within_documents=True)
 # Compilation takes most of the time: by default, only everything at once is tested; the rest is slow.
 FEW = [(EVERYTHING, (2, 2, 2))]

@@ -27,6 +27,7 @@ from mlm_jax.store.format_registry import read_architecture, read_model
 from mlm_jax.store.run_folder import read_config
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.formats.folders import hugging_face_folder, state_dict
+from tests.formats.other_weights import write_flax, write_tf_h5
 from tests.report.sweeps import write_sweep
 from tests.run_small import prepared, uninterrupted
 
@@ -70,6 +71,20 @@ def pickled(folder: Path) -> Path:
     (folder / "model.safetensors").unlink()
     state = {name: torch.from_numpy(array) for name, array in state_dict().items()}
     torch.save(state, folder / "pytorch_model.bin")
+    return folder
+
+
+def flax(folder: Path) -> Path:
+    hugging_face_folder(folder)
+    (folder / "model.safetensors").unlink()
+    write_flax(state_dict(), folder / "flax_model.msgpack")
+    return folder
+
+
+def tensorflow(folder: Path) -> Path:
+    hugging_face_folder(folder)
+    (folder / "model.safetensors").unlink()
+    write_tf_h5(state_dict(), folder / "tf_model.h5")
     return folder
 
 
@@ -118,6 +133,8 @@ READERS = {
     "hugging_face-model.safetensors": Reader(hugging_face_folder, "model.safetensors", use_model),
     "hugging_face-index.json": Reader(hugging_face_shards, "model.safetensors.index.json", use_model),
     "hugging_face-pytorch_model.bin": Reader(pickled, "pytorch_model.bin", use_model),
+    "hugging_face-flax_model.msgpack": Reader(flax, "flax_model.msgpack", use_model),
+    "hugging_face-tf_model.h5": Reader(tensorflow, "tf_model.h5", use_model),
     "mlm_jax-config.json": Reader(without_checksums, "config.json", use_model),
     "mlm_jax-model.safetensors": Reader(without_checksums, "model.safetensors", use_model),
     "mlm_jax-checksums": Reader(native, "mlm_jax.sha256", use_model),

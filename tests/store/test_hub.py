@@ -159,19 +159,18 @@ def test_every_format_is_downloaded(
 def test_weights_are_downloaded_in_one_format(hub: Path, tmp_path: Path) -> None:
     (hub / "user").mkdir()
     folder = hugging_face_folder(hub / "user" / "model@main")
-    for name in (
-        "pytorch_model.bin",
-        "bert_model.ckpt.index",
-        "bert_model.ckpt.data-00000-of-00001",
-        "big.h5",
-    ):
+    kinds = [
+        ["model.safetensors"],
+        ["pytorch_model.bin"],
+        ["flax_model.msgpack"],
+        ["tf_model.h5"],
+        ["bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"],
+    ]
+    for name in ["big.h5", *(name for kind in kinds[1:] for name in kind)]:
         (folder / name).touch()
-    found = find_model("hf://user/model")
-    assert {path.name for path in found.iterdir()} == {"config.json", "vocab.txt", "model.safetensors"}
-    (folder / "model.safetensors").unlink()
-    shutil.rmtree(tmp_path / "cache")
-    assert "pytorch_model.bin" in {path.name for path in find_model("hf://user/model").iterdir()}
-    shutil.rmtree(tmp_path / "cache")
-    (folder / "pytorch_model.bin").unlink()
-    names = {path.name for path in find_model("hf://user/model").iterdir()}
-    assert {"bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"} <= names
+    for kind in kinds:
+        found = find_model("hf://user/model")
+        assert {path.name for path in found.iterdir()} == {"config.json", "vocab.txt", *kind}
+        shutil.rmtree(tmp_path / "cache")
+        for name in kind:
+            (folder / name).unlink()

@@ -68,9 +68,9 @@ def conversions(tmp_path: Path, progress: bool) -> None:
     [
         (evaluate, "row/s"),
         (features, "3text"),
-        (likelihoods, "row/s"),
-        (predictions, "2/2"),
-        (conversions, "5/6 reading back"),
+        pytest.param(likelihoods, "row/s", marks=pytest.mark.slow),
+        pytest.param(predictions, "2/2", marks=pytest.mark.slow),
+        pytest.param(conversions, "5/6 reading back", marks=pytest.mark.slow),
     ],
 )
 def test_progress_is_shown_only_if_requested(

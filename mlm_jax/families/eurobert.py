@@ -1,0 +1,132 @@
+"""EuroBERT (Boizard et al. 2025): Llama's layers without causality: RMSNorm, rotary positions, shared keys, SwiGLU.
+
+The masked-LM head is the output embedding alone. Classifiers are not supported.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config.model import BertConfig
+from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row
+from mlm_jax.families.settings import (
+    check_only,
+    check_whole,
+    config_from_settings,
+    given,
+    rotary_base_in,
+    rotary_settings,
+    settings_from_config,
+)
+
+_CONVENTIONS: Conventions = but(
+    BERT_CONVENTIONS,
+    "num_key_value_heads",
+    positions=("rotary",),
+    norm=("rms_norm",),
+    norm_placement=("pre",),
+    embedding_norm=(False,),
+    biases=(False,),
+    activation=("swiglu",),
+    head_transform=(False,),
+    num_segments=(0,),
+    pooler=(False,),
+)
+_SETTINGS: Mapping[str, str] = {
+    "vocab_size": "vocabulary_size",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_dim",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_dim",
+    "max_position_embeddings": "max_sequence_length",
+    "attention_dropout": "attention_dropout_rate",
+    "initializer_range": "initializer_stddev",
+    "tie_word_embeddings": "tie_embeddings",
+    "rms_norm_eps": "layer_norm_epsilon",
+}
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 128_256,
+    "max_position_embeddings": 8192,
+    "attention_dropout": 0.0,
+    "tie_word_embeddings": False,
+    "rms_norm_eps": 1e-5,
+}
+_LAYER = LayerNames(
+    layer="layers.{layer}",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.o_proj",
+    attention_norm="input_layernorm",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+    down="mlp.down_proj",
+    feed_forward_norm="post_attention_layernorm",
+)
+ROWS: tuple[Row, ...] = (
+    Row("model.embed_tokens.weight", "encoder/embeddings/token"),
+    *_LAYER.rows("model."),
+    *TORCH.norm("model.norm", "encoder/final_norm"),
+    Row("lm_head.weight", "head/output"),
+)
+
+
+def _heads(file: Path, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns the heads of queries and of keys. Raises InputError if they are not as wide as hidden_size in all."""
+    settings = given(settings, num_attention_heads=12, hidden_size=768)
+    check_whole(file, settings, "num_attention_heads", "hidden_size")
+    heads: int = settings["num_attention_heads"]
+    check_only(file, settings, head_dim=settings["hidden_size"] // max(1, heads))
+    return heads, given(settings, num_key_value_heads=heads)["num_key_value_heads"]
+
+
+def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+    settings = given(settings, **_DEFAULTS)
+    check_only(file, settings, hidden_act="silu", attention_bias=False, mlp_bias=False)
+    heads, groups = _heads(file, settings)
+    return config_from_settings(
+        format_name,
+        file,
+        settings,
+        _SETTINGS,
+        _CONVENTIONS,
+        num_key_value_heads=None if groups == heads else groups,
+        rotary_base=rotary_base_in(file, settings, 10_000.0),
+        dropout_rate=0.0,
+    )
+
+
+def _write(config: BertConfig) -> dict[str, Any]:
+    return settings_from_config(config, _SETTINGS) | {
+        "hidden_act": "silu",
+        "num_key_value_heads": config.key_value_heads,
+        "head_dim": config.head_dim,
+        **rotary_settings(config),
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
+
+
+EUROBERT = Family(
+    name="EuroBERT",
+    model_type="eurobert",
+    class_prefix="EuroBert",
+    prefix="model.",
+    conventions=_CONVENTIONS,
+    classes={
+        "ForMaskedLM": ("encoder", "head"),
+        "ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"],
+        "Model": ("encoder",),
+    },
+    rows=lambda parts: ROWS,
+    nearest=lambda config: replace(config, dropout_rate=0.0),
+    read=_read,
+    write=_write,
+    token_table="model.embed_tokens.weight",
+    decoder="lm_head.weight",
+    bias="",
+    heads=("lm_head.",),
+)

@@ -1,0 +1,198 @@
+"""BERT with rotary positions: NomicBERT (Nussbaum et al. 2024) and Jina Embeddings 3 (Sturua et al. 2024).
+
+NomicBERT's feed-forward is gated by SiLU, and its norms and heads alone have biases.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config.model import BertConfig
+from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
+from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.settings import (
+    TRANSFORMERS_SETTINGS,
+    check_only,
+    config_from_settings,
+    given,
+    rotary_base_in,
+    rotary_settings,
+    shared_settings,
+)
+
+ROTARY_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, positions=("rotary",))
+# Published files, and those that transformers writes, have the names of the models' first authors.
+_LAYER = LayerNames(
+    layer="encoder.layers.{layer}",
+    query="attn.Wqkv",
+    key="attn.Wqkv",
+    value="attn.Wqkv",
+    output="attn.out_proj",
+    attention_norm="norm1",
+    gate="mlp.fc12",
+    up="mlp.fc11",
+    down="mlp.fc2",
+    feed_forward_norm="norm2",
+)
+_JINA_LAYER = _LAYER._replace(
+    query="mixer.Wqkv",
+    key="mixer.Wqkv",
+    value="mixer.Wqkv",
+    output="mixer.out_proj",
+    gate="",
+    up="mlp.fc1",
+)
+_LM_HEAD, _CLS = "lm_head.", "cls.predictions."
+
+
+def _rows(
+    prefix: str, layer: LayerNames, head: tuple[Row, ...], classifier: str, parts: Sequence[str]
+) -> tuple[Row, ...]:
+    # With two layers of its own, the classifier has the pooler.
+    joined = classifier != "classifier" and "classifier" in parts
+    return (
+        *embedding_rows(prefix, "embeddings.LayerNorm" if prefix == "gte." else "emb_ln"),
+        *layer.rows(prefix),
+        *TORCH.linear("classifier.dense" if joined else f"{prefix}pooler.dense", "encoder/pooler"),
+        *head,
+        *TORCH.linear(classifier, "classifier"),
+    )
+
+
+def _nearest(conventions: Conventions, config: BertConfig) -> BertConfig:
+    return replace(
+        config,
+        embedding_dropout=True,
+        head_activation="silu" if "silu" in conventions.get("head_activation", ()) else "gelu",
+        head_layer_norm_epsilon=config.layer_norm_epsilon,
+    )
+
+
+def _read(
+    conventions: Conventions,
+    activation: str,
+    defaults: Mapping[str, Any],
+    base: float,
+    format_name: str,
+    file: Path,
+    settings: Mapping[str, Any],
+) -> BertConfig:
+    settings = given(settings, **defaults)
+    check_only(file, settings, hidden_act=activation)
+    if settings.get("head_dim") is not None:
+        sizes = given(settings, hidden_size=768, num_attention_heads=12)
+        check_only(file, settings, head_dim=sizes["hidden_size"] // sizes["num_attention_heads"])
+    return config_from_settings(
+        format_name,
+        file,
+        settings,
+        TRANSFORMERS_SETTINGS,
+        conventions,
+        rotary_base=rotary_base_in(file, settings, base),
+        layer_norm_epsilon=settings["layer_norm_eps"],
+        head_layer_norm_epsilon=settings["layer_norm_eps"],
+    )
+
+
+def _write(activation: str, config: BertConfig) -> dict[str, Any]:
+    plain = replace(config, activation="gelu", num_key_value_heads=None)
+    return shared_settings(plain) | {"hidden_act": activation} | rotary_settings(config)
+
+
+def rotary_family(
+    name: str,
+    model_type: str,
+    class_prefix: str,
+    prefix: str,
+    conventions: Conventions,
+    activation: str,
+    defaults: Mapping[str, Any],
+    base: float,
+    head: tuple[str, str, str],
+    bias: tuple[str, str],
+    layer: LayerNames = _LAYER,
+    classifier: str = "classifier",
+    classes: Mapping[str, tuple[str, ...]] = TOKEN_CLASSES,
+) -> Family:
+    """Returns a family with BERT's embeddings, without positions, and with norms after each block.
+
+    `defaults` are the library's where they are not BERT's, `base` is its rotary base. `head` has the names of the dense
+    layer, the norm and the output of the masked-LM head, `bias` those of its bias and of the tensor that repeats it.
+    """
+    dense, norm, decoder = head
+    find: Callable[[Sequence[str]], tuple[Row, ...]] = partial(
+        _rows, prefix, layer, head_rows(dense, norm, decoder, bias[0]), classifier
+    )
+    return Family(
+        name=name,
+        model_type=model_type,
+        class_prefix=class_prefix,
+        prefix=prefix,
+        conventions=conventions,
+        classes={
+            "ForMaskedLM": ("encoder", "head"),
+            "ForSequenceClassification": ("encoder", "classifier"),
+            **classes,
+            "Model": ("encoder",),
+        },
+        rows=find,
+        nearest=partial(_nearest, conventions),
+        read=partial(_read, conventions, activation, {"layer_norm_eps": 1e-12} | dict(defaults), base),
+        write=partial(_write, activation),
+        token_table=f"{prefix}embeddings.word_embeddings.weight",
+        decoder=decoder,
+        bias=bias[0],
+        decoder_bias=bias[1],
+        heads=(_CLS if decoder.startswith(_CLS) else _LM_HEAD,),
+        classifier="classifier.",
+        constants=buffers_of_embeddings(prefix),
+        unused=(f"{prefix}pooler.",) if classifier != "classifier" else (),
+    )
+
+
+def lm_head(norm: str, bias: str, decoder_bias: str) -> dict[str, Any]:
+    """Returns the names of a head like RoBERTa's, as arguments of `rotary_family`."""
+    return {
+        "head": ("lm_head.dense", norm, "lm_head.decoder.weight"),
+        "bias": (bias, decoder_bias),
+    }
+
+
+NOMIC_BERT = rotary_family(
+    "NomicBERT",
+    "nomic_bert",
+    "NomicBert",
+    "nomic_bert.",
+    but(
+        ROTARY_CONVENTIONS,
+        activation=("swiglu",),
+        attention_biases=(False,),
+        feed_forward_biases=("none",),
+        head_activation=("silu",),
+    ),
+    "silu",
+    {"vocab_size": 30_528, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    | {"max_position_embeddings": 2048},
+    1000.0,
+    head=(f"{_CLS}transform.dense", f"{_CLS}transform.layer_norm", f"{_CLS}decoder.weight"),
+    bias=(f"{_CLS}bias", f"{_CLS}decoder.bias"),
+    classes={"ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"]},
+)
+JINA_EMBEDDINGS_V3 = rotary_family(
+    "Jina Embeddings 3",
+    "jina_embeddings_v3",
+    "JinaEmbeddingsV3",
+    "roberta.",
+    but(ROTARY_CONVENTIONS, activation=("gelu",)),
+    "gelu",
+    {"vocab_size": 250_002, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    | {"intermediate_size": 4096, "max_position_embeddings": 8194, "type_vocab_size": 1}
+    | {"layer_norm_eps": 1e-5},
+    20_000.0,
+    **lm_head("lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.bias"),
+    layer=_JINA_LAYER,
+    classifier="classifier.out_proj",
+)
