@@ -50,7 +50,11 @@ def with_vocabulary(
             if path == _BIAS
             else _rows(leaf, origins, num_entries)
         )
-    config: BertConfig = replace(model.config, vocabulary_size=len(origins.kept))
+    config: BertConfig = replace(
+        model.config,
+        vocabulary_size=len(origins.kept),
+        mask_dropout_id=None if model.config.mask_dropout_id is None else tokenizer.mask_token_id,
+    )
     return replace(model, config=config, params=nest_params(flat), tokenizer=tokenizer)
 
 

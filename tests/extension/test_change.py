@@ -27,3 +27,14 @@ def test_a_moved_model_counts_positions_from_the_new_padding() -> None:
     moved = move("other", model, word_piece()).model
     assert moved.config.position_offset == word_piece().pad_token_id + 1
     assert moved.config.vocabulary_size == word_piece().vocabulary_size
+
+
+def test_a_moved_model_knows_the_id_of_the_mask() -> None:
+    old = word_piece()
+    model = model_of(old, mask_dropout_id=old.mask_token_id)
+    backend = bert_backend({entry: i for i, entry in enumerate(["a", *SPECIAL_TOKENS])}, lowercase=True)
+    new = Tokenizer(backend, "test")
+    assert new.mask_token_id != old.mask_token_id
+    assert move("other", model, new).model.config.mask_dropout_id == new.mask_token_id
+    assert add_words("list", model, ["sarcoma"]).model.config.mask_dropout_id == old.mask_token_id
+    assert move("other", model_of(old), new).model.config.mask_dropout_id is None
