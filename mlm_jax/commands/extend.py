@@ -28,7 +28,9 @@ class Arguments:
     output: Path = required("FOLDER")
     """Folder to create for the model."""
     tokens: Path | None = None
-    """Text file with one new word per line."""
+    """Text file with one new word per line.
+
+    A line that the tokenizer divides at a space or punctuation, such as covid-19, is left out, with a note."""
     from_corpus: tuple[str, ...] = ()
     """Text whose most costly words become entries: .txt, .jsonl, .csv, .tsv or .parquet files, folders, globs, URLs."""
     num_tokens: int | None = None

@@ -130,8 +130,7 @@ class _ByteLevel:
         return [piece for word, _ in words for piece in pieces_of(self._tokenizer, word)]
 
     def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
-        if not content["model"].get("ignore_merges"):
-            self._warn_of_words_without_merges()
+        self._warn_of_words_without_merges()
         content["model"]["vocab"].update(token_ids)
         content["model"]["ignore_merges"] = True
 
@@ -144,7 +143,7 @@ class _ByteLevel:
                 lost.append(entry)
         if lost:
             warnings.warn(
-                f"{len(lost):,} entries of the tokenizer have no merges and were never found in text, such as "
-                f"{min(lost)!r}; with new words, they are",
+                f"{len(lost):,} of the tokenizer's entries, such as {min(lost)!r}, could not be found in text for want "
+                "of merges; with new words, they are found",
                 stacklevel=2,
             )

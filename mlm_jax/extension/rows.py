@@ -1,15 +1,17 @@
 """The parameters of a model with another vocabulary.
 
 The row of a new entry is the mean of the rows of its pieces (Gee et al. 2022, Fast Vocabulary Transfer), in the input
-table and, if it is not tied, in the output table. The product of that row with a hidden state is then the mean of those
-of the pieces; the rest of the logit is the bias, which holds what does not depend on the context: log-frequency
-(Meister et al. 2023). A piece's logit without its log-frequency says how well it fits the context, and a new word fits
-as well as its pieces do on average, so its bias is
+table and, if it is not tied, in the output table. The product of that row with a hidden state is the mean of those of
+its pieces, and its bias does the rest. A piece's logit minus its log-frequency says how well the piece fits the context.
+A new word shall fit as well as its pieces do on average, and be as likely as its own frequency demands, as if the output
+layer had begun with log-frequencies (Meister et al. 2023, A Natural Bias for Language Generation Models):
 
-    mean of (bias of the piece - log count of the piece) + log count of the word.
+    bias of the word = mean of (bias of the piece - log count of the piece) + log count of the word
 
-Counts have one added, so that no logarithm is of zero. Without a text to count in, biases stand in for the logarithms,
-and the word counts as often as its rarest piece, which is the most it can: its bias is the smallest of its pieces'.
+Counts have one added, so that no logarithm is of zero. Biases of entries that are kept do not change.
+
+Without a text to count in, biases stand in for the logarithms, and the word counts as often as its rarest piece, which
+is the most it can: its bias is the smallest of its pieces'.
 """
 
 from dataclasses import dataclass, replace

@@ -173,8 +173,8 @@ def test_entries_that_merges_never_reach_are_told(recwarn: pytest.WarningsRecord
     assert old.encode(" sodalite").size > 1
     extended, _ = extend("list", old, ["glioma"])
     assert [str(warning.message) for warning in recwarn] == [
-        "1 entries of the tokenizer have no merges and were never found in text, such as 'Ġsodalite'; with new words, "
-        "they are"
+        "1 of the tokenizer's entries, such as 'Ġsodalite', could not be found in text for want of merges; with new "
+        "words, they are found"
     ]
     assert extended.tokenizer.encode(" sodalite").tolist() == [old.token_to_id("Ġsodalite")]
     extend("list", extended.tokenizer, ["sarcoma"])

@@ -185,6 +185,11 @@ def test_punctuation_is_the_same_within_a_word() -> None:
     assert made == {"e-s": ["##e", "-", "s"], "##a,s": [], "": []}
 
 
+def test_a_text_without_pieces_within_a_word_may_be_a_word() -> None:
+    _, made, _ = kept_and_made(word_piece("ωα"), word_piece("##ωα"))
+    assert made == {"##ωα": ["ωα"]}
+
+
 def test_parts_of_characters_are_kept_by_their_bytes() -> None:
     old = byte_level()
     new = extend("list", old, ["glioma"])[0].tokenizer
