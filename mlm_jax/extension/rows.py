@@ -2,9 +2,10 @@
 
 The row of a new entry is the mean of the rows of its pieces (Gee et al. 2022, Fast Vocabulary Transfer), in the input
 table and, if it is not tied, in the output table. The product of that row with a hidden state is the mean of those of
-its pieces, and its bias does the rest. A piece's logit minus its log-frequency says how well the piece fits the context.
-A new word shall fit as well as its pieces do on average, and be as likely as its own frequency demands, as if the output
-layer had begun with log-frequencies (Meister et al. 2023, A Natural Bias for Language Generation Models):
+its pieces, and its bias does the rest. A piece's logit minus its log-frequency says how well the piece fits the
+context. A new word shall fit as well as its pieces do on average, and be as likely as its own frequency demands, as
+if the output layer had begun with log-frequencies (Meister et al. 2023, A Natural Bias for Language Generation
+Models):
 
     bias of the word = mean of (bias of the piece - log count of the piece) + log count of the word
 
