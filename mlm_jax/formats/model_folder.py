@@ -185,7 +185,7 @@ def spare_rows(config: BertConfig, tokenizer: Tokenizer) -> list[str]:
 def without_padded_rows(config: BertConfig, params: dict[str, Any]) -> tuple[BertConfig, dict[str, Any]]:
     """Returns the model without the rows that `vocabulary_multiple` adds to the vocabulary."""
     flat = flatten_params(params)
-    flat |= {path: leaf[: config.vocabulary_size] for path, leaf in _vocabulary_leaves(config, flat).items()}
+    flat |= {path: leaf[: config.vocabulary_size] for path, leaf in vocabulary_leaves(config, flat).items()}
     return replace(config, vocabulary_multiple=1), nest_params(flat)
 
 
@@ -194,12 +194,12 @@ def with_padded_rows(config: BertConfig, params: dict[str, Any]) -> dict[str, An
     spare = config.padded_vocabulary_size - config.vocabulary_size
     flat = flatten_params(params)
     if spare:
-        for path, leaf in _vocabulary_leaves(config, flat).items():
+        for path, leaf in vocabulary_leaves(config, flat).items():
             flat[path] = np.pad(leaf, [(0, spare)] + [(0, 0)] * (leaf.ndim - 1))
     return nest_params(flat)
 
 
-def _vocabulary_leaves(config: BertConfig, flat: Mapping[str, Any]) -> dict[str, Any]:
+def vocabulary_leaves(config: BertConfig, flat: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters with one row per vocabulary entry."""
     declared = declared_parameters(config, PARTS)
     return {path: leaf for path, leaf in flat.items() if declared[path].axes[0] == "vocabulary"}

@@ -292,6 +292,11 @@ class Tokenizer:
         return isinstance(model, WordLevel)
 
     @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer. Do not change it."""
+        return self._backend
+
+    @property
     def kind(self) -> str:
         """Kind of the model: WordPiece, BPE, ..."""
         return self._kinds[0]

@@ -1,0 +1,65 @@
+"""Small tokenizers of each kind."""
+
+from functools import cache
+
+import tokenizers
+from tokenizers.trainers import BpeTrainer
+
+from mlm_jax.text.byte_level import frame_texts
+from mlm_jax.text.roles import ROBERTA_ROLES
+from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.text.wordpiece import SPECIAL_TOKENS, bert_backend
+
+TEXT = [
+    "the lake is blue and the sea is green",
+    "a glider is a plane; the Glider of the lake",
+    "blast and mass, chroma and stigma",
+    "some sodium is in the sea (lake salt)",
+]
+PIECES = [
+    "the",
+    "lake",
+    "is",
+    "a",
+    "gl",
+    "s",
+    "##io",
+    "##bla",
+    "##sto",
+    "##ma",
+    "##s",
+    "sar",
+    "##co",
+    ",",
+    "-",
+]
+LETTERS = "abcdefghiklmnoprstuz"
+
+
+def word_piece(*more: str, lowercase: bool = True) -> Tokenizer:
+    """Returns a WordPiece tokenizer of `PIECES`, single letters, and `more`."""
+    letters = [f"{mark}{letter}" for mark in ("", "##") for letter in LETTERS]
+    entries = dict.fromkeys([*SPECIAL_TOKENS, *more, *PIECES, *letters])
+    backend = bert_backend({entry: i for i, entry in enumerate(entries)}, lowercase=lowercase)
+    return Tokenizer(backend, "test")
+
+
+@cache
+def byte_level() -> Tokenizer:
+    """Returns a byte-level BPE tokenizer with RoBERTa's special tokens, trained on `TEXT`."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=310,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(TEXT * 3, trainer=trainer)
+    frame_texts(backend, ROBERTA_ROLES)
+    return Tokenizer(backend, "test", ROBERTA_ROLES)
+
+
+def pieces(tokenizer: Tokenizer, text: str) -> list[str | None]:
+    return [tokenizer.id_to_token(token_id) for token_id in tokenizer.encode(text)]
