@@ -133,7 +133,8 @@ class BertConfig:
     mask_dropout_id: int | None = None
     """Id of the mask token, if its embedding is dropped; None: it is not.
 
-    Dropped embeddings are zero, and the others are scaled to make up for it. The scale is (1 - 0.12) / (1 - share of masks in the text), as in ESM-2 (Lin et al. 2022)."""
+    Dropped embeddings are zero, and the others are scaled to make up for it: by (1 - 0.12) / (1 - share of masks in
+    the text), as in ESM-2 (Lin et al. 2022)."""
     shared_layers: bool = False
     """Use one set of weights in all layers (Lan et al. 2019, ALBERT)."""
     biases: bool = True
