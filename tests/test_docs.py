@@ -80,7 +80,7 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 module.one_name(words) if name == "train" else words,
                 line,
                 flags_class=getattr(module, "Arguments", None),
-                without_config=(lambda given: flags.build(TrainConfig, given, TrainConfig()))
+                without_config=(lambda given, _: flags.build(TrainConfig, given, TrainConfig()))
                 if name == "train"
                 else None,
             )

@@ -43,12 +43,12 @@ def parse_config_and_flags(
     flags_class: type | None = None,
     before_config: Callable[[DistributedConfig], None] | None = None,
     after_flags: Callable[[TrainConfig, Collection[str]], TrainConfig] | None = None,
-    without_config: Callable[[dict[str, Any]], TrainConfig] | None = None,
+    without_config: Callable[[dict[str, Any], dict[str, Any]], TrainConfig] | None = None,
 ) -> tuple[TrainConfig, Any]:
     """Parses `CONFIG [--setting value …]`, where flags of the dataclass `flags_class` may be mixed with the settings.
 
-    With `without_config`, CONFIG may be omitted if --init-from names a model: it is called with the settings on the
-    command line, and returns the whole config.
+    With `without_config`, CONFIG may be omitted if --init-from names a model: it is called with the settings and the
+    flags of `flags_class` on the command line, and returns the whole config.
 
     If the command line names a coordinator, `before_config` is called with its `distributed` settings before a Python
     config is run. Calls such as `jax.device_count()` in the config then describe the whole job.
@@ -83,7 +83,7 @@ def parse_config_and_flags(
     given = read([*own_flags, *settings], arguments[1:] if is_config else arguments, prog)
     own = {name: given.pop(name) for name in [flag.field for flag in own_flags] if name in given}
     if not is_config and without_config is not None:
-        config = without_config(given)
+        config = without_config(given, own)
     else:
         if before_config is not None and "distributed.coordinator" in given and _runs_code(arguments[0]):
             job = {name: value for name, value in given.items() if name.startswith("distributed.")}

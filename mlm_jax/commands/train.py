@@ -9,7 +9,7 @@ from typing import Any
 from mlm_jax.commands.config_flags import parse_config_and_flags
 from mlm_jax.commands.flags import build
 from mlm_jax.config import DistributedConfig, TrainConfig
-from mlm_jax.errors import EXIT_STOPPED
+from mlm_jax.errors import EXIT_STOPPED, InputError
 from mlm_jax.run.host_memory import keep_freed_memory
 
 ABOUT = (
@@ -26,6 +26,11 @@ class Flags:
 
     from_step: int | None = None
     """Resume from the checkpoint of this step; later ones are renamed to STEP.superseded."""
+    texts: tuple[str, ...] = ()
+    """Text to prepare first, into OUTPUT_DIR-data, in place of --data.path.
+
+    Needs --from MODEL without a config, and prepares with the tokenizer of the model. One document in 20 is held out
+    for evaluation. `mlm-jax prepare` has more settings."""
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
@@ -40,6 +45,10 @@ def main(arguments: Sequence[str], prog: str) -> int:
         after_flags=_with_settings_of_source,
         without_config=_continuing_config,
     )
+    if flags.texts and config.data.path != prepared_folder(config.output_dir):
+        raise InputError(
+            "--texts: needs --from MODEL without a config; mlm-jax prepare prepares text for one"
+        )
     _join(config.distributed)
     # Imported late, so that a mistyped setting is reported before jax starts.
     from mlm_jax.run.trainer import train
@@ -79,10 +88,25 @@ def _with_settings_of_source(config: TrainConfig, given: Collection[str]) -> Tra
     return replace(config, model=model)
 
 
-def _continuing_config(given: dict[str, Any]) -> TrainConfig:
-    from mlm_jax.run.adapt import adapting_config, completed
+def prepared_folder(output_dir: str) -> str:
+    """Returns the folder of the text that a run prepares."""
+    return f"{output_dir.rstrip('/')}-data"
 
-    base = adapting_config(given["init_from"], given.get("output_dir", TrainConfig().output_dir))
+
+def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainConfig:
+    from mlm_jax.run.adapt import adapting_config, completed, prepare_texts
+
+    output_dir = given.get("output_dir", TrainConfig().output_dir)
+    if flags.get("texts"):
+        if "data.path" in given:
+            raise InputError("--texts and --data.path: must be one of them")
+        if given.get("distributed.coordinator"):
+            raise InputError(
+                "--texts: must be prepared before a job of several processes, with mlm-jax prepare"
+            )
+        given["data.path"] = prepared_folder(output_dir)
+        prepare_texts(flags["texts"], given["init_from"], given["data.path"])
+    base = adapting_config(given["init_from"], output_dir)
     return completed(build(TrainConfig, given, base), given)
 
 

@@ -1,18 +1,20 @@
 """The config of a run that continues a model, for those who have none of their own."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
 from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import read_manifest
-from mlm_jax.data.prepare import EVALUATION_FOLDER
+from mlm_jax.data.prepare import EVALUATION_FOLDER, prepare
 from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
+from mlm_jax.store.hub import find_tokenizer
 from mlm_jax.store.loading import load_architecture
 from mlm_jax.store.run_folder import is_run_folder, read_config
+from mlm_jax.text.tokenizer import Tokenizer
 
 # As is usual for continued pretraining: the rate of fine-tuning, a short warm-up, and a few passes over the text.
 _LEARNING_RATE = 5e-5
@@ -20,6 +22,7 @@ _WARMUP_SHARE = 0.06
 _PASSES = 3
 _BATCH_SIZE = 32
 _LONGEST_ROWS = 256
+_HELD_OUT = 0.05
 
 
 def adapting_config(model: str, output_dir: str) -> TrainConfig:
@@ -53,6 +56,20 @@ def adapting_config(model: str, output_dir: str) -> TrainConfig:
     )
 
 
+def prepare_texts(texts: Sequence[str], model: str, folder: str) -> None:
+    """Prepares text files with the tokenizer of a model, and holds out a share of the documents for evaluation.
+
+    Does nothing if the folder is complete.
+
+    Raises:
+        InputError: the text is unusable, or the folder has been prepared from other text.
+    """
+    preparation = prepare(texts, Tokenizer.load(find_tokenizer(model)), folder, eval_share=_HELD_OUT)
+    say(f"{folder}: {preparation.summary()}")
+    for warning in preparation.warnings:
+        say(f"warning: {folder}: {warning}")
+
+
 def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     """Returns the config with what depends on the data and on other settings, unless it is `given`; and prints it.
 
@@ -63,7 +80,9 @@ def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         InputError: there are no data at `config.data.path`.
     """
     if not config.data.path:
-        raise InputError("data.path: must be given, the folder of prepared text; `mlm-jax prepare` makes one")
+        raise InputError(
+            "data.path: must be given, the folder of prepared text; `mlm-jax prepare` makes one, or --texts on the way"
+        )
     if is_run_folder(Path(config.output_dir)):
         return config
     held_out = Path(config.data.path) / EVALUATION_FOLDER

@@ -13,7 +13,7 @@ from mlm_jax.run.adapt import adapting_config, completed
 from mlm_jax.run.init_from import params_to_start_from
 from mlm_jax.store.hub import find_tokenizer
 from mlm_jax.text.tokenizer import Tokenizer
-from tests.run_small import MODEL, prepared, run_script, tokenizer, uninterrupted
+from tests.run_small import MODEL, config_of, prepared, run_script, tokenizer, uninterrupted, write_config
 
 
 def test_shape_and_conventions_are_those_of_the_model() -> None:
@@ -57,6 +57,30 @@ def test_the_command_continues_a_run_and_resumes_what_it_started(tmp_path: Path)
     again = run_script(*command)
     assert again.returncode == 0, again.stderr
     assert "already finished, at step 3 of 3" in again.stderr
+
+
+@pytest.mark.slow
+def test_text_is_prepared_on_the_way(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"the cook saw {number} birds in the tree\n" for number in range(400)))
+    command = ("train", "--from", uninterrupted(), "--texts", text, "--output-dir", tmp_path / "run")
+    ended = run_script(*command, "--num-steps", 2, "--batch-size", 8)
+    assert ended.returncode == 0, ended.stderr
+    config = load_config(tmp_path / "run")
+    assert config.data.path == str(tmp_path / "run-data")
+    assert config.data.eval_path == str(tmp_path / "run-data" / "eval")
+    again = run_script(*command)
+    assert "already finished, at step 2 of 2" in again.stderr
+    both = run_script(*command, "--data.path", prepared())
+    assert both.returncode == 2
+    assert "--texts and --data.path: must be one of them" in both.stderr
+
+
+def test_texts_need_a_model_in_place_of_a_config(tmp_path: Path) -> None:
+    config = write_config(config_of(tmp_path / "run"))
+    refused = run_script("train", config, "--texts", tmp_path / "text.txt")
+    assert refused.returncode == 2
+    assert "--texts: needs --from MODEL without a config" in refused.stderr
 
 
 def test_without_config_and_model_the_usage_is_shown() -> None:
