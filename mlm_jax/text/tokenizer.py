@@ -17,12 +17,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically, write_together
-from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of
-from mlm_jax.text.tokenizer_files import (
-    TOKENIZER_CONFIG_FILE,
-    VOCABULARY_FILE,
-    load_backend,
-)
+from mlm_jax.text.folder_settings import TOKENIZER_CONFIG_FILE, VOCABULARY_FILE
+from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of, set_frame
+from mlm_jax.text.tokenizer_files import load_backend
 from mlm_jax.text.tokenizer_json import TOKENIZER_FILE, fingerprint_of, saved_config
 from mlm_jax.text.word_table import WordTable
 from mlm_jax.text.wordpiece import (
@@ -62,6 +59,8 @@ class Tokenizer:
         self.pad_token_id, self.unknown_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = (
             self._token_ids[token] for token in roles.names
         )
+        if backend.post_processor is None:
+            set_frame(backend, roles)
         self.frame = frame_of(backend, self.cls_token_id, self.sep_token_id, source)
         self._added_tokens = backend.get_added_tokens_decoder()
         added = (token_id for token_id, token in self._added_tokens.items() if token.special)
@@ -268,6 +267,11 @@ class Tokenizer:
         Raises:
             InputError: the tokenizer does not follow BERT's rules, so a `vocab.txt` cannot express it.
         """
+        if self.roles != BERT_ROLES:
+            raise InputError(
+                f"tokenizer: its special tokens are {', '.join(self.roles.names)}: must be "
+                f"{', '.join(BERT_ROLES.names)}"
+            )
         if self._bert_rules is None:
             raise InputError(
                 f"tokenizer of {', '.join(self._kinds)}: must be WordPiece, BertNormalizer and BertPreTokenizer"
@@ -305,6 +309,8 @@ class Tokenizer:
     def _bert_rules(self) -> dict[str, bool] | None:
         """Settings of BERT's rules, or None if the tokenizer does not follow them."""
         normalizer, model = self._backend.normalizer, self._backend.model
+        if self.roles != BERT_ROLES:
+            return None
         if self._kinds != ("WordPiece", "BertNormalizer", "BertPreTokenizer") or not normalizer.clean_text:
             return None
         if (model.continuing_subword_prefix, model.unk_token) != (CONTINUATION_PREFIX, "[UNK]"):
