@@ -20,7 +20,7 @@ import tokenizers
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
-from tests.peers.odd_texts import odd_texts, real_texts
+from tests.text.odd_texts import odd_texts, real_texts
 
 pytestmark = [pytest.mark.peers, pytest.mark.shared_data, pytest.mark.filterwarnings("ignore")]
 

@@ -1,4 +1,4 @@
-"""Texts for comparisons with other tokenizers: thousands of lines of real text, and strings that few people write."""
+"""Texts for comparisons of tokenizers: thousands of lines of real text, and strings that few people write."""
 
 from pathlib import Path
 
