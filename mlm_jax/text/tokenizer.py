@@ -4,6 +4,7 @@ import contextlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,19 +21,18 @@ from mlm_jax.text.folder_settings import TOKENIZER_CONFIG_FILE, VOCABULARY_FILE
 from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of, set_frame
 from mlm_jax.text.tokenizer_files import load_backend
 from mlm_jax.text.tokenizer_json import TOKENIZER_FILE, fingerprint_of, saved_config
+from mlm_jax.text.training import Kind, TrainingSettings, train_backend
 from mlm_jax.text.unigram import WORD_MARK
 from mlm_jax.text.word_table import WordTable, is_bert, packed, word_table
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     NUM_EXAMPLES,
     WORD_LENGTH_LIMIT,
-    bert_backend,
     check_text,
     checked_size,
     decide_accents,
     sample_documents,
     thinned,
-    train_vocabulary,
     unknown_warning,
 )
 from mlm_jax.text.words import continuation_table
@@ -103,41 +103,52 @@ class Tokenizer:
         documents: Iterable[str],
         vocabulary_size: int,
         *,
-        lowercase: bool = True,
+        lowercase: bool | None = None,
         strip_accents: bool | None = None,
         max_input_chars_per_word: int = WORD_LENGTH_LIMIT,
         sample_characters: int = 50_000_000,
+        kind: Kind = "wordpiece",
+        reserved: int = 0,
+        user_tokens: Sequence[str] = (),
+        k: int = 6,
     ) -> Self:
-        """Trains WordPiece on `documents`; the same documents yield the same vocabulary on every machine.
+        """Trains a tokenizer on `documents`; the same documents yield the same one on every machine.
 
         Args:
             documents: texts to learn from.
             vocabulary_size: maximum number of entries; a small text yields fewer. Ids 0 to 4 are [PAD], [UNK],
-                [CLS], [SEP] and [MASK]. The characters follow, as word starts and as continuations, then the learned
-                pieces. If there are more characters than fit, the rarest are left out.
-            lowercase: True lowercases texts, as BERT's uncased models do.
+                [CLS], [SEP] and [MASK], and reserved entries and user tokens follow. In WordPiece, then come the
+                characters, as word starts and as continuations, and the learned pieces. If there are more characters
+                than fit, the rarest are left out.
+            lowercase: True lowercases texts, as BERT's uncased models do. None does so for WordPiece only.
             strip_accents: True removes accents, umlauts, and vowel signs that are marks ("ü" becomes "u"). None
                 removes them if `lowercase` is true, as BERT does, but keeps them if more than 0.5 % of the visible
                 characters have one, with a warning: in such a language they are letters.
-            max_input_chars_per_word: a longer word becomes [UNK].
+            max_input_chars_per_word: in WordPiece, a longer word becomes [UNK].
             sample_characters: maximum number of characters to learn from. If there are more, only every second,
                 fourth, … document is used. This limits memory to about 10 bytes per character of English.
+            kind: "wordpiece", "byte-bpe", "unigram" (needs the extra `sentencepiece`), "characters" or "k-mers".
+            reserved: number of entries [unused0], [unused1], … that no text has.
+            user_tokens: tokens that are found in text before anything else, such as entity markers.
+            k: length of k-mers, which do not overlap.
 
         Raises:
-            InputError: the vocabulary has no room for characters, or the documents have no text.
+            InputError: the vocabulary has no room, the documents have no text, or a setting is invalid.
         """
-        if max_input_chars_per_word < 1:
-            raise InputError(f"max_input_chars_per_word {max_input_chars_per_word}: expected at least 1")
-        sample = sample_documents(documents, sample_characters)
-        strip = decide_accents(sample, lowercase=lowercase, strip_accents=strip_accents)
-        vocabulary = train_vocabulary(sample, vocabulary_size, lowercase=lowercase, strip_accents=strip)
-        backend = bert_backend(
-            {token: token_id for token_id, token in enumerate(vocabulary)},
-            lowercase=lowercase,
-            strip_accents=strip,
-            max_input_chars_per_word=max_input_chars_per_word,
+        lowers = kind == "wordpiece" if lowercase is None else lowercase
+        settings = TrainingSettings(
+            kind,
+            vocabulary_size,
+            lowers,
+            strip_accents,
+            max_input_chars_per_word,
+            reserved,
+            tuple(user_tokens),
+            k,
         )
-        tokenizer = cls(backend, "training")
+        sample = sample_documents(documents, sample_characters)
+        strip = decide_accents(sample, lowercase=lowers, strip_accents=strip_accents)
+        tokenizer = cls(train_backend(sample, replace(settings, strip_accents=strip)), "training")
         tokenizer._warn_of_unknown_words(sample)
         return tokenizer
 

@@ -27,8 +27,8 @@ _LONG_WORD = 32
 _SPACE = re.compile(r"(?<=\S)(?= \S)")
 # Steps of normalization that change a text on both sides of such a space as if each side were alone.
 _LOCAL_STEPS = {
-    "ByteLevel": {"NFC", "NFD"},
-    "Metaspace": {"NFC", "NFD", "NFKC", "NFKD", "Precompiled", "StripAccents", "Lowercase"},
+    "ByteLevel": {"NFC", "NFD", "Lowercase"},
+    "Metaspace": {"NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "StripAccents", "Lowercase"},
 }
 
 Encode = Callable[[Sequence[str]], list[bytes]]
@@ -96,7 +96,8 @@ def word_table(backend: tokenizers.Tokenizer, replace: np.ndarray | None, *, wor
         return WordTable(_bert_words, partial(_encode_bert_words, backend, replace), cut_long_texts=True)
     if not _is_cut_at_spaces(backend) or any(map(_may_cross_spaces, added)):
         return None
-    return WordTable(_SPACE.split, partial(_encode_each, backend, replace, words), cut_long_texts=False)
+    encode = _encode_with_words if words else _encode_separate
+    return WordTable(_SPACE.split, partial(encode, backend, replace), cut_long_texts=False)
 
 
 def is_bert(backend: tokenizers.Tokenizer) -> bool:
@@ -113,19 +114,31 @@ def _bert_words(text: str) -> list[str]:
 def _encode_bert_words(
     backend: tokenizers.Tokenizer, replace: np.ndarray | None, words: Sequence[str]
 ) -> list[bytes]:
-    """Returns the ids of each word. One call for all words is faster than one call per word."""
+    """Returns the ids of each word."""
     short = [word for word in words if len(word) <= _LONG_WORD]
-    # encode() would hold the GIL, and encode_batch_fast() does not return the word of each token.
-    (encoding,) = backend.encode_batch([short], is_pretokenized=True, add_special_tokens=False)
-    data = packed(encoding, replace, words=False).tobytes()
-    lengths = np.bincount(np.asarray(encoding.word_ids, dtype=np.int64), minlength=len(short))
-    ends = np.cumsum(lengths * np.dtype(np.int32).itemsize).tolist()
-    known = dict(zip(short, (data[start:end] for start, end in pairwise([0, *ends])), strict=True))
-    long = [word for word in words if len(word) > _LONG_WORD]
-    for word in long:
-        (encoding,) = backend.encode_batch_fast([word], add_special_tokens=False)
-        known[word] = packed(encoding, replace, words=False).tobytes()
+    known = dict(zip(short, _encode_separate(backend, replace, short), strict=True))
+    for word in words:
+        if len(word) > _LONG_WORD:
+            (encoding,) = backend.encode_batch_fast([word], add_special_tokens=False)
+            known[word] = packed(encoding, replace, words=False).tobytes()
     return [known[word] for word in words]
+
+
+def _encode_separate(
+    backend: tokenizers.Tokenizer, replace: np.ndarray | None, words: Sequence[str]
+) -> list[bytes]:
+    """Returns the ids of each word. One call for all words is faster than one call per word."""
+    # encode() would hold the GIL, and encode_batch_fast() does not return the word of each token.
+    (encoding,) = backend.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
+    ids = packed(encoding, replace, words=False)
+    return _divided(ids, np.asarray(encoding.word_ids, dtype=np.int64), len(words))
+
+
+def _divided(numbers: np.ndarray, parts: np.ndarray, num_parts: int) -> list[bytes]:
+    """Returns the int32 numbers of each part as bytes; `parts` are the parts of the numbers, ascending."""
+    data = numbers.tobytes()
+    ends = np.cumsum(np.bincount(parts, minlength=num_parts) * np.dtype(np.int32).itemsize).tolist()
+    return [data[start:end] for start, end in pairwise([0, *ends])]
 
 
 def _is_cut_at_spaces(backend: tokenizers.Tokenizer) -> bool:
@@ -157,14 +170,23 @@ def _may_cross_spaces(token: AddedToken) -> bool:
     return token.lstrip or token.rstrip or token.single_word or bool(re.search(r"\S\s", token.content))
 
 
-def _encode_each(
-    backend: tokenizers.Tokenizer, replace: np.ndarray | None, words: bool, texts: Sequence[str]
+def _encode_with_words(
+    backend: tokenizers.Tokenizer, replace: np.ndarray | None, words: Sequence[str]
 ) -> list[bytes]:
-    encode = backend.encode_batch if words else backend.encode_batch_fast
-    return [
-        packed(encoding, replace, words).tobytes()
-        for encoding in encode(list(texts), add_special_tokens=False)
-    ]
+    """Returns the numbers of the tokens of each word, which has the space before it; see `word_table`.
+
+    A text of all words is cut at the same places, and is encoded faster than each of them.
+    """
+    inner = [word for word in words if word[:1] == " " and not word[-1].isspace()]
+    outer = [word for word in words if word[:1] != " " or word[-1].isspace()]
+    encodings = backend.encode_batch([*outer, "".join(inner)], add_special_tokens=False)
+    numbers = [packed(encoding, replace, words=True) for encoding in encodings]
+    known = {word: own.tobytes() for word, own in zip(outer, numbers, strict=False)}
+    starts = np.cumsum([0, *map(len, inner)])
+    offsets = np.asarray(encodings[-1].offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
+    parts = np.searchsorted(starts, offsets, side="right") - 1
+    known |= zip(inner, _divided(numbers[-1], parts, len(inner)), strict=True)
+    return [known[word] for word in words]
 
 
 def packed(encoding: tokenizers.Encoding, replace: np.ndarray | None, words: bool) -> np.ndarray:

@@ -80,12 +80,17 @@ def bert_backend(
 
 
 def train_vocabulary(
-    sample: Sequence[str], vocabulary_size: int, *, lowercase: bool, strip_accents: bool | None
+    sample: Sequence[str],
+    vocabulary_size: int,
+    *,
+    lowercase: bool,
+    strip_accents: bool | None,
+    first: Sequence[str] = SPECIAL_TOKENS,
 ) -> list[str]:
-    """Returns the vocabulary that `Tokenizer.train` describes, in the order of its ids."""
-    room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
+    """Returns the vocabulary that `Tokenizer.train` describes, in the order of its ids, which begins with `first`."""
+    room = (vocabulary_size - len(first)) // 2
     if room < 1:
-        raise InputError(f"vocabulary size {vocabulary_size}: expected at least {len(SPECIAL_TOKENS) + 2}")
+        raise InputError(f"vocabulary size {vocabulary_size}: expected at least {len(first) + 2}")
     backend = bert_backend({}, lowercase=lowercase, strip_accents=strip_accents)
     alphabet = _alphabet(sample, backend.normalizer, room)
     if not alphabet:
@@ -97,7 +102,7 @@ def train_vocabulary(
     continuations = [CONTINUATION_PREFIX + c for c in alphabet if not _is_split_off(c, backend)]
     trainer = WordPieceTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuations],
+        special_tokens=list(dict.fromkeys([*first, *alphabet, *continuations])),
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         continuing_subword_prefix=CONTINUATION_PREFIX,
