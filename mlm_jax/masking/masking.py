@@ -153,8 +153,10 @@ def _checked_words(
         return None
     if continues_word is None:
         raise ValueError("continues_word is None: must be given, because config.words_from_data is True")
-    if continues_word.shape != shape:
-        raise ValueError(f"continues_word has shape {continues_word.shape}: must be {shape}, as token_ids")
+    if np.shape(continues_word) != shape:
+        raise ValueError(
+            f"continues_word has shape {np.shape(continues_word)}: must be {shape}, as token_ids"
+        )
     return jnp.asarray(continues_word)
 
 

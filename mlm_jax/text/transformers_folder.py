@@ -87,6 +87,14 @@ def read_tokenizer_json(folder: FolderSettings, file: Path, given: BertRules) ->
         return _rebuilt_word_piece(folder, file, content, given, stated)
     backend = backend_from_json(file, content)
     add_tokens(backend, folder.token_files(content))
+    if isinstance(model, dict) and model.get("type") == "Unigram":
+        # Other models have the name of their unknown token, which `roles_of` compares.
+        number, unknown = model.get("unk_id"), folder.roles(backend).unk_token
+        found = None if number is None else model["vocab"][number][0]
+        if found != unknown:
+            raise InputError(
+                f"{file}: its unk_id is {number}, {found!r}: must be that of {unknown!r}, the unk_token"
+            )
     return backend
 
 

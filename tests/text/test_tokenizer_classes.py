@@ -11,7 +11,15 @@ import tokenizers
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
 
-PIECES = [("▁", -2.0), ("▁lake", -3.0), ("s", -3.5), ("▁in", -3.2), ("l", -6.0), ("a", -6.0), (".", -4.0)]
+PIECES = [
+    ("▁", -2.0),
+    ("▁lake", -3.0),
+    ("s", -7.2222442626953125),
+    ("▁in", -3.2),
+    ("l", -6.0),
+    ("a", -6.0),
+    (".", -4.0),
+]
 RESIDUES = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGV", "AG", "<null_1>", "<mask>"]
 
 
@@ -121,6 +129,24 @@ def test_damaged_pieces_are_rejected(tmp_path: Path, change: dict[str, Any], mes
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=message):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "message"), [(None, "its unk_id is None, None"), (0, "its unk_id is 0, '<s>'")]
+)
+def test_unknown_piece_of_a_file_that_is_read_as_it_is(
+    tmp_path: Path, unknown: int | None, message: str
+) -> None:
+    roles = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+    file = unigram(tmp_path, "PreTrainedTokenizerFast", unk_token="<unk>", **roles) / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["unk_id"] = unknown
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{message}: must be that of '<unk>'"):
+        Tokenizer.load(tmp_path)
+    content["model"]["unk_id"] = 3
+    file.write_text(json.dumps(content))
+    assert Tokenizer.load(tmp_path).unknown_token_id == 3
 
 
 def test_vocabulary_of_esm_without_its_unknown_token(tmp_path: Path) -> None:
