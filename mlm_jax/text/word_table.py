@@ -93,10 +93,10 @@ def word_table(backend: tokenizers.Tokenizer, replace: np.ndarray | None, *, wor
         # One that is compared with normalized text may contain spaces that the normalizer puts there.
         if words or any(token.normalized or any(map(str.isspace, token.content)) for token in added):
             return None
-        return WordTable(_bert_words, partial(_encode_bert_words, backend, replace), cut_long_texts=True)
+        return WordTable(_bert_words, partial(_encode_ids, backend, replace), cut_long_texts=True)
     if not _is_cut_at_spaces(backend) or any(map(_may_cross_spaces, added)):
         return None
-    encode = _encode_with_words if words else _encode_separate
+    encode = _encode_with_words if words else _encode_ids
     return WordTable(_SPACE.split, partial(encode, backend, replace), cut_long_texts=False)
 
 
@@ -111,27 +111,22 @@ def _bert_words(text: str) -> list[str]:
     return text.replace("\n", " ").split(" ")
 
 
-def _encode_bert_words(
-    backend: tokenizers.Tokenizer, replace: np.ndarray | None, words: Sequence[str]
-) -> list[bytes]:
-    """Returns the ids of each word."""
-    short = [word for word in words if len(word) <= _LONG_WORD]
-    known = dict(zip(short, _encode_separate(backend, replace, short), strict=True))
-    for word in words:
-        if len(word) > _LONG_WORD:
-            (encoding,) = backend.encode_batch_fast([word], add_special_tokens=False)
-            known[word] = packed(encoding, replace, words=False).tobytes()
-    return [known[word] for word in words]
-
-
-def _encode_separate(
+def _encode_ids(
     backend: tokenizers.Tokenizer, replace: np.ndarray | None, words: Sequence[str]
 ) -> list[bytes]:
     """Returns the ids of each word. One call for all words is faster than one call per word."""
+    short = [word for word in words if len(word) <= _LONG_WORD]
     # encode() would hold the GIL, and encode_batch_fast() does not return the word of each token.
-    (encoding,) = backend.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
+    (encoding,) = backend.encode_batch([short], is_pretokenized=True, add_special_tokens=False)
     ids = packed(encoding, replace, words=False)
-    return _divided(ids, np.asarray(encoding.word_ids, dtype=np.int64), len(words))
+    owners = np.asarray(encoding.word_ids, dtype=np.int64)
+    known = dict(zip(short, _divided(ids, owners, len(short)), strict=True))
+    long = [word for word in words if len(word) > _LONG_WORD]
+    encodings = backend.encode_batch_fast(long, add_special_tokens=False)
+    known |= {
+        word: packed(own, replace, words=False).tobytes() for word, own in zip(long, encodings, strict=True)
+    }
+    return [known[word] for word in words]
 
 
 def _divided(numbers: np.ndarray, parts: np.ndarray, num_parts: int) -> list[bytes]:

@@ -200,6 +200,19 @@ def assert_same_frames(ours: Tokenizer, theirs: Any) -> None:
         assert pair["token_type_ids"] == [0] * (1 + len(a) + len(between)) + [1] * (len(b) + 1)
 
 
+def assert_same_words(ours: Tokenizer, theirs: Any, texts: list[str]) -> None:
+    """Compares where words begin with `word_ids`, except at unknown tokens and after them."""
+    encoded = theirs(texts, add_special_tokens=False)
+    for number, (ids, continues) in enumerate(ours.encode_words(texts)):
+        assert ids.tolist() == encoded["input_ids"][number]
+        # The class of ESM is written in Python, and knows no words: every token is one.
+        words = encoded.word_ids(number) if theirs.is_fast else range(len(ids))
+        known = ids != ours.unknown_token_id
+        both = known[1:] & known[:-1]
+        expected = np.diff(np.array(words, np.int64)) == 0
+        np.testing.assert_array_equal(continues[1:][both], expected[both], texts[number])
+
+
 @pytest.mark.parametrize("name", MADE)
 def test_ids_and_frames_are_those_of_transformers(
     name: str, texts: list[str], shared_data: Path, tmp_path: Path
@@ -214,6 +227,7 @@ def test_ids_and_frames_are_those_of_transformers(
     # Literal special tokens are ordinary text, which never has their ids.
     special = np.array([ours.pad_token_id, ours.cls_token_id, ours.sep_token_id, ours.mask_token_id])
     assert not np.isin(np.concatenate(ours.encode_batch(texts)), special).any()
+    assert_same_words(ours, theirs, texts[NUM_ODD::5])
     ours.save(tmp_path / "saved")
     again = Tokenizer.load(tmp_path / "saved")
     assert (again.fingerprint, again.frame) == (ours.fingerprint, ours.frame)
