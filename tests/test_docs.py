@@ -79,7 +79,7 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             config_flags.parse_config_and_flags(
                 module.one_name(words) if name == "train" else words,
                 line,
-                flags_class=getattr(module, "Arguments", None),
+                flags_class=getattr(module, "Arguments", getattr(module, "Flags", None)),
                 without_config=(lambda given, _: flags.build(TrainConfig, given, TrainConfig()))
                 if name == "train"
                 else None,

@@ -1,13 +1,14 @@
-"""`mlm-jax tokenizer`: train a WordPiece vocabulary on text."""
+"""`mlm-jax tokenizer`: train a tokenizer on text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_jax.commands.flags import parse, required
+from mlm_jax.commands.flags import parse, repeated, required
 from mlm_jax.errors import InputError
 from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format
+from mlm_jax.text.training import Kind
 
 if TYPE_CHECKING:
     from mlm_jax.text.tokenizer import Tokenizer
@@ -15,26 +16,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a WordPiece vocabulary on text, and write tokenizer.json and vocab.txt."""
+    """Train a tokenizer on text, and write tokenizer.json."""
 
     input: tuple[str, ...] = required("FILE")
     """Files, folders, globs and URLs: .txt, .jsonl, .csv, .tsv (also compressed) or .parquet; - is standard input."""
     output: str = required("DIR")
-    """Folder for tokenizer.json, vocab.txt and tokenizer_config.json."""
+    """Folder for tokenizer.json, tokenizer_config.json and, of some kinds, vocab.txt."""
+    kind: Kind = "wordpiece"
+    """Kind: "wordpiece", "byte-bpe", "unigram", "characters" or "k-mers"; docs/data.md compares them."""
     vocab_size: int = 8192
-    """Number of entries, including the five special ones."""
+    """Number of entries, including special, reserved and user tokens."""
     text_field: str = "text"
     """JSON field or column that holds the text; "meta.text" is a field of an object."""
     document_boundary: DocumentBoundary = "line"
     """Documents in text files: one per "line", separated by a "blank_line", or one per "file"."""
     format: Format | None = None
     """Format of all files: "txt", "jsonl", "csv", "tsv" or "parquet"; by default that of their suffixes."""
-    lowercase: bool = True
-    """Lowercase, as in BERT's uncased vocabularies; --no-lowercase keeps case and accents."""
+    lowercase: bool | None = None
+    """Lowercase, as BERT's uncased models do; by default only "wordpiece" does. --no-lowercase also keeps accents."""
     strip_accents: bool | None = None
     """Strip accents and other marks; by default as --lowercase, unless marks are frequent, as in German or Hindi."""
     max_input_chars_per_word: int = 100
-    """A longer word becomes [UNK]; raise it for text without spaces, such as DNA."""
+    """Of "wordpiece": a longer word becomes [UNK]; raise it for text without spaces, such as DNA."""
+    reserved: int = 0
+    """Number of entries [unused0], [unused1], … that no text has, for tokens that are added later."""
+    user_token: tuple[str, ...] = repeated()
+    """Token that is found in text before anything else, such as an entity marker; may be given several times."""
+    k: int = 6
+    """Of "k-mers": the number of characters; k-mers do not overlap."""
     errors: ErrorPolicy = "strict"
     """Invalid UTF-8: "strict" stops, "replace" substitutes U+FFFD and counts the documents."""
     sample_characters: int = 50_000_000
@@ -70,6 +79,10 @@ def main(arguments: Sequence[str], prog: str) -> None:
             strip_accents=parsed.strip_accents,
             max_input_chars_per_word=parsed.max_input_chars_per_word,
             sample_characters=parsed.sample_characters,
+            kind=parsed.kind,
+            reserved=parsed.reserved,
+            user_tokens=parsed.user_token,
+            k=parsed.k,
         )
         _require_no_other(Path(parsed.output), tokenizer)
         tokenizer.save(parsed.output)

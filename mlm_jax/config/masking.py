@@ -166,6 +166,8 @@ class MaskingConfig(MaskingRecipe):
     """Id of padding, which completes rows of different lengths, and which the rule `"bert"` does not count."""
     continuation_token_ids: tuple[int, ...] = ()
     """Ids that continue the word of the preceding token; needed only for word and span units."""
+    words_from_data: bool = False
+    """True if rows come with `continues_word`, because an id alone does not tell where words begin."""
     document_end_id: int | None = None
     """Id that ends a document in a row; needed only for quotas per document."""
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
-from mlm_jax.data.packing import row_index, runs
+from mlm_jax.data.packing import Places, row_index, runs
 from mlm_jax.data.permutation import permute
 from mlm_jax.data.shards import TokenStore
 from mlm_jax.errors import InputError
@@ -39,6 +39,8 @@ class Batch(NamedTuple):
     """uint32 [batch]: index of the row in the data, independent of the order in which rows are read."""
     epochs: Any
     """uint32 [batch]: epoch in which the row is read, from 0."""
+    continues_word: Any = None
+    """bool [batch, length]: True for tokens of the same word as the token before. None unless masking needs it."""
 
 
 class Rows:
@@ -57,6 +59,7 @@ class Rows:
         self.sequence_length = config.sequence_length
         self.tokenizer = tokenizer
         self._shards, self._vocabulary_size = store.shards, store.vocabulary_size
+        self._has_words = store.has_words
         self._index = row_index(store, config)
         self.num_rows = self._index.num_rows
         if self.num_rows > _MAX_ROWS:
@@ -73,9 +76,7 @@ class Rows:
         Raises:
             RunError: a shard is damaged: it has ids beyond the vocabulary or offsets beyond its end.
         """
-        order = np.argsort(row_numbers)
-        places = self._index.locate(row_numbers[order])
-        width = self.sequence_length - 2
+        order, places, width = self._places(row_numbers)
         rows = np.empty((len(row_numbers), self.sequence_length), np.int32)
         for shard, own in runs(places.shards):
             ids = self._shards[shard].token_windows(places.starts[own], width)
@@ -84,6 +85,34 @@ class Rows:
         lengths = np.empty_like(places.lengths)
         lengths[order] = places.lengths
         return self._frame(rows, lengths)
+
+    def read_words(self, row_numbers: np.ndarray) -> np.ndarray:
+        """Returns bool [n, sequence_length]: True for tokens of the same word as the token before.
+
+        Only meaningful between tokens of text.
+
+        Raises:
+            InputError: see `require_words`.
+        """
+        self.require_words("data")
+        order, places, width = self._places(row_numbers)
+        words = np.zeros((len(row_numbers), self.sequence_length), bool)
+        for shard, own in runs(places.shards):
+            words[order[own], 1:-1] = self._shards[shard].word_windows(places.starts[own], width)
+        return words
+
+    def require_words(self, where: str) -> None:
+        """Raises InputError, which begins with `where`, if the data were prepared without their words."""
+        if not self._has_words:
+            raise InputError(
+                f"{where}: prepared by a version that did not store where the words of a {self.tokenizer.kind} "
+                "tokenizer begin: must be prepared again, into another folder, for masking.unit other than 'token'"
+            )
+
+    def _places(self, row_numbers: np.ndarray) -> tuple[np.ndarray, Places, int]:
+        """Returns the order of the rows in the shards, their places in this order, and the length of a body."""
+        order = np.argsort(row_numbers)
+        return order, self._index.locate(row_numbers[order]), self.sequence_length - 2
 
     def _frame(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Adds [CLS], [SEP] and padding to the bodies, in place. A body that ends in [SEP] gets no other [SEP]."""
@@ -122,6 +151,8 @@ class TrainingBatches:
     seed: int
     local_rows: Callable[[int], np.ndarray] = np.arange
     """Maps the size of a batch to the positions in it that this process reads, int [n], ascending."""
+    with_words: bool = False
+    """True if the batches have `continues_word`."""
 
     def epoch(self, step: int) -> float:
         """Returns the number of passes over the data before `step`."""
@@ -135,7 +166,12 @@ class TrainingBatches:
         for epoch in np.unique(epochs):
             within = epochs == epoch
             row_numbers[within] = permute(places[within], self.rows.num_rows, self.seed, int(epoch))
-        return Batch(self.rows.read(row_numbers), row_numbers.astype(np.uint32), epochs.astype(np.uint32))
+        return Batch(
+            self.rows.read(row_numbers),
+            row_numbers.astype(np.uint32),
+            epochs.astype(np.uint32),
+            self.rows.read_words(row_numbers) if self.with_words else None,
+        )
 
     def from_step(self, first: int, last: int, prefetch: int) -> Iterator[Batch]:
         """Returns the batches of steps `first` to `last - 1`; Grain's threads read `prefetch` of them ahead."""
@@ -147,12 +183,19 @@ class TrainingBatches:
 
 
 def evaluation_batches(
-    rows: Rows, batch_size: int, limit: int | None, padding_id: int, local_rows: np.ndarray | None = None
+    rows: Rows,
+    batch_size: int,
+    limit: int | None,
+    padding_id: int,
+    local_rows: np.ndarray | None = None,
+    *,
+    with_words: bool = False,
 ) -> Iterator[Batch]:
     """Yields every row once, in order, in batches of `batch_size`; rows of padding complete the last batch.
 
     `limit` is the maximum number of batches. If it excludes some rows, the others are spread evenly over the data. Only
-    the rows at positions `local_rows`, int [n], ascending, of each batch are read, by default all of them.
+    the rows at positions `local_rows`, int [n], ascending, of each batch are read, by default all of them. With
+    `with_words` the batches have `continues_word`.
     """
     total = rows.num_rows if limit is None else min(rows.num_rows, limit * batch_size)
     row_numbers = np.arange(total) * rows.num_rows // total
@@ -163,5 +206,8 @@ def evaluation_batches(
         spare = len(local_rows) - len(chosen)
         token_ids = np.pad(rows.read(chosen), ((0, spare), (0, 0)), constant_values=padding_id)
         yield Batch(
-            token_ids, np.pad(chosen, (0, spare)).astype(np.uint32), np.zeros(len(local_rows), np.uint32)
+            token_ids,
+            np.pad(chosen, (0, spare)).astype(np.uint32),
+            np.zeros(len(local_rows), np.uint32),
+            np.pad(rows.read_words(chosen), ((0, spare), (0, 0))) if with_words else None,
         )

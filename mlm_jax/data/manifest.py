@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.data.folders import Folder
+from mlm_jax.data.word_bits import num_bytes
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.json_files import parse_json
 from mlm_jax.text.encode import Separator, token_dtype
@@ -31,6 +32,8 @@ class ShardRecord:
     tokens: int
     tokens_sha256: str
     documents_sha256: str
+    words_sha256: str | None = None
+    """Checksum of the bits that tell where words begin; None if the entries of the vocabulary tell."""
     folder: str = ""
     """Subfolder with the shard's files; shards are numbered within each subfolder."""
 
@@ -42,6 +45,22 @@ class ShardRecord:
     def offset_bytes(self) -> int:
         """Size of the file of document offsets in bytes."""
         return (self.documents + 1) * OFFSET_DTYPE.itemsize
+
+    @property
+    def word_bytes(self) -> int:
+        """Size of the file of words in bytes."""
+        return num_bytes(self.tokens)
+
+    @property
+    def content(self) -> dict[str, int | str]:
+        """Entry of the manifest without the subfolder."""
+        entry: dict[str, int | str] = {
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "tokens_sha256": self.tokens_sha256,
+            "documents_sha256": self.documents_sha256,
+        }
+        return entry | ({} if self.words_sha256 is None else {"words_sha256": self.words_sha256})
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
@@ -101,7 +120,8 @@ def shard_records(manifest: Mapping[str, Any]) -> list[ShardRecord]:
 
 def _check_record(record: ShardRecord) -> None:
     # A manifest may come from a URL, and these become paths.
-    for digest in (record.tokens_sha256, record.documents_sha256):
+    digests = [record.tokens_sha256, record.documents_sha256]
+    for digest in digests if record.words_sha256 is None else [*digests, record.words_sha256]:
         if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
             raise InputError(f"sha256 {digest!r}: must be 64 hexadecimal digits")
     if not (
@@ -113,8 +133,8 @@ def _check_record(record: ShardRecord) -> None:
             raise InputError(f"{name} {count!r}: must be a count")
 
 
-def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str]]:
-    """Returns the file names, relative to the manifest, of each shard's tokens and document offsets."""
+def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str, str]]:
+    """Returns the file names, relative to the manifest, of each shard's tokens, document offsets and words."""
     numbers: Counter[str] = Counter()
     names = []
     for record in records:
@@ -124,17 +144,22 @@ def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str]]:
     return names
 
 
-def shard_file_names(number: int, prefix: str = "") -> tuple[str, str]:
-    """Returns the file names of the tokens and the document offsets of shard `number`."""
-    return f"{prefix}tokens-{number:05d}.bin", f"{prefix}documents-{number:05d}.bin"
+def shard_file_names(number: int, prefix: str = "") -> tuple[str, str, str]:
+    """Returns the file names of the tokens, the document offsets and the words of shard `number`."""
+    tokens, documents, words = (
+        f"{prefix}{part}-{number:05d}.bin" for part in ("tokens", "documents", "words")
+    )
+    return tokens, documents, words
 
 
 def check_shard_files(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int) -> None:
     """Raises InputError if a file of a shard is missing or its size does not match its record."""
     sizes = folder.sizes({record.folder for record in records})
     for record, names in zip(records, shard_names(records), strict=True):
-        expected_sizes = (record.token_bytes(vocabulary_size), record.offset_bytes)
-        for name, expected in zip(names, expected_sizes, strict=True):
+        expected_sizes = [record.token_bytes(vocabulary_size), record.offset_bytes]
+        if record.words_sha256 is not None:
+            expected_sizes.append(record.word_bytes)
+        for name, expected in zip(names, expected_sizes, strict=False):
             found = sizes.get(name)
             if found is None:
                 raise InputError(f"{folder}/{name}: missing; prepare the folder again")
@@ -148,14 +173,6 @@ def content_fingerprint(
     separator: Separator, vocabulary_size: int, tokenizer_fingerprint: str, records: Iterable[ShardRecord]
 ) -> str:
     """Returns the hexadecimal sha256 of everything that determines the tokens of a store, except file locations."""
-    contents = [
-        {
-            "documents": record.documents,
-            "tokens": record.tokens,
-            "tokens_sha256": record.tokens_sha256,
-            "documents_sha256": record.documents_sha256,
-        }
-        for record in records
-    ]
+    contents = [record.content for record in records]
     parts = [FORMAT_VERSION, separator, vocabulary_size, tokenizer_fingerprint, contents]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlm_jax.data.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
+from mlm_jax.data.word_bits import WordBits
 from mlm_jax.files.atomic import commit, new_file, partial_path
 from mlm_jax.text.encode import EncodedBlock
 
@@ -39,6 +40,9 @@ def shard_parts(blocks: Iterable[EncodedBlock], shard_tokens: int) -> Iterator[t
                 tokens=block.tokens[token : ends[stop - 1]],
                 document_lengths=block.document_lengths[document:stop],
                 document_characters=block.document_characters[document:stop],
+                continues_word=None
+                if block.continues_word is None
+                else block.continues_word[token : ends[stop - 1]],
             )
             held += len(part.tokens)
             document, token = stop, int(ends[stop - 1])
@@ -55,11 +59,14 @@ class ShardWriter:
     """Writes a shard to temporary files; `close` renames them, `discard` removes them."""
 
     def __init__(self, folder: Path, index: int) -> None:
-        """Opens the token file. The document offsets of the shard stay in memory until `close`."""
-        self._tokens_path, self._documents_path = (folder / name for name in shard_file_names(index))
+        """Opens the token file. The document offsets and words of the shard stay in memory until `close`."""
+        self._tokens_path, self._documents_path, self._words_path = (
+            folder / name for name in shard_file_names(index)
+        )
         self._file = partial_path(self._tokens_path).open("wb")
         self._sha256 = hashlib.sha256()
         self._lengths: list[np.ndarray] = []
+        self._words = WordBits()
         self.num_tokens = 0
 
     def write(self, block: EncodedBlock) -> None:
@@ -68,20 +75,27 @@ class ShardWriter:
         self._file.write(data)
         self._sha256.update(data)
         self._lengths.append(block.document_lengths)
+        if block.continues_word is not None:
+            self._words.append(block.continues_word)
         self.num_tokens += len(block.tokens)
 
     def close(self) -> ShardRecord:
-        """Flushes both files to disk, renames them and returns the shard's record."""
-        offsets = document_offsets(np.concatenate(self._lengths))
-        data = offsets.tobytes()
-        with new_file(self._documents_path) as file:
-            file.write(data)
+        """Flushes the files to disk, renames them and returns the shard's record."""
+        offsets = document_offsets(np.concatenate(self._lengths)).tobytes()
+        words = self._words.packed() if self._words.size else None
+        contents = {self._documents_path: offsets} | (
+            {} if words is None else {self._words_path: words.tobytes()}
+        )
+        for path, data in contents.items():
+            with new_file(path) as file:
+                file.write(data)
         commit(self._file, self._tokens_path)
         return ShardRecord(
-            documents=len(offsets) - 1,
+            documents=len(offsets) // OFFSET_DTYPE.itemsize - 1,
             tokens=self.num_tokens,
             tokens_sha256=self._sha256.hexdigest(),
-            documents_sha256=hashlib.sha256(data).hexdigest(),
+            documents_sha256=hashlib.sha256(offsets).hexdigest(),
+            words_sha256=None if words is None else hashlib.sha256(words.tobytes()).hexdigest(),
         )
 
     def discard(self) -> None:

@@ -34,6 +34,7 @@ from mlm_jax.data.manifest import (
     shard_records,
 )
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
+from mlm_jax.data.word_bits import WordBits, num_bytes, unpacked, window_bytes
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents, token_dtype
 from mlm_jax.text.progress import track
@@ -51,7 +52,8 @@ Source = Path | RemoteFile | np.ndarray
 class Shard:
     """One shard. Its arrays are memory-mapped on first use, and again after unpickling.
 
-    token_source, document_source: local or remote files, or arrays for a shard in memory.
+    token_source, document_source, word_source: local or remote files, or arrays for a shard in memory; None if the
+        entries of the vocabulary tell where words begin.
     mapped: True reads windows from memory maps; False opens the file for each call.
     """
 
@@ -61,6 +63,7 @@ class Shard:
     document_source: Source = field(repr=False)
     dtype: np.dtype
     mapped: bool = True
+    word_source: Source | None = field(default=None, repr=False)
 
     @cached_property
     def tokens(self) -> np.ndarray:
@@ -77,6 +80,24 @@ class Shard:
         if self.mapped:
             return _windows(self.tokens, starts, width)
         return _read_windows(self.token_source, self.dtype, self.num_tokens, starts, width)
+
+    def word_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
+        """Returns bool `[n, width]`: True for the tokens of each window that continue a word; see `token_windows`."""
+        assert self.word_source is not None, "a shard with words"
+        first, size = window_bytes(starts, width)
+        if self.mapped:
+            windows = _windows(self.word_bits, first, size)
+        else:
+            windows = _read_windows(
+                self.word_source, np.dtype(np.uint8), num_bytes(self.num_tokens), first, size
+            )
+        return unpacked(windows, starts, width)
+
+    @cached_property
+    def word_bits(self) -> np.ndarray:
+        """uint8 `[num_bytes(num_tokens)]`; see `word_bits.py`."""
+        assert self.word_source is not None, "a shard with words"
+        return _mapped(self.word_source, np.dtype(np.uint8))
 
     def offset_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
         """Returns the same for `document_offsets`, uint64 `[n, width]`. Raises RunError if they are damaged."""
@@ -150,6 +171,11 @@ class TokenStore:
     def num_tokens(self) -> int:
         """Number of tokens in all shards, including separators."""
         return sum(shard.num_tokens for shard in self.shards)
+
+    @property
+    def has_words(self) -> bool:
+        """True if every shard has the bits that tell where words begin."""
+        return all(shard.word_source is not None for shard in self.shards)
 
     @property
     def num_documents(self) -> int:
@@ -229,9 +255,16 @@ def _checked(documents: Iterable[str]) -> Iterator[str]:
 def _shard_in_memory(parts: Sequence[EncodedBlock]) -> tuple[Shard, ShardRecord]:
     tokens = np.concatenate([part.tokens for part in parts])
     offsets = document_offsets(np.concatenate([part.document_lengths for part in parts]))
-    hashes = (hashlib.sha256(values.tobytes()).hexdigest() for values in (tokens, offsets))
+    bits = WordBits()
+    for part in parts:
+        if part.continues_word is not None:
+            bits.append(part.continues_word)
+    words = bits.packed() if bits.size else None
+    hashes = [hashlib.sha256(values.tobytes()).hexdigest() for values in (tokens, offsets)]
+    if words is not None:
+        hashes.append(hashlib.sha256(words.tobytes()).hexdigest())
     counts = (len(offsets) - 1, len(tokens))
-    return Shard(*counts, tokens, offsets, tokens.dtype), ShardRecord(*counts, *hashes)
+    return Shard(*counts, tokens, offsets, tokens.dtype, word_source=words), ShardRecord(*counts, *hashes)
 
 
 def _shards(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int) -> tuple[Shard, ...]:
@@ -244,8 +277,11 @@ def _shards(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int
             folder.file(documents, record.offset_bytes, record.documents_sha256),
             dtype,
             mapped=len(records) <= _MAX_MAPPED_SHARDS,
+            word_source=None
+            if record.words_sha256 is None
+            else folder.file(words, record.word_bytes, record.words_sha256),
         )
-        for record, (tokens, documents) in zip(records, shard_names(records), strict=True)
+        for record, (tokens, documents, words) in zip(records, shard_names(records), strict=True)
     )
 
 

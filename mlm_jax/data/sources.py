@@ -111,23 +111,16 @@ def _sources(
 
 
 def resolve_masking(recipe: MaskingRecipe, tokenizer: Tokenizer, sequence_length: int) -> MaskingConfig:
-    """Completes a recipe with the tokenizer's ids. Special tokens are never selected.
-
-    Raises:
-        InputError: the recipe selects words, and the tokenizer does not mark where they begin.
-    """
+    """Completes a recipe with the tokenizer's ids. Special tokens are never selected."""
     words, documents = recipe.unit != "token", recipe.quota == "document"
-    if words and not tokenizer.marks_words:
-        raise InputError(
-            f"masking.unit = {recipe.unit!r}: a {tokenizer.kind} tokenizer does not mark continuations of words with "
-            "##; use unit = 'token', or a WordPiece tokenizer"
-        )
+    marked = words and tokenizer.marks_words
     return MaskingConfig(
         **asdict(recipe) | {"mask_selection_length": recipe.selection_length(sequence_length)},
         vocabulary_size=tokenizer.vocabulary_size,
         mask_token_id=tokenizer.mask_token_id,
         unselectable_token_ids=tokenizer.special_token_ids,
         padding_token_id=tokenizer.pad_token_id,
-        continuation_token_ids=tuple(np.flatnonzero(tokenizer.continues_word).tolist()) if words else (),
+        continuation_token_ids=tuple(np.flatnonzero(tokenizer.continues_word).tolist()) if marked else (),
+        words_from_data=words and not marked,
         document_end_id=tokenizer.sep_token_id if documents else None,
     )

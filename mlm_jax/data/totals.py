@@ -84,7 +84,7 @@ def manifest_content(settings: dict[str, Any], totals: Totals, shards: Sequence[
             "tokenizer_fingerprint": settings["tokenizer_fingerprint"],
             "totals": asdict(totals),
             "settings": settings,
-            "shards": [asdict(shard) for shard in shards],
+            "shards": [shard.content | {"folder": shard.folder} for shard in shards],
         }
     )
 

@@ -74,7 +74,7 @@ def verify_shards(path: str | Path) -> TokenStore:
     """
     store = open_shards(path)
     for shard in track(store.shards, "download", "shards"):
-        for source in (shard.token_source, shard.document_source):
+        for source in (shard.token_source, shard.document_source, shard.word_source):
             if isinstance(source, RemoteFile):
                 source.fetch()
     matched = {}
@@ -156,7 +156,10 @@ def _stored_files(store: TokenStore) -> list[StoredFile]:
         for source, sha256 in (
             (shard.token_source, record.tokens_sha256),
             (shard.document_source, record.documents_sha256),
+            (shard.word_source, record.words_sha256),
         ):
+            if sha256 is None:
+                continue
             if isinstance(source, Path):
                 files.append(StoredFile(source, sha256))
             elif isinstance(source, RemoteFile) and source.kept_path.exists():

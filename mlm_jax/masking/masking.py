@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jaxtyping import Float32, Int, Integer, Key
+from jaxtyping import Bool, Float32, Int, Integer, Key
 
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.keys import Purpose, purpose_key
@@ -82,6 +82,7 @@ def mask_tokens(
     config: MaskingConfig,
     table: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
+    continues_word: Bool[HostOrDevice, "..."] | None = None,
 ) -> MaskedTokens:
     """Selects positions by the config's rule and replaces their tokens by BERT's 80/10/10 rule (Devlin et al. 2018).
 
@@ -94,13 +95,15 @@ def mask_tokens(
         table: overrides the config's rates: the `selection_table` of a config that differs only in its rates, for rows
             of this length. Traced, so that one compiled function serves many rates.
         stage: stage of the table to use, if the rate follows a schedule.
+        continues_word: with `config.words_from_data`, bool of the shape of token_ids, True for tokens of the same word
+            as the token before; the values at special tokens, and after them, have no effect.
 
     Raises:
         ValueError: `token_ids` are not integers, there is no token, a list or NumPy array has an id outside the
-            vocabulary, rows need padding that could be masked, `key` is not a typed key, or the shapes of key,
-            token_ids and table do not match.
+            vocabulary, rows need padding that could be masked, `key` is not a typed key, the shapes of key,
+            token_ids, table and continues_word do not match, or continues_word is missing or has no use.
     """
-    return mask_and_count(key, token_ids, config, table, stage)[0]
+    return mask_and_count(key, token_ids, config, table, stage, continues_word)[0]
 
 
 def mask_and_count(
@@ -109,6 +112,7 @@ def mask_and_count(
     config: MaskingConfig,
     table: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
+    continues_word: Bool[HostOrDevice, "..."] | None = None,
 ) -> tuple[MaskedTokens, Int[Array, "*batch"]]:
     """Returns the result of `mask_tokens`, and the number of positions that the rule requests in each row.
 
@@ -125,8 +129,9 @@ def mask_and_count(
         )
     token_ids = token_ids.astype(jnp.int32)
     numbers = _stage_of_table(table, stage, config, token_ids.shape[-1])
+    words = _checked_words(continues_word, token_ids.shape, config)
     if token_ids.ndim == 1 and key.shape == ():
-        return _mask_row(key, token_ids, config, numbers)
+        return _mask_row(key, token_ids, config, numbers, words)
     if token_ids.ndim != 2 or key.shape not in ((), token_ids.shape[:1]):
         raise ValueError(
             f"key {key.shape} and token_ids {token_ids.shape}: must be [] with [length], or [] or [batch] with "
@@ -134,7 +139,25 @@ def mask_and_count(
         )
     if key.shape == ():
         key = jax.vmap(fold_in, in_axes=(None, 0))(key, jnp.arange(token_ids.shape[0]))
-    return jax.vmap(_mask_row, in_axes=(0, 0, None, None))(key, token_ids, config, numbers)
+    axes = (0, 0, None, None, None if words is None else 0)
+    return jax.vmap(_mask_row, in_axes=axes)(key, token_ids, config, numbers, words)
+
+
+def _checked_words(
+    continues_word: Bool[HostOrDevice, "..."] | None, shape: tuple[int, ...], config: MaskingConfig
+) -> Bool[Array, "..."] | None:
+    """Raises ValueError if continues_word is missing, of another shape than token_ids, or has no use."""
+    if not config.words_from_data:
+        if continues_word is not None:
+            raise ValueError("continues_word: must be None unless config.words_from_data is True")
+        return None
+    if continues_word is None:
+        raise ValueError("continues_word is None: must be given, because config.words_from_data is True")
+    if np.shape(continues_word) != shape:
+        raise ValueError(
+            f"continues_word has shape {np.shape(continues_word)}: must be {shape}, as token_ids"
+        )
+    return jnp.asarray(continues_word)
 
 
 def _as_array(token_ids: Any, config: MaskingConfig) -> Any:
@@ -212,10 +235,14 @@ def _stage_of_table(
 
 @jax.named_scope("mask_tokens")
 def _mask_row(
-    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, table: SelectionTable
+    key: Key[Array, ""],
+    token_ids: Int[Array, " length"],
+    config: MaskingConfig,
+    table: SelectionTable,
+    continues_word: Bool[Array, " length"] | None,
 ) -> tuple[MaskedTokens, Int[Array, ""]]:
     select_key, decide_key, draw_key = split(key, 3)
-    positions, wanted = select_positions(select_key, token_ids, config, table)
+    positions, wanted = select_positions(select_key, token_ids, config, table, continues_word)
     selected = positions < token_ids.shape[0]
     original = jnp.where(selected, token_ids.at[positions].get(mode="clip"), 0)
     replacement = replacement_ids(decide_key, draw_key, original, config, table)

@@ -60,9 +60,16 @@ def selectable_positions(
 
 
 def select_positions(
-    key: Key[Array, ""], token_ids: Int[Array, " length"], config: MaskingConfig, table: SelectionTable
+    key: Key[Array, ""],
+    token_ids: Int[Array, " length"],
+    config: MaskingConfig,
+    table: SelectionTable,
+    continues_word: Bool[Array, " length"] | None = None,
 ) -> Selection:
-    """Selects tokens, whole words or spans, by the quota of the row or of each document."""
+    """Selects tokens, whole words or spans, by the quota of the row or of each document.
+
+    `continues_word`, True for tokens of the same word as the token before, is needed with `words_from_data`.
+    """
     length = token_ids.shape[0]
     slots = config.selection_length(length)
     selectable = selectable_positions(token_ids, config)
@@ -71,7 +78,7 @@ def select_positions(
         wanted = _wanted(numbers, token_ids, selectable, config, table)
         return Selection(positions_of_smallest(numbers, jnp.minimum(wanted, slots), slots), wanted)
 
-    words = words_of(token_ids, selectable, config)
+    words = words_of(token_ids, selectable, config, continues_word)
     if config.quota == "document":
         quotas = document_quotas(token_ids, selectable, config, table)
         # If the quotas exceed the slots, those of the last documents are cut.

@@ -1,7 +1,8 @@
 """Starts and ends of the words of a row, as packed bits.
 
 A word is a selectable token that does not continue another, or that follows an unselectable token, together with the
-selectable continuations after it. If a word crosses the edge of a row, only the part inside the row counts.
+selectable continuations after it. If a word crosses the edge of a row, only the part inside the row counts. The id of a
+token tells that it continues another, or the row comes with this information.
 """
 
 from typing import NamedTuple
@@ -27,11 +28,20 @@ class Words(NamedTuple):
 
 
 def words_of(
-    token_ids: Int[Array, " length"], selectable: Bool[Array, " length"], config: MaskingConfig
+    token_ids: Int[Array, " length"],
+    selectable: Bool[Array, " length"],
+    config: MaskingConfig,
+    continues_word: Bool[Array, " length"] | None = None,
 ) -> Words:
-    """Returns the words of a row; with `unit="token"` every selectable token is a word."""
+    """Returns the words of a row; with `unit="token"` every selectable token is a word.
+
+    `continues_word`, True for tokens of the same word as the token before, is needed with `words_from_data`.
+    """
     after_selectable = jnp.pad(selectable[:-1], (1, 0))
-    continues = _continues_word(token_ids, config) & selectable & after_selectable
+    if not config.words_from_data:
+        continues_word = _continues_word(token_ids, config)
+    assert continues_word is not None, "checked by mask_and_count"
+    continues = continues_word & selectable & after_selectable
     return Words(
         starts=pack(selectable & ~continues),
         ends=pack(~jnp.pad(continues[1:], (0, 1))),

@@ -195,6 +195,7 @@ class _Run:
             config.batch_sizes(step, first_example),
             config.seed,
             cache(partial(local_rows, self.program.mesh)),
+            self.program.setup.masking.words_from_data,
         )
         if (self.folder / CONFIG_FILE).is_file() and step < config.num_steps:
             for change in config_changes(read_config(self.folder), config):

@@ -39,7 +39,8 @@ def evaluate_rows(
     `watch` wraps the iterator over the sums of the batches, which may not be computed yet.
     """
     padding_id, batch_size = program.setup.masking.padding_token_id, program.evaluation_batch_size
-    batches = evaluation_batches(rows, batch_size, limit, padding_id, local_rows(program.mesh, batch_size))
+    own_rows, with_words = local_rows(program.mesh, batch_size), program.setup.eval_masking.words_from_data
+    batches = evaluation_batches(rows, batch_size, limit, padding_id, own_rows, with_words=with_words)
     with jax.set_mesh(program.mesh):
         sums = (program.evaluate(params, program.put(batch)) for batch in batches)
         return evaluation_of(list(watch(sums)))

@@ -20,15 +20,17 @@ def check_maskable(rows: Rows, masking: MaskingConfig, where: str) -> None:
 
     Raises:
         InputError: there is no such row: all tokens are special or unknown, or every word exceeds the number of tokens
-            to mask in its row.
+            to mask in its row. Or the rule masks words, and the data were prepared without them.
         RunError: a shard is damaged.
     """
+    if masking.words_from_data:
+        rows.require_words(where)
     unselectable, words_read = np.array(masking.unselectable_token_ids), 0
     for numbers, token_ids in _chunks(rows):
         if np.isin(token_ids, unselectable).all():
             continue
         # The rules for single tokens mask one wherever there is one.
-        if masking.unit == "token" or _masks_any(numbers, token_ids, masking):
+        if masking.unit == "token" or _masks_any(rows, numbers, token_ids, masking):
             return
         words_read += len(numbers)
         if words_read >= _ROWS_OF_WORDS:
@@ -61,10 +63,12 @@ def _chunks(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield numbers, rows.read(numbers)
 
 
-def _masks_any(numbers: np.ndarray, token_ids: np.ndarray, masking: MaskingConfig) -> bool:
+def _masks_any(rows: Rows, numbers: np.ndarray, token_ids: np.ndarray, masking: MaskingConfig) -> bool:
     spare = _ROWS - len(numbers)
     padded = np.pad(token_ids, ((0, spare), (0, 0)), constant_values=masking.padding_token_id)
-    masked = _masked(example_keys(0, 0, np.pad(numbers, (0, spare))), padded, masking)
+    words = np.pad(rows.read_words(numbers), ((0, spare), (0, 0))) if masking.words_from_data else None
+    keys = example_keys(0, 0, np.pad(numbers, (0, spare)))
+    masked = _masked(keys, padded, masking, continues_word=words)
     return bool(np.asarray(masked.mask_weights).any())
 
 

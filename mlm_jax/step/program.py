@@ -71,7 +71,7 @@ class Program:
             return step.lower(
                 self._abstract_hyperparameters,
                 self.abstract_state,
-                self._abstract_batch(self.config.batch_size),
+                self._abstract_batch(self.config.batch_size, self.setup.masking),
                 jax.ShapeDtypeStruct((self.mesh.size,), jnp.bool_, sharding=device_sharding(self.mesh)),
             )
 
@@ -79,7 +79,7 @@ class Program:
     def evaluate(self) -> jax.stages.Compiled:
         """Compiled evaluation step: (params, batch of `evaluation_batch_size` rows) to LossSums."""
         step = jax.jit(partial(eval_step, self.setup), out_shardings=replicated(self.mesh))
-        batch = self._abstract_batch(self.evaluation_batch_size)
+        batch = self._abstract_batch(self.evaluation_batch_size, self.setup.eval_masking)
         with jax.set_mesh(self.mesh):
             return step.lower(self.abstract_state.params, batch).compile()
 
@@ -133,7 +133,9 @@ class Program:
     def put(self, batch: Batch) -> Batch:
         """Returns this process's rows as global arrays, with the first dimension split over the batch axes."""
         sharding = batch_sharding(self.mesh)
-        return Batch(*(_put(sharding, part, self._batches_per_local_rows * part.shape[0]) for part in batch))
+        return jax.tree.map(
+            lambda part: _put(sharding, part, self._batches_per_local_rows * part.shape[0]), batch
+        )
 
     @cached_property
     def _batches_per_local_rows(self) -> int:
@@ -152,13 +154,15 @@ class Program:
         local, size = len(sharding.addressable_devices), self.mesh.size
         return _put(sharding, np.full(local, False), size), _put(sharding, np.full(local, True), size)
 
-    def _abstract_batch(self, rows: int) -> Batch:
+    def _abstract_batch(self, rows: int, masking: MaskingConfig) -> Batch:
         sharding = batch_sharding(self.mesh)
         length = self.config.data.sequence_length
+        words = jax.ShapeDtypeStruct((rows, length), jnp.bool_, sharding=sharding)
         return Batch(
             token_ids=jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=sharding),
             example_ids=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
             epochs=jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=sharding),
+            continues_word=words if masking.words_from_data else None,
         )
 
     def memory_report(self) -> str:

@@ -103,7 +103,7 @@ def train_step(
     keys = example_keys(hyperparameters.seed, batch.epochs, batch.example_ids)
     table = hyperparameters.table
     stage = stage_at(state.step, setup.num_steps, table)
-    masked, wanted = mask_rows(keys, batch.token_ids, setup.masking, table, stage)
+    masked, wanted = mask_rows(keys, batch, setup.masking, table, stage)
     inputs = (masked, _document_ids(setup, batch.token_ids))
     new_state, sums, grad_norm = update(setup, hyperparameters, state, inputs, partial(_loss_of_rows, setup))
     weight = jnp.maximum(sums.weight, 1.0)
@@ -126,7 +126,7 @@ def eval_step(setup: StepSetup, params: Any, batch: Batch) -> LossSums:
     """Returns the loss sums of a batch, without dropout and with masks that are the same in every run."""
     epochs = jnp.full_like(batch.epochs, _EVALUATION_EPOCH)
     keys = example_keys(_EVALUATION_SEED, epochs, batch.example_ids)
-    masked, _ = mask_rows(keys, batch.token_ids, setup.eval_masking)
+    masked, _ = mask_rows(keys, batch, setup.eval_masking)
     return _loss_of_rows(setup, params, (masked, _document_ids(setup, batch.token_ids)), None)
 
 

@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.roles import Roles
+from mlm_jax.text.tokenizer_classes import TokenizerClass
 from mlm_jax.text.wordpiece import SPECIAL_TOKENS
 
 _EXTRA = "extra_special_tokens"
@@ -25,16 +26,30 @@ class TokenFiles:
     special_tokens_map: Mapping[str, Any]
     added_tokens: Mapping[str, Any]
     tokenizer_json: Mapping[str, Any]
-
-    @property
-    def roles(self) -> Mapping[str, Any]:
-        """Settings, and roles of special tokens."""
-        return {**self.config, **self.counted_map}
+    known_class: TokenizerClass | None = None
+    """Class that the folder names; its special tokens need not be in any file."""
 
     @property
     def counted_map(self) -> Mapping[str, Any]:
         """Content of `special_tokens_map.json`, which counts only with the files of its time."""
         return {} if "added_tokens_decoder" in self.config else self.special_tokens_map
+
+    @property
+    def stated(self) -> Mapping[str, Any]:
+        """Settings and special tokens of the files."""
+        return {**self.config, **self.counted_map}
+
+    @property
+    def roles(self) -> Mapping[str, Any]:
+        """Settings and special tokens of the files, or else of the class."""
+        if self.known_class is None or self.known_class.kind == "as_it_is":
+            return self.stated
+        roles = self.known_class.special_tokens | {
+            name: value for name, value in self.stated.items() if value is not None
+        }
+        if self.known_class.mask_takes_space and isinstance(roles["mask_token"], str):
+            roles["mask_token"] = {"content": roles["mask_token"], "lstrip": True}
+        return roles
 
 
 def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
@@ -47,7 +62,7 @@ def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
     names = {*SPECIAL_TOKENS, *(token.content for token in special)}
     for token_id, value in sorted(_numbered(files, stated).items()):
         is_special = isinstance(value, Mapping) and bool(value.get("special"))
-        token = _token(value, files.where, special=is_special or str(_content(value)) in names)
+        token = _token(value, files.where, special=is_special or str(name_of(value)) in names)
         backend.add_tokens([token])
         if backend.token_to_id(token.content) != token_id:
             raise InputError(
@@ -91,22 +106,25 @@ def _special_tokens(files: TokenFiles) -> tuple[list[AddedToken], set[str]]:
                 raise InputError(f"{files.where}: {role} is {value!r}; expected a string")
             continue
         named.append(_token(value, files.where, special=True))
-        if role in _ROLES_IN_ORDER:
+        if role in _ROLES_IN_ORDER and files.stated.get(role) is not None:
             stated.add(named[-1].content)
     extra, listed = config.get("extra_special_tokens"), _listed(files, config)
     if isinstance(extra, Mapping) and extra:
         extra = listed
     else:
         extra = listed if not extra and listed is not None else _listed(files, config, _EXTRA)
-        stated |= {str(_content(value)) for value in extra or ()}
+        stated |= {str(name_of(value)) for value in extra or ()}
     if isinstance(of_map := files.counted_map.get(_EXTRA), Mapping) and of_map:
         extra = None
     elif more := _listed(files, files.counted_map, _EXTRA):
         extra = [*(extra or ()), *(value for value in more if value not in (extra or ()))]
-        stated |= {str(_content(value)) for value in more}
+        stated |= {str(name_of(value)) for value in more}
     if extra is None:
         extra = _listed(files, roles)
-    return named + [_token(value, files.where, special=True) for value in extra or ()], stated
+    for value in extra or ():
+        is_ordinary = isinstance(value, Mapping) and value.get("special") is False
+        named.append(_token(value, files.where, special=not is_ordinary))
+    return named, stated
 
 
 def _own_roles(files: TokenFiles) -> dict[str, Any]:
@@ -141,12 +159,13 @@ def _listed(
     return value
 
 
-def _content(value: Any) -> Any:
+def name_of(value: Any) -> Any:
+    """Returns the name of a token that a file states as a string or as an object with a `content`."""
     return value.get("content") if isinstance(value, Mapping) else value
 
 
 def _token(value: Any, where: Path, *, special: bool) -> AddedToken:
-    content = _content(value)
+    content = name_of(value)
     # JSON can express lone surrogates, which Unicode text cannot.
     if not isinstance(content, str) or not content or content != content.encode("utf-8", "replace").decode():
         raise InputError(f"{where}: added token {value!r}; expected a string, or an object with its content")

@@ -27,12 +27,14 @@ class EncodedBlock:
         tokens, for example one that consists of control characters.
     document_characters: int64 `[num_documents]`, in Unicode code points.
     unknown_words: a few words with unknown tokens, if more than 1 % of the tokens are unknown.
+    continues_word: bool `[num_tokens]`, True for tokens that continue a word; None if the entries tell.
     """
 
     tokens: np.ndarray
     document_lengths: np.ndarray
     document_characters: np.ndarray
     unknown_words: tuple[str, ...] = ()
+    continues_word: np.ndarray | None = None
 
 
 class UnknownTokens:
@@ -103,7 +105,10 @@ def _blocks(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _encode_block(block: Sequence[str], tokenizer: Tokenizer, separator: Separator) -> EncodedBlock:
-    documents = tokenizer.encode_batch(block)
+    if tokenizer.marks_words:
+        documents, words = tokenizer.encode_batch(block), None
+    else:
+        documents, words = map(list, zip(*tokenizer.encode_words(block), strict=True))
     ending = np.array([tokenizer.sep_token_id] if separator == "sep" else [], dtype=np.int32)
     parts = [part for token_ids in documents if token_ids.size for part in (token_ids, ending)]
     dtype = token_dtype(tokenizer.vocabulary_size)
@@ -115,4 +120,12 @@ def _encode_block(block: Sequence[str], tokenizer: Tokenizer, separator: Separat
         document_lengths=np.where(lengths > 0, lengths + len(ending), 0),
         document_characters=np.fromiter(map(len, block), dtype=np.int64, count=len(block)),
         unknown_words=tokenizer.unknown_words(block, documents) if num_unknown * 100 > len(tokens) else (),
+        continues_word=None if words is None else _joined(words, len(ending)),
     )
+
+
+def _joined(documents: Sequence[np.ndarray], num_separators: int) -> np.ndarray:
+    """Returns bool arrays as one, with False for the separators after each that is not empty."""
+    ending = np.zeros(num_separators, dtype=bool)
+    parts = [part for words in documents if words.size for part in (words, ending)]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=bool)

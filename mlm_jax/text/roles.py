@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import tokenizers
+from tokenizers.processors import TemplateProcessing
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.wordpiece import SPECIAL_TOKENS
@@ -35,6 +36,9 @@ class Roles:
 
 BERT_ROLES = Roles()
 ROBERTA_ROLES = Roles("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+MPNET_ROLES = Roles("<pad>", "[UNK]", "<s>", "</s>", "<mask>")
+ALBERT_ROLES = Roles("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+ESM_ROLES = Roles("<pad>", "<unk>", "<cls>", "<eos>", "<mask>")
 # Roles that no token may have together.
 _APART = {
     "pad_token": ("cls_token", "sep_token", "mask_token"),
@@ -54,7 +58,7 @@ def roles_of(stated: Mapping[str, Any], backend: tokenizers.Tokenizer, where: st
         where: begins the messages.
 
     Raises:
-        InputError: a role has no name, or the padding or the mask has another role.
+        InputError: a role has no name, the padding or the mask has another role, or unknown words get another token.
     """
     found: dict[str, str | None] = {}
     for role in BERT_ROLES.settings:
@@ -68,6 +72,11 @@ def roles_of(stated: Mapping[str, Any], backend: tokenizers.Tokenizer, where: st
     # A byte-level vocabulary has no unknown tokens, and its files may name none.
     unknown = getattr(backend.model, "unk_token", None)
     found["unk_token"] = found["unk_token"] or unknown or found["pad_token"]
+    if unknown not in (None, found["unk_token"]):
+        raise InputError(
+            f"{where}: unk_token is {found['unk_token']!r}: must be {unknown!r}, with which the vocabulary's model "
+            "replaces unknown words"
+        )
     missing = [role for role, name in found.items() if name is None]
     if missing:
         raise InputError(
@@ -100,13 +109,11 @@ class Frame:
 
 
 def frame_of(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int, where: str) -> Frame:
-    """Returns the frame that the tokenizer's post-processor makes, or BERT's if it has none.
+    """Returns the frame that the tokenizer's post-processor makes.
 
     Raises:
         InputError: it frames one text otherwise than as [CLS] text [SEP].
     """
-    if backend.post_processor is None:
-        return Frame((sep_id,), 1)
     empty = backend.encode("", add_special_tokens=False)
     one = backend.post_process(empty, None, True)
     if one.ids != [cls_id, sep_id]:
@@ -115,3 +122,19 @@ def frame_of(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int, where: str
         )
     two = backend.post_process(empty, empty, True)
     return Frame(tuple(two.ids[1:-1]), two.type_ids[-1])
+
+
+def set_frame(
+    backend: tokenizers.Tokenizer, roles: Roles, *, separators: int = 1, second_segment: int = 1
+) -> None:
+    """Sets the post-processor: the frame of BERT, or one with another number of separators between two texts.
+
+    The vocabulary must have the special tokens.
+    """
+    cls, sep = roles.cls_token, roles.sep_token
+    between = " ".join([f"{sep}:0"] * separators)
+    backend.post_processor = TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {between} $B:{second_segment} {sep}:{second_segment}",
+        special_tokens=[(name, backend.token_to_id(name)) for name in dict.fromkeys((cls, sep))],
+    )

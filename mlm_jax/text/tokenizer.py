@@ -1,8 +1,10 @@
 """Tokenizers: loading, training, encoding and decoding, special ids, and ids that continue a word."""
 
+import contextlib
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -10,34 +12,30 @@ from typing import Any, Self
 
 import numpy as np
 import tokenizers
-from tokenizers.decoders import ByteLevel
+from tokenizers.decoders import ByteLevel, Metaspace
 from tokenizers.models import WordLevel, WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically, write_together
-from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of
-from mlm_jax.text.tokenizer_files import (
-    TOKENIZER_CONFIG_FILE,
-    VOCABULARY_FILE,
-    load_backend,
-)
+from mlm_jax.text.folder_settings import TOKENIZER_CONFIG_FILE, VOCABULARY_FILE
+from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of, set_frame
+from mlm_jax.text.tokenizer_files import load_backend
 from mlm_jax.text.tokenizer_json import TOKENIZER_FILE, fingerprint_of, saved_config
-from mlm_jax.text.word_table import WordTable
+from mlm_jax.text.training import Kind, TrainingSettings, train_backend
+from mlm_jax.text.unigram import WORD_MARK
+from mlm_jax.text.word_table import WordTable, is_bert, packed, word_table
 from mlm_jax.text.wordpiece import (
     CONTINUATION_PREFIX,
     NUM_EXAMPLES,
     WORD_LENGTH_LIMIT,
-    bert_backend,
     check_text,
     checked_size,
     decide_accents,
     sample_documents,
     thinned,
-    train_vocabulary,
     unknown_warning,
 )
+from mlm_jax.text.words import continuation_table
 
 
 class Tokenizer:
@@ -62,6 +60,8 @@ class Tokenizer:
         self.pad_token_id, self.unknown_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id = (
             self._token_ids[token] for token in roles.names
         )
+        if backend.post_processor is None:
+            set_frame(backend, roles)
         self.frame = frame_of(backend, self.cls_token_id, self.sep_token_id, source)
         self._added_tokens = backend.get_added_tokens_decoder()
         added = (token_id for token_id, token in self._added_tokens.items() if token.special)
@@ -103,41 +103,52 @@ class Tokenizer:
         documents: Iterable[str],
         vocabulary_size: int,
         *,
-        lowercase: bool = True,
+        lowercase: bool | None = None,
         strip_accents: bool | None = None,
         max_input_chars_per_word: int = WORD_LENGTH_LIMIT,
         sample_characters: int = 50_000_000,
+        kind: Kind = "wordpiece",
+        reserved: int = 0,
+        user_tokens: Sequence[str] = (),
+        k: int = 6,
     ) -> Self:
-        """Trains WordPiece on `documents`; the same documents yield the same vocabulary on every machine.
+        """Trains a tokenizer on `documents`; the same documents yield the same one on every machine.
 
         Args:
             documents: texts to learn from.
             vocabulary_size: maximum number of entries; a small text yields fewer. Ids 0 to 4 are [PAD], [UNK],
-                [CLS], [SEP] and [MASK]. The characters follow, as word starts and as continuations, then the learned
-                pieces. If there are more characters than fit, the rarest are left out.
-            lowercase: True lowercases texts, as BERT's uncased models do.
+                [CLS], [SEP] and [MASK], and reserved entries and user tokens follow. In WordPiece, then come the
+                characters, as word starts and as continuations, and the learned pieces. If there are more characters
+                than fit, the rarest are left out.
+            lowercase: True lowercases texts, as BERT's uncased models do. None does so for WordPiece only.
             strip_accents: True removes accents, umlauts, and vowel signs that are marks ("ü" becomes "u"). None
                 removes them if `lowercase` is true, as BERT does, but keeps them if more than 0.5 % of the visible
                 characters have one, with a warning: in such a language they are letters.
-            max_input_chars_per_word: a longer word becomes [UNK].
+            max_input_chars_per_word: in WordPiece, a longer word becomes [UNK].
             sample_characters: maximum number of characters to learn from. If there are more, only every second,
                 fourth, … document is used. This limits memory to about 10 bytes per character of English.
+            kind: "wordpiece", "byte-bpe", "unigram" (needs the extra `sentencepiece`), "characters" or "k-mers".
+            reserved: number of entries [unused0], [unused1], … that no text has.
+            user_tokens: tokens that are found in text before anything else, such as entity markers.
+            k: length of k-mers, which do not overlap.
 
         Raises:
-            InputError: the vocabulary has no room for characters, or the documents have no text.
+            InputError: the vocabulary has no room, the documents have no text, or a setting is invalid.
         """
-        if max_input_chars_per_word < 1:
-            raise InputError(f"max_input_chars_per_word {max_input_chars_per_word}: expected at least 1")
-        sample = sample_documents(documents, sample_characters)
-        strip = decide_accents(sample, lowercase=lowercase, strip_accents=strip_accents)
-        vocabulary = train_vocabulary(sample, vocabulary_size, lowercase=lowercase, strip_accents=strip)
-        backend = bert_backend(
-            {token: token_id for token_id, token in enumerate(vocabulary)},
-            lowercase=lowercase,
-            strip_accents=strip,
-            max_input_chars_per_word=max_input_chars_per_word,
+        lowers = kind == "wordpiece" if lowercase is None else lowercase
+        settings = TrainingSettings(
+            kind,
+            vocabulary_size,
+            lowers,
+            strip_accents,
+            max_input_chars_per_word,
+            reserved,
+            tuple(user_tokens),
+            k,
         )
-        tokenizer = cls(backend, "training")
+        sample = sample_documents(documents, sample_characters)
+        strip = decide_accents(sample, lowercase=lowers, strip_accents=strip_accents)
+        tokenizer = cls(train_backend(sample, replace(settings, strip_accents=strip)), "training")
         tokenizer._warn_of_unknown_words(sample)
         return tokenizer
 
@@ -165,7 +176,7 @@ class Tokenizer:
         )
         # First, so that an interrupted save never leaves a vocab.txt whose casing is unknown.
         files = {folder / TOKENIZER_CONFIG_FILE: f"{config}\n".encode()}
-        if self.marks_words:
+        if isinstance(self._backend.model, WordPiece | WordLevel):
             files[folder / VOCABULARY_FILE] = self._vocabulary_lines()
         write_together(files | {folder / TOKENIZER_FILE: self._backend.to_str(pretty=True).encode()})
 
@@ -193,25 +204,54 @@ class Tokenizer:
 
         Raises InputError for a text that is not a string or has a lone surrogate.
         """
-        try:
-            if parse_special_tokens:
+        if parse_special_tokens:
+            with self._checked(texts):
                 encodings = self._prompt_backend.encode_batch_fast(list(texts), add_special_tokens=False)
-            elif self._splits_at_spaces:
-                return self._word_table.encode(texts)
-            else:
-                return self._encode_with_library(texts)
+                return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        return self._encode_text(texts, words=False)
+
+    def encode_words(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns the int32 ids of each text, and bool of the same shape: True for tokens that continue a word.
+
+        Words are the parts of the tokenizer's pre-tokenizer. Raises InputError as `encode_batch` does.
+        """
+        if self.marks_words:
+            return [(ids, self.continues_word[ids]) for ids in self.encode_batch(texts)]
+        return [(row >> 1, row & 1 == 1) for row in self._encode_text(texts, words=True)]
+
+    @contextlib.contextmanager
+    def _checked(self, texts: Sequence[str]) -> Iterator[None]:
+        """Turns the library's errors about texts that are no Unicode strings into InputErrors."""
+        try:
+            yield
         except (TypeError, AttributeError):
             for index, text in enumerate(texts):
                 check_text(text, f"text {index}")
             raise
-        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
-    def _encode_with_library(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._text_backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        rows = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
-        # Without BERT's rules, a literal "[MASK]" may be an ordinary entry of the vocabulary.
-        no_text = [self.pad_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id]
-        return [np.where(np.isin(row, no_text), np.int32(self.unknown_token_id), row) for row in rows]
+    def _encode_text(self, texts: Sequence[str], *, words: bool) -> list[np.ndarray]:
+        """Returns int32 ids; with `words`, 2 · id, or 2 · id + 1 for tokens that continue a word."""
+        with self._checked(texts):
+            if self._word_table is not None:
+                rows = self._word_table.encode(texts)
+                return rows if self.marks_words or words else [row >> 1 for row in rows]
+            encode = self._text_backend.encode_batch if words else self._text_backend.encode_batch_fast
+            encodings = encode(list(texts), add_special_tokens=False)
+            return [packed(encoding, self._no_special, words) for encoding in encodings]
+
+    @cached_property
+    def _no_special(self) -> np.ndarray | None:
+        """int32 `[vocabulary_size]`: ids that text may have, by the ids of the library; None if they are the same.
+
+        A literal "[MASK]" may be an ordinary entry of the vocabulary. With BERT's rules and names, it is three words.
+        """
+        if is_bert(self._backend) and self.roles == BERT_ROLES:
+            return None
+        table = np.arange(self.vocabulary_size, dtype=np.int32)
+        table[[self.pad_token_id, self.cls_token_id, self.sep_token_id, self.mask_token_id]] = (
+            self.unknown_token_id
+        )
+        return table
 
     def unknown_words(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> tuple[str, ...]:
         """Returns a few words of `texts` that have unknown tokens, given the ids of each text."""
@@ -236,7 +276,11 @@ class Tokenizer:
         if isinstance(self._backend.decoder, ByteLevel):
             takes_space = self._added_tokens[self.mask_token_id].lstrip
             return self._backend.decoder.decode([entry]), takes_space
-        continues = self.marks_words and entry.startswith(CONTINUATION_PREFIX)
+        if isinstance(self._backend.decoder, Metaspace):
+            # Whatever begins a word has its own space.
+            return entry.replace(WORD_MARK, " "), True
+        prefix = getattr(self._backend.model, "continuing_subword_prefix", None)
+        continues = prefix == CONTINUATION_PREFIX and entry.startswith(CONTINUATION_PREFIX)
         return entry.removeprefix(CONTINUATION_PREFIX) if continues else entry, continues
 
     def id_to_token(self, token_id: int) -> str | None:
@@ -247,12 +291,20 @@ class Tokenizer:
         """Returns the id of the vocabulary entry `token`, or None if there is none."""
         return self._token_ids.get(token)
 
-    @cached_property
+    @property
+    def marks_words(self) -> bool:
+        """True if an entry alone tells that it continues a word."""
+        return self._continuation_table is not None
+
+    @property
     def continues_word(self) -> np.ndarray:
-        """Bool `[vocabulary_size]`: True for entries that continue a word ("##ing")."""
-        table = np.zeros(self.vocabulary_size, dtype=bool)
-        table[[i for token, i in self._token_ids.items() if token.startswith(CONTINUATION_PREFIX)]] = True
-        return table
+        """Bool `[vocabulary_size]`: True for entries that continue a word ("##ing"), if the tokenizer marks words."""
+        assert self._continuation_table is not None, "a tokenizer that marks words"
+        return self._continuation_table
+
+    @cached_property
+    def _continuation_table(self) -> np.ndarray | None:
+        return continuation_table(self._backend, self.vocabulary_size)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -268,6 +320,11 @@ class Tokenizer:
         Raises:
             InputError: the tokenizer does not follow BERT's rules, so a `vocab.txt` cannot express it.
         """
+        if self.roles != BERT_ROLES:
+            raise InputError(
+                f"tokenizer: its special tokens are {', '.join(self.roles.names)}: must be "
+                f"{', '.join(BERT_ROLES.names)}"
+            )
         if self._bert_rules is None:
             raise InputError(
                 f"tokenizer of {', '.join(self._kinds)}: must be WordPiece, BertNormalizer and BertPreTokenizer"
@@ -282,14 +339,6 @@ class Tokenizer:
         if added:
             raise InputError(f"tokenizer: a vocab.txt cannot express its added tokens {', '.join(added)}")
         return self._bert_rules
-
-    @property
-    def marks_words(self) -> bool:
-        """True if `continues_word` is known: WordPiece marks the continuations of words, other kinds do not."""
-        model = self._backend.model
-        if isinstance(model, WordPiece):
-            return bool(model.continuing_subword_prefix == CONTINUATION_PREFIX)
-        return isinstance(model, WordLevel)
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
@@ -310,6 +359,8 @@ class Tokenizer:
     def _bert_rules(self) -> dict[str, bool] | None:
         """Settings of BERT's rules, or None if the tokenizer does not follow them."""
         normalizer, model = self._backend.normalizer, self._backend.model
+        if self.roles != BERT_ROLES:
+            return None
         if self._kinds != ("WordPiece", "BertNormalizer", "BertPreTokenizer") or not normalizer.clean_text:
             return None
         if (model.continuing_subword_prefix, model.unk_token) != (CONTINUATION_PREFIX, "[UNK]"):
@@ -327,24 +378,6 @@ class Tokenizer:
         return int(getattr(self._backend.model, "max_input_chars_per_word", WORD_LENGTH_LIMIT))
 
     @cached_property
-    def _splits_at_spaces(self) -> bool:
-        """True if the ids of a text are the ids of its space-separated words, as BERT's rules guarantee."""
-        return (
-            isinstance(self._backend.normalizer, BertNormalizer)
-            and isinstance(self._backend.pre_tokenizer, BertPreTokenizer)
-            # One that is compared with normalized text may contain spaces that the normalizer puts there.
-            and not any(
-                token.normalized or any(character.isspace() for character in token.content)
-                for token in self._added_tokens.values()
-            )
-            # Otherwise, a special token is also a word, such as "mask", which `_encode_with_library` tells from it.
-            and not any(
-                self._token_ids[name] in self._text_backend.encode(name, add_special_tokens=False).ids
-                for name in set(self.roles.names) - {self.roles.unk_token}
-            )
-        )
-
-    @cached_property
     def _text_backend(self) -> tokenizers.Tokenizer:
         """Reads the five special tokens as ordinary text, and other added tokens as tokens."""
         settings = json.loads(self._backend.to_str())
@@ -358,8 +391,8 @@ class Tokenizer:
         return backend
 
     @cached_property
-    def _word_table(self) -> WordTable:
-        return WordTable(self._text_backend)
+    def _word_table(self) -> WordTable | None:
+        return word_table(self._text_backend, self._no_special, words=not self.marks_words)
 
     @cached_property
     def _prompt_backend(self) -> tokenizers.Tokenizer:

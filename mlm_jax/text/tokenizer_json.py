@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from mlm_jax.errors import InputError, one_line
@@ -94,6 +95,9 @@ def fingerprint_of(backend: tokenizers.Tokenizer, roles: Roles) -> str:
         for token in added:
             if token["content"] not in roles.names:
                 model["vocab"].pop(token["content"], None)
+    else:
+        # The library reads other last digits of a score than it writes.
+        model["vocab"] = [[piece, float(np.float32(score))] for piece, score in model["vocab"]]
     parts = [model, normalizer, settings["pre_tokenizer"], added]
     if roles != BERT_ROLES:
         parts.append(roles.settings)

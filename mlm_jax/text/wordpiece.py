@@ -49,16 +49,28 @@ def bert_backend(
     strip_accents: bool | None = None,
     chinese_characters: bool = True,
     max_input_chars_per_word: int = WORD_LENGTH_LIMIT,
+    unknown: str = "[UNK]",
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> tokenizers.Tokenizer:
-    """Returns a tokenizer with BERT's rules; `strip_accents=None` strips accents if `lowercase` is true."""
+    """Returns a tokenizer with BERT's rules.
+
+    Args:
+        token_ids: entries and their ids.
+        lowercase: True lowercases texts.
+        strip_accents: None strips accents if `lowercase` is true.
+        chinese_characters: True makes each Chinese character a word.
+        max_input_chars_per_word: a longer word is unknown.
+        unknown: entry for unknown words.
+        special_tokens: entries that never come from text; those that are absent are left out.
+    """
     model = WordPiece(
         dict(token_ids),
-        unk_token="[UNK]",
+        unk_token=unknown,
         continuing_subword_prefix=CONTINUATION_PREFIX,
         max_input_chars_per_word=max_input_chars_per_word,
     )
     backend = tokenizers.Tokenizer(model)
-    backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in token_ids])
+    backend.add_special_tokens([token for token in special_tokens if token in token_ids])
     backend.normalizer = BertNormalizer(
         lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_characters
     )
@@ -68,12 +80,17 @@ def bert_backend(
 
 
 def train_vocabulary(
-    sample: Sequence[str], vocabulary_size: int, *, lowercase: bool, strip_accents: bool | None
+    sample: Sequence[str],
+    vocabulary_size: int,
+    *,
+    lowercase: bool,
+    strip_accents: bool | None,
+    first: Sequence[str] = SPECIAL_TOKENS,
 ) -> list[str]:
-    """Returns the vocabulary that `Tokenizer.train` describes, in the order of its ids."""
-    room = (vocabulary_size - len(SPECIAL_TOKENS)) // 2
+    """Returns the vocabulary that `Tokenizer.train` describes, in the order of its ids, which begins with `first`."""
+    room = (vocabulary_size - len(first)) // 2
     if room < 1:
-        raise InputError(f"vocabulary size {vocabulary_size}: expected at least {len(SPECIAL_TOKENS) + 2}")
+        raise InputError(f"vocabulary size {vocabulary_size}: expected at least {len(first) + 2}")
     backend = bert_backend({}, lowercase=lowercase, strip_accents=strip_accents)
     alphabet = _alphabet(sample, backend.normalizer, room)
     if not alphabet:
@@ -85,7 +102,7 @@ def train_vocabulary(
     continuations = [CONTINUATION_PREFIX + c for c in alphabet if not _is_split_off(c, backend)]
     trainer = WordPieceTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuations],
+        special_tokens=list(dict.fromkeys([*first, *alphabet, *continuations])),
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         continuing_subword_prefix=CONTINUATION_PREFIX,

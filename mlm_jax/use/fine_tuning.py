@@ -247,9 +247,10 @@ def fit_texts(
 
     def summed_loss(params: Any, batch: Batch, dropout_key: Array) -> LossSums:
         keys = example_keys(settings.seed, batch.epochs, batch.example_ids)
-        return masked_loss(setup, params, mask_tokens(keys, batch.token_ids, setup.masking), dropout_key)
+        masked = mask_tokens(keys, batch.token_ids, setup.masking, continues_word=batch.continues_word)
+        return masked_loss(setup, params, masked, dropout_key)
 
-    batches = TrainingBatches(rows, settings.batch_sizes(), settings.seed)
+    batches = TrainingBatches(rows, settings.batch_sizes(), settings.seed, with_words=masking.words_from_data)
     tuner = Tuner(setup, summed_loss, settings, settings.batch_size)
     state, result = tuner.train(
         state_of(setup, params), map(batches.batch, range(settings.num_steps)), settings.num_steps

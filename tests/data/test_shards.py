@@ -4,14 +4,13 @@ import itertools
 import json
 import pickle
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.data.manifest import content_fingerprint
+from mlm_jax.data.manifest import ShardRecord, content_fingerprint
 from mlm_jax.data.prepare import prepare
 from mlm_jax.data.shard_writer import shard_parts
 from mlm_jax.data.shards import TokenStore, open_shards
@@ -186,6 +185,7 @@ def test_missing_or_truncated_shards_are_rejected(prepared, name):
     [
         ("tokens_sha256", "/etc/passwd"),
         ("documents_sha256", "../../victim"),
+        ("words_sha256", "../../victim"),
         ("tokens_sha256", "A" * 64),
         ("tokens_sha256", "0" * 64 + "\n"),
         ("tokens_sha256", None),
@@ -201,7 +201,7 @@ def test_missing_or_truncated_shards_are_rejected(prepared, name):
 def test_records_that_become_paths_or_sizes_are_checked(prepared, field, value):
     manifest = json.loads((prepared / "manifest.json").read_text())
     manifest["shards"][0][field] = value
-    records = [SimpleNamespace(**{"folder": "", **record}) for record in manifest["shards"]]
+    records = [ShardRecord(**record) for record in manifest["shards"]]
     identity = (manifest["separator"], manifest["vocabulary_size"], manifest["tokenizer_fingerprint"])
     manifest["fingerprint"] = content_fingerprint(*identity, records)
     (prepared / "manifest.json").write_text(json.dumps(manifest))

@@ -47,24 +47,22 @@ def test_evaluation_may_use_another_packing() -> None:
 
 
 @pytest.mark.parametrize("unit", ["whole_word", "span"])
-def test_words_are_masked_only_if_the_tokenizer_marks_them(tmp_path, unit: str) -> None:
+def test_words_are_told_by_ids_or_by_the_data(tmp_path, unit: str) -> None:
     recipe = MaskingRecipe(unit=unit)
-    assert resolve_masking(recipe, tokenizer(), 16).continuation_token_ids
+    ours = resolve_masking(recipe, tokenizer(), 16)
+    assert ours.continuation_token_ids
+    assert not ours.words_from_data
     entries = {entry: number for number, entry in enumerate([*SPECIAL_TOKENS, "a", "b"])}
     models = tokenizers.models
-    words, unigrams = models.WordLevel(entries, "[UNK]"), [(entry, -1.0) for entry in entries]
     known = {
-        "WordLevel": words,
+        "WordLevel": models.WordLevel(entries, "[UNK]"),
         "BPE": models.BPE(entries, []),
-        "Unigram": models.Unigram(unigrams, 1, False),
+        "Unigram": models.Unigram([(entry, -1.0) for entry in entries], 1, False),
         "WordPiece": models.WordPiece(entries, unk_token="[UNK]", continuing_subword_prefix="@@"),
     }
     for name, model in known.items():
         tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
-        other = Tokenizer.load(tmp_path)
-        if name == "WordLevel":
-            assert not resolve_masking(recipe, other, 16).continuation_token_ids
-            continue
-        with pytest.raises(InputError, match=rf"masking\.unit = '{unit}': a {name} tokenizer does not mark"):
-            resolve_masking(recipe, other, 16)
-        assert resolve_masking(MaskingRecipe(), other, 16).vocabulary_size == 7
+        resolved = resolve_masking(recipe, Tokenizer.load(tmp_path), 16)
+        assert resolved.continuation_token_ids == ()
+        assert resolved.words_from_data == (name != "WordLevel")
+        assert not resolve_masking(MaskingRecipe(), Tokenizer.load(tmp_path), 16).words_from_data

@@ -123,13 +123,15 @@ def quota_of(config: MaskingConfig, selectable: int, real: int) -> int:
     return min(selectable, max(1, round(real * config.mask_selection_rate)))
 
 
-def reference(key: jax.Array, row: np.ndarray, config: MaskingConfig) -> tuple[list[int], int]:
-    """Returns the positions, ascending, and the number that the rule asks for."""
+def reference(
+    key: jax.Array, row: np.ndarray, config: MaskingConfig, words: list[Word] | None = None
+) -> tuple[list[int], int]:
+    """Returns the positions, ascending, and the number that the rule asks for; words are by default those of ids."""
     select_key, limit, chosen = jax.random.split(key, 3)[0], config.mask_selection_length, set()
-    words, real = words_in(row, config), row != PAD
+    words, real = list(words or words_in(row, config)), row != config.padding_token_id
     if config.quota == "document":
         drawn, wanted, start = Drawn(select_key), 0, 0
-        for end in [*np.flatnonzero(row[:-1] == SEP).tolist(), len(row) - 1]:
+        for end in [*np.flatnonzero(row[:-1] == config.document_end_id).tolist(), len(row) - 1]:
             own = [word for word in words if start <= word.start <= end]
             quota = quota_of(config, sum(map(len, own)), int(real[start : end + 1].sum()))
             if own:
@@ -282,6 +284,28 @@ def test_words_are_masked_whole_with_another_generator() -> None:
     for row, positions in zip(ids, np.asarray(out.mask_positions), strict=True):
         chosen = set(positions.tolist()) - {0}
         assert chosen == {p for word in words_in(row, config) if word.start in chosen for p in word}
+
+
+@pytest.mark.parametrize(("unit", "quota"), [("whole_word", "row"), ("span", "document")])
+def test_words_may_come_with_the_rows(unit: str, quota: str) -> None:
+    config = replace(CONFIG, unit=unit, quota=quota)
+    ids, keys = rows_of(3, ROWS, 40), example_keys(0, 0, np.arange(ROWS))
+    words = np.isin(ids, config.continuation_token_ids)
+    # What special tokens and those after them have makes no difference.
+    words |= np.isin(ids, config.unselectable_token_ids)
+    words[:, 1] = True
+    from_data = replace(config, continuation_token_ids=(), words_from_data=True)
+    out = jax.jit(mask_tokens, static_argnums=2)(keys, ids, from_data, continues_word=words)
+    assert_same(out, masked(keys, ids, config))
+    one = mask_tokens(keys[0], ids[0], from_data, continues_word=words[0])
+    assert_same(one, jax.tree.map(lambda x: x[0], out))
+    for rule, told, message in (
+        (from_data, None, "must be given"),
+        (config, words, "must be None"),
+        (from_data, words[:, 1:], r"shape \(8, 39\): must be \(8, 40\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mask_tokens(keys, ids, rule, continues_word=told)
 
 
 def test_a_vocabulary_without_continuations_has_words_of_one_token() -> None:
