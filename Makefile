@@ -55,8 +55,8 @@ test-release: $(VENV)/.installed-all
 
 # Tests of what an interpreter or its libraries may affect: masks, models, steps, checkpoints, text and settings.
 test-core: $(VENV)/.installed-dev
-	$(PYTEST) tests/config tests/text tests/masking tests/model/test_bert.py tests/step/test_train_step.py \
-		tests/store/test_checkpoint.py
+	$(PYTEST) tests/config tests/corpus tests/vocabulary tests/text tests/masking tests/model/test_bert.py \
+		tests/step/test_train_step.py tests/store/test_checkpoint.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlm_jax.commands.flags import parse, positional, required
+from mlm_jax.corpus.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.errors import InputError
-from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format
 
 if TYPE_CHECKING:
     from mlm_jax.extension.change import Change
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str], prog: str) -> None:
     parsed = parse(Arguments, arguments, prog)
     _check(parsed)
     # Imported late, so that a mistyped flag is reported before jax starts.
+    from mlm_jax.corpus.file_systems import check_outside
     from mlm_jax.extension.word_list import read_word_list
     from mlm_jax.files.atomic import new_folder
     from mlm_jax.formats.model_folder import write_model_folder
     from mlm_jax.run.reporting import say
-    from mlm_jax.text.file_systems import check_outside
 
     check_outside(parsed.from_corpus, parsed.output)
     with new_folder(parsed.output) as partial:
@@ -99,9 +99,9 @@ def _check(parsed: Arguments) -> None:
 
 
 def _chunks(parsed: Arguments) -> "Counter[str]":
+    from mlm_jax.corpus.documents import read_documents
     from mlm_jax.extension.word_counts import count_chunks
-    from mlm_jax.text.corpus import read_documents
-    from mlm_jax.text.wordpiece import sample_documents
+    from mlm_jax.vocabulary.wordpiece import sample_documents
 
     documents = read_documents(
         parsed.from_corpus,

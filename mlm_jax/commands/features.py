@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from mlm_jax.commands.flags import parse, positional, required
+from mlm_jax.corpus.document_formats import ErrorPolicy, Format, ReadOptions
 from mlm_jax.errors import InputError
-from mlm_jax.text.document_formats import ErrorPolicy, Format, ReadOptions
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
     """Extracts the features and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
     # Imported late, so that a mistyped flag is reported before jax starts.
-    from mlm_jax.text.corpus import is_input, read_documents
+    from mlm_jax.corpus.documents import is_input, read_documents
     from mlm_jax.use.features_file import extract_features
     from mlm_jax.use.masked_lm import MaskedLM
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlm_jax.commands.flags import parse, required
+from mlm_jax.corpus.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
 from mlm_jax.errors import InputError
-from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.text.encode import Separator
 
 

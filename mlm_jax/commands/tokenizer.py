@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlm_jax.commands.flags import parse, repeated, required
+from mlm_jax.corpus.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.errors import InputError
-from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.text.training import Kind
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ class Arguments:
 def main(arguments: Sequence[str], prog: str) -> None:
     """Trains the vocabulary, saves it and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
+    from mlm_jax.corpus.documents import CorpusCounts, read_documents
+    from mlm_jax.corpus.file_systems import check_outside
     from mlm_jax.files.folder_lock import own_folder
     from mlm_jax.files.targets import require_nothing_else
-    from mlm_jax.text.corpus import CorpusCounts, read_documents
-    from mlm_jax.text.file_systems import check_outside
     from mlm_jax.text.tokenizer import Tokenizer
-    from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
+    from mlm_jax.vocabulary.files import TOKENIZER_FILES
 
     check_outside(parsed.input, Path(parsed.output))
     counts = CorpusCounts()

@@ -12,10 +12,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.corpus.document_formats import ReadOptions
+from mlm_jax.corpus.documents import expand_paths, file_size
+from mlm_jax.corpus.file_systems import check_outside, local_path
 from mlm_jax.errors import InputError
-from mlm_jax.text.corpus import expand_paths, file_size
-from mlm_jax.text.document_formats import ReadOptions
-from mlm_jax.text.file_systems import check_outside, local_path
 
 
 @dataclass(frozen=True)

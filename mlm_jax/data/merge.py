@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.corpus.progress import track
 from mlm_jax.data.division import Part, corpus_identity
 from mlm_jax.data.folders import LocalFolder
 from mlm_jax.data.manifest import (
@@ -22,7 +23,6 @@ from mlm_jax.data.totals import Totals, manifest_content
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.atomic import write_atomically
 from mlm_jax.files.folder_lock import own_folder
-from mlm_jax.text.progress import track
 
 
 def merge_parts(folder: str | Path) -> Totals:

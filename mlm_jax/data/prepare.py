@@ -19,6 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.corpus.document_formats import DocumentBoundary, ErrorPolicy, Format, ReadOptions
+from mlm_jax.corpus.document_hashes import DocumentHashes
+from mlm_jax.corpus.documents import STANDARD_INPUT, CorpusCounts, check_any_document, read_files
+from mlm_jax.corpus.file_systems import path_names
+from mlm_jax.corpus.progress import byte_counter
 from mlm_jax.data.division import InputFile, Part, divide, input_files, part_settings
 from mlm_jax.data.folders import LocalFolder, is_url
 from mlm_jax.data.manifest import (
@@ -37,12 +42,7 @@ from mlm_jax.errors import InputError, RunError, describe_os_error, one_line
 from mlm_jax.files.atomic import partial_paths, write_atomically
 from mlm_jax.files.folder_lock import LOCK_FILE, FolderLock, own_folder
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.text.corpus import STANDARD_INPUT, CorpusCounts, check_any_document, read_files
-from mlm_jax.text.document_formats import DocumentBoundary, ErrorPolicy, Format, ReadOptions
-from mlm_jax.text.document_hashes import DocumentHashes
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents
-from mlm_jax.text.file_systems import path_names
-from mlm_jax.text.progress import byte_counter
 from mlm_jax.text.tokenizer import Tokenizer
 
 EVALUATION_FOLDER = "eval"

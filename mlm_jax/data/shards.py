@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from mlm_jax.corpus.progress import track
 from mlm_jax.data.folders import Folder, RemoteFile, open_folder
 from mlm_jax.data.manifest import (
     MANIFEST_FILE,
@@ -37,9 +38,8 @@ from mlm_jax.data.shard_writer import document_offsets, shard_parts
 from mlm_jax.data.word_bits import WordBits, num_bytes, unpacked, window_bytes
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents, token_dtype
-from mlm_jax.text.progress import track
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import check_text
+from mlm_jax.vocabulary.wordpiece import check_text
 
 DEFAULT_SHARD_TOKENS = 1 << 26
 # A memory map in Python keeps a file descriptor open, and many systems allow 1,024 per process.

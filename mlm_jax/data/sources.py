@@ -15,7 +15,7 @@ from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
+from mlm_jax.vocabulary.files import TOKENIZER_FILES
 
 
 @dataclass(frozen=True)

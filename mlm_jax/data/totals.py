@@ -53,7 +53,7 @@ class Preparation:
 
     seconds and text_bytes (UTF-8) cover this call; 0 if everything was already done. warnings: about the content.
     duplicates: documents whose text is that of an earlier one of the same call; an estimate for large corpora
-    (`mlm_jax.text.document_hashes`). evaluation: the documents that were held out, if any.
+    (`mlm_jax.corpus.document_hashes`). evaluation: the documents that were held out, if any.
     """
 
     totals: Totals

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlm_jax.extension.kinds import Kind, pieces_of, words_of
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import batches
+from mlm_jax.vocabulary.wordpiece import batches
 
 # A space that precedes a word belongs to it in byte-level BPE. No tokenizer here has a word that goes on after a space.
 _CHUNK = re.compile(r" ?\S+")

@@ -5,7 +5,7 @@ from mlm_jax.errors import RunError
 from mlm_jax.run.reporting import say
 from mlm_jax.step.maskable import check_maskable, unknown_share
 from mlm_jax.step.program import Program
-from mlm_jax.text.wordpiece import LARGEST_UNKNOWN_SHARE
+from mlm_jax.vocabulary.wordpiece import LARGEST_UNKNOWN_SHARE
 
 
 def check_masking(sources: RunData, program: Program) -> None:

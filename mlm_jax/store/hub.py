@@ -17,7 +17,7 @@ from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.files.home import home
-from mlm_jax.text.tokenizer_files import TOKENIZER_FILES
+from mlm_jax.vocabulary.files import TOKENIZER_FILES
 
 # Names of users, models and folders; neither "." nor "..".
 _PART = re.compile(r"(?!\.+$)[\w.\- ]+")

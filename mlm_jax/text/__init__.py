@@ -1,5 +1,4 @@
-"""Text files to token ids. Never imports jax.
+"""Text to token ids and back, and where words begin. Never imports jax.
 
-In: paths, globs and URLs of text files. Out: documents (`corpus.py`) and their token ids (`tokenizer.py`).
-Read `corpus.py` first, then `tokenizer.py`.
+In: text, and a tokenizer of `mlm_jax.vocabulary`, or text to train one on. Out: token ids. Read `tokenizer.py` first.
 """

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import NUM_EXAMPLES, unknown_warning
+from mlm_jax.vocabulary.wordpiece import NUM_EXAMPLES, unknown_warning
 
 Separator = Literal["sep", "none"]
 

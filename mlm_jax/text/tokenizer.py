@@ -17,14 +17,15 @@ from tokenizers.models import WordLevel, WordPiece
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically, write_together
-from mlm_jax.text.folder_settings import TOKENIZER_CONFIG_FILE, VOCABULARY_FILE
-from mlm_jax.text.roles import BERT_ROLES, Roles, frame_of, set_frame
-from mlm_jax.text.tokenizer_files import load_backend
-from mlm_jax.text.tokenizer_json import TOKENIZER_FILE, fingerprint_of, saved_config
 from mlm_jax.text.training import Kind, TrainingSettings, train_backend
-from mlm_jax.text.unigram import WORD_MARK
 from mlm_jax.text.word_table import WordTable, is_bert, packed, word_table
-from mlm_jax.text.wordpiece import (
+from mlm_jax.text.words import continuation_table
+from mlm_jax.vocabulary.files import load_backend
+from mlm_jax.vocabulary.folder_settings import TOKENIZER_CONFIG_FILE, VOCABULARY_FILE
+from mlm_jax.vocabulary.roles import BERT_ROLES, Roles, frame_of, set_frame
+from mlm_jax.vocabulary.tokenizer_json import TOKENIZER_FILE, fingerprint_of, saved_config
+from mlm_jax.vocabulary.unigram import WORD_MARK
+from mlm_jax.vocabulary.wordpiece import (
     CONTINUATION_PREFIX,
     NUM_EXAMPLES,
     WORD_LENGTH_LIMIT,
@@ -35,7 +36,6 @@ from mlm_jax.text.wordpiece import (
     thinned,
     unknown_warning,
 )
-from mlm_jax.text.words import continuation_table
 
 
 class Tokenizer:

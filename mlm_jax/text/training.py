@@ -21,8 +21,8 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.text.unigram import WORD_MARK
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend, train_vocabulary
+from mlm_jax.vocabulary.unigram import WORD_MARK
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend, train_vocabulary
 
 Kind = Literal["wordpiece", "byte-bpe", "unigram", "characters", "k-mers"]
 

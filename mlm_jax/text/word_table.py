@@ -11,8 +11,8 @@ from tokenizers import AddedToken
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from mlm_jax.text.wordpiece import batches, pieces
 from mlm_jax.text.words import continuations, normalizer_steps, pre_tokenizer_steps
+from mlm_jax.vocabulary.wordpiece import batches, pieces
 
 # Longer texts are encoded in pieces. Encoding needs about 130 bytes per character in the library, and 15 for the
 # list of words.

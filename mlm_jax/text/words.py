@@ -12,8 +12,8 @@ import tokenizers
 from tokenizers.models import Unigram, WordLevel, WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from mlm_jax.text.unigram import WORD_MARK
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX
+from mlm_jax.vocabulary.unigram import WORD_MARK
+from mlm_jax.vocabulary.wordpiece import CONTINUATION_PREFIX
 
 
 def continuation_table(backend: tokenizers.Tokenizer, vocabulary_size: int) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mlm_jax.config import ComputeConfig, DataConfig, MeshConfig, Packing, TrainConfig
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.config.training_record import record_of
+from mlm_jax.corpus.progress import progress_bar
 from mlm_jax.data.batches import Rows
 from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.data.verification import Verification
@@ -23,7 +24,6 @@ from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.step.evaluation import Evaluation, evaluate_rows, evaluation_of
 from mlm_jax.step.program import build_program
 from mlm_jax.store.loading import load_masked_lm
-from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength
 from mlm_jax.use.fine_tuning import settings_of

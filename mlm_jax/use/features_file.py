@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.corpus.progress import progress_bar
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
 from mlm_jax.files.targets import check_target_file, naming_target, without_empty_folders
 from mlm_jax.run.reporting import say
-from mlm_jax.text.progress import progress_bar
 from mlm_jax.use.inference import Pooling
 from mlm_jax.use.labels import kind_of, listed
 from mlm_jax.use.masked_lm import MaskedLM

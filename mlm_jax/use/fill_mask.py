@@ -8,8 +8,8 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import check_text
 from mlm_jax.use.labels import kind_of, listed
+from mlm_jax.vocabulary.wordpiece import check_text
 
 MASK = "[MASK]"
 """Marks a mask in texts for any tokenizer, which may have another name for it."""

@@ -14,8 +14,8 @@ from mlm_jax.data.permutation import permute
 from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import LARGEST_UNKNOWN_SHARE, check_text, unknown_warning
 from mlm_jax.use.labels import kind_of, listed
+from mlm_jax.vocabulary.wordpiece import LARGEST_UNKNOWN_SHARE, check_text, unknown_warning
 
 _LENGTH_BUCKET = 16
 # Number of batches within which rows are sorted by length, to reduce padding.

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mlm_jax.config import BertConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.config.training_record import TrainingRecord
+from mlm_jax.corpus.progress import progress_bar
 from mlm_jax.data.batches import Rows
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
@@ -22,7 +23,6 @@ from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.run.reporting import say
 from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.store.loading import load_model
-from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts

@@ -15,6 +15,7 @@ from jax import Array
 
 from mlm_jax.config import BertConfig
 from mlm_jax.config.training_record import TrainingRecord
+from mlm_jax.corpus.progress import progress_bar
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
 from mlm_jax.formats.model_folder import ProblemType, StoredModel, random_classifier, write_model_folder
@@ -25,7 +26,6 @@ from mlm_jax.parallel.weights import declared_weights
 from mlm_jax.run.reporting import say
 from mlm_jax.step.update import make_update_rule, state_of
 from mlm_jax.store.loading import load_model
-from mlm_jax.text.progress import progress_bar
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.fine_tuning import FitResult, Tuner, check_count, fit_settings

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mlm_jax.text.corpus import read_documents
+from mlm_jax.corpus.documents import read_documents
 from mlm_jax.text.tokenizer import Tokenizer
 from scripts.benchmark.contest import Contestant, compete
 from scripts.benchmark.corpus import text_files

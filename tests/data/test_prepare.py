@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from mlm_jax.commands import tokenizer as train_tokenizer
+from mlm_jax.corpus.document_hashes import DocumentHashes
 from mlm_jax.data import prepare as prepare_module
 from mlm_jax.data.division import Part
 from mlm_jax.data.merge import merge_parts
@@ -23,7 +24,6 @@ from mlm_jax.data.prepare import Preparation, prepare
 from mlm_jax.data.shards import open_shards
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError, RunError
-from mlm_jax.text.document_hashes import DocumentHashes
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.locks import held_by_another_process
 
@@ -312,7 +312,7 @@ def test_exact_duplicates_are_counted(corpus, tmp_path, monkeypatch):
     assert preparation.duplicates == 14
     assert "14 exact duplicates" in preparation.summary()
     # Beyond the bound, the number is an estimate from a sample.
-    monkeypatch.setattr("mlm_jax.text.document_hashes._MOST_HASHES", 4000)
+    monkeypatch.setattr("mlm_jax.corpus.document_hashes._MOST_HASHES", 4000)
     hashes = DocumentHashes()
     documents = [str(n % 20_000) for n in range(30_000)]
     assert list(hashes.kept(documents)) == documents

@@ -7,8 +7,8 @@ from statistics import median
 
 import pytest
 
+from mlm_jax.corpus.documents import read_documents
 from mlm_jax.data.prepare import prepare
-from mlm_jax.text.corpus import read_documents
 from mlm_jax.text.tokenizer import Tokenizer
 
 

@@ -45,7 +45,7 @@ def steps(tokenizer, tmp_path):
 
 
 def test_long_operations_show_a_bar(steps, monkeypatch):
-    monkeypatch.setattr("mlm_jax.text.progress._DELAY_SECONDS", 0.0)
+    monkeypatch.setattr("mlm_jax.corpus.progress._DELAY_SECONDS", 0.0)
     for name, step in steps.items():
         monkeypatch.setattr(sys, "stderr", Terminal())
         step()
@@ -54,7 +54,7 @@ def test_long_operations_show_a_bar(steps, monkeypatch):
 
 @pytest.mark.parametrize(("stderr", "delay"), [(Terminal, 2.0), (io.StringIO, 0.0)])
 def test_quick_operations_and_other_outputs_show_nothing(steps, monkeypatch, stderr, delay):
-    monkeypatch.setattr("mlm_jax.text.progress._DELAY_SECONDS", delay)
+    monkeypatch.setattr("mlm_jax.corpus.progress._DELAY_SECONDS", delay)
     monkeypatch.setattr(sys, "stderr", stderr())
     for step in steps.values():
         step()

@@ -12,7 +12,7 @@ from mlm_jax.data.prepare import prepare
 from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
 from tests.run_small import documents, prepared, tokenizer
 
 

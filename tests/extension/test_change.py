@@ -3,7 +3,7 @@
 from mlm_jax.extension.change import add_words, move
 from mlm_jax.extension.word_counts import count_chunks
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS, bert_backend
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS, bert_backend
 from tests.extension.test_rows import model_of
 from tests.extension.tokenizers_small import byte_level, word_piece
 

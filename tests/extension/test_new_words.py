@@ -9,9 +9,9 @@ import tokenizers
 from mlm_jax.errors import InputError
 from mlm_jax.extension.kinds import kind_of
 from mlm_jax.extension.new_words import extend, extend_with_costly
-from mlm_jax.text import wordpiece
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+from mlm_jax.vocabulary import wordpiece
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
 from tests.extension.tokenizers_small import TEXT, byte_level, pieces, word_piece
 
 

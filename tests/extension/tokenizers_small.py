@@ -5,10 +5,10 @@ from functools import cache
 import tokenizers
 from tokenizers.trainers import BpeTrainer
 
-from mlm_jax.text.byte_level import frame_texts
-from mlm_jax.text.roles import ROBERTA_ROLES
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS, bert_backend
+from mlm_jax.vocabulary.byte_level import frame_texts
+from mlm_jax.vocabulary.roles import ROBERTA_ROLES
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS, bert_backend
 
 TEXT = [
     "the lake is blue and the sea is green",

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mlm_jax.corpus.documents import read_documents
 from mlm_jax.errors import InputError
 from mlm_jax.store.loading import load_model
-from mlm_jax.text.corpus import read_documents
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.formats.folders import hugging_face_folder
 

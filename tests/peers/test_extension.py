@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from mlm_jax.__main__ import run_command
+from mlm_jax.corpus.documents import read_documents
 from mlm_jax.extension.kinds import kind_of, words_of
 from mlm_jax.extension.new_words import Extended, extend, extend_with_costly
 from mlm_jax.extension.word_counts import costly_words, count_chunks, count_words
 from mlm_jax.store import conversion
 from mlm_jax.store.reference_outputs import Reference
-from mlm_jax.text.corpus import read_documents
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.masked_lm import MaskedLM
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm_jax.errors import InputError
-from mlm_jax.text import word_table, wordpiece
+from mlm_jax.text import word_table
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+from mlm_jax.vocabulary import wordpiece
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
 
 PIECES = ["hello", "world", "un", "##aff", "##able", "uber", "resume", "mask", "中", "国", "##国"]
 PIECES += ["a", "b", "c", "e", "i", "s", "1", "##a", "##b", "##c", "##d", "##e", "##i", "##s", *",.![]|-"]

@@ -31,7 +31,7 @@ def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     def at_once(**options: Any) -> tqdm:
         return tqdm(**(options | {"delay": 0, "mininterval": 0}))
 
-    monkeypatch.setattr("mlm_jax.text.progress.tqdm", at_once)
+    monkeypatch.setattr("mlm_jax.corpus.progress.tqdm", at_once)
     monkeypatch.setattr(conversion, "ask_library", lambda name, *_: Reference(name, None, "not asked"))
 
 

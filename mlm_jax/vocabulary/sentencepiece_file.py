@@ -6,7 +6,7 @@ from typing import Any
 
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.git_lfs import check_no_pointer_file
-from mlm_jax.text.unigram import Pieces
+from mlm_jax.vocabulary.unigram import Pieces
 
 _UNIGRAM = 1
 _CONTROL, _USER_DEFINED = 3, 4

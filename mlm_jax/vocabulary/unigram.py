@@ -11,8 +11,8 @@ from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
 from mlm_jax.errors import InputError
-from mlm_jax.text.added_tokens import name_of
-from mlm_jax.text.tokenizer_json import naming_file
+from mlm_jax.vocabulary.added_tokens import name_of
+from mlm_jax.vocabulary.tokenizer_json import naming_file
 
 WORD_MARK = "▁"
 """Stands for the space before a word, at the start of its first piece."""

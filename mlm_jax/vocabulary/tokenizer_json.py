@@ -11,10 +11,10 @@ import numpy as np
 import tokenizers
 
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.text.added_tokens import added_tokens_config
-from mlm_jax.text.roles import BERT_ROLES, Roles
-from mlm_jax.text.vocabulary import BertRules
-from mlm_jax.text.wordpiece import WORD_LENGTH_LIMIT
+from mlm_jax.vocabulary.added_tokens import added_tokens_config
+from mlm_jax.vocabulary.roles import BERT_ROLES, Roles
+from mlm_jax.vocabulary.vocab_txt import BertRules
+from mlm_jax.vocabulary.wordpiece import WORD_LENGTH_LIMIT
 
 TOKENIZER_FILE = "tokenizer.json"
 GENERIC_CLASS = "PreTrainedTokenizerFast"

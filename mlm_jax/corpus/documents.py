@@ -15,9 +15,8 @@ from typing import Any, cast
 
 from fsspec.core import has_magic
 
-from mlm_jax.errors import InputError
-from mlm_jax.text.compression import COMPRESSION_SUFFIXES
-from mlm_jax.text.document_formats import (
+from mlm_jax.corpus.compression import COMPRESSION_SUFFIXES
+from mlm_jax.corpus.document_formats import (
     FORMAT_SUFFIXES,
     DocumentBoundary,
     ErrorPolicy,
@@ -25,7 +24,8 @@ from mlm_jax.text.document_formats import (
     ReadOptions,
     texts_of,
 )
-from mlm_jax.text.file_systems import file_system, is_local, path_names
+from mlm_jax.corpus.file_systems import file_system, is_local, path_names
+from mlm_jax.errors import InputError
 
 STANDARD_INPUT = "-"
 _DEFAULTS = ReadOptions()

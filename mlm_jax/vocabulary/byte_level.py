@@ -12,8 +12,8 @@ from tokenizers.processors import RobertaProcessing
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.text.roles import Roles
-from mlm_jax.text.tokenizer_json import naming_file
+from mlm_jax.vocabulary.roles import Roles
+from mlm_jax.vocabulary.tokenizer_json import naming_file
 
 BYTE_LEVEL_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 

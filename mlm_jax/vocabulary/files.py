@@ -9,24 +9,24 @@ import tokenizers
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.text.byte_level import BYTE_LEVEL_FILE, MERGES_FILE
-from mlm_jax.text.folder_settings import (
+from mlm_jax.vocabulary.byte_level import BYTE_LEVEL_FILE, MERGES_FILE
+from mlm_jax.vocabulary.folder_settings import (
     SENTENCEPIECE_FILES,
     SENTENCEPIECE_SUFFIXES,
     TOKENIZER_CONFIG_FILE,
     VOCABULARY_FILE,
     FolderSettings,
 )
-from mlm_jax.text.keras_hub_files import read_keras_hub
-from mlm_jax.text.roles import BERT_ROLES, Roles
-from mlm_jax.text.tokenizer_json import TOKENIZER_FILE
-from mlm_jax.text.transformers_folder import (
+from mlm_jax.vocabulary.keras_hub_files import read_keras_hub
+from mlm_jax.vocabulary.roles import BERT_ROLES, Roles
+from mlm_jax.vocabulary.tokenizer_json import TOKENIZER_FILE
+from mlm_jax.vocabulary.transformers_folder import (
     read_byte_level,
     read_sentencepiece_model,
     read_tokenizer_json,
     read_vocabulary_file,
 )
-from mlm_jax.text.vocabulary import BertRules
+from mlm_jax.vocabulary.vocab_txt import BertRules
 
 TOKENIZER_FILES = (
     TOKENIZER_FILE,

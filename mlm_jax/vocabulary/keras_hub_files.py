@@ -7,8 +7,8 @@ from typing import Any
 import tokenizers
 
 from mlm_jax.errors import InputError
-from mlm_jax.text.vocabulary import BertRules, read_vocabulary
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, bert_backend
+from mlm_jax.vocabulary.vocab_txt import BertRules, read_vocabulary
+from mlm_jax.vocabulary.wordpiece import CONTINUATION_PREFIX, bert_backend
 
 # Settings of KerasHub's tokenizer that change ids, in the presets of other tokenizers of WordPiece.
 _REQUIRED = {"split": True, "suffix_indicator": CONTINUATION_PREFIX, "oov_token": "[UNK]"}

@@ -9,9 +9,9 @@ import tokenizers
 from tokenizers import AddedToken
 
 from mlm_jax.errors import InputError
-from mlm_jax.text.roles import Roles
-from mlm_jax.text.tokenizer_classes import TokenizerClass
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+from mlm_jax.vocabulary.roles import Roles
+from mlm_jax.vocabulary.tokenizer_classes import TokenizerClass
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
 
 _EXTRA = "extra_special_tokens"
 _ROLES_IN_ORDER = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
+from mlm_jax.corpus.compression import decompressed_lines, raise_if_damaged
+from mlm_jax.corpus.content_checks import check_content, check_line_ends
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.git_lfs import check_no_pointer
-from mlm_jax.text.compression import decompressed_lines, raise_if_damaged
-from mlm_jax.text.content_checks import check_content, check_line_ends
 
 ErrorPolicy = Literal["strict", "replace"]
 DocumentBoundary = Literal["line", "blank_line", "file"]
@@ -41,7 +41,7 @@ _PlacedTexts = Iterator[tuple[str, str, bool]]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options for reading documents; see `mlm_jax.text.corpus.read_documents`."""
+    """Options for reading documents; see `mlm_jax.corpus.documents.read_documents`."""
 
     text_field: str = "text"
     errors: ErrorPolicy = "strict"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from mlm_jax.corpus import compression
 from mlm_jax.errors import InputError
-from mlm_jax.text import compression
 from tests.text.test_corpus import COMPRESS
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import tokenizers
 
 from mlm_jax.errors import InputError
-from mlm_jax.text.added_tokens import add_tokens, name_of
-from mlm_jax.text.byte_level import byte_level_backend, frame_texts, read_vocabulary_and_merges
-from mlm_jax.text.characters import characters_backend
-from mlm_jax.text.folder_settings import RULES, TOKENIZER_CONFIG_FILE, FolderSettings
-from mlm_jax.text.roles import set_frame
-from mlm_jax.text.sentencepiece_file import read_sentencepiece
-from mlm_jax.text.tokenizer_json import GENERIC_CLASS, backend_from_json, rules_of
-from mlm_jax.text.unigram import Pieces, UnigramSettings, pieces_of_json, unigram_backend
-from mlm_jax.text.vocabulary import (
+from mlm_jax.vocabulary.added_tokens import add_tokens, name_of
+from mlm_jax.vocabulary.byte_level import byte_level_backend, frame_texts, read_vocabulary_and_merges
+from mlm_jax.vocabulary.characters import characters_backend
+from mlm_jax.vocabulary.folder_settings import RULES, TOKENIZER_CONFIG_FILE, FolderSettings
+from mlm_jax.vocabulary.roles import set_frame
+from mlm_jax.vocabulary.sentencepiece_file import read_sentencepiece
+from mlm_jax.vocabulary.tokenizer_json import GENERIC_CLASS, backend_from_json, rules_of
+from mlm_jax.vocabulary.unigram import Pieces, UnigramSettings, pieces_of_json, unigram_backend
+from mlm_jax.vocabulary.vocab_txt import (
     BertRules,
     check_marks,
     effective,
@@ -26,7 +26,7 @@ from mlm_jax.text.vocabulary import (
     warn_of_contradiction,
     warn_of_guess,
 )
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend
+from mlm_jax.vocabulary.wordpiece import CONTINUATION_PREFIX, SPECIAL_TOKENS, WORD_LENGTH_LIMIT, bert_backend
 
 
 def read_vocabulary_file(folder: FolderSettings, file: Path, given: BertRules) -> tokenizers.Tokenizer:

@@ -11,13 +11,13 @@ import tokenizers
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
-from mlm_jax.text.added_tokens import TokenFiles
-from mlm_jax.text.byte_level import BYTE_LEVEL_FILE, MERGES_FILE
-from mlm_jax.text.roles import Roles, roles_of
-from mlm_jax.text.tokenizer_classes import CLASSES, Kind, TokenizerClass, class_of
-from mlm_jax.text.tokenizer_json import GENERIC_CLASS, TOKENIZER_FILE
-from mlm_jax.text.vocabulary import BertRules
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX
+from mlm_jax.vocabulary.added_tokens import TokenFiles
+from mlm_jax.vocabulary.byte_level import BYTE_LEVEL_FILE, MERGES_FILE
+from mlm_jax.vocabulary.roles import Roles, roles_of
+from mlm_jax.vocabulary.tokenizer_classes import CLASSES, Kind, TokenizerClass, class_of
+from mlm_jax.vocabulary.tokenizer_json import GENERIC_CLASS, TOKENIZER_FILE
+from mlm_jax.vocabulary.vocab_txt import BertRules
+from mlm_jax.vocabulary.wordpiece import CONTINUATION_PREFIX
 
 VOCABULARY_FILE = "vocab.txt"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"

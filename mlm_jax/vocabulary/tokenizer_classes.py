@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlm_jax.text.roles import ALBERT_ROLES, BERT_ROLES, ESM_ROLES, MPNET_ROLES, ROBERTA_ROLES, Roles
+from mlm_jax.vocabulary.roles import ALBERT_ROLES, BERT_ROLES, ESM_ROLES, MPNET_ROLES, ROBERTA_ROLES, Roles
 
 Kind = Literal["word_piece", "byte_level", "unigram", "characters", "as_it_is"]
 

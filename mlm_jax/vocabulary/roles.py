@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from mlm_jax.errors import InputError
-from mlm_jax.text.wordpiece import SPECIAL_TOKENS
+from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)

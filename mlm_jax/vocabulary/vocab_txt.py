@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.git_lfs import check_no_pointer_file
-from mlm_jax.text.wordpiece import CONTINUATION_PREFIX, LARGEST_VOCABULARY
+from mlm_jax.vocabulary.wordpiece import CONTINUATION_PREFIX, LARGEST_VOCABULARY
 
 # How other tokenizers mark where words begin or end in their vocabularies.
 _FOREIGN_MARKS = {"▁": "SentencePiece", "Ġ": "byte-level BPE"}

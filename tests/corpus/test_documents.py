@@ -20,8 +20,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlm_jax.corpus.documents import CorpusCounts, expand_paths, read_documents
 from mlm_jax.errors import InputError
-from mlm_jax.text.corpus import CorpusCounts, expand_paths, read_documents
 
 DOCUMENTS = ["The first document.", "Zürich, 東京 and \U0001f600.", "a\tb"]
 COMPRESS = {
@@ -623,7 +623,7 @@ def test_highly_compressed_zst_is_read_in_bounded_memory(tmp_path):
             writer.write(line)
     script = (
         "import re, sys\n"
-        "from mlm_jax.text.corpus import read_documents\n"
+        "from mlm_jax.corpus.documents import read_documents\n"
         f"assert sum(map(len, read_documents([{str(path)!r}]))) == 1000 * ({len(line)} - 1)\n"
         "assert 'jax' not in sys.modules\n"
         # Not ru_maxrss, which a child process inherits from its parent.
