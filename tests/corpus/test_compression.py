@@ -9,7 +9,7 @@ import pytest
 
 from mlm_jax.corpus import compression
 from mlm_jax.errors import InputError
-from tests.text.test_corpus import COMPRESS
+from tests.corpus.test_documents import COMPRESS
 
 
 @pytest.mark.parametrize("suffix", compression.COMPRESSION_SUFFIXES)
