@@ -143,7 +143,7 @@ CASES = [
 def published(folder: Path, shared_data: Path, architecture: str, **settings: Any) -> Path:
     """Makes a folder with `save_pretrained`, with random weights of realistic spread and the tokenizer of residues."""
     torch.manual_seed(0)
-    family = re.match("(.*?)(Model|For)", architecture)[1]
+    family = family_of(architecture)
     config = getattr(transformers, f"{family}Config")
     shape = SHAPES[family] | settings
     model = getattr(transformers, architecture)(config(**shape))
@@ -158,7 +158,20 @@ def published(folder: Path, shared_data: Path, architecture: str, **settings: An
     return folder
 
 
-@pytest.mark.parametrize(("architecture", "settings"), CASES)
+def family_of(architecture: str) -> str:
+    """Returns the beginning of the names of the family's classes."""
+    return re.match("(.*?)(Model|For)", architecture)[1]
+
+
+# The first of each family is tested with every change, all of them before a release.
+_FAMILIES = [family_of(architecture) for architecture, _ in CASES]
+TIERED = [
+    pytest.param(*case, marks=() if family not in _FAMILIES[:index] else pytest.mark.release)
+    for index, (case, family) in enumerate(zip(CASES, _FAMILIES, strict=True))
+]
+
+
+@pytest.mark.parametrize(("architecture", "settings"), TIERED)
 def test_both_directions(
     architecture: str, settings: dict[str, Any], shared_data: Path, tmp_path: Path
 ) -> None:
