@@ -22,7 +22,8 @@ transformers = pytest.importorskip("transformers")
 from mlm_jax.config.files import load_config
 from mlm_jax.config.model import BertConfig
 from mlm_jax.formats.model_folder import nest_params
-from mlm_jax.model.bert import BertMaskedLM, FeedForward, count_parameters
+from mlm_jax.model.bert import BertMaskedLM, count_parameters
+from mlm_jax.model.encoder_layer import FeedForward
 from mlm_jax.model.layers import RMSNorm, split_model
 
 pytestmark = pytest.mark.peers
