@@ -1,4 +1,4 @@
-"""An encoder with the shape of ModernBERT-base (Warner et al. 2024): 149,656,000 parameters with the MLM head.
+"""An encoder with the shape of ModernBERT-base (Warner et al. 2024): 149,655,232 parameters with the MLM head.
 
     mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
     mlm-jax train modernbert_base --data.path data/train
@@ -9,8 +9,8 @@ tokens, weight decay, betas, masking rate and the 1.7 trillion tokens in rows of
 paper, with the decay over the last 50 billion tokens. Nothing has been trained with this config.
 
 Differences from the paper: WordPiece instead of a byte-level tokenizer, AdamW instead of StableAdamW, a linear decay
-instead of a square-root decay, a constant batch size, no phase with rows of 8,192 tokens, weights initialized with a
-standard deviation of 0.02 throughout, and an attention norm in the first layer, too (768 more parameters).
+instead of a square-root decay, a constant batch size, no phase with rows of 8,192 tokens, and weights initialized with
+a standard deviation of 0.02 throughout.
 """
 
 from mlm_jax import (
@@ -42,6 +42,7 @@ def config() -> TrainConfig:
             local_attention_window=128,
             global_attention_every=3,
             norm_placement="pre",
+            first_attention_norm=False,
             biases=False,
             activation="geglu",
             layer_norm_epsilon=1e-5,

@@ -16,8 +16,10 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.numpy import load_file
 
+from mlm_jax.config.files import load_config
 from mlm_jax.families.registry import FAMILIES
 from mlm_jax.formats import hugging_face
+from mlm_jax.model.bert import count_parameters
 from mlm_jax.store import conversion
 from mlm_jax.store.conversion import Request
 from mlm_jax.store.reference_outputs import Reference
@@ -41,6 +43,7 @@ def _transformers_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "ask_library", ask)
 
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SIZES = {
     "vocab_size": 25,
     "hidden_size": 32,
@@ -278,6 +281,20 @@ def test_byte_level_ids_are_those_of_transformers(
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert again("a b", "c")["input_ids"] == theirs("a b", "c")["input_ids"]
     assert Tokenizer.load(tmp_path / "saved").fingerprint == ours.fingerprint
+
+
+def test_parameter_counts_equal_transformers() -> None:
+    with torch.device("meta"):
+        their_roberta = transformers.RobertaForMaskedLM(
+            transformers.RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1)
+        )
+        their_modernbert = transformers.ModernBertForMaskedLM(transformers.ModernBertConfig())
+    shapes = (load_config(CONFIGS / f"{name}_base.py").model for name in ("roberta", "modernbert"))
+    ours = (count_parameters(shape, pooler=False, mlm_head=True) for shape in shapes)
+    # Its config has no position before the first, because its tokenizer is BERT's.
+    assert next(ours) == sum(weight.numel() for weight in their_roberta.parameters()) - 2 * 768
+    # Its dead row of the first attention norm is no weight of transformers'.
+    assert next(ours) == sum(weight.numel() for weight in their_modernbert.parameters()) + 768
 
 
 def test_the_page_lists_every_model_type_and_what_is_read() -> None:
