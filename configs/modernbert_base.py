@@ -1,4 +1,4 @@
-"""An encoder with the shape of ModernBERT-base (Warner et al. 2024): 149,655,232 parameters with the MLM head.
+"""An encoder with the shape of ModernBERT-base (Warner et al. 2024): 149,656,000 parameters with the MLM head.
 
     mlm-jax prepare --input CORPUS --tokenizer TOKENIZER --output data/train
     mlm-jax train modernbert_base --data.path data/train
@@ -10,7 +10,7 @@ paper, with the decay over the last 50 billion tokens. Nothing has been trained 
 
 Differences from the paper: WordPiece instead of a byte-level tokenizer, AdamW instead of StableAdamW, a linear decay
 instead of a square-root decay, a constant batch size, no phase with rows of 8,192 tokens, and weights initialized with
-a standard deviation of 0.02 throughout.
+a standard deviation of 0.02 throughout. 768 of the parameters have no effect: the row of the first attention norm.
 """
 
 from mlm_jax import (
