@@ -113,7 +113,9 @@ def test_a_different_batch_size_continues_with_the_next_example(
         epochs = f"{examples / rows.num_rows:.2f} epochs"
         assert f"step {step} begins at example {examples}, {epochs}\n" in told
     follow = [TrainingBatches(rows, BatchSizes(8), before.seed).batch(step) for step in range(40, 48)]
-    for now, then in zip(zip(*taken, strict=True), zip(*follow, strict=True), strict=True):
+    *fields, words = zip(zip(*taken, strict=True), zip(*follow, strict=True), strict=True)
+    assert {*words[0], *words[1]} == {None}
+    for now, then in fields:
         np.testing.assert_array_equal(np.concatenate(now), np.concatenate(then))
     (*_, last_record) = read_records(run / "metrics.jsonl")
     assert last_record["epoch"] == 384 / rows.num_rows
