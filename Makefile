@@ -31,7 +31,7 @@ check: lint
 	$(MAKE) test
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not release"
 
 # Both in one session, which shares imports, runs and compiled programs.
 test-and-slow: $(VENV)/.installed-dev

@@ -30,7 +30,8 @@ from tests.small import MODEL, losses_of, program_of
 
 COVERING = [*covering_set(), *OF_FAMILIES.values()]
 WITHIN = DataConfig(sequence_length=24, attend_within_documents=True)
-# Compilation takes most of the time: by default, only everything at once is tested; the rest is slow.
+# Compilation takes most of the time: by default, only everything at once is tested. The architectures of families are
+# slow tests, and every pair of settings is tested before a release.
 FEW = [(EVERYTHING, (2, 2, 2))]
 
 
@@ -41,15 +42,17 @@ def both_losses(changes: dict[str, Any], mesh: tuple[int, int, int]) -> tuple[li
     return one, many
 
 
+def _tier(row: tuple[dict[str, Any], tuple[int, int, int]]) -> Any:
+    if row in FEW:
+        return ()
+    return pytest.mark.slow if row in OF_FAMILIES.values() else pytest.mark.release
+
+
 ON_MESHES = pytest.mark.parametrize(
     ("changes", "mesh"),
     [
-        *(pytest.param(*row, id=f"{name_of(row[0])}-{row[1]}") for row in FEW),
-        *(
-            pytest.param(*row, id=f"{name_of(row[0])}-{row[1]}", marks=pytest.mark.slow)
-            for row in COVERING
-            if row not in FEW
-        ),
+        pytest.param(*row, id=f"{name_of(row[0])}-{row[1]}", marks=_tier(row))
+        for row in (*FEW, *(row for row in COVERING if row not in FEW))
     ],
 )
 
