@@ -90,7 +90,13 @@ def run(code: str, *arguments: object) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize(("layers", "head"), [(2, "head"), (1, "backbone"), (12, "head")])
+@pytest.mark.parametrize(
+    ("layers", "head"),
+    [
+        (2, "head"),
+        *(pytest.param(*case, marks=pytest.mark.release) for case in ((1, "backbone"), (12, "head"))),
+    ],
+)
 def test_both_directions(layers: int, head: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     run(PUBLISH, source, layers, head)

@@ -41,7 +41,7 @@ def test_fill_mask_equals_the_pipeline(folder: Path) -> None:
             assert candidate["score"] == pytest.approx(answer["score"], rel=1e-4)
 
 
-@pytest.mark.parametrize("layer", [0, 1, -1])
+@pytest.mark.parametrize("layer", [*(pytest.param(layer, marks=pytest.mark.release) for layer in (0, 1)), -1])
 def test_features_are_the_hidden_states(folder: Path, layer: int) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.BertModel.from_pretrained(folder, attn_implementation="eager")
