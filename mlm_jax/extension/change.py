@@ -27,7 +27,7 @@ class Change:
     num_reused: int = 0
     """Number of new words that took the place of an unused entry."""
     notes: list[str] = field(default_factory=list)
-    """What a user should know: words that are left out, and why."""
+    """Notes for the user: words that are left out, and why."""
 
 
 def add_words(where: str, model: StoredModel, listed: Sequence[str], chunks: Chunks | None = None) -> Change:

@@ -29,7 +29,7 @@ _BIAS, _POSITIONS = "head/bias", "encoder/embeddings/position"
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How often the entries of two tokenizers occur in the same text."""
+    """Counts of the entries of two tokenizers in the same text."""
 
     old: np.ndarray
     """int64 `[entries of the old tokenizer]`"""

@@ -6,7 +6,6 @@ head that predicts contacts is kept, not used. transformers applies no dropout t
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ ESM = Family(
         "ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"],
         "Model": ("encoder",),
     },
-    rows=partial(_rows),
+    rows=_rows,
     nearest=lambda config: replace(like_roberta(config), embedding_dropout=False),
     read=_read,
     write=_write,

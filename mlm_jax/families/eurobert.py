@@ -13,10 +13,11 @@ from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
 from mlm_jax.families.family import TOKEN_CLASSES, Family
 from mlm_jax.families.names import TORCH, LayerNames, Row
 from mlm_jax.families.settings import (
+    SIZE_SETTINGS,
     check_only,
-    check_whole,
     config_from_settings,
     given,
+    heads_in,
     rotary_base_in,
     rotary_settings,
     settings_from_config,
@@ -36,14 +37,8 @@ _CONVENTIONS: Conventions = but(
     pooler=(False,),
 )
 _SETTINGS: Mapping[str, str] = {
-    "vocab_size": "vocabulary_size",
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "hidden_dim",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "intermediate_dim",
-    "max_position_embeddings": "max_sequence_length",
+    **SIZE_SETTINGS,
     "attention_dropout": "attention_dropout_rate",
-    "initializer_range": "initializer_stddev",
     "tie_word_embeddings": "tie_embeddings",
     "rms_norm_eps": "layer_norm_epsilon",
 }
@@ -74,19 +69,11 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def _heads(file: Path, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns the heads of queries and of keys. Raises InputError if they are not as wide as hidden_size in all."""
-    settings = given(settings, num_attention_heads=12, hidden_size=768)
-    check_whole(file, settings, "num_attention_heads", "hidden_size")
-    heads: int = settings["num_attention_heads"]
-    check_only(file, settings, head_dim=settings["hidden_size"] // max(1, heads))
-    return heads, given(settings, num_key_value_heads=heads)["num_key_value_heads"]
-
-
 def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(settings, **_DEFAULTS)
     check_only(file, settings, hidden_act="silu", attention_bias=False, mlp_bias=False)
-    heads, groups = _heads(file, settings)
+    heads = heads_in(file, settings)
+    groups = given(settings, num_key_value_heads=heads)["num_key_value_heads"]
     return config_from_settings(
         format_name,
         file,

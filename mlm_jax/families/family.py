@@ -36,7 +36,7 @@ class Family:
     class_prefix: str
     prefix: str
     conventions: Conventions
-    """What the family's files can state, by the settings of a config that tell architectures apart."""
+    """Values that the family's files can state, by the settings of a config that tell architectures apart."""
     classes: Mapping[str, tuple[str, ...]]
     """Parts of a model by the ending of transformers' class; that of the encoder alone, "Model", is last."""
     rows: Callable[[Sequence[str]], tuple[Row, ...]]

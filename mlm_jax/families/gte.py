@@ -32,5 +32,6 @@ GTE = rotary_family(
     160_000.0,
     **lm_head("lm_head.norm", "lm_head.decoder.bias", ""),
     layer=_LAYER,
+    embedding_norm="embeddings.LayerNorm",
     classes={"ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"]},
 )

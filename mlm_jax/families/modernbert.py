@@ -16,6 +16,7 @@ from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
 from mlm_jax.families.family import Family
 from mlm_jax.families.names import TORCH, LayerNames, Row, head_rows
 from mlm_jax.families.settings import (
+    SIZE_SETTINGS,
     activation_in,
     check_only,
     check_whole,
@@ -36,15 +37,9 @@ _CONVENTIONS: Conventions = but(
     pooler=(False,),
 )
 _SETTINGS: Mapping[str, str] = {
-    "vocab_size": "vocabulary_size",
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "hidden_dim",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "intermediate_dim",
-    "max_position_embeddings": "max_sequence_length",
+    **SIZE_SETTINGS,
     "mlp_dropout": "dropout_rate",
     "attention_dropout": "attention_dropout_rate",
-    "initializer_range": "initializer_stddev",
     "tie_word_embeddings": "tie_embeddings",
 }
 _DEFAULTS: Mapping[str, Any] = {

@@ -1,7 +1,6 @@
 """MPNet (Song et al. 2020): RoBERTa's positions without segments, and biases of attention by distance."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ MPNET = Family(
         **TOKEN_CLASSES,
         "Model": ("encoder",),
     },
-    rows=partial(_rows),
+    rows=_rows,
     nearest=like_roberta,
     read=_read,
     write=_write,

@@ -3,7 +3,7 @@
 NomicBERT's feed-forward is gated by SiLU, and its norms and heads alone have biases.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from mlm_jax.families.settings import (
     check_only,
     config_from_settings,
     given,
+    heads_in,
     rotary_base_in,
     rotary_settings,
-    shared_settings,
+    settings_from_config,
 )
 
 ROTARY_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, positions=("rotary",))
@@ -49,12 +50,17 @@ _LM_HEAD, _CLS = "lm_head.", "cls.predictions."
 
 
 def _rows(
-    prefix: str, layer: LayerNames, head: tuple[Row, ...], classifier: str, parts: Sequence[str]
+    prefix: str,
+    layer: LayerNames,
+    embedding_norm: str,
+    head: tuple[Row, ...],
+    classifier: str,
+    parts: Sequence[str],
 ) -> tuple[Row, ...]:
     # With two layers of its own, the classifier has the pooler.
     joined = classifier != "classifier" and "classifier" in parts
     return (
-        *embedding_rows(prefix, "embeddings.LayerNorm" if prefix == "gte." else "emb_ln"),
+        *embedding_rows(prefix, embedding_norm),
         *layer.rows(prefix),
         *TORCH.linear("classifier.dense" if joined else f"{prefix}pooler.dense", "encoder/pooler"),
         *head,
@@ -82,9 +88,7 @@ def _read(
 ) -> BertConfig:
     settings = given(settings, **defaults)
     check_only(file, settings, hidden_act=activation)
-    if settings.get("head_dim") is not None:
-        sizes = given(settings, hidden_size=768, num_attention_heads=12)
-        check_only(file, settings, head_dim=sizes["hidden_size"] // sizes["num_attention_heads"])
+    heads_in(file, settings)
     return config_from_settings(
         format_name,
         file,
@@ -98,8 +102,8 @@ def _read(
 
 
 def _write(activation: str, config: BertConfig) -> dict[str, Any]:
-    plain = replace(config, activation="gelu", num_key_value_heads=None)
-    return shared_settings(plain) | {"hidden_act": activation} | rotary_settings(config)
+    stated = {"hidden_act": activation, "layer_norm_eps": config.layer_norm_epsilon}
+    return settings_from_config(config, TRANSFORMERS_SETTINGS) | stated | rotary_settings(config)
 
 
 def rotary_family(
@@ -114,6 +118,7 @@ def rotary_family(
     head: tuple[str, str, str],
     bias: tuple[str, str],
     layer: LayerNames = _LAYER,
+    embedding_norm: str = "emb_ln",
     classifier: str = "classifier",
     classes: Mapping[str, tuple[str, ...]] = TOKEN_CLASSES,
 ) -> Family:
@@ -122,10 +127,6 @@ def rotary_family(
     `defaults` are the library's where they are not BERT's, `base` is its rotary base. `head` has the names of the dense
     layer, the norm and the output of the masked-LM head, `bias` those of its bias and of the tensor that repeats it.
     """
-    dense, norm, decoder = head
-    find: Callable[[Sequence[str]], tuple[Row, ...]] = partial(
-        _rows, prefix, layer, head_rows(dense, norm, decoder, bias[0]), classifier
-    )
     return Family(
         name=name,
         model_type=model_type,
@@ -138,15 +139,15 @@ def rotary_family(
             **classes,
             "Model": ("encoder",),
         },
-        rows=find,
+        rows=partial(_rows, prefix, layer, embedding_norm, head_rows(*head, bias[0]), classifier),
         nearest=partial(_nearest, conventions),
         read=partial(_read, conventions, activation, {"layer_norm_eps": 1e-12} | dict(defaults), base),
         write=partial(_write, activation),
         token_table=f"{prefix}embeddings.word_embeddings.weight",
-        decoder=decoder,
+        decoder=head[2],
         bias=bias[0],
         decoder_bias=bias[1],
-        heads=(_CLS if decoder.startswith(_CLS) else _LM_HEAD,),
+        heads=(_CLS if head[0].startswith(_CLS) else _LM_HEAD,),
         classifier="classifier.",
         constants=buffers_of_embeddings(prefix),
         unused=(f"{prefix}pooler.",) if classifier != "classifier" else (),

@@ -16,17 +16,22 @@ _READ_ACTIVATIONS: Mapping[str, HeadActivation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 
-BERT_SETTINGS: Mapping[str, str] = {
+SIZE_SETTINGS: Mapping[str, str] = {
     "vocab_size": "vocabulary_size",
     "num_hidden_layers": "num_layers",
     "hidden_size": "hidden_dim",
     "num_attention_heads": "num_heads",
     "intermediate_size": "intermediate_dim",
     "max_position_embeddings": "max_sequence_length",
+    "initializer_range": "initializer_stddev",
+}
+"""Maps names that nearly all families in transformers share to our settings."""
+
+BERT_SETTINGS: Mapping[str, str] = {
+    **SIZE_SETTINGS,
     "type_vocab_size": "num_segments",
     "hidden_dropout_prob": "dropout_rate",
     "attention_probs_dropout_prob": "attention_dropout_rate",
-    "initializer_range": "initializer_stddev",
 }
 """Maps names in Google's bert_config.json and transformers' config.json to our settings of the same meaning."""
 
@@ -36,11 +41,9 @@ TRANSFORMERS_SETTINGS: Mapping[str, str] = {**BERT_SETTINGS, "tie_word_embedding
 _ONLY = {"is_decoder": False, "add_cross_attention": False}
 
 
-def activation_in(
-    file: Path, settings: Mapping[str, Any], key: str = "hidden_act", default: str = "gelu"
-) -> HeadActivation:
+def activation_in(file: Path, settings: Mapping[str, Any], key: str = "hidden_act") -> HeadActivation:
     """Returns the activation in the settings of a transformers file. Raises InputError if it is not supported."""
-    activation = settings.get(key, default)
+    activation = settings.get(key, "gelu")
     if not isinstance(activation, str) or activation not in _READ_ACTIVATIONS:
         raise InputError(
             f"{file}: {key} {activation!r} is not supported: must be one of {', '.join(_READ_ACTIVATIONS)}"
@@ -62,6 +65,15 @@ def check_whole(file: Path, settings: Mapping[str, Any], *names: str) -> None:
         value = settings.get(name)
         if type(value) is not int or value < 0:
             raise InputError(f"{file}: {name} = {value!r}: must be a whole number of at least 0")
+
+
+def heads_in(file: Path, settings: Mapping[str, Any]) -> int:
+    """Returns the number of heads. Raises InputError if it is none, or heads have not their share of the width."""
+    settings = given(settings, num_attention_heads=12, hidden_size=768)
+    check_whole(file, settings, "num_attention_heads", "hidden_size")
+    heads: int = settings["num_attention_heads"]
+    check_only(file, settings, head_dim=settings["hidden_size"] // max(1, heads))
+    return heads
 
 
 def rotary_base_in(file: Path, settings: Mapping[str, Any], default: float) -> float:

@@ -22,7 +22,7 @@ class LayerPositions(NamedTuple):
     reach: Int[Array, ""] | None = None
     """Number of positions on each side to which a query attends; None for all."""
     bias: Float[Array, "H L L"] | None = None
-    """What is added to the scores of a query and a key, by their distance."""
+    """Summand of the scores of a query and a key, by their distance."""
     is_unnormalized: Bool[Array, ""] | None = None
     """True in a layer whose attention has no norm before it; None if there is no such layer."""
 

@@ -1,4 +1,4 @@
-"""Where words begin, according to a tokenizer's own pre-tokenizer: the tokens of each part that it makes are a word.
+"""Beginnings of words by a tokenizer's own pre-tokenizer: the tokens of each part that it makes are a word.
 
 For some tokenizers an entry alone tells: `##ing` of WordPiece continues a word, `▁the` of Unigram begins one. For
 others, such as byte-level BPE, `ing` continues a word in "singing" and begins one in "(ing" or "7ing".

@@ -164,6 +164,8 @@ def test_a_config_without_a_type_is_of_the_nearest_family() -> None:
         ),
         ("eurobert", {"tie_word_embeddings": True}, "head_transform = False: must be True with"),
         ("gte", {"rope_parameters": {"rope_type": "ntk"}}, "rope_parameters: must have rope_theta"),
+        ("gte", {"num_attention_heads": 0, "head_dim": 4}, "head_dim = 4 is not supported: must be 16"),
+        ("gte", {"hidden_size": "wide", "head_dim": 4}, "hidden_size = 'wide': must be a whole number"),
         ("nomic_bert", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported: must be 'silu'"),
         ("distilbert", {"dim": "wide"}, "hidden_dim = 'wide'"),
     ],
