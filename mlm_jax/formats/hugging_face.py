@@ -299,11 +299,10 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         for row in rows:
             if row.path in ("classifier/bias", "token_classifier/bias") and row.name in named.tensors:
                 config.num_labels = named.tensors[row.name].size
-        state = {
-            key: torch.from_numpy(tensor.read().astype(np.float32)) for key, tensor in named.tensors.items()
-        }
-    # transformers does not remove the prefixes of wrappers, and since version 5 only reads files of torch.
-    is_readable = are_of_torch(files) and not named.wrapper
+        # transformers does not remove the prefixes of wrappers, and since version 5 only reads files of torch.
+        is_readable = are_of_torch(files) and not named.wrapper
+        given = {} if is_readable else named.tensors
+        state = {key: torch.from_numpy(tensor.read().astype(np.float32)) for key, tensor in given.items()}
     model, report = getattr(transformers, name).from_pretrained(
         folder if is_readable else None,
         config=config,
