@@ -19,7 +19,6 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 @pytest.mark.release
-@pytest.mark.shared_data
 def test_preparation_keeps_up_with_the_library_alone(shared_data: Path, tmp_path: Path) -> None:
     """The target was 7.5 MB/s on a machine where the library alone reaches 8.3 MB/s."""
     corpus = shared_data / "corpora" / "wiki-en-valid.jsonl.zst"

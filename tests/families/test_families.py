@@ -89,7 +89,6 @@ def test_null_settings_are_those_of_the_library(family: Family) -> None:
     assert read.hidden_dim == 16
 
 
-@pytest.mark.shared_data
 @BY_TYPE
 def test_folders_keep_the_type_and_every_bit(family: Family, shared_data: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(shared_data / "weights/sapiens-vh-roberta")

@@ -52,7 +52,6 @@ def test_the_family_follows_from_the_fields() -> None:
     assert len(types) == len(set(types))
 
 
-@pytest.mark.shared_data
 @pytest.mark.parametrize("mask", ["<mask>", "[MASK]"])
 def test_a_trained_model_fills_the_first_residues(folder: Path, mask: str) -> None:
     (answer,) = MaskedLM.from_preset(folder).fill_mask(mask * 7 + HEAVY_CHAIN[7:], top_k=1)
@@ -60,7 +59,6 @@ def test_a_trained_model_fills_the_first_residues(folder: Path, mask: str) -> No
     assert answer["token_str"] == list(HEAVY_CHAIN[:7])
 
 
-@pytest.mark.shared_data
 def test_there_and_back_is_the_same_to_the_bit(folder: Path, tmp_path: Path) -> None:
     convert(folder, tmp_path / "ours", "mlm_jax")
     convert(tmp_path / "ours", tmp_path / "back", "hugging_face")
@@ -79,7 +77,6 @@ def test_there_and_back_is_the_same_to_the_bit(folder: Path, tmp_path: Path) -> 
             convert(folder, tmp_path / target, target, Request(change_conventions=True))
 
 
-@pytest.mark.shared_data
 def test_the_first_rows_of_the_position_table_are_not_read(folder: Path) -> None:
     before = MaskedLM.from_preset(folder)
     tensors = load_file(folder / "model.safetensors")
@@ -92,7 +89,6 @@ def test_the_first_rows_of_the_position_table_are_not_read(folder: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.shared_data
 def test_a_trained_model_is_continued_and_given_back(folder: Path, tmp_path: Path) -> None:
     lm = MaskedLM.from_preset(folder)
     before = lm.evaluate([HEAVY_CHAIN] * 4).mlm_loss
@@ -103,7 +99,6 @@ def test_a_trained_model_is_continued_and_given_back(folder: Path, tmp_path: Pat
     assert hugging_face.read(tmp_path / "back").model.config == lm.config
 
 
-@pytest.mark.shared_data
 def test_a_classifier_is_the_dense_layer_and_the_projection(folder: Path, tmp_path: Path) -> None:
     classifier = TextClassifier.from_preset(folder, labels=["heavy", "light"])
     classifier.save(tmp_path / "own")
@@ -126,7 +121,6 @@ def test_a_classifier_is_the_dense_layer_and_the_projection(folder: Path, tmp_pa
     )
 
 
-@pytest.mark.shared_data
 def test_pairs_have_two_separators_and_one_segment(folder: Path) -> None:
     lm = MaskedLM.from_preset(folder)
     ((token_ids, segments),) = labeled_rows([("QV", "LS")], lm.config, lm.tokenizer, None)
@@ -138,7 +132,6 @@ def test_pairs_have_two_separators_and_one_segment(folder: Path) -> None:
         labeled_rows([("QV", "LS")], lm.config, lm.tokenizer, 5)
 
 
-@pytest.mark.shared_data
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -161,7 +154,6 @@ def test_contradictions_are_refused(folder: Path, settings: dict[str, object], m
         hugging_face.read(folder)
 
 
-@pytest.mark.shared_data
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
@@ -178,7 +170,6 @@ def test_roles_that_a_row_needs_apart(folder: Path, roles: dict[str, str | None]
         Tokenizer.load(folder)
 
 
-@pytest.mark.shared_data
 def test_the_unknown_token_may_be_named_by_the_model_alone(folder: Path) -> None:
     file = folder / "tokenizer_config.json"
     stated = json.loads(file.read_text())
@@ -187,7 +178,6 @@ def test_the_unknown_token_may_be_named_by_the_model_alone(folder: Path) -> None
     assert Tokenizer.load(folder).roles.unk_token == "<unk>"
 
 
-@pytest.mark.shared_data
 def test_a_tokenizer_that_pads_otherwise_is_not_written(folder: Path, tmp_path: Path) -> None:
     model = hugging_face.read(folder).model
     model = replace(model, config=replace(model.config, position_offset=1, max_sequence_length=145))

@@ -336,7 +336,6 @@ PINNED = {
 }
 
 
-@pytest.mark.shared_data
 @pytest.mark.parametrize("unit", ["whole_word", "span"])
 def test_real_words_are_masked_whole(unit: str, shared_data: Path) -> None:
     tokenizer = Tokenizer.load(shared_data / "vocab" / "bert-base-uncased")

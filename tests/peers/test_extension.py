@@ -22,7 +22,7 @@ from mlm_jax.store.reference_outputs import Reference
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.masked_lm import MaskedLM
 
-pytestmark = [pytest.mark.peers, pytest.mark.shared_data, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
 # The folder of a tokenizer, the model type that transformers reads it with, a text, and its number of documents.
 CASES = [

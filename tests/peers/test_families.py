@@ -30,7 +30,7 @@ from mlm_jax.use.text_classifier import TextClassifier
 from tests.formats.test_hugging_face import assert_same_tensors
 from tests.peers.test_hugging_face import there_and_back
 
-pytestmark = [pytest.mark.peers, pytest.mark.shared_data]
+pytestmark = [pytest.mark.peers]
 
 
 @pytest.fixture(autouse=True)

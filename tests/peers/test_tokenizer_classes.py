@@ -22,7 +22,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.text.odd_texts import odd_texts, real_texts
 
-pytestmark = [pytest.mark.peers, pytest.mark.shared_data, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
 NUM_ODD = NUM_REAL = 2500
 RESIDUES = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPNKQFYMHWCXBUZO", ".", "-", "<null_1>", "<mask>"]

@@ -133,7 +133,6 @@ def test_damaged_winobias_is_rejected(tmp_path: Path, pro: str, anti: str, messa
     assert message in str(error.value)
 
 
-@pytest.mark.shared_data
 def test_published_winobias(shared_data: Path) -> None:
     pairs = read_winobias(shared_data / "probes" / "winobias")
     assert len(pairs) == 792

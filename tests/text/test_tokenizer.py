@@ -707,7 +707,6 @@ def test_training_without_text_or_room_is_rejected(tmp_path):
         Tokenizer.train(["fine", "\ud800"], 100)
 
 
-@pytest.mark.shared_data
 @pytest.mark.parametrize(
     ("name", "size", "text", "expected"),
     [
@@ -723,7 +722,6 @@ def test_published_vocabularies(shared_data, name, size, text, expected):
     assert pieces(tokenizer, text) == expected
 
 
-@pytest.mark.shared_data
 def test_published_tokenizer_json_equals_its_vocabulary(shared_data):
     folder = shared_data / "vocab" / "bert-base-uncased"
     assert (

@@ -113,7 +113,6 @@ def test_words_of_any_text(name: str, tmp_path_factory: pytest.TempPathFactory) 
     check()
 
 
-@pytest.mark.shared_data
 @pytest.mark.parametrize(
     "name", ["tokenizers/roberta-base", "vocab/bert-base-cased", "tokenizers/dnabert-6mer"]
 )

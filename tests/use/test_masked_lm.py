@@ -389,7 +389,6 @@ def test_rows_beyond_the_trained_length_are_reported_once(
 
 
 @pytest.mark.release
-@pytest.mark.shared_data
 def test_a_thousand_short_sentences_take_less_than_three_seconds(shared_data: Path) -> None:
     """Runs in a child process, because tests simulate eight devices and compile without optimization."""
     code = """
