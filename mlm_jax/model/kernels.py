@@ -83,6 +83,14 @@ def splash_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> s
     return None
 
 
+def _splash_tile(length: int, reach: int | None) -> int:
+    """Returns the largest tile, or in a local layer the smallest of at least two windows, which visits three tiles."""
+    fitting = [size for size in _SPLASH_TILES if length % size == 0]
+    if reach is None:
+        return fitting[0]
+    return next((size for size in reversed(fitting) if size >= 4 * reach), fitting[0])
+
+
 def splash_attention(
     query: Float[Array, "B L H K"],
     key: Float[Array, "B L H K"],
@@ -99,7 +107,7 @@ def splash_attention(
     on any device, slowly.
     """
     length, heads, width = query.shape[1:]
-    tile = next(size for size in _SPLASH_TILES if length % size == 0)
+    tile = _splash_tile(length, reach)
     tiles = BlockSizes(
         block_q=tile,
         block_kv=tile,
