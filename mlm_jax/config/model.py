@@ -296,6 +296,11 @@ class BertConfig:
         return self.num_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
     @property
+    def layers_per_period(self) -> int:
+        """Number of layers after which the pattern of global and local layers repeats."""
+        return 1 if self.local_attention_window is None else self.global_attention_every
+
+    @property
     def gated(self) -> bool:
         """True if the feed-forward is gated: a product of two maps."""
         return self.activation in ("geglu", "swiglu")

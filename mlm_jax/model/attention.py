@@ -15,13 +15,8 @@ from jaxtyping import Bool, Float, Int, Key
 from mlm_jax.config import Attention, ComputeConfig
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.model.kernels import (
-    cudnn_attention,
-    cudnn_obstacle,
-    splash_attention,
-    splash_obstacle,
-    within_reach,
-)
+from mlm_jax.model.blocks import in_blocks, visible
+from mlm_jax.model.kernels import cudnn_attention, cudnn_obstacle, splash_attention, splash_obstacle
 from mlm_jax.model.layers import dropout
 from mlm_jax.parallel.sharding import partition_spec
 
@@ -47,8 +42,7 @@ def choose_attention(compute: ComputeConfig, model: BertConfig, length: int, dev
 
     `device` is one of the devices that the program is compiled for, attached or not. Kernels do not support dropout on
     the weights (cuDNN does, but JAX's public function does not offer it, and its seed could not change from step to
-    step), so an `attention_dropout_rate` above 0 requires XLA. cuDNN supports local layers with a mask; splash does not
-    support them.
+    step), so an `attention_dropout_rate` above 0 requires XLA.
 
     Raises:
         InputError: the config names a kernel that cannot run on this device or does not support the model.
@@ -77,7 +71,6 @@ def _obstacle(
         length=length,
         head_dim=model.head_dim,
         dtype=compute.dtype,
-        window=model.local_attention_window,
     )
     if obstacle is None and model.relative_position_buckets:
         return _NO_BIAS
@@ -93,7 +86,7 @@ def attend(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None = None,
-    reach: Int[Array, ""] | None = None,
+    reach: int | None = None,
     bias: Float[Array, "H L L"] | None = None,
     *,
     implementation: Attention = "auto",
@@ -104,30 +97,29 @@ def attend(
 
     Scores and softmax are computed in at least float32; `bias` is added to the scores. Keys get no weight if their
     `padding_mask` is False, if their document is not the query's, or if they are more than `reach` positions away. A
-    query without keys attends uniformly and stays finite. `implementation` is the result of `choose_attention`; "auto"
-    means XLA here. The kernels agree with XLA up to rounding.
+    query without keys attends uniformly to some and stays finite. `implementation` is the result of `choose_attention`;
+    "auto" means XLA here. The kernels agree with XLA up to rounding.
 
     Raises:
-        InputError: dropout on the weights or a `bias` is used with a kernel, or `reach` with splash.
+        InputError: dropout on the weights or a `bias` is used with a kernel.
     """
-    inputs = (query, key, value, padding_mask, document_ids, reach)
+    inputs = (query, key, value, padding_mask, document_ids)
     if implementation in ("auto", "xla"):
-        return xla_attention(*inputs, bias, dropout_rate=dropout_rate, dropout_key=dropout_key)
+        return xla_attention(*inputs, reach, bias, dropout_rate=dropout_rate, dropout_key=dropout_key)
     if bias is not None:
         raise InputError(f"compute.attention = {implementation!r}: {_NO_BIAS}")
     if dropout_rate and dropout_key is not None:
         raise InputError(f"compute.attention = {implementation!r}: {_NO_DROPOUT} {dropout_rate}")
-    kernel = _KERNELS[implementation]
+    kernel = partial(_KERNELS[implementation], reach=reach)
     if jax.sharding.get_abstract_mesh().empty:
         return kernel(*inputs)
     # The partitioner cannot split a kernel, so its division among the devices is specified here.
-    heads, tokens, scalar = (
+    heads, tokens = (
         partition_spec(("batch", "length", "heads", "head_dim")),
         partition_spec(("batch", "length")),
-        partition_spec(()),
     )
     return jax.shard_map(
-        kernel, in_specs=(heads, heads, heads, tokens, tokens, scalar), out_specs=heads, check_vma=False
+        kernel, in_specs=(heads, heads, heads, tokens, tokens), out_specs=heads, check_vma=False
     )(*inputs)
 
 
@@ -137,25 +129,37 @@ def xla_attention(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None,
-    reach: Int[Array, ""] | None = None,
+    reach: int | None = None,
     bias: Float[Array, "H L L"] | None = None,
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """Reference implementation of `attend`. Stores the weights as an array [B, H, L, L], even if `reach` is small.
+    """Computes attention with XLA. Stores the weights: [B, H, L, L], or those within reach of each block of a row."""
+    masked = partial(masked_attention, dropout_rate=dropout_rate, dropout_key=dropout_key)
+    if reach is None or bias is not None:
+        return masked(query, key, value, visible(padding_mask, document_ids, reach), bias)
+    return in_blocks(masked, query, key, value, padding_mask, document_ids, reach)
+
+
+def masked_attention(
+    query: Float[Array, "N Q H K"],
+    key: Float[Array, "N S H K"],
+    value: Float[Array, "N S H K"],
+    mask: Bool[Array, "#N #Q S"],
+    bias: Float[Array, "H Q S"] | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "N Q H K"]:
+    """Reference implementation of attention to the keys where `mask` is True.
 
     Masked scores are finite, because -inf would produce NaN in a row that is all padding.
     """
     scores = _scores(query, key) / query.shape[-1] ** 0.5
     if bias is not None:
         scores = scores + bias[None].astype(scores.dtype)
-    mask = padding_mask[:, None, None, :]
-    if document_ids is not None:
-        mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
-    if reach is not None:
-        mask = mask & within_reach(query.shape[1], reach)[None, None]
-    scores = jnp.where(mask, scores, 0.5 * jnp.finfo(scores.dtype).min)
+    scores = jnp.where(mask[:, None], scores, 0.5 * jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
     return jnp.einsum("bhls,bshk->blhk", weights, value)

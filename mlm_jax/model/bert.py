@@ -3,7 +3,8 @@
 B batch, L length, D hidden_dim, K masked positions, V vocabulary.
 
 Layers are stacked: each weight is one array with a leading axis `layers`, and a scan applies the layers, so that
-compile time does not grow with depth. Dropout keys are arguments; no module has mutable state.
+compile time does not grow with depth. Where global and local layers alternate, the scan goes over periods, whose layers
+are static, so that kernels know their window. Dropout keys are arguments; no module has mutable state.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from mlm_jax.config import ComputeConfig
 from mlm_jax.config.model import BertConfig
 from mlm_jax.model.embeddings import Embeddings
 from mlm_jax.model.encoder_layer import BertLayer
+from mlm_jax.model.layer_loop import apply_in_periods
 from mlm_jax.model.layers import Linear, activate, make_norm, parameter, recomputed
 from mlm_jax.model.positions import positions_of_layers
 from mlm_jax.parallel.sharding import constrain
@@ -83,25 +85,28 @@ class BertEncoder(nnx.Module):
         x = self.embeddings(token_ids, padding_mask, segment_ids, document_ids, embeddings_key, compute.dtype)
         graph, stacked = nnx.split(self.layers)
         shared = jax.tree.map(lambda weights: weights[0], stacked) if self.config.shared_layers else None
-        inputs = jax.tree.map(
-            lambda weights: weights[:deepest],
-            (stacked if shared is None else None, jnp.arange(self.config.num_layers)),
-        )
+        inputs = (stacked if shared is None else None, jnp.arange(self.config.num_layers))
         biases = self.relative_bias[...] if hasattr(self, "relative_bias") else None
         positions = positions_of_layers(self.config, token_ids.shape[1], compute.dtype, biases)
 
-        def apply_layer(x: Array, inputs: tuple[Any | None, Array]) -> tuple[Array, Array | None]:
+        def apply_layer(place: int, x: Array, inputs: tuple[Any | None, Array]) -> Array:
             weights, index = inputs
             key = None if layers_key is None else jax.random.fold_in(layers_key, index)
             with jax.named_scope("layer"):
                 layer = nnx.merge(graph, weights if shared is None else shared)
-                x = layer(x, padding_mask, key, document_ids, compute.attention, positions(index))
-            x = constrain(x, "batch", "length", "hidden")
-            return x, x if isinstance(depth, tuple) else None
+                x = layer(x, padding_mask, key, document_ids, compute.attention, positions(place, index))
+            return constrain(x, "batch", "length", "hidden")
 
         embedded = constrain(x, "batch", "length", "hidden")
-        apply = rematerialize(apply_layer, compute)
-        x, states = jax.lax.scan(apply, embedded, inputs, unroll=compute.scan_unroll)
+        x, states = apply_in_periods(
+            apply_layer,
+            embedded,
+            inputs,
+            deepest,
+            self.config.layers_per_period,
+            compute,
+            keep=isinstance(depth, tuple),
+        )
         if isinstance(depth, tuple):
             return jnp.stack([self._output(states[d - 1] if d else embedded, d) for d in depth])
         return self._output(x, depth)
@@ -113,16 +118,6 @@ class BertEncoder(nnx.Module):
     def pool(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B D"]:
         """Returns BERT's sentence vector: tanh of a linear map of the first position."""
         return jnp.tanh(self.pooler(hidden[:, 0]))
-
-
-def rematerialize(function: Any, compute: ComputeConfig) -> Any:
-    """Wraps `function` in `jax.checkpoint` with the config's policy."""
-    if compute.remat == "none":
-        return function
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    policy = dots if compute.remat == "dots" else jax.checkpoint_policies.nothing_saveable
-    # Inside a scan, the loop itself prevents XLA from undoing the recomputation.
-    return jax.checkpoint(function, policy=policy, prevent_cse=False)
 
 
 class MaskedLMHead(nnx.Module):

@@ -14,32 +14,23 @@ from jax import Array
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     BlockSizes,
     FullMask,
+    LocalMask,
     MultiHeadMask,
     SegmentIds,
     make_splash_mha_single_device,
 )
 from jaxtyping import Bool, Float, Int
 
-from mlm_jax.errors import InputError
+from mlm_jax.model.blocks import in_blocks, visible
 
 # Tile sizes that fit the memory of a TPU core, largest first; a tile must divide the row.
 _SPLASH_TILES = (512, 384, 256, 128)
-# splash's mask is fixed when the program is compiled, but one loop covers local and global layers.
-_NO_WINDOW = "needs model.local_attention_window = None"
 
 
-def within_reach(length: int, reach: Int[Array, ""]) -> Bool[Array, "L L"]:
-    """Returns True where query and key are at most `reach` positions apart."""
-    position = jnp.arange(length)
-    return jnp.abs(position[:, None] - position[None]) <= reach
-
-
-def cudnn_obstacle(
-    device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
-) -> str | None:
+def cudnn_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> str | None:
     """Returns the reason why cuDNN's flash attention cannot run on `device`, or None.
 
-    The limits are those documented by JAX and cuDNN. A `window` of local layers is supported, as a mask.
+    The limits are those documented by JAX and cuDNN.
     """
     capability = str(getattr(device, "compute_capability", ""))
     # On AMD GPUs, it is a name such as gfx90a.
@@ -60,39 +51,44 @@ def cudnn_attention(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None,
-    reach: Int[Array, ""] | None = None,
+    reach: int | None = None,
 ) -> Float[Array, "B L H K"]:
     """Computes attention with cuDNN. Padding must be at the end of a row, because the kernel gets row lengths.
 
-    Documents and reach are passed as an additive bfloat16 mask [B, 1, L, L] shared by all heads. cuDNN's layout for
-    several sequences per row is not public in JAX and needs Hopper, and its window cannot be a traced value. In a row
-    that is all padding, the first token counts as real.
+    Documents are passed as an additive bfloat16 mask [B, 1, L, L] shared by all heads, because cuDNN's layout for
+    several sequences per row is not public in JAX and needs Hopper. Local layers run in blocks, each with its mask,
+    because JAX's public function has no window to the right. In a row that is all padding, the first token counts as
+    real.
     """
-    if document_ids is None and reach is None:
-        lengths = jnp.maximum(jnp.sum(padding_mask, axis=1, dtype=jnp.int32), 1)
-        return jax.nn.dot_product_attention(
-            query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
-        )
-    rows, length = padding_mask.shape
-    mask = jnp.broadcast_to(padding_mask[:, None, :], (rows, length, length))
-    if document_ids is not None:
-        mask = mask & (document_ids[:, :, None] == document_ids[:, None, :])
     if reach is not None:
-        mask = mask & within_reach(length, reach)[None]
+        return in_blocks(_masked_by_cudnn, query, key, value, padding_mask, document_ids, reach)
+    if document_ids is not None:
+        return _masked_by_cudnn(query, key, value, visible(padding_mask, document_ids))
+    lengths = jnp.maximum(jnp.sum(padding_mask, axis=1, dtype=jnp.int32), 1)
+    return jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+
+
+def _masked_by_cudnn(query: Array, key: Array, value: Array, mask: Bool[Array, "N Q S"]) -> Array:
     return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], implementation="cudnn")
 
 
-def splash_obstacle(
-    device: Any, *, length: int, head_dim: int, dtype: str, window: int | None = None
-) -> str | None:
+def splash_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> str | None:
     """Returns the reason why splash cannot run on `device`, or None. It supports any dtype and head width."""
     if device.platform != "tpu":
         return f"needs a TPU, not {device.device_kind}"
-    if window is not None:
-        return f"{_NO_WINDOW}, not {window}"
     if length % _SPLASH_TILES[-1]:
         return f"needs data.sequence_length to be a multiple of {_SPLASH_TILES[-1]}, not {length}"
     return None
+
+
+def _splash_tile(length: int, reach: int | None) -> int:
+    """Returns the largest tile, or in a local layer the smallest of at least two windows, which visits three tiles."""
+    fitting = [size for size in _SPLASH_TILES if length % size == 0]
+    if reach is None:
+        return fitting[0]
+    return next((size for size in reversed(fitting) if size >= 4 * reach), fitting[0])
 
 
 def splash_attention(
@@ -101,21 +97,17 @@ def splash_attention(
     value: Float[Array, "B L H K"],
     padding_mask: Bool[Array, "B L"],
     document_ids: Int[Array, "B L"] | None,
-    reach: Int[Array, ""] | None = None,
+    reach: int | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "B L H K"]:
     """Computes attention with splash, JAX's Pallas kernel. L must be a multiple of 128.
 
-    Documents and padding are passed as segments. With `interpret`, the kernel runs on any device, slowly.
-
-    Raises:
-        InputError: `reach` is given, which splash does not support.
+    Documents and padding are passed as segments, and tiles out of reach are skipped. With `interpret`, the kernel runs
+    on any device, slowly.
     """
-    if reach is not None:
-        raise InputError(f"compute.attention = 'splash': {_NO_WINDOW}")
     length, heads, width = query.shape[1:]
-    tile = next(size for size in _SPLASH_TILES if length % size == 0)
+    tile = _splash_tile(length, reach)
     tiles = BlockSizes(
         block_q=tile,
         block_kv=tile,
@@ -124,8 +116,11 @@ def splash_attention(
         block_q_dq=tile,
         block_kv_dq=tile,
     )
-    everything = MultiHeadMask([FullMask((length, length))] * heads)
-    kernel = make_splash_mha_single_device(everything, block_sizes=tiles, interpret=interpret)
+    square = (length, length)
+    mask = FullMask(square) if reach is None else LocalMask(square, (reach, reach), offset=0)
+    kernel = make_splash_mha_single_device(
+        MultiHeadMask([mask] * heads), block_sizes=tiles, interpret=interpret
+    )
 
     own = jnp.zeros_like(padding_mask, jnp.int32) if document_ids is None else document_ids
     # As keys, padding tokens belong to a segment without queries.

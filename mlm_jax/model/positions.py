@@ -19,7 +19,7 @@ class LayerPositions(NamedTuple):
 
     rotation: Float[Array, "2 L half"] | None = None
     """Cosines and sines that rotate queries and keys, K / 2 of each per position."""
-    reach: Int[Array, ""] | None = None
+    reach: int | None = None
     """Number of positions on each side to which a query attends; None for all."""
     bias: Float[Array, "H L L"] | None = None
     """Summand of the scores of a query and a key, by their distance."""
@@ -29,11 +29,11 @@ class LayerPositions(NamedTuple):
 
 def positions_of_layers(
     config: BertConfig, length: int, dtype: str, relative_bias: Float[Array, "buckets H"] | None = None
-) -> Callable[[Int[Array, ""]], LayerPositions]:
-    """Returns a function from a layer's index to its positions, for rows of `length` tokens.
+) -> Callable[[int, Int[Array, ""]], LayerPositions]:
+    """Returns a function from a layer's place in its period and its index, which may be traced, to its positions.
 
-    One loop covers local and global layers, so the kind of a layer is a traced value. Rotations and biases are in
-    float32, or in `dtype` if that is wider. `relative_bias` has the learned biases of the model's ranges of distances.
+    The place tells global from local layers. Rows have `length` tokens. Rotations and biases are in float32, or in
+    `dtype` if that is wider. `relative_bias` has the learned biases of the model's ranges of distances.
     """
     window, local_base = config.local_attention_window, config.local_rotary_base
     rotation = local_rotation = None
@@ -47,15 +47,13 @@ def positions_of_layers(
         buckets = distance_buckets(length, config.relative_position_buckets)
         bias = jnp.moveaxis(relative_bias.astype(jnp.promote_types(dtype, jnp.float32))[buckets], -1, 0)
 
-    def of_layer(index: Int[Array, ""]) -> LayerPositions:
+    def of_layer(place: int, index: Int[Array, ""]) -> LayerPositions:
         first = None if config.first_attention_norm else index == 0
-        if window is None:
+        if window is None or place == 0:
             return LayerPositions(rotation, None, bias, first)
-        is_global = index % config.global_attention_every == 0
-        reach = jnp.where(is_global, length, window // 2)
-        if rotation is None or local_rotation is None:
-            return LayerPositions(rotation, reach, bias, first)
-        return LayerPositions(jnp.where(is_global, rotation, local_rotation), reach, bias, first)
+        return LayerPositions(
+            rotation if local_rotation is None else local_rotation, window // 2, bias, first
+        )
 
     return of_layer
 

@@ -68,14 +68,20 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
 
 
 def _custom_call_flops(computation: Computation, call: Instruction) -> int:
-    """Returns the FLOPs of splash attention. Operands 2 and 3 are query [..., L, K] and key [..., S, K]."""
+    """Returns the FLOPs of splash attention.
+
+    Operands 2 and 3 are query [..., L, K] and key [..., S, K]. Operand 0 has the tiles that a row or column of tiles
+    visits, [heads, tiles, visited] or transposed: fewer than all in a local layer.
+    """
     if call.attribute("custom_call_target") != '"tpu_custom_call"':
         return 0
     kind = re.match(r"splash_mha_(fwd|dq|dkv)", call.name)
     if kind is None:
         raise ValueError(f"the matrix products of the kernel {call.name} are not known")
     query, key = (computation.instructions[name].shapes[0].dims for name in call.operands[2:4])
-    return _SPLASH_PRODUCTS[kind[1]] * 2 * math.prod(query) * key[-2]
+    *_, rows, columns = computation.instructions[call.operands[0]].shapes[0].dims
+    visited = rows * columns / max(rows, columns) ** 2
+    return round(_SPLASH_PRODUCTS[kind[1]] * 2 * math.prod(query) * key[-2] * visited)
 
 
 # Forward: q·k and weights·v. The backward kernels recompute q·k and d·v; in addition, the one for queries computes
@@ -123,6 +129,11 @@ def memory_bytes(module: Module) -> float:
 
 def _bytes_of(module: Module, computation: Computation, instruction: Instruction) -> int:
     operands = [computation.instructions[name] for name in instruction.operands]
+    if instruction.opcode.endswith("-done") or "AllocateBuffer" in instruction.attributes:
+        return 0
+    if instruction.opcode.endswith("-start") and len(instruction.shapes) > 1:
+        # The result holds the source as well as the destination, and a context.
+        return _moved(instruction)
     if instruction.opcode in ("dynamic-slice", "gather", "slice"):
         return 2 * _in_memory([instruction])
     if instruction.opcode == "dynamic-update-slice":
@@ -135,6 +146,13 @@ def _bytes_of(module: Module, computation: Computation, instruction: Instruction
         for index, operand in enumerate(operands)
     )
     return read + min(_in_memory([instruction]), _written(module, called))
+
+
+def _moved(start: Instruction) -> int:
+    source, destination = start.shapes[:2]
+    if start.opcode == "slice-start":
+        return destination.bytes * (source.in_device_memory + destination.in_device_memory)
+    return sum(shape.bytes for shape in (source, destination) if shape.in_device_memory)
 
 
 def _in_memory(instructions: Iterable[Instruction]) -> int:

@@ -8,16 +8,19 @@ def train_flops_per_sequence(model: BertConfig, *, length: int, masked: int) -> 
 
     Only matrix products count; the backward pass costs twice the forward pass. Multiply-adds, of two FLOPs each, per
     layer and position: 4h² for the query, key, value and output projections, or less where queries share keys; 2hf for
-    the feed-forward or 3hf for a gated one; 2·length·h for attention's scores and weighted sum. Per masked position: h²
-    for the MLM head's dense layer and hV for the output embedding. Embeddings of another width e take eh per position
-    for the map from them, and eh and eV per masked position. Padding counts, and so do keys outside the window of a
-    local layer, because all implementations here compute and then discard them. Rematerialization does not count
-    (Chowdhery et al. 2022, PaLM, appendix B).
+    the feed-forward or 3hf for a gated one; 2·keys·h for attention's scores and weighted sum, where the keys of a query
+    are the row, or the window and the token itself in a local layer. Per masked position: h² for the MLM head's dense
+    layer and hV for the output embedding. Embeddings of another width e take eh per position for the map from them, and
+    eh and eV per masked position. Padding counts; rematerialization does not (Chowdhery et al. 2022, PaLM, appendix B),
+    and neither do keys outside the window that an implementation computes and discards.
     """
     h, f = model.hidden_dim, model.intermediate_dim
     feed_forward = (3 if model.gated else 2) * h * f
     projections = 2 * h * h + 2 * h * model.key_value_heads * model.head_dim
-    encoder = model.num_layers * length * (2 * (projections + feed_forward) + 4 * length * h)
+    encoder = model.num_layers * length * 2 * (projections + feed_forward)
+    global_layers = -(-model.num_layers // model.layers_per_period)
+    reached = min(length, 1 + (model.local_attention_window or 0))
+    encoder += 4 * h * length * (global_layers * length + (model.num_layers - global_layers) * reached)
     e = model.embedding_width
     if model.embedding_dim is not None:
         encoder += 2 * length * e * h

@@ -9,9 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from mlm_jax.model.attention import masked_attention
+from mlm_jax.model.blocks import visible
 from mlm_jax.model.kernels import splash_attention
 
 splash = partial(splash_attention, interpret=True)
+
+
+def dense(
+    query: Array,
+    key: Array,
+    value: Array,
+    padding_mask: Array,
+    document_ids: Array | None,
+    reach: int | None = None,
+) -> Array:
+    """The reference, which stores all weights."""
+    return masked_attention(query, key, value, visible(padding_mask, document_ids, reach))
 
 
 def inputs_of(length: int = 128, heads: int = 2, dtype: str = "float32") -> list[Array]:
@@ -28,13 +42,18 @@ def rows_of(length: int = 128) -> tuple[Array, Array]:
 
 
 def outputs_and_gradients(
-    function: Callable[..., Array], inputs: list[Array], padding_mask: Array, document_ids: Array | None
+    function: Callable[..., Array],
+    inputs: list[Array],
+    padding_mask: Array,
+    document_ids: Array | None,
+    reach: int | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Only for queries that have a key: other outputs are never used, and kernels differ in their gradients."""
+    """Only for queries that have a key: other outputs are never used, and kernels differ in their gradients.
+
+    `function` has its reach bound.
+    """
     *heads, weights = inputs
-    keys = padding_mask[:, None, :]
-    if document_ids is not None:
-        keys = keys & (document_ids[:, :, None] == document_ids[:, None, :])
+    keys = visible(padding_mask, document_ids, reach)
     weights = weights * keys.any(-1)[:, :, None, None].astype(weights.dtype)
 
     def total(*heads: Array) -> tuple[Array, Array]:

@@ -50,8 +50,7 @@ def test_cudnn_is_in_the_program_for_a_gpu(
 
     def total(query: Array) -> Array:
         documents = document_ids if within else None
-        near = None if reach is None else jnp.asarray(reach)
-        out = attend(query, *heads[1:], padding_mask, documents, near, implementation="cudnn")
+        out = attend(query, *heads[1:], padding_mask, documents, reach, implementation="cudnn")
         return jnp.sum(out.astype(jnp.float32))
 
     with jax.set_mesh(mesh_of(mesh or (1, 1, 1))):
@@ -64,7 +63,9 @@ def test_cudnn_is_in_the_program_for_a_gpu(
     assert f"@{name}Backward(" in text
     rows, here = (1, 1) if mesh else (4, 2)
     assert ("PADDING" in text) == (not masked)
-    assert (f"tensor<{rows}x1x512x512xbf16>" in text) == masked
+    assert (f"tensor<{rows}x1x512x512xbf16>" in text) == within
+    # A local layer is four blocks of 128 queries and 256 keys per row.
+    assert (f"tensor<{rows * 4}x1x128x256xbf16>" in text) == (reach is not None)
     assert f"tensor<{rows}x512x{here}x64xbf16>" in text, "each device computes its own rows and heads"
 
 
@@ -76,9 +77,9 @@ def mesh_of(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
 def test_each_device_of_a_mesh_computes_its_own_rows_and_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def watched(query: Array, *others: Any) -> Array:
+    def watched(query: Array, *others: Any, reach: int | None) -> Array:
         seen.append(query.shape)
-        return splash(query, *others)
+        return splash(query, *others, reach=reach)
 
     monkeypatch.setattr(attention, "_KERNELS", {"splash": watched})
     inputs, rows = inputs_of(), rows_of()
@@ -188,7 +189,6 @@ def test_the_choice_follows_platform_and_length(
             520,
             "splash needs data.sequence_length to be a multiple of 128, not 520",
         ),
-        (device("tpu"), BF16, LOCAL, 512, "splash needs model.local_attention_window = None, not 128"),
         (device("gpu", "9.0"), BF16, BertConfig(), 512, "cudnn needs model.attention_dropout_rate = 0"),
         (device("gpu", "9.0"), ComputeConfig(), BASE, 512, "cudnn needs compute.dtype = 'bfloat16'"),
         (device("gpu", "9.0"), BF16, BASE, 513, "cudnn needs an even data.sequence_length, not 513"),
@@ -208,8 +208,9 @@ def test_auto_uses_xla_where_the_kernel_cannot_run_and_naming_the_kernel_is_an_e
         choose_attention(replace(compute, attention=named), model, length, at)
 
 
-def test_cudnn_supports_local_layers() -> None:
-    assert choose_attention(BF16, LOCAL, 512, device("gpu", "9.0")) == ("cudnn", "")
+@pytest.mark.parametrize(("at", "kernel"), [(device("gpu", "9.0"), "cudnn"), (device("tpu"), "splash")])
+def test_kernels_support_local_layers(at: Any, kernel: str) -> None:
+    assert choose_attention(BF16, LOCAL, 512, at) == (kernel, "")
 
 
 @pytest.mark.parametrize("mesh", [None, (2, 2, 2)])
@@ -219,7 +220,7 @@ def test_reach_hides_keys_further_away(mesh: tuple[int, int, int] | None) -> Non
     near = jnp.abs(jnp.arange(32)[:, None] - jnp.arange(32)[None]) <= 5
     expected = jax.nn.dot_product_attention(*heads, mask=near[None, None])
     with jax.set_mesh(mesh_of(mesh or (1, 1, 1))):
-        found = jax.jit(lambda reach: attend(*heads, everyone, None, reach))(jnp.asarray(5))
+        found = jax.jit(partial(attend, reach=5))(*heads, everyone)
     np.testing.assert_allclose(found, expected, atol=3e-6)
 
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import pytest
 from jax import Array
 
-from mlm_jax.errors import InputError
 from mlm_jax.model.attention import xla_attention
 from mlm_jax.model.kernels import cudnn_attention
 from tests.model.heads import (
     assert_equal,
     assert_equal_to_rounding,
+    dense,
     inputs_of,
     outputs_and_gradients,
     rows_of,
@@ -27,12 +27,13 @@ from tests.model.heads import (
 from tests.run_small import ROOT, environment
 
 
+@pytest.mark.parametrize("reach", [None, 20])
 @pytest.mark.parametrize("within", [False, True])
-def test_splash_matches_the_reference_forward_and_backward(within: bool) -> None:
+def test_splash_matches_the_reference_forward_and_backward(within: bool, reach: int | None) -> None:
     padding_mask, document_ids = rows_of(256)
     rows = padding_mask, document_ids if within else None
-    found = outputs_and_gradients(splash, inputs_of(256), *rows)
-    assert_equal(found, outputs_and_gradients(xla_attention, inputs_of(256), *rows))
+    found = outputs_and_gradients(partial(splash, reach=reach), inputs_of(256), *rows, reach)
+    assert_equal(found, outputs_and_gradients(partial(dense, reach=reach), inputs_of(256), *rows, reach))
 
 
 @pytest.mark.parametrize("within", [False, True])
@@ -55,11 +56,6 @@ def test_splash_with_several_tiles_per_row(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_splash_rejects_a_reach() -> None:
-    with pytest.raises(InputError, match=r"'splash': needs model\.local_attention_window = None"):
-        splash(*inputs_of()[:3], *rows_of(), jnp.asarray(3))
-
-
 @pytest.mark.parametrize("within", [False, True])
 @pytest.mark.parametrize("reach", [None, 5])
 def test_cudnn_gets_documents_and_reach_as_a_mask(
@@ -78,10 +74,9 @@ def test_cudnn_gets_documents_and_reach_as_a_mask(
     # cuDNN and the reference differ for a row that is all padding.
     padding_mask = padding_mask.at[2].set(padding_mask[3])
     rows = padding_mask, document_ids if within else None
-    reaching = partial(jnp.asarray, reach) if reach is not None else lambda: None
     found, expected = (
-        outputs_and_gradients(lambda *of, function=function: function(*of, reaching()), inputs_of(), *rows)
-        for function in (cudnn_attention, xla_attention)
+        outputs_and_gradients(partial(function, reach=reach), inputs_of(), *rows, reach)
+        for function in (cudnn_attention, dense)
     )
     keyed = padding_mask[:, :, None, None]
     assert_equal((found[0] * keyed, found[1]), (expected[0] * keyed, expected[1]))

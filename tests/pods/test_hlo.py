@@ -147,6 +147,15 @@ def test_flops_of_splash_attention(kernel: str, products: int) -> None:
     assert matmul_flops(module) == products * 2 * (2 * 3 * 512 * 64) * 256
 
 
+@pytest.mark.parametrize("visited", ["1,4,3", "1,3,4"])
+def test_splash_of_a_local_layer_takes_the_tiles_it_visits(visited: str) -> None:
+    """Three tiles of the four in each row of tiles, or in each column."""
+    text = KERNELS.replace("KERNEL", "splash_mha_fwd_segmented_residuals").replace(
+        "s8[1,1,1]", f"s8[{visited}]"
+    )
+    assert matmul_flops(parse(text)) == 2 * 2 * (2 * 3 * 512 * 64) * 256 * 3 / 4
+
+
 def test_a_kernel_that_is_not_known_is_no_zero() -> None:
     with pytest.raises(ValueError, match=r"the kernel own_kernel.3 are not known"):
         matmul_flops(parse(KERNELS.replace("KERNEL", "own_kernel")))
@@ -162,3 +171,23 @@ def test_memory_traffic_is_that_of_the_slices_a_loop_reads() -> None:
     compiled = _compiled(lambda xs: jax.lax.scan(body, jnp.float32(1), xs)[1], (steps, size))
     stack = steps * size * 4
     assert 2 * stack <= memory_bytes(parse(compiled.as_text())) <= 6 * stack
+
+
+PREFETCHES = """HloModule jit_step
+
+ENTRY %main (a: f32[8,100]) -> f32[8,100] {
+  %a = f32[8,100]{1,0} parameter(0)
+  %slice-start.1 = ((f32[8,100]{1,0}), f32[2,100]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:100]}
+  %slice-done.1 = f32[2,100]{1,0:S(1)} slice-done(%slice-start.1)
+  %buffer.1 = f32[8,100]{1,0:S(1)} custom-call(), custom_call_target="AllocateBuffer"
+  %room.1 = f32[8,100]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %copy-start.1 = (f32[8,100]{1,0}, f32[8,100]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%buffer.1)
+  ROOT %copy-done.1 = f32[8,100]{1,0} copy-done(%copy-start.1)
+}
+"""
+
+
+def test_a_copy_between_memory_and_scratchpad_moves_its_bytes_once() -> None:
+    """The text of an asynchronous copy names its source and its destination at its start and again at its end."""
+    slice_read, copy_written = 2 * 100 * 4, 8 * 100 * 4
+    assert memory_bytes(parse(PREFETCHES)) == slice_read + copy_written

@@ -342,6 +342,16 @@ def test_flops_equal_those_of_the_matrix_products_of_a_model(activation: str) ->
     assert found == 3 * (cost["flops"] - elementwise)
 
 
+def test_a_local_layer_takes_the_flops_of_its_window() -> None:
+    """Of six layers, the first and the fourth are global; the others see 9 keys, or the row if that is shorter."""
+    model = BertConfig(num_layers=6, hidden_dim=32, num_heads=2)
+    local = replace(model, local_attention_window=8, global_attention_every=3)
+    for length, seen in ((64, 9), (5, 5)):
+        fewer = 3 * 4 * 4 * 32 * length * (length - seen)
+        of_global = train_flops_per_sequence(model, length=length, masked=4)
+        assert train_flops_per_sequence(local, length=length, masked=4) == of_global - fewer
+
+
 def test_flops_of_bert_base() -> None:
     """About 6 FLOPs per parameter and token: 85M encoder parameters, and the head at 20 of 128 positions."""
     flops = train_flops_per_sequence(PRESETS["bert_base_en_uncased"], length=128, masked=20)
