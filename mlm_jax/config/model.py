@@ -178,7 +178,7 @@ class BertConfig:
     `"relu"` is DistilBERT's, `"gelu"` ELECTRA's and EuroBERT's; both have a bias without `biases`, too. `"head"` is
     ModernBERT's: the activation and the norm of the MLM head."""
     pooling: Pooling = "cls"
-    """Input of the pooler: cls (the first token), mean (the mean over the tokens) or late.
+    """Input of the pooler: cls (the first token), mean (of all tokens) or late.
 
     `"late"` applies it to every token and takes the mean of the results (EuroBERT)."""
     head_transform: bool = True

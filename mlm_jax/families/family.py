@@ -80,7 +80,7 @@ class Family:
         return replace(found, pooler_kind=self.pooler_kind, pooling=pooling)
 
     def config_of(self, format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
-        """Returns the config for the settings of a file, and its type if no earlier family has its architecture.
+        """Returns the config for the settings of a file.
 
         Raises:
             InputError: a setting is invalid or not supported.
@@ -89,7 +89,7 @@ class Family:
         pooling: Pooling = "cls"
         if self.poolings:
             stated = settings.get(_POOLING) or next(iter(self.poolings))
-            if stated not in self.poolings:
+            if stated not in [*self.poolings]:
                 names = " or ".join(map(repr, self.poolings))
                 raise InputError(f"{file}: {_POOLING} = {stated!r} is not supported: must be {names}")
             pooling = self.poolings[stated]
@@ -167,10 +167,9 @@ class Family:
         return {self.prefix + name: values_of for name, values_of in self.buffers.items()}
 
     @property
-    def classifier_class(self) -> str | None:
-        """Class that classifies texts, if we have its head."""
-        ending = "ForSequenceClassification"
-        return None if ending in self.absent_classes else self.class_prefix + ending
+    def classifier_class(self) -> str:
+        """Class that classifies texts."""
+        return f"{self.class_prefix}ForSequenceClassification"
 
     @property
     def named_classes(self) -> dict[str, tuple[str, ...]]:

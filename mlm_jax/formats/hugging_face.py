@@ -169,7 +169,7 @@ def _named(
 ) -> tuple[NamedTensors, tuple[Row, ...]]:
     """Returns the family's tensors in a file, and the name table of its parts."""
     parts = _parts(family, architectures)
-    if not architectures and family.classifier_class:
+    if not architectures:
         # A classifier of tokens may have the same names, but no pooler.
         pooler = family.tensor("encoder/pooler/kernel", ["classifier"]).removeprefix(family.prefix)
         if any(name.endswith(pooler) for name in tensors):

@@ -220,8 +220,16 @@ def test_a_model_without_segments_fits_arrays(run: Path) -> None:
 
 def test_a_model_without_segments_tells_pairs_apart_by_the_separator(run: Path) -> None:
     classifier = TextClassifier.from_preset(run, num_classes=2)
-    first, second = classifier.predict_probabilities([("a statue", "a river"), ("a", "statue a river")])
-    assert np.abs(first - second).max() > 1e-4
+    pair, tokenizer = ("a statue", "a river"), classifier.tokenizer
+    assert classifier.predict_probabilities([pair]).shape == (1, 2)
+    ((token_ids, _),) = labeled_rows([pair], classifier.config, tokenizer, None)
+    assert token_ids.tolist() == [
+        tokenizer.cls_token_id,
+        *tokenizer.encode(pair[0]),
+        tokenizer.sep_token_id,
+        *tokenizer.encode(pair[1]),
+        tokenizer.sep_token_id,
+    ]
     one_segment = replace(classifier.config, num_segments=1)
     with pytest.raises(InputError, match="pairs of texts: must have a model with two segments"):
-        labeled_rows([("a statue", "a river")], one_segment, classifier.tokenizer, None)
+        labeled_rows([pair], one_segment, tokenizer, None)
