@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -119,6 +120,20 @@ def test_a_new_classifier_of_a_modernbert_begins_with_the_head(
     convert(tmp_path / "own", tmp_path / "back", "hugging_face")
     again = TextClassifier.from_preset(tmp_path / "back")
     np.testing.assert_array_equal(again.predict_probabilities(["QVQL"]), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["distilbert", "electra", "modernbert", "eurobert"])
+def test_every_kind_of_pooler_learns(model_type: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    folder = written(like(model_type, tokenizer, "head"), tmp_path / "source")
+    classifier = TextClassifier.from_preset(folder, labels=["a", "b"], dropout_rate=0.0)
+    before = flatten_params(jax.tree.map(np.array, classifier.params["encoder"]["pooler"]))
+    texts, labels = ["QVQL", "QVQV", "WMG", "WMGG"] * 4, ["a", "a", "b", "b"] * 4
+    first = classifier.evaluate(texts, labels).loss
+    classifier.fit(texts, labels, batch_size=8, num_epochs=10, learning_rate=1e-3)
+    assert classifier.evaluate(texts, labels).loss < first
+    for path, weight in flatten_params(classifier.params["encoder"]["pooler"]).items():
+        assert (np.asarray(weight) != before[path]).any(), path
 
 
 def test_an_unused_position_table_is_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
