@@ -50,6 +50,8 @@ def config() -> TrainConfig:
             dropout_rate=0.0,
             attention_dropout_rate=0.0,
             pooler=False,
+            # Of a classifier that is made of the model.
+            pooler_kind="head",
         ),
         data=DataConfig(path="data/train", sequence_length=1024),
         masking=MaskingRecipe(mask_selection_rate=0.3),

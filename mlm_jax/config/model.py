@@ -17,6 +17,8 @@ Norm = Literal["layer_norm", "rms_norm"]
 NormPlacement = Literal["post", "pre"]
 Positions = Literal["learned", "rotary", "none"]
 FeedForwardBiases = Literal["all", "down", "none"]
+PoolerKind = Literal["tanh", "relu", "gelu", "head"]
+Pooling = Literal["cls", "mean", "late"]
 
 _ROTARY_BASE = 10_000.0
 
@@ -31,6 +33,9 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
 HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon")
 """Settings of the masked-LM head, which have no effect on a model without it."""
 
+POOLER_SETTINGS = ("pooler_kind", "pooling")
+"""Settings of the pooler, which have no effect on a model without it."""
+
 ADDED_SETTINGS = {
     "position_offset": 0,
     "model_type": "",
@@ -43,6 +48,8 @@ ADDED_SETTINGS = {
     "head_transform": True,
     "attention_biases": True,
     "feed_forward_biases": "all",
+    "pooler_kind": "tanh",
+    "pooling": "cls",
 }
 """Settings that checkpoints of earlier versions lack, and the values that they had then."""
 
@@ -164,7 +171,16 @@ class BertConfig:
     attention_dropout_rate: float = 0.1
     """Dropout rate of the attention weights."""
     pooler: bool = True
-    """Add a dense layer and tanh on the first token, for classifiers."""
+    """Add a dense layer that makes the vector of a text, for classifiers."""
+    pooler_kind: PoolerKind = "tanh"
+    """What follows the pooler's dense layer: tanh, relu, gelu or head.
+
+    `"relu"` is DistilBERT's, `"gelu"` ELECTRA's and EuroBERT's; both have a bias without `biases`, too. `"head"` is
+    ModernBERT's: the activation and the norm of the MLM head."""
+    pooling: Pooling = "cls"
+    """Input of the pooler: cls (the first token), mean (of all tokens) or late.
+
+    `"late"` applies it to every token and takes the mean of the results (EuroBERT)."""
     head_transform: bool = True
     """Give the MLM head a dense layer, norm and bias per vocabulary entry.
 
@@ -225,6 +241,8 @@ class BertConfig:
         require(self, "feed_forward_biases", all_or_biases, "'all' without biases")
         has_weights = self.head_transform or (width is None and not self.tie_embeddings)
         require(self, "head_transform", has_weights, "True with embedding_dim or tie_embeddings")
+        like_head = self.pooler_kind != "head" or (width is None and self.head_transform)
+        require(self, "pooler_kind", like_head, "another with embedding_dim or without head_transform")
 
     def _check_rotary(self) -> None:
         if self.positions != "rotary":

@@ -6,11 +6,11 @@ from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.families.bert import like_bert, read_bert
+from mlm_jax.families.bert import FOR_PRETRAINING, like_bert, read_bert
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
 from mlm_jax.families.electra import read_embedding_width
-from mlm_jax.families.family import TOKEN_CLASSES, Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
 from mlm_jax.families.settings import given, shared_settings
 
 
@@ -56,7 +56,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(settings, **_DEFAULTS)
     width = read_embedding_width(file, settings)
     if width is None:
@@ -64,7 +64,7 @@ def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConf
             f"{file}: embedding_size = hidden_size = {settings['hidden_size']!r} is not supported: must differ"
         )
     only = {"num_hidden_groups": 1, "inner_group_num": 1}
-    return read_bert(format_name, file, settings, conventions=_CONVENTIONS, only=only, embedding_dim=width)
+    return read_bert(file, settings, conventions=_CONVENTIONS, only=only, embedding_dim=width)
 
 
 def _write(config: BertConfig) -> dict[str, Any]:
@@ -82,22 +82,9 @@ ALBERT = Family(
     class_prefix="Albert",
     prefix="albert.",
     conventions=_CONVENTIONS,
-    classes={
-        "ForPreTraining": ("encoder", "head", "next_sentence"),
-        "ForMaskedLM": ("encoder", "head"),
-        "ForSequenceClassification": ("encoder", "classifier"),
-        **TOKEN_CLASSES,
-        "Model": ("encoder",),
-    },
+    more_classes=FOR_PRETRAINING,
     rows=lambda parts: ROWS,
     nearest=like_bert,
     read=_read,
     write=_write,
-    token_table="albert.embeddings.word_embeddings.weight",
-    decoder="predictions.decoder.weight",
-    decoder_bias="predictions.decoder.bias",
-    bias="predictions.bias",
-    heads=("predictions.", "sop_classifier."),
-    classifier="classifier.",
-    constants=buffers_of_embeddings("albert."),
 )

@@ -12,8 +12,8 @@ from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
 from mlm_jax.families.settings import (
     TRANSFORMERS_SETTINGS,
     activation_in,
@@ -23,6 +23,7 @@ from mlm_jax.families.settings import (
     shared_settings,
 )
 
+FOR_PRETRAINING = {"ForPreTraining": ("encoder", "head", "next_sentence")}
 _MEGATRON_LAYER = LayerNames(attention_norm="attention.ln", feed_forward_norm="ln")
 _PRE_NORM: Conventions = but(BERT_CONVENTIONS, norm_placement=("pre",), embedding_norm=(False,))
 
@@ -38,7 +39,6 @@ def like_bert(config: BertConfig) -> BertConfig:
 
 
 def read_bert(
-    format_name: str,
     file: Path,
     settings: Mapping[str, Any],
     *,
@@ -61,9 +61,7 @@ def read_bert(
         "layer_norm_epsilon": epsilon,
         "head_layer_norm_epsilon": epsilon,
     }
-    return config_from_settings(
-        format_name, file, settings, TRANSFORMERS_SETTINGS, conventions, **bert | values
-    )
+    return config_from_settings(file, settings, TRANSFORMERS_SETTINGS, conventions, **bert | values)
 
 
 def write_bert(config: BertConfig) -> dict[str, Any]:
@@ -101,24 +99,11 @@ def _family(
         class_prefix=class_prefix,
         prefix=prefix,
         conventions=conventions,
-        classes={
-            "ForPreTraining": ("encoder", "head", "next_sentence"),
-            "ForMaskedLM": ("encoder", "head"),
-            "ForSequenceClassification": ("encoder", "classifier"),
-            **TOKEN_CLASSES,
-            "Model": ("encoder",),
-        },
+        more_classes=FOR_PRETRAINING,
         rows=partial(_rows, prefix, layer),
         nearest=like_bert,
         read=partial(read_bert, conventions=conventions, only=only),
         write=write_bert,
-        token_table=f"{prefix}embeddings.word_embeddings.weight",
-        decoder="cls.predictions.decoder.weight",
-        decoder_bias="cls.predictions.decoder.bias",
-        bias="cls.predictions.bias",
-        heads=("cls.predictions.", "cls.seq_relationship."),
-        classifier="classifier.",
-        constants=buffers_of_embeddings(prefix),
     )
 
 

@@ -1,6 +1,7 @@
 """Conventions: the settings that tell architectures apart, and the values that a family's files can state."""
 
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlm_jax.config.model import BertConfig
@@ -35,14 +36,17 @@ def misfits(config: BertConfig, conventions: Conventions) -> list[str]:
     return [name for name, values in conventions.items() if getattr(config, name) not in values]
 
 
-def require(format_name: str, config: BertConfig, conventions: Conventions, name: str) -> BertConfig:
+def require(
+    format_name: str, config: BertConfig, conventions: Conventions, name: str, file: Path | None = None
+) -> BertConfig:
     """Returns the config unchanged.
 
     Raises:
-        InputError: a setting is not among the conventions of `name`, whose library would compute different outputs.
+        InputError: a setting is not among the conventions of `name`, whose library would compute different outputs. The
+            message begins with the `file` of the config, if there is one.
     """
     for setting in misfits(config, conventions):
-        values = conventions[setting]
+        values, where = conventions[setting], f"{file}: " if file else ""
         allowed = (
             " or ".join(map(repr, values))
             if isinstance(values, tuple)
@@ -51,8 +55,8 @@ def require(format_name: str, config: BertConfig, conventions: Conventions, name
             else "another"
         )
         raise InputError(
-            f"{format_name} cannot express model.{setting} = {getattr(config, setting)!r}: must be {allowed}, as in "
-            f"{name}"
+            f"{where}{format_name} cannot express model.{setting} = {getattr(config, setting)!r}: must be {allowed}, "
+            f"as in {name}"
         )
     return config
 

@@ -1,7 +1,7 @@
 """DistilBERT (Sanh et al. 2019): BERT's encoder without segments and pooler, with other names.
 
-In training, transformers' DistilBERT has no dropout between attention and its residual connection; ours has BERT's. Its
-classifier, with a ReLU in place of tanh, is not supported.
+In training, transformers' DistilBERT has no dropout between attention and its residual connection; ours has BERT's. The
+classifier is a dense layer with ReLU on the first token, and a linear map.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.bert import like_bert
 from mlm_jax.families.conventions import ACTIVATIONS, BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
-from mlm_jax.families.names import LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
 from mlm_jax.families.settings import activation_in, config_from_settings, given, settings_from_config
 
-_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, num_segments=(0,), pooler=(False,))
+_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, num_segments=(0,))
 _SETTINGS: Mapping[str, str] = {
     "vocab_size": "vocabulary_size",
     "n_layers": "num_layers",
@@ -41,10 +41,14 @@ _LAYER = LayerNames(
     down="ffn.lin2",
     feed_forward_norm="output_layer_norm",
 )
-ROWS: tuple[Row, ...] = (
+_ROWS: tuple[Row, ...] = (
     *embedding_rows("distilbert."),
     *_LAYER.rows("distilbert."),
     *head_rows("vocab_transform", "vocab_layer_norm", "vocab_projector.weight", "vocab_projector.bias"),
+)
+_CLASSIFIER_ROWS: tuple[Row, ...] = (
+    *TORCH.linear("pre_classifier", "encoder/pooler"),
+    *TORCH.linear("classifier", "classifier"),
 )
 
 
@@ -52,10 +56,9 @@ def _nearest(config: BertConfig) -> BertConfig:
     return replace(like_bert(config), layer_norm_epsilon=_EPSILON, head_layer_norm_epsilon=_EPSILON)
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     activation = activation_in(file, settings, "activation")
     return config_from_settings(
-        format_name,
         file,
         given(settings, n_layers=6),
         _SETTINGS,
@@ -69,6 +72,7 @@ def _write(config: BertConfig) -> dict[str, Any]:
     return settings_from_config(config, _SETTINGS) | {
         "activation": ACTIVATIONS[config.activation],
         "sinusoidal_pos_embds": False,
+        "seq_classif_dropout": config.dropout_rate,
     }
 
 
@@ -78,14 +82,9 @@ DISTILBERT = Family(
     class_prefix="DistilBert",
     prefix="distilbert.",
     conventions=_CONVENTIONS,
-    classes={"ForMaskedLM": ("encoder", "head"), **TOKEN_CLASSES, "Model": ("encoder",)},
-    rows=lambda parts: ROWS,
+    rows=lambda parts: _ROWS + _CLASSIFIER_ROWS if "classifier" in parts else _ROWS,
     nearest=_nearest,
     read=_read,
     write=_write,
-    token_table="distilbert.embeddings.word_embeddings.weight",
-    decoder="vocab_projector.weight",
-    bias="vocab_projector.bias",
-    heads=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
-    constants=buffers_of_embeddings("distilbert."),
+    pooler_kind="relu",
 )

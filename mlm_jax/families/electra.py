@@ -1,30 +1,29 @@
 """ELECTRA (Clark et al. 2020): BERT's encoder with narrower embeddings.
 
 The generator is a masked LM. The discriminator, an encoder of the same architecture, has a head that tells replaced
-tokens from original ones, which is left out, as is the classifier with a GELU in place of tanh.
+tokens from original ones, which is left out. The classifier is RoBERTa's, with a GELU in place of tanh.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.bert import read_bert
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
-from mlm_jax.families.roberta import like_roberta
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
+from mlm_jax.families.roberta import classifier_rows, like_roberta
 from mlm_jax.families.settings import check_whole, given, shared_settings
 
-_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, "embedding_dim", pooler=(False,))
+_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, "embedding_dim")
 _DEFAULTS = {
     "embedding_size": 128,
     "hidden_size": 256,
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
-ROWS: tuple[Row, ...] = (
+_ROWS: tuple[Row, ...] = (
     *embedding_rows("electra."),
     *TORCH.linear("electra.embeddings_project", "encoder/embeddings/projection"),
     *LayerNames().rows("electra."),
@@ -42,10 +41,9 @@ def read_embedding_width(file: Path, settings: Mapping[str, Any]) -> int | None:
     return None if width == settings["hidden_size"] else width
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(settings, **_DEFAULTS)
     return read_bert(
-        format_name,
         file,
         settings,
         conventions=_CONVENTIONS,
@@ -64,14 +62,9 @@ ELECTRA = Family(
     class_prefix="Electra",
     prefix="electra.",
     conventions=_CONVENTIONS,
-    classes={"ForMaskedLM": ("encoder", "head"), **TOKEN_CLASSES, "Model": ("encoder",)},
-    rows=lambda parts: ROWS,
-    nearest=lambda config: replace(like_roberta(config), pooler=False),
+    rows=lambda parts: _ROWS + classifier_rows() if "classifier" in parts else _ROWS,
+    nearest=like_roberta,
     read=_read,
     write=_write,
-    token_table="electra.embeddings.word_embeddings.weight",
-    decoder="generator_lm_head.weight",
-    bias="generator_lm_head.bias",
-    heads=("generator_predictions.", "generator_lm_head."),
-    constants=buffers_of_embeddings("electra."),
+    pooler_kind="gelu",
 )

@@ -14,7 +14,7 @@ import numpy as np
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.family import Family
 from mlm_jax.families.names import TORCH, LayerNames, Row
 from mlm_jax.families.roberta import like_roberta, read_positions, rows, write_positions
 from mlm_jax.families.settings import (
@@ -53,7 +53,7 @@ def _inverse_frequencies(count: int) -> np.ndarray:
     return (1.0 / _BASE ** (np.arange(count, dtype=np.float32) / np.float32(count))).astype(np.float32)
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(
         settings,
         max_position_embeddings=1026,
@@ -71,7 +71,6 @@ def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConf
         )
     learned = {"positions": "learned", **read_positions(file, settings)}
     return config_from_settings(
-        format_name,
         file,
         {name: value for name, value in settings.items() if name != "type_vocab_size"},
         TRANSFORMERS_SETTINGS,
@@ -107,25 +106,15 @@ ESM = Family(
     class_prefix="Esm",
     prefix="esm.",
     conventions=_CONVENTIONS,
-    classes={
-        "ForMaskedLM": ("encoder", "head"),
-        "ForSequenceClassification": ("encoder", "classifier"),
-        "ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"],
-        "Model": ("encoder",),
-    },
+    absent_classes=("ForQuestionAnswering",),
     rows=_rows,
     nearest=lambda config: replace(like_roberta(config), embedding_dropout=False),
     read=_read,
     write=_write,
-    token_table="esm.embeddings.word_embeddings.weight",
-    decoder="lm_head.decoder.weight",
-    bias="lm_head.bias",
-    heads=("lm_head.",),
-    classifier="classifier.",
-    unused=("esm.pooler.",),
-    constants={
-        "esm.embeddings.position_ids": np.arange,
-        "esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq": _inverse_frequencies,
+    decoder_has_bias=False,
+    buffers={
+        "embeddings.position_ids": np.arange,
+        "encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq": _inverse_frequencies,
     },
-    constants_are_written=True,
+    buffers_are_written=True,
 )

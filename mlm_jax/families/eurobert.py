@@ -1,6 +1,6 @@
 """EuroBERT (Boizard et al. 2025): Llama's layers without causality: RMSNorm, rotary positions, shared keys, SwiGLU.
 
-The masked-LM head is the output embedding alone. Classifiers are not supported.
+The masked-LM head is the output embedding alone. The classifier has a dense layer with GELU and a bias.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
+from mlm_jax.families.family import Family
 from mlm_jax.families.names import TORCH, LayerNames, Row
 from mlm_jax.families.settings import (
     SIZE_SETTINGS,
@@ -34,7 +34,6 @@ _CONVENTIONS: Conventions = but(
     activation=("swiglu",),
     head_transform=(False,),
     num_segments=(0,),
-    pooler=(False,),
 )
 _SETTINGS: Mapping[str, str] = {
     **SIZE_SETTINGS,
@@ -61,21 +60,24 @@ _LAYER = LayerNames(
     down="mlp.down_proj",
     feed_forward_norm="post_attention_layernorm",
 )
-ROWS: tuple[Row, ...] = (
+_ROWS: tuple[Row, ...] = (
     Row("model.embed_tokens.weight", "encoder/embeddings/token"),
     *_LAYER.rows("model."),
     *TORCH.norm("model.norm", "encoder/final_norm"),
     Row("lm_head.weight", "head/output"),
 )
+_CLASSIFIER_ROWS: tuple[Row, ...] = (
+    *TORCH.linear("dense", "encoder/pooler"),
+    *TORCH.linear("classifier", "classifier"),
+)
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(settings, **_DEFAULTS)
     check_only(file, settings, hidden_act="silu", attention_bias=False, mlp_bias=False)
     heads = heads_in(file, settings)
     groups = given(settings, num_key_value_heads=heads)["num_key_value_heads"]
     return config_from_settings(
-        format_name,
         file,
         settings,
         _SETTINGS,
@@ -103,17 +105,11 @@ EUROBERT = Family(
     class_prefix="EuroBert",
     prefix="model.",
     conventions=_CONVENTIONS,
-    classes={
-        "ForMaskedLM": ("encoder", "head"),
-        "ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"],
-        "Model": ("encoder",),
-    },
-    rows=lambda parts: ROWS,
+    absent_classes=("ForQuestionAnswering",),
+    rows=lambda parts: _ROWS + _CLASSIFIER_ROWS if "classifier" in parts else _ROWS,
     nearest=lambda config: replace(config, dropout_rate=0.0),
     read=_read,
     write=_write,
-    token_table="model.embed_tokens.weight",
-    decoder="lm_head.weight",
-    bias="",
-    heads=("lm_head.",),
+    pooler_kind="gelu",
+    poolings={"late": "late", "bos": "cls", "mean": "mean"},
 )

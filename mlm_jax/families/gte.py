@@ -4,9 +4,8 @@ In training, transformers drops out within the feed-forward; ours after it.
 """
 
 from mlm_jax.families.conventions import but
-from mlm_jax.families.family import TOKEN_CLASSES
-from mlm_jax.families.names import LayerNames
-from mlm_jax.families.nomic import ROTARY_CONVENTIONS, lm_head, rotary_family
+from mlm_jax.families.names import LayerNames, head_rows
+from mlm_jax.families.nomic import ROTARY_CONVENTIONS, rotary_family
 
 _LAYER = LayerNames(
     query="attention.qkv_proj",
@@ -30,8 +29,8 @@ GTE = rotary_family(
     {"vocab_size": 250_048, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 8192}
     | {"type_vocab_size": 1},
     160_000.0,
-    **lm_head("lm_head.norm", "lm_head.decoder.bias", ""),
+    head_rows("lm_head.dense", "lm_head.norm", "lm_head.decoder.weight", "lm_head.decoder.bias"),
     layer=_LAYER,
     embedding_norm="embeddings.LayerNorm",
-    classes={"ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"]},
+    absent_classes=("ForQuestionAnswering",),
 )

@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al. 2024): pre-norm without biases, rotary positions, local layers, and gated feed-forward.
 
 The first layer has no norm before its attention. Query, key and value are one tensor, and so are gate and up. In
-training, transformers drops out within the feed-forward; ours after it. Published models have no dropout. Classifiers
-are not supported.
+training, transformers drops out within the feed-forward; ours after it. Published models have no dropout. A classifier
+has the dense layer, activation and norm of the masked-LM head, and a linear map.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,6 @@ _CONVENTIONS: Conventions = but(
     biases=(False,),
     activation=("geglu",),
     num_segments=(0,),
-    pooler=(False,),
 )
 _SETTINGS: Mapping[str, str] = {
     **SIZE_SETTINGS,
@@ -70,12 +69,17 @@ _LAYER = LayerNames(
     down="mlp.Wo",
     feed_forward_norm="mlp_norm",
 )
-ROWS: tuple[Row, ...] = (
+_ROWS: tuple[Row, ...] = (
     Row("model.embeddings.tok_embeddings.weight", "encoder/embeddings/token"),
     *TORCH.norm("model.embeddings.norm", "encoder/embeddings/norm"),
     *_LAYER.rows("model.", first_attention_norm=1),
     *TORCH.norm("model.final_norm", "encoder/final_norm"),
-    *head_rows("head.dense", "head.norm", "decoder.weight", "decoder.bias"),
+)
+_HEAD_ROWS: tuple[Row, ...] = head_rows("head.dense", "head.norm", "decoder.weight", "decoder.bias")
+_CLASSIFIER_ROWS: tuple[Row, ...] = (
+    *TORCH.linear("head.dense", "encoder/pooler"),
+    *TORCH.norm("head.norm", "encoder/pooler/norm"),
+    *TORCH.linear("classifier", "classifier"),
 )
 
 
@@ -114,7 +118,7 @@ def _rotary_bases(file: Path, settings: Mapping[str, Any]) -> tuple[float, float
     return bases[0], bases[1]
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(settings, **_DEFAULTS)
     false = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
     check_only(file, settings, decoder_bias=True, hidden_activation="gelu", **dict.fromkeys(false, False))
@@ -135,7 +139,6 @@ def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConf
             "local_rotary_base": None if local_base == base else local_base,
         }
     return config_from_settings(
-        format_name,
         file,
         settings,
         _SETTINGS,
@@ -159,6 +162,7 @@ def _write(config: BertConfig) -> dict[str, Any]:
     return settings_from_config(config, _SETTINGS) | {
         "norm_eps": config.layer_norm_epsilon,
         "embedding_dropout": config.dropout_rate if config.embedding_dropout else 0.0,
+        "classifier_dropout": config.dropout_rate,
         "hidden_activation": "gelu",
         "classifier_activation": {"gelu": "gelu", "gelu_tanh": "gelu_new"}[config.head_activation],
         **({"local_attention": config.local_attention_window} if local else {}),
@@ -177,14 +181,12 @@ MODERNBERT = Family(
     class_prefix="ModernBert",
     prefix="model.",
     conventions=_CONVENTIONS,
-    classes={"ForMaskedLM": ("encoder", "head"), "Model": ("encoder",)},
-    rows=lambda parts: ROWS,
+    absent_classes=("ForTokenClassification", "ForQuestionAnswering"),
+    rows=lambda parts: _ROWS + (_CLASSIFIER_ROWS if "classifier" in parts else _HEAD_ROWS),
     nearest=lambda config: replace(config, head_layer_norm_epsilon=config.layer_norm_epsilon),
     read=_read,
     write=_write,
-    token_table="model.embeddings.tok_embeddings.weight",
-    decoder="decoder.weight",
-    bias="decoder.bias",
-    heads=("head.", "decoder."),
     heads_are_shared=True,
+    pooler_kind="head",
+    poolings={"cls": "cls", "mean": "mean"},
 )

@@ -7,8 +7,8 @@ from typing import Any
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.bert import read_bert
 from mlm_jax.families.conventions import Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
-from mlm_jax.families.names import LayerNames, Row, buffers_of_embeddings
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import LayerNames, Row
 from mlm_jax.families.roberta import CONVENTIONS, like_roberta, read_positions, rows, write_positions
 from mlm_jax.families.settings import given, shared_settings
 
@@ -31,10 +31,9 @@ def _rows(parts: Any) -> tuple[Row, ...]:
     return (*rows("mpnet.", _LAYER, "", parts), bias)
 
 
-def _read(format_name: str, file: Path, settings: Mapping[str, Any]) -> BertConfig:
+def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     settings = given(settings, vocab_size=30_527, max_position_embeddings=512, pad_token_id=1)
     return read_bert(
-        format_name,
         file,
         {name: value for name, value in settings.items() if name != "type_vocab_size"},
         conventions=_CONVENTIONS,
@@ -56,22 +55,8 @@ MPNET = Family(
     class_prefix="MPNet",
     prefix="mpnet.",
     conventions=_CONVENTIONS,
-    classes={
-        "ForMaskedLM": ("encoder", "head"),
-        "ForSequenceClassification": ("encoder", "classifier"),
-        **TOKEN_CLASSES,
-        "Model": ("encoder",),
-    },
     rows=_rows,
     nearest=like_roberta,
     read=_read,
     write=_write,
-    token_table="mpnet.embeddings.word_embeddings.weight",
-    decoder="lm_head.decoder.weight",
-    decoder_bias="lm_head.decoder.bias",
-    bias="lm_head.bias",
-    heads=("lm_head.",),
-    classifier="classifier.",
-    constants=buffers_of_embeddings("mpnet."),
-    unused=("mpnet.pooler.",),
 )

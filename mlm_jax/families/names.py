@@ -9,10 +9,7 @@ parts of one tensor, one after the other along its outputs. The layout of a row 
     out_in    flat and transposed, as in torch's Linear
 """
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
-
-import numpy as np
 
 Layout = Literal["same", "flat", "out_in"]
 
@@ -97,11 +94,6 @@ def embedding_rows(prefix: str, norm: str = "embeddings.LayerNorm") -> tuple[Row
         Row(f"{prefix}embeddings.token_type_embeddings.weight", "encoder/embeddings/segment"),
         *TORCH.norm(prefix + norm, "encoder/embeddings/norm"),
     )
-
-
-def buffers_of_embeddings(prefix: str) -> dict[str, Callable[[int], np.ndarray]]:
-    """Returns the values of the buffers that transformers 4 saved with the embeddings."""
-    return {f"{prefix}embeddings.position_ids": np.arange, f"{prefix}embeddings.token_type_ids": np.zeros}
 
 
 def head_rows(dense: str, norm: str, output: str, bias: str) -> tuple[Row, ...]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
 from mlm_jax.families.settings import (
     TRANSFORMERS_SETTINGS,
     check_only,
@@ -46,7 +46,8 @@ _JINA_LAYER = _LAYER._replace(
     gate="",
     up="mlp.fc1",
 )
-_LM_HEAD, _CLS = "lm_head.", "cls.predictions."
+_HEAD = "cls.predictions"
+_TRANSFORM = f"{_HEAD}.transform"
 
 
 def _rows(
@@ -82,7 +83,6 @@ def _read(
     activation: str,
     defaults: Mapping[str, Any],
     base: float,
-    format_name: str,
     file: Path,
     settings: Mapping[str, Any],
 ) -> BertConfig:
@@ -90,7 +90,6 @@ def _read(
     check_only(file, settings, hidden_act=activation)
     heads_in(file, settings)
     return config_from_settings(
-        format_name,
         file,
         settings,
         TRANSFORMERS_SETTINGS,
@@ -115,17 +114,16 @@ def rotary_family(
     activation: str,
     defaults: Mapping[str, Any],
     base: float,
-    head: tuple[str, str, str],
-    bias: tuple[str, str],
+    head: tuple[Row, ...],
     layer: LayerNames = _LAYER,
     embedding_norm: str = "emb_ln",
     classifier: str = "classifier",
-    classes: Mapping[str, tuple[str, ...]] = TOKEN_CLASSES,
+    absent_classes: tuple[str, ...] = (),
 ) -> Family:
     """Returns a family with BERT's embeddings, without positions, and with norms after each block.
 
-    `defaults` are the library's where they are not BERT's, `base` is its rotary base. `head` has the names of the dense
-    layer, the norm and the output of the masked-LM head, `bias` those of its bias and of the tensor that repeats it.
+    `defaults` are the library's where they are not BERT's, `base` is its rotary base. `head` is the table of the
+    masked-LM head.
     """
     return Family(
         name=name,
@@ -133,33 +131,12 @@ def rotary_family(
         class_prefix=class_prefix,
         prefix=prefix,
         conventions=conventions,
-        classes={
-            "ForMaskedLM": ("encoder", "head"),
-            "ForSequenceClassification": ("encoder", "classifier"),
-            **classes,
-            "Model": ("encoder",),
-        },
-        rows=partial(_rows, prefix, layer, embedding_norm, head_rows(*head, bias[0]), classifier),
+        absent_classes=absent_classes,
+        rows=partial(_rows, prefix, layer, embedding_norm, head, classifier),
         nearest=partial(_nearest, conventions),
         read=partial(_read, conventions, activation, {"layer_norm_eps": 1e-12} | dict(defaults), base),
         write=partial(_write, activation),
-        token_table=f"{prefix}embeddings.word_embeddings.weight",
-        decoder=head[2],
-        bias=bias[0],
-        decoder_bias=bias[1],
-        heads=(_CLS if head[0].startswith(_CLS) else _LM_HEAD,),
-        classifier="classifier.",
-        constants=buffers_of_embeddings(prefix),
-        unused=(f"{prefix}pooler.",) if classifier != "classifier" else (),
     )
-
-
-def lm_head(norm: str, bias: str, decoder_bias: str) -> dict[str, Any]:
-    """Returns the names of a head like RoBERTa's, as arguments of `rotary_family`."""
-    return {
-        "head": ("lm_head.dense", norm, "lm_head.decoder.weight"),
-        "bias": (bias, decoder_bias),
-    }
 
 
 NOMIC_BERT = rotary_family(
@@ -178,9 +155,8 @@ NOMIC_BERT = rotary_family(
     {"vocab_size": 30_528, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     | {"max_position_embeddings": 2048},
     1000.0,
-    head=(f"{_CLS}transform.dense", f"{_CLS}transform.layer_norm", f"{_CLS}decoder.weight"),
-    bias=(f"{_CLS}bias", f"{_CLS}decoder.bias"),
-    classes={"ForTokenClassification": TOKEN_CLASSES["ForTokenClassification"]},
+    head_rows(f"{_TRANSFORM}.dense", f"{_TRANSFORM}.layer_norm", f"{_HEAD}.decoder.weight", f"{_HEAD}.bias"),
+    absent_classes=("ForQuestionAnswering",),
 )
 JINA_EMBEDDINGS_V3 = rotary_family(
     "Jina Embeddings 3",
@@ -193,7 +169,7 @@ JINA_EMBEDDINGS_V3 = rotary_family(
     | {"intermediate_size": 4096, "max_position_embeddings": 8194, "type_vocab_size": 1}
     | {"layer_norm_eps": 1e-5},
     20_000.0,
-    **lm_head("lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.bias"),
+    head_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias"),
     layer=_JINA_LAYER,
     classifier="classifier.out_proj",
 )

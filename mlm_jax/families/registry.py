@@ -78,7 +78,7 @@ def config_of(format_name: str, file: Path, settings: Mapping[str, Any], family:
     Raises:
         InputError: a setting is invalid or not supported.
     """
-    config = family.read(format_name, file, settings)
+    config = family.config_of(format_name, file, settings)
     return config if family_of(config) is family else replace(config, model_type=family.model_type)
 
 
@@ -97,9 +97,4 @@ def family_of(config: BertConfig) -> Family:
             )
         return _BY_TYPE[config.model_type]
 
-    def differences(family: Family) -> tuple[int, int]:
-        found = {*misfits(config, family.conventions)}
-        # A pooler can be left out.
-        return len(found - {"pooler"}), len(found)
-
-    return min(FAMILIES, key=differences)
+    return min(FAMILIES, key=lambda family: len(misfits(config, family.conventions)))

@@ -16,8 +16,8 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.bert import like_bert, read_bert, write_bert
 from mlm_jax.families.conventions import BERT_CONVENTIONS, Conventions, but
-from mlm_jax.families.family import TOKEN_CLASSES, Family
-from mlm_jax.families.names import TORCH, LayerNames, Row, buffers_of_embeddings, embedding_rows, head_rows
+from mlm_jax.families.family import Family
+from mlm_jax.families.names import TORCH, LayerNames, Row, embedding_rows, head_rows
 from mlm_jax.families.settings import activation_in, given
 
 CONVENTIONS: Conventions = but(BERT_CONVENTIONS, position_offset=range(1, 1 << 21))
@@ -26,21 +26,23 @@ _PRE_NORM_LAYER = LayerNames(attention_norm="attention.LayerNorm", feed_forward_
 _XL_LAYER = LayerNames(attention_norm="attention.self_attn_layer_norm", feed_forward_norm="LayerNorm")
 
 
-def lm_head_rows() -> tuple[Row, ...]:
-    """Returns the table of RoBERTa's masked-LM head."""
-    return head_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias")
+def classifier_rows() -> tuple[Row, ...]:
+    """Returns the table of RoBERTa's classifier: a dense layer, which is our pooler, and a linear map."""
+    return (
+        *TORCH.linear("classifier.dense", "encoder/pooler"),
+        *TORCH.linear("classifier.out_proj", "classifier"),
+    )
 
 
 def rows(prefix: str, layer: LayerNames, final_norm: str, parts: Sequence[str]) -> tuple[Row, ...]:
     """Returns the name table of a model with these parts."""
-    pooler = "classifier.dense" if "classifier" in parts else f"{prefix}pooler.dense"
+    pooler = TORCH.linear(f"{prefix}pooler.dense", "encoder/pooler")
     return (
         *embedding_rows(prefix),
         *layer.rows(prefix),
         *TORCH.norm(prefix + final_norm, "encoder/final_norm"),
-        *TORCH.linear(pooler, "encoder/pooler"),
-        *lm_head_rows(),
-        *TORCH.linear("classifier.out_proj", "classifier"),
+        *head_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias"),
+        *(classifier_rows() if "classifier" in parts else pooler),
     )
 
 
@@ -76,7 +78,6 @@ def _read(
     vocabulary_size: int,
     conventions: Conventions,
     epsilon: float,
-    format_name: str,
     file: Path,
     settings: Mapping[str, Any],
 ) -> BertConfig:
@@ -90,7 +91,6 @@ def _read(
         layer_norm_eps=epsilon,
     )
     return read_bert(
-        format_name,
         file,
         settings,
         conventions=conventions,
@@ -121,24 +121,10 @@ def _family(
         class_prefix=class_prefix,
         prefix=prefix,
         conventions=conventions,
-        classes={
-            "ForMaskedLM": ("encoder", "head"),
-            "ForSequenceClassification": ("encoder", "classifier"),
-            **TOKEN_CLASSES,
-            "Model": ("encoder",),
-        },
         rows=partial(rows, prefix, layer, final_norm),
         nearest=like_roberta,
         read=partial(_read, vocabulary_size, conventions, epsilon),
         write=_write,
-        token_table=f"{prefix}embeddings.word_embeddings.weight",
-        decoder="lm_head.decoder.weight",
-        decoder_bias="lm_head.decoder.bias",
-        bias="lm_head.bias",
-        heads=("lm_head.",),
-        classifier="classifier.",
-        constants=buffers_of_embeddings(prefix),
-        unused=(f"{prefix}pooler.",),
     )
 
 

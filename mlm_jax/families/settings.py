@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError
-from mlm_jax.families.conventions import ACTIVATIONS, BERT_CONVENTIONS, Conventions, require
+from mlm_jax.families.conventions import ACTIVATIONS, BERT_CONVENTIONS, Conventions
 
 _READ_ACTIVATIONS: Mapping[str, HeadActivation] = {
     "gelu": "gelu",
@@ -102,7 +102,6 @@ def given(settings: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
 
 
 def config_from_settings(
-    format_name: str,
     file: Path,
     settings: Mapping[str, Any],
     names: Mapping[str, str],
@@ -123,7 +122,7 @@ def config_from_settings(
         if name not in found and isinstance(possible, tuple) and len(possible) == 1:
             found[name] = possible[0]
     try:
-        return require(format_name, BertConfig(**found), conventions, "BERT")
+        return BertConfig(**found)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 

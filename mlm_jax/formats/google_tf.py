@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from mlm_jax.config.model import BertConfig, HeadActivation
 from mlm_jax.errors import InputError, one_line
-from mlm_jax.families.conventions import require_bert
+from mlm_jax.families.conventions import BERT_CONVENTIONS, require, require_bert
 from mlm_jax.families.names import Endings, Row
 from mlm_jax.families.settings import BERT_SETTINGS, config_from_settings, settings_from_config
 from mlm_jax.files.json_files import read_json_object
@@ -32,7 +32,7 @@ from mlm_jax.formats.model_folder import (
     unnamed_classes,
     write_json,
 )
-from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
+from mlm_jax.formats.name_table import Reading, Tensor, parts_in, paths_of, read_params, write_params
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "google_tf"
@@ -40,7 +40,6 @@ DROPPED_PARTS: Mapping[str, str] = {
     "token_classifier": "Google's code has no head for tokens",
     "question_answering": "Google's code has no head for answers",
 }
-NEEDS_POOLER = False
 
 _CONFIG = "bert_config.json"
 _PREFIX = "bert_model.ckpt"
@@ -97,10 +96,17 @@ def expressible(config: BertConfig) -> BertConfig:
     return replace(
         require_bert(NAME, config, tied=True),
         embedding_dropout=True,
+        pooler_kind="tanh",
+        pooling="cls",
         head_activation=cast(HeadActivation, config.activation),
         layer_norm_epsilon=_EPSILON,
         head_layer_norm_epsilon=_EPSILON,
     )
+
+
+def poolers(config: BertConfig, parts: Collection[str]) -> tuple[bool, ...]:
+    """Returns the possible values of `config.pooler`."""
+    return (True, False)
 
 
 def read_architecture(folder: Path) -> StoredModel:
@@ -132,7 +138,8 @@ def read(folder: Path) -> Reading:
     if left_out:
         notes.append(f"left out: {', '.join(left_out)} (of another head)")
     files = sorted(path for path in folder.iterdir() if path.name.startswith(f"{prefix.name}."))
-    return Reading(StoredModel(config, params, model.tokenizer, labels), len(tensors), dropped, notes, files)
+    paths = dict.fromkeys(tensors, ()) | paths_of(ROWS, parameters)
+    return Reading(StoredModel(config, params, model.tokenizer, labels), paths, dropped, notes, files)
 
 
 def _without_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:
@@ -164,9 +171,10 @@ def _config(file: Path) -> BertConfig:
     if "vocab_size" not in settings:
         raise InputError(f"{file}: no vocab_size: Google's config has one")
     activation = _GELUS[gelu]
-    return config_from_settings(
-        NAME, file, settings, BERT_SETTINGS, activation=activation, head_activation=activation
+    config = config_from_settings(
+        file, settings, BERT_SETTINGS, activation=activation, head_activation=activation
     )
+    return require(NAME, config, BERT_CONVENTIONS, "BERT", file)
 
 
 def _prefix(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 `mlm_jax.families` has the families and classes that are supported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from mlm_jax.formats.model_folder import (
     write_json,
     write_tensors,
 )
-from mlm_jax.formats.name_table import Reading, Tensor, parts_in, read_params, write_params
+from mlm_jax.formats.name_table import Reading, Tensor, parts_in, paths_of, read_params, write_params
 from mlm_jax.formats.safetensors_files import WEIGHTS_FILE
 from mlm_jax.formats.tensor_checks import some
 from mlm_jax.formats.tensor_names import NamedTensors, name_tensors
@@ -39,8 +39,8 @@ from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "hugging_face"
 DROPPED_PARTS: Mapping[str, str] = {}
-NEEDS_POOLER = False
 
+_CLASSIFIER_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout")
 _CONFIG, _GOOGLE_CONFIG = "config.json", "bert_config.json"
 
 
@@ -67,6 +67,12 @@ def expressible(config: BertConfig) -> BertConfig:
     return family_of(config).expressible(NAME, config)
 
 
+def poolers(config: BertConfig, parts: Collection[str]) -> tuple[bool, ...]:
+    """Returns the possible values of `config.pooler`; some families have a pooler in a classifier only."""
+    has_pooler = bool(family_of(config).tensor("encoder/pooler/kernel", [*parts]))
+    return (True, False) if has_pooler else (False,)
+
+
 def read_architecture(folder: Path) -> StoredModel:
     """Reads everything but the parameters; with a pooler, or classes, if the class of the model has them."""
     file = _config_file(folder)
@@ -74,8 +80,9 @@ def read_architecture(folder: Path) -> StoredModel:
     architectures = _architectures(file, settings)
     family = family_of_settings(file, settings, architectures)
     config = config_of(NAME, file, settings, family)
-    has_pooler = config.pooler and f"{family.class_prefix}ForMaskedLM" not in architectures
-    config = replace(config, pooler=has_pooler)
+    is_masked_lm = f"{family.class_prefix}ForMaskedLM" in architectures
+    has_pooler = family.tensor("encoder/pooler/kernel", [*_parts(family, architectures)]) and not is_masked_lm
+    config = replace(config, pooler=bool(has_pooler))
     model = StoredModel(config, {}, Tokenizer.load(folder))
     if family.classifier_class not in architectures:
         return model
@@ -124,19 +131,21 @@ def read(folder: Path) -> Reading:
             labels, label_notes = _labels(file, settings, named.tensors[bias].size)
             problem_type = read_problem_type(file, settings)
             notes += label_notes
-            dropout_rate = settings.get("classifier_dropout")
-            if dropout_rate not in (None, config.dropout_rate):
-                notes.append(
-                    f"left out: classifier_dropout {dropout_rate!r} (hidden_dropout_prob {config.dropout_rate} is "
-                    "used in the classifier, too)"
-                )
+            for key in _CLASSIFIER_DROPOUT:
+                if settings.get(key) not in (None, config.dropout_rate):
+                    notes.append(
+                        f"left out: {key} {settings[key]!r} (the dropout rate of the encoder, {config.dropout_rate}, "
+                        "is used in the classifier, too)"
+                    )
         if named.left_out:
             names = ", ".join(sorted(named.left_out))
             notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")
         parameters = declared_parameters(config, parts, len(labels or ()))
         params = read_params(folder, rows, parameters, named.tensors)
+        paths: dict[str, tuple[str, ...]] = dict.fromkeys(tensors, ())
+        paths |= {named.names.get(name, name): path for name, path in paths_of(rows, parameters).items()}
     model = StoredModel(config, params, tokenizer, labels, problem_type)
-    return Reading(model, len(tensors), named.dropped, notes, files)
+    return Reading(model, paths, named.dropped, notes, files)
 
 
 def _config_file(folder: Path) -> Path:
@@ -159,15 +168,13 @@ def _named(
     tensors: Mapping[str, Tensor],
 ) -> tuple[NamedTensors, tuple[Row, ...]]:
     """Returns the family's tensors in a file, and the name table of its parts."""
-    classes = family.named_classes
-    parts = {part for name in architectures for part in classes.get(name, ())}
+    parts = _parts(family, architectures)
     if not architectures:
         # A classifier of tokens may have the same names, but no pooler.
-        table = {row.path: row.name for row in family.rows(["classifier"])}
-        pooler = table.get("encoder/pooler/kernel", "").removeprefix(family.prefix)
-        if family.classifier and pooler and any(name.endswith(pooler) for name in tensors):
+        pooler = family.tensor("encoder/pooler/kernel", ["classifier"]).removeprefix(family.prefix)
+        if any(name.endswith(pooler) for name in tensors):
             parts |= {"classifier"}
-    is_known = not architectures or not {*architectures}.isdisjoint(classes)
+    is_known = not architectures or bool(parts)
     heads = family.heads if is_known or not family.heads_are_shared else ()
     heads += tuple(f"{module}." for part, module in TOKEN_HEADS.items() if part in parts)
     has_classifier = "classifier" in parts
@@ -176,13 +183,18 @@ def _named(
         family,
         tensors,
         tied=config.tie_embeddings,
-        heads=(*heads, family.classifier) if has_classifier else heads,
-        unused=family.unused if has_classifier else (),
+        heads=(*heads, *family.classifier) if has_classifier else heads,
+        unused=family.unused(config, parts),
     )
     rows = family.table([*parts])
     if has_classifier and "classifier" not in parts_in(rows, named.tensors):
         rows = family.table([*(parts - {"classifier"})])
     return named, rows
+
+
+def _parts(family: Family, architectures: list[str]) -> set[str]:
+    """Returns the parts of a model of these classes; those of other families have none."""
+    return {part for name in architectures for part in family.named_classes.get(name, ())}
 
 
 def _labels(file: Path, settings: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], list[str]]:
@@ -229,7 +241,7 @@ def write(model: StoredModel, folder: Path) -> int:
         name.removeprefix(prefix): array
         for name, array in write_params(family.table([*model.params]), parameters_of(model), model.params)
     }
-    if family.constants_are_written and model.config.positions == "rotary":
+    if family.buffers_are_written and model.config.positions == "rotary":
         tensors |= _constants(family, model.config, prefix)
     if family.decoder_bias and "head" in model.params and not model.config.tie_embeddings:
         # transformers 5 adds this bias, transformers 4 the other.
@@ -261,7 +273,7 @@ def check_padding(where: Path, config: BertConfig, tokenizer: Tokenizer) -> None
 
 def _settings(model: StoredModel, family: Family, class_name: str) -> dict[str, Any]:
     config, dtype = model.config, str(model.params["encoder"]["embeddings"]["token"].dtype)
-    settings = family.write(config) | {
+    settings = family.settings_of(config) | {
         "architectures": [class_name],
         "model_type": family.model_type,
         "pad_token_id": model.tokenizer.pad_token_id,
@@ -288,7 +300,7 @@ def outputs(folder: Path, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     settings = read_json_object(file)
     architectures = _architectures(file, settings)
     family = family_of_settings(file, settings, architectures)
-    read_config = family.read(NAME, file, settings)
+    read_config = family.read(file, settings)
     with ExitStack() as stack:
         tensors, files = open_weights(folder, stack)
         named, rows = _named(folder, family, read_config, architectures, tensors)

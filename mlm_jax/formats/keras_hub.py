@@ -4,7 +4,7 @@ Reads and writes `BertBackbone`, `BertMaskedLM` and `BertTextClassifier` with h5
 compare outputs.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.families.conventions import require_bert
+from mlm_jax.families.conventions import BERT_CONVENTIONS, require, require_bert
 from mlm_jax.families.names import Endings, Row
 from mlm_jax.families.settings import config_from_settings
 from mlm_jax.files.json_files import read_json_object
@@ -32,7 +32,7 @@ from mlm_jax.formats.model_folder import (
     unnamed_classes,
     write_json,
 )
-from mlm_jax.formats.name_table import Reading, Tensor, read_params, write_params
+from mlm_jax.formats.name_table import Reading, Tensor, paths_of, read_params, write_params
 from mlm_jax.text.tokenizer import Tokenizer
 
 NAME = "keras_hub"
@@ -41,7 +41,6 @@ DROPPED_PARTS: Mapping[str, str] = {
     "token_classifier": "KerasHub has no head for tokens",
     "question_answering": "KerasHub has no head for answers",
 }
-NEEDS_POOLER = True
 
 _WEIGHTS = "model.weights.h5"
 _TASK_WEIGHTS = "task.weights.h5"
@@ -117,12 +116,19 @@ def expressible(config: BertConfig) -> BertConfig:
     return replace(
         require_bert(NAME, config, tied=True),
         embedding_dropout=True,
+        pooler_kind="tanh",
+        pooling="cls",
         activation="gelu_tanh",
         layer_norm_epsilon=1e-12,
         head_activation="gelu",
         head_layer_norm_epsilon=1e-5,
         attention_dropout_rate=config.dropout_rate,
     )
+
+
+def poolers(config: BertConfig, parts: Collection[str]) -> tuple[bool, ...]:
+    """Returns the possible values of `config.pooler`."""
+    return (True,)
 
 
 def read_architecture(folder: Path) -> StoredModel:
@@ -151,11 +157,11 @@ def read(folder: Path) -> Reading:
         tensors = _open(folder / _WEIGHTS, stack)
         encoder = declared_parameters(config, ["encoder"])
         params = read_params(folder / _WEIGHTS, _BACKBONE_ROWS, encoder, tensors, _layer_name)
-        num_tensors = len(tensors)
+        paths = dict.fromkeys(tensors, ()) | paths_of(_BACKBONE_ROWS, encoder, _layer_name)
         if (folder / _TASK_WEIGHTS).is_file():
             files.append(folder / _TASK_WEIGHTS)
             found = _open(folder / _TASK_WEIGHTS, stack)
-            num_tensors += len(found)
+            of_task: dict[str, tuple[str, ...]] = dict.fromkeys(found, ())
             state = [name for name in found if name.startswith("optimizer/")]
             dropped = dict.fromkeys(state, "state of Keras's optimizer")
             tensors = {name: tensor for name, tensor in found.items() if name not in dropped}
@@ -172,8 +178,13 @@ def read(folder: Path) -> Reading:
                     problem_type = _problem_type(folder / TASK_FILE, task)
                 head = declared_parameters(config, [part], classes)
                 params |= read_params(folder / _TASK_WEIGHTS, rows, head, tensors)
+                of_task |= paths_of(rows, head)
+            # Both files have a layers/dense.
+            paths |= {
+                name if name in dropped else f"{_TASK_WEIGHTS}:{name}": path for name, path in of_task.items()
+            }
     model = StoredModel(config, params, tokenizer, labels, problem_type)
-    return Reading(model, num_tensors, dropped, notes, files)
+    return Reading(model, paths, dropped, notes, files)
 
 
 def _config(file: Path) -> BertConfig:
@@ -186,7 +197,8 @@ def _config(file: Path) -> BertConfig:
     missing = [name for name in names if name not in found]
     if missing:
         raise InputError(f"{file}: no {missing[0]}: a BertBackbone's config has one")
-    return expressible(config_from_settings(NAME, file, found, BACKBONE_SETTINGS))
+    config = config_from_settings(file, found, BACKBONE_SETTINGS)
+    return expressible(require(NAME, config, BERT_CONVENTIONS, "BERT", file))
 
 
 def _task(file: Path, task: Mapping[str, Any], tensors: Container[str]) -> tuple[str, tuple[Row, ...], str]:

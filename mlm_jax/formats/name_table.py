@@ -36,8 +36,8 @@ class Reading:
     """Result of reading another library's folder."""
 
     model: StoredModel
-    num_tensors: int
-    """Number of tensors in the folder, including dropped ones."""
+    tensors: Mapping[str, tuple[str, ...]]
+    """Maps the names of all tensors in the folder to our parameters; to none if they were not converted."""
     dropped: Mapping[str, str]
     """Maps the names of tensors that were not converted to the reason why nothing is lost."""
     notes: Sequence[str]
@@ -132,6 +132,16 @@ def foreign_tensors(
     if unnamed:
         raise ValueError(f"no row for {sorted(unnamed)}")
     return {name: Foreign(tuple(found)) for name, found in table.items()}
+
+
+def paths_of(
+    rows: Sequence[Row], parameters: Mapping[str, Weight], layer_name: Callable[[int], str] = str
+) -> dict[str, tuple[str, ...]]:
+    """Returns the paths of our parameters in every foreign tensor of these parameters."""
+    return {
+        name: tuple(place.path for place in foreign.places)
+        for name, foreign in foreign_tensors(rows, parameters, layer_name).items()
+    }
 
 
 def parts_in(rows: Sequence[Row], names: Mapping[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ def name_tensors(
     *,
     tied: bool,
     heads: tuple[str, ...],
-    unused: tuple[str, ...],
+    unused: Mapping[str, str],
 ) -> NamedTensors:
     """Finds a family's tensors in a file.
 
@@ -56,7 +56,7 @@ def name_tensors(
         tensors: tensors by their names in the file.
         tied: True if the output embedding is the token embedding.
         heads: prefixes of the tensors of heads that we have.
-        unused: prefixes of tensors that the class of the model does not read.
+        unused: prefixes of tensors that the class of the model does not read, with the reason.
 
     Raises:
         InputError: there is no encoder of the family, or more than one; a tensor exists under two names; or one that
@@ -66,18 +66,19 @@ def name_tensors(
     renamed: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     dropped, left_out = {}, []
-    known = (family.prefix, *heads)
+    known, modules = (family.prefix, *heads), family.modules
     for name, tensor in tensors.items():
         new = name.removeprefix(wrapper)
         for old, ending in _OLD_ENDINGS.items():
             new = new.replace(old, ending)
-        if bare and new.startswith(family.modules):
+        if bare and new.startswith(modules):
             new = family.prefix + new
         if not name.startswith(wrapper) or not new.startswith(known):
             left_out.append(name)
             continue
-        if new.startswith(unused):
-            dropped[name] = f"not read by {family.classifier_class}"
+        reasons = [reason for beginning, reason in unused.items() if new.startswith(beginning)]
+        if reasons:
+            dropped[name] = reasons[0]
             continue
         if new in renamed:
             raise InputError(f"{where}: tensor {name} exists under two names")

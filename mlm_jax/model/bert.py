@@ -22,6 +22,7 @@ from mlm_jax.model.embeddings import Embeddings
 from mlm_jax.model.encoder_layer import BertLayer
 from mlm_jax.model.layer_loop import apply_in_periods
 from mlm_jax.model.layers import Linear, activate, make_norm, parameter, recomputed
+from mlm_jax.model.pooler import Pooler
 from mlm_jax.model.positions import positions_of_layers
 from mlm_jax.parallel.sharding import constrain
 
@@ -49,15 +50,7 @@ class BertEncoder(nnx.Module):
         if config.norm_placement == "pre":
             self.final_norm = make_norm(config, epsilon=config.layer_norm_epsilon, key=norm_key)
         if config.pooler:
-            width = (config.hidden_dim,)
-            self.pooler = Linear(
-                width,
-                width,
-                ("embed", "pooled"),
-                stddev=config.initializer_stddev,
-                key=pooler_key,
-                bias=config.biases,
-            )
+            self.pooler = Pooler(config, key=pooler_key)
 
     def __call__(
         self,
@@ -115,9 +108,9 @@ class BertEncoder(nnx.Module):
         is_last = depth == self.config.num_layers
         return self.final_norm(x) if is_last and hasattr(self, "final_norm") else x
 
-    def pool(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B D"]:
-        """Returns BERT's sentence vector: tanh of a linear map of the first position."""
-        return jnp.tanh(self.pooler(hidden[:, 0]))
+    def pool(self, hidden: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+        """Returns the vector of each text that a classifier maps to its classes."""
+        return self.pooler.pool(hidden, padding_mask)
 
 
 class MaskedLMHead(nnx.Module):

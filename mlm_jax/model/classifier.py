@@ -34,5 +34,6 @@ class BertClassifier(nnx.Module):
     ) -> Float[Array, "B C"]:
         """Returns the logits, float32; without a `dropout_key` there is no dropout."""
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
-        pooled = self.encoder.pool(self.encoder(token_ids, padding_mask, segment_ids, dropout_key=keys[0]))
+        hidden = self.encoder(token_ids, padding_mask, segment_ids, dropout_key=keys[0])
+        pooled = self.encoder.pool(hidden, padding_mask)
         return self.classifier(dropout(pooled, self.dropout_rate, keys[1]))

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key
 
-from mlm_jax.config.model import Activation, BertConfig, HeadActivation
+from mlm_jax.config.model import Activation, BertConfig, HeadActivation, PoolerKind
 from mlm_jax.threefry import random_bits
 
 
@@ -51,11 +51,13 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any]:
 recomputed = partial(jax.checkpoint, prevent_cse=False)
 
 
-def activate(x: Array, kind: Activation | HeadActivation) -> Array:
-    """Applies GELU (Hendrycks & Gimpel 2016), exact or approximated by tanh, or SiLU, also for `"swiglu"`.
+def activate(x: Array, kind: Activation | HeadActivation | PoolerKind) -> Array:
+    """Applies GELU (Hendrycks & Gimpel 2016), exact or approximated by tanh, SiLU, also for `"swiglu"`, ReLU or tanh.
 
     For gated activations, `x` is the gate branch.
     """
+    if kind in ("tanh", "relu"):
+        return jnp.tanh(x) if kind == "tanh" else jax.nn.relu(x)
     return jax.nn.silu(x) if kind in ("silu", "swiglu") else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 

@@ -7,14 +7,15 @@ import jax
 import numpy as np
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.config.model import HEAD_SETTINGS, WEIGHT_COMPATIBLE_SETTINGS, BertConfig
+from mlm_jax.config.model import HEAD_SETTINGS, POOLER_SETTINGS, WEIGHT_COMPATIBLE_SETTINGS, BertConfig
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import random_model, with_padded_rows
+from mlm_jax.formats.model_folder import flatten_params, random_model, with_padded_rows
+from mlm_jax.formats.name_table import Reading
 from mlm_jax.run.reporting import say
 from mlm_jax.step.program import Program
 from mlm_jax.step.update import TrainState
 from mlm_jax.store.checkpoint_manifest import enumerate_some
-from mlm_jax.store.loading import load_model
+from mlm_jax.store.loading import load_reading
 from mlm_jax.text.tokenizer import Tokenizer
 
 _DROPOUT_SETTINGS = ("dropout_rate", "attention_dropout_rate")
@@ -42,13 +43,14 @@ def initial_state(config: TrainConfig, program: Program, tokenizer: Tokenizer) -
 def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     """Returns the parameters of the stored model `name` in the structure of the model `wanted`, in float32.
 
-    Reports on stderr a masked-LM head that is random, drawn from `seed`, because the model has none, and dropout rates
-    that are not the model's.
+    Reports on stderr which of its tensors are used, a masked-LM head that is random, drawn from `seed`, because the
+    model has none, and dropout rates that are not the model's.
 
     Raises:
         InputError: there is no such model, or its tokenizer or a setting that gives the weights their meaning differs.
     """
-    model = load_model(name)
+    reading = load_reading(name)
+    model = reading.model
     if model.tokenizer.fingerprint != tokenizer.fingerprint:
         raise InputError(
             f"init_from = {name!r}: has the tokenizer {model.tokenizer.fingerprint[:12]}: "
@@ -62,6 +64,8 @@ def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer, se
         without_pooler = setting == "pooler" and theirs and not value
         if setting in _DROPOUT_SETTINGS and value != theirs:
             say(f"init_from = {name!r}: has model.{setting} = {theirs!r}: this run has {value!r}")
+        if setting in POOLER_SETTINGS and not wanted.pooler:
+            continue
         if setting in _HEAD_SETTINGS and "head" not in model.params:
             continue
         if value != theirs and setting not in WEIGHT_COMPATIBLE_SETTINGS and not without_pooler:
@@ -78,9 +82,21 @@ def params_to_start_from(name: str, wanted: BertConfig, tokenizer: Tokenizer, se
     params = with_padded_rows(wanted, {"encoder": model.params["encoder"], "head": head})
     if not wanted.pooler:
         params["encoder"] = {key: leaf for key, leaf in params["encoder"].items() if key != "pooler"}
-    unused = sorted(set(model.params) - {"encoder", "head"})
-    unused += ["pooler"] * ("pooler" in model.params["encoder"] and not wanted.pooler)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    left = f"without {enumerate_some(unused)}" if unused else "all that it has"
-    say(f"weights from {name}: {count:,} parameters, {left}")
+    say(f"weights from {name}: {_description(reading, params)}")
     return jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
+
+
+def _description(reading: Reading, params: dict[str, Any]) -> str:
+    """Describes which tensors of a model are used, and which parameters are new."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    wanted, tensors = flatten_params(params), reading.tensors.keys() - reading.dropped.keys()
+    left_out = sorted(name for name in tensors if wanted.keys().isdisjoint(reading.tensors[name]))
+    used = (
+        f"all {len(tensors):,}" if not left_out else f"{len(tensors) - len(left_out):,} of {len(tensors):,}"
+    )
+    new = sorted(wanted.keys() - {path for paths in reading.tensors.values() for path in paths})
+    return (
+        f"{count:,} parameters, {used} tensors used"
+        f"{f'; not used: {enumerate_some(left_out)}' if left_out else ''}"
+        f"{f'; new: {enumerate_some(new)}' if new else ''}"
+    )

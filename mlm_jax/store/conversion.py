@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from mlm_jax.config.model import HEAD_SETTINGS, WEIGHT_COMPATIBLE_SETTINGS
+from mlm_jax.config.model import HEAD_SETTINGS, POOLER_SETTINGS, WEIGHT_COMPATIBLE_SETTINGS
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
 from mlm_jax.files.checksums import checksum, checksums, write_checksums
@@ -182,8 +182,9 @@ def _contents(model: StoredModel) -> dict[str, Any]:
 def _prepare(model: StoredModel, target: Format, request: Request) -> tuple[StoredModel, list[str]]:
     """Returns the model to write, and a description of every change."""
     config = target.expressible(model.config)
-    without_effect = () if "head" in model.params else HEAD_SETTINGS
+    without_effect = _without_effect(model)
     model, changes = _with_parts(model, target, request)
+    without_effect |= _without_effect(model)
     config = replace(config, pooler=model.config.pooler)
     if config != model.config:
         ours, theirs = asdict(model.config), asdict(config)
@@ -212,15 +213,6 @@ def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[S
     """Returns the model with the parts to write, and a description of every change."""
     changes = []
     params = dict(model.params)
-    if target.NEEDS_POOLER and "pooler" not in params["encoder"]:
-        if not request.allow_random_pooler:
-            raise InputError(
-                f"the model has no pooler, which {target.NAME} needs: --allow-random-pooler adds a random one, "
-                "which masked language modeling does not use"
-            )
-        model = replace(model, config=replace(model.config, pooler=True))
-        params["encoder"] = params["encoder"] | {"pooler": _random_part(model, "encoder")["pooler"]}
-        changes.append("RANDOM: the pooler has random weights and must be trained before use")
     if request.backbone_only:
         changes += [f"left out: {part} (--backbone-only)" for part in params if part != "encoder"]
         params = {"encoder": params["encoder"]}
@@ -237,7 +229,29 @@ def _with_parts(model: StoredModel, target: Format, request: Request) -> tuple[S
             changes.append(f"left out: {part} ({reason})")
     if params.keys().isdisjoint({"classifier", "token_classifier"}):
         model = replace(model, labels=None, problem_type=None)
+    poolers = target.poolers(model.config, params)
+    if model.config.pooler not in poolers:
+        model = replace(model, config=replace(model.config, pooler=poolers[0]))
+        if poolers[0]:
+            if not request.allow_random_pooler:
+                raise InputError(
+                    f"the model has no pooler, which {target.NAME} needs: --allow-random-pooler adds a random one, "
+                    "which masked language modeling does not use"
+                )
+            fresh = replace(model, config=replace(target.expressible(model.config), pooler=True))
+            params["encoder"] = params["encoder"] | {"pooler": _random_part(fresh, "encoder")["pooler"]}
+            changes.append("RANDOM: the pooler has random weights and must be trained before use")
+        else:
+            params["encoder"] = {name: part for name, part in params["encoder"].items() if name != "pooler"}
+            changes.append(f"left out: pooler ({target.NAME} has one in a classifier only)")
     return replace(model, params=params), changes
+
+
+def _without_effect(model: StoredModel) -> set[str]:
+    """Returns the settings that do not affect the outputs of a model."""
+    config = model.config
+    with_head = "head" in model.params or (config.pooler and config.pooler_kind == "head")
+    return {*(() if with_head else HEAD_SETTINGS), *(() if config.pooler else POOLER_SETTINGS)}
 
 
 def _random_part(model: StoredModel, part: str) -> dict[str, Any]:
@@ -287,7 +301,7 @@ def _describe(
         "source": {
             "name": _name(source),
             "format": source_format.NAME,
-            "tensors": reading.num_tensors,
+            "tensors": len(reading.tensors),
             "dropped": dict(reading.dropped),
             "notes": list(dict.fromkeys([*reading.notes, *spare_rows(model.config, model.tokenizer)])),
             "files": {path.name: checksum(path) for path in sorted(reading.files)},

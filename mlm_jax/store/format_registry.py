@@ -1,6 +1,6 @@
 """Formats in which models are stored, and recognition of a folder's format."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -20,14 +20,14 @@ class Format(Protocol):
     DROPPED_PARTS: Mapping[str, str]
     """Maps parts of a model that the format does not support to the reason."""
 
-    NEEDS_POOLER: bool
-    """True if every model of the format has a pooler."""
-
     def recognizes(self, folder: Path) -> bool:
         """Returns True if the folder has this format."""
 
     def expressible(self, config: BertConfig) -> BertConfig:
         """Returns the nearest config that the format can express. Raises InputError for another architecture."""
+
+    def poolers(self, config: BertConfig, parts: Collection[str]) -> tuple[bool, ...]:
+        """Returns the possible values of `config.pooler` for an expressible model with these parts."""
 
     def read_architecture(self, folder: Path) -> StoredModel:
         """Reads everything but the parameters; labels are those that the files state, which may be None."""

@@ -11,6 +11,7 @@ from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.formats.model_folder import StoredModel, check_vocabulary, random_model, read_training_record
+from mlm_jax.formats.name_table import Reading
 from mlm_jax.store.format_registry import read_architecture, read_model
 from mlm_jax.store.hub import find_model
 from mlm_jax.text.tokenizer import Tokenizer
@@ -35,11 +36,7 @@ def load_model(
         check_vocabulary(name, found.config, found.tokenizer)
         model = random_model(found.config, found.tokenizer, seed, found.labels)
         return replace(model, problem_type=found.problem_type)
-    folder = find_model(name)
-    reading = read_model(folder)
-    for note in reading.notes:
-        tqdm.write(f"{name}: {note}", file=sys.stderr)
-    model = with_training_record(folder, reading.model)
+    model = load_reading(name).model
     if tokenizer is None:
         return model
     if tokenizer.vocabulary_size not in (model.tokenizer.vocabulary_size, model.config.vocabulary_size):
@@ -48,6 +45,15 @@ def load_model(
             f"{model.tokenizer.vocabulary_size}, as the model's own"
         )
     return replace(model, tokenizer=tokenizer)
+
+
+def load_reading(name: str | Path) -> Reading:
+    """Loads a model with the names of the tensors in its files. Raises InputError as `load_model` does."""
+    folder = find_model(name)
+    reading = read_model(folder)
+    for note in reading.notes:
+        tqdm.write(f"{name}: {note}", file=sys.stderr)
+    return replace(reading, model=with_training_record(folder, reading.model))
 
 
 def load_masked_lm(

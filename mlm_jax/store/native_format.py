@@ -1,7 +1,8 @@
 """Our own format: exported model folders, run folders, and their checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,7 +38,6 @@ from mlm_jax.store.run_folder import (
 
 NAME = "mlm_jax"
 DROPPED_PARTS: Mapping[str, str] = {}
-NEEDS_POOLER = False
 
 
 def recognizes(folder: Path) -> bool:
@@ -48,6 +48,11 @@ def recognizes(folder: Path) -> bool:
 def expressible(config: BertConfig) -> BertConfig:
     """Returns the config unchanged, because the format can express every model."""
     return config
+
+
+def poolers(config: BertConfig, parts: Collection[str]) -> tuple[bool, ...]:
+    """Returns the possible values of `config.pooler`."""
+    return (True, False)
 
 
 def read_architecture(folder: Path) -> StoredModel:
@@ -69,7 +74,7 @@ def read(folder: Path) -> Reading:
     folder, step = run_and_step(folder)
     if not is_run_folder(folder):
         model = read_model_folder(folder)
-        return Reading(model, len(jax.tree.leaves(model.params)), {}, [], [folder / WEIGHTS_FILE])
+        return Reading(model, _paths(model.params), {}, [], [folder / WEIGHTS_FILE])
     run = read_config(folder)
     config = run.model
     _, shapes = split_model(abstract_masked_lm(config))
@@ -86,7 +91,11 @@ def read(folder: Path) -> Reading:
     check_vocabulary(folder, config, tokenizer)
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     model = StoredModel(config, params, tokenizer, training=record_of(run, _longest_rows(folder, run)))
-    return Reading(model, len(jax.tree.leaves(params)), {}, [], files)
+    return Reading(model, _paths(params), {}, [], files)
+
+
+def _paths(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {path: (path,) for path in flatten_params(params)}
 
 
 def _longest_rows(folder: Path, run: TrainConfig, later: frozenset[Path] = frozenset()) -> int | None:

@@ -81,9 +81,8 @@ def our_outputs(model: StoredModel, batch: Mapping[str, np.ndarray]) -> np.ndarr
             return np.asarray(hidden @ params[part]["kernel"] + params[part]["bias"][None, None])
     if "classifier" not in params:
         return np.asarray(hidden)
-    return np.asarray(
-        encoder.pool(hidden) @ params["classifier"]["kernel"] + params["classifier"]["bias"][None]
-    )
+    pooled = encoder.pool(hidden, inputs[1])
+    return np.asarray(pooled @ params["classifier"]["kernel"] + params["classifier"]["bias"][None])
 
 
 def largest_difference(outputs: np.ndarray, others: np.ndarray, batch: Mapping[str, np.ndarray]) -> float:

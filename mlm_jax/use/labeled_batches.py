@@ -56,7 +56,8 @@ def labeled_rows(
     if not shortest <= limit <= longest:
         raise InputError(f"sequence_length = {limit}: must be in [{shortest}, {longest}]")
     parts = [_parts_of(text, f"{what} {index}") for index, text in enumerate(listed(texts, f"{what}s"))]
-    if max(map(len, parts)) == 2 and second >= max(1, config.num_segments):
+    # A model without segments tells the texts apart by the separator alone.
+    if max(map(len, parts)) == 2 and 0 < config.num_segments <= second:
         raise InputError("pairs of texts: must have a model with two segments")
     encoded = iter(_encoded([text for part in parts for text in part], tokenizer, what))
     rows, cut, empty = [], 0, 0

@@ -115,7 +115,8 @@ class TextClassifier:
 
         A new classifier has the classes `labels`, or `num_classes` classes named 0, 1, … (by default 2, or 1 value for
         a regression). A set of labels has no order: a new classifier sorts them, and a trained one must have them. A
-        message on stderr lists the random parts: the classifier, and the pooler if the encoder has none.
+        message on stderr lists the random parts: the classifier, and the pooler if the encoder has none. A pooler that
+        is like the MLM head begins with the weights of that head, if the model has one.
         `dropout_rate` replaces the model's own, also in attention, because models may be pretrained without dropout.
 
         Raises:
@@ -175,6 +176,10 @@ class TextClassifier:
         config = replace(stored.config, pooler=True)
         fresh = random_classifier(config, wanted, seed)
         encoder = stored.params["encoder"]
+        if config.pooler_kind == "head" and "pooler" not in encoder and "head" in stored.params:
+            # transformers begins with the trained head, too.
+            head = stored.params["head"]
+            encoder = encoder | {"pooler": head["dense"] | {"norm": head["norm"]}}
         random_parts = "classifier has" if "pooler" in encoder else "classifier and the pooler have"
         say(f"{model}: the {random_parts} random weights and must be fine-tuned")
         params = {"encoder": fresh["encoder"] | encoder, "classifier": fresh["classifier"]}

@@ -56,25 +56,25 @@ def config_like(family: Family) -> BertConfig:
         elif isinstance(possible, range):
             values[name] = 2
     config = replace(SMALL, **values | CHOICES.get(family.model_type, {}), model_type=family.model_type)
-    return family.nearest(config)
+    return family.expressible("hugging_face", config)
 
 
-def model_of(config: BertConfig, tokenizer: Tokenizer) -> StoredModel:
+def model_of(config: BertConfig, tokenizer: Tokenizer, *heads: str) -> StoredModel:
     """Returns a model with random parameters, without the time that an initializer takes to compile."""
-    random = np.random.RandomState(0)
-    declared = declared_parameters(config, ["encoder", "head"])
+    random, labels = np.random.RandomState(0), ("a", "b", "c")
+    declared = declared_parameters(config, ["encoder", *heads], len(labels))
     flat = {
         path: random.standard_normal(weight.shape).astype(np.float32) for path, weight in declared.items()
     }
     if not config.first_attention_norm:
         flat["encoder/layers/attention_norm/scale"][0] = 1
-    return StoredModel(config, nest_params(flat), tokenizer)
+    return StoredModel(config, nest_params(flat), tokenizer, labels if "classifier" in heads else None)
 
 
 @BY_TYPE
 def test_settings_are_read_as_they_are_written(family: Family) -> None:
     config = config_like(family)
-    settings = json.loads(json.dumps(family.write(config) | {"pad_token_id": 1}))
+    settings = json.loads(json.dumps(family.settings_of(config) | {"pad_token_id": 1}))
     read = replace(config_of("hugging_face", Path("config.json"), settings, family), pooler=False)
     assert replace(read, model_type=family.model_type) == config
     assert family_of(read) is family
@@ -83,23 +83,30 @@ def test_settings_are_read_as_they_are_written(family: Family) -> None:
 @BY_TYPE
 def test_null_settings_are_those_of_the_library(family: Family) -> None:
     """Files of transformers 4 state what is absent as null."""
-    settings = dict.fromkeys(("classifier_dropout", "rope_scaling", "id2label", "rope_parameters"))
-    written = family.write(config_like(family)) | {"pad_token_id": 1}
+    names = ("classifier_dropout", "classifier_pooling", "rope_scaling", "id2label", "rope_parameters")
+    settings = dict.fromkeys(names)
+    written = family.settings_of(config_like(family)) | {"pad_token_id": 1}
     read = config_of("hugging_face", Path("config.json"), written | settings, family)
     assert read.hidden_dim == 16
 
 
 @BY_TYPE
-def test_folders_keep_the_type_and_every_bit(family: Family, shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["head", "classifier"])
+def test_folders_keep_the_type_and_every_bit(
+    family: Family, head: str, shared_data: Path, tmp_path: Path
+) -> None:
     tokenizer = Tokenizer.load(shared_data / "weights/sapiens-vh-roberta")
-    model = model_of(config_like(family), tokenizer)
+    model = model_of(replace(config_like(family), pooler=head == "classifier"), tokenizer, head)
     for folder in (tmp_path / "theirs", tmp_path / "ours"):
         folder.mkdir()
     hugging_face.write(model, tmp_path / "theirs")
     settings = json.loads((tmp_path / "theirs" / "config.json").read_text())
     assert settings["model_type"] == family.model_type
-    assert settings["architectures"] == [f"{family.class_prefix}ForMaskedLM"]
+    ending = "ForMaskedLM" if head == "head" else "ForSequenceClassification"
+    assert settings["architectures"] == [family.class_prefix + ending]
     first = hugging_face.read(tmp_path / "theirs").model
+    assert first.labels == model.labels
+    assert hugging_face.read_architecture(tmp_path / "theirs").config == first.config
     write_model_folder(tmp_path / "ours", first)
     second = read_model_folder(tmp_path / "ours")
     assert family_of(second.config) is family
@@ -115,11 +122,12 @@ def test_files_are_small() -> None:
 
 
 def test_a_config_without_a_type_is_of_the_nearest_family() -> None:
-    assert family_of(replace(SMALL, num_segments=0, pooler=True)).name == "DistilBERT"
-    with pytest.raises(
-        InputError, match=r"cannot express model.pooler = True: must be False, as in DistilBERT"
-    ):
-        hugging_face.expressible(replace(SMALL, num_segments=0, pooler=True))
+    without_segments = replace(SMALL, num_segments=0)
+    assert family_of(without_segments).name == "DistilBERT"
+    assert hugging_face.expressible(without_segments).pooler_kind == "relu"
+    # Its pooler is a part of the classifier.
+    assert hugging_face.poolers(without_segments, ["encoder", "head"]) == (False,)
+    assert hugging_face.poolers(without_segments, ["encoder", "classifier"]) == (True, False)
     with pytest.raises(InputError, match=r"model_type = 'bart': must be one of 'bert', 'roberta'"):
         hugging_face.expressible(replace(SMALL, model_type="bart"))
     with pytest.raises(InputError, match=r"model.positions = 'learned': must be 'rotary', as in GTE"):
@@ -155,6 +163,9 @@ def test_a_config_without_a_type_is_of_the_nearest_family() -> None:
         ("esm", {"mask_token_id": None}, "mask_token_id = None: must be a whole number"),
         ("esm", {"is_folding_model": True}, "is_folding_model = True is not supported"),
         ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets = 64"),
+        ("mpnet", {"pad_token_id": 3}, "model.position_offset = 4: must be 2, as in MPNet"),
+        ("modernbert", {"classifier_pooling": "late"}, "classifier_pooling = 'late' is not supported"),
+        ("modernbert", {"classifier_pooling": ["cls"]}, "classifier_pooling = ['cls'] is not supported"),
         ("eurobert", {"head_dim": 64}, "head_dim = 64 is not supported: must be 4"),
         (
             "eurobert",
@@ -171,8 +182,8 @@ def test_a_config_without_a_type_is_of_the_nearest_family() -> None:
 )
 def test_what_is_not_supported_is_named(model_type: str, settings: dict[str, Any], message: str) -> None:
     family = next(family for family in FAMILIES if family.model_type == model_type)
-    written = family.write(config_like(family)) | {"pad_token_id": 1} | settings
-    with pytest.raises(InputError, match="config.json: .*" + message.replace("(", r"\(")):
+    written = family.settings_of(config_like(family)) | {"pad_token_id": 1} | settings
+    with pytest.raises(InputError, match="config.json: .*" + message.replace("(", r"\(").replace("[", r"\[")):
         config_of("hugging_face", Path("config.json"), written, family)
 
 

@@ -40,7 +40,7 @@ def test_round_trip_is_exact(architecture: str, dtype: Any, tmp_path: Path) -> N
     tensors = {name: array.astype(dtype) for name, array in state_dict(architecture).items()}
     folder = hugging_face_folder(tmp_path / "in", architecture, tensors=tensors)
     reading = hugging_face.read(folder)
-    assert (reading.num_tensors, reading.dropped) == (len(tensors), {})
+    assert (len(reading.tensors), reading.dropped) == (len(tensors), {})
     assert_same_tensors(written(reading, tmp_path / "out"), tensors)
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
     assert settings["architectures"] == [architecture]
@@ -426,7 +426,7 @@ def test_a_dropout_of_the_classifier_alone_is_named(rate: float | None, noted: b
     folder = hugging_face_folder(
         tmp_path / "in", ARCHITECTURES[3], hidden_dropout_prob=0.1, classifier_dropout=rate
     )
-    note = f"left out: classifier_dropout {rate} (hidden_dropout_prob 0.1 is used in the classifier, too)"
+    note = f"left out: classifier_dropout {rate} (the dropout rate of the encoder, 0.1, is used in the classifier, too)"
     assert (note in hugging_face.read(folder).notes) is noted
 
 

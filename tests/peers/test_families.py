@@ -30,11 +30,12 @@ from mlm_jax.use.text_classifier import TextClassifier
 from tests.formats.test_hugging_face import assert_same_tensors
 from tests.peers.test_hugging_face import there_and_back
 
-pytestmark = [pytest.mark.peers]
+IN_THIS_PROCESS = pytest.mark.usefixtures("transformers_in_this_process")
+pytestmark = [pytest.mark.peers, IN_THIS_PROCESS]
 
 
-@pytest.fixture(autouse=True)
-def _transformers_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def transformers_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process, as in test_hugging_face.py, would import it anew for every folder."""
 
     def ask(name: str, folder: Path, batch: Any) -> Reference:
@@ -96,6 +97,7 @@ CASES = [
     ("RobertaModel", {}),
     ("DistilBertForMaskedLM", {}),
     ("DistilBertForMaskedLM", {"activation": "gelu_new", "tie_word_embeddings": False}),
+    ("DistilBertForSequenceClassification", {"num_labels": 3}),
     ("DistilBertForTokenClassification", {"num_labels": 3}),
     ("DistilBertForQuestionAnswering", {}),
     ("DistilBertModel", {}),
@@ -111,6 +113,7 @@ CASES = [
     ("MegatronBertModel", {}),
     ("ElectraForMaskedLM", {}),
     ("ElectraForMaskedLM", {"embedding_size": 32, "hidden_act": "gelu_new"}),
+    ("ElectraForSequenceClassification", {"num_labels": 3, "hidden_act": "gelu_new"}),
     ("ElectraForTokenClassification", {"num_labels": 3}),
     ("ElectraModel", {}),
     ("AlbertForMaskedLM", {}),
@@ -119,6 +122,11 @@ CASES = [
     ("AlbertModel", {}),
     ("ModernBertForMaskedLM", {}),
     ("ModernBertForMaskedLM", GLOBAL | {"tie_word_embeddings": False}),
+    ("ModernBertForSequenceClassification", {"num_labels": 3}),
+    (
+        "ModernBertForSequenceClassification",
+        {"num_labels": 3, "classifier_pooling": "mean", "classifier_activation": "gelu_new"},
+    ),
     ("ModernBertModel", {}),
     ("EsmForMaskedLM", ROTARY),
     ("EsmForMaskedLM", ESM_1B),
@@ -131,6 +139,9 @@ CASES = [
     ("MPNetModel", {}),
     ("EuroBertForMaskedLM", {}),
     ("EuroBertForMaskedLM", {"num_key_value_heads": 4}),
+    ("EuroBertForSequenceClassification", {"num_labels": 3}),
+    ("EuroBertForSequenceClassification", {"num_labels": 3, "classifier_pooling": "mean"}),
+    ("EuroBertForSequenceClassification", {"num_labels": 3, "classifier_pooling": "bos"}),
     ("EuroBertForTokenClassification", {"num_labels": 3}),
     ("EuroBertModel", {}),
     ("NomicBertForMaskedLM", {}),
@@ -166,11 +177,17 @@ def family_of(architecture: str) -> str:
     return re.match("(.*?)(Model|For)", architecture)[1]
 
 
-# The first of each family is tested with every change, all of them before a release.
+# The first of each family is tested with every change, all of them before a release; so is the first of each kind of
+# pooler that differs from BERT's.
 _FAMILIES = [family_of(architecture) for architecture, _ in CASES]
+_FIRST = [_FAMILIES.index(family) for family in dict.fromkeys(_FAMILIES)]
+_FIRST += [
+    [architecture for architecture, _ in CASES].index(f"{family}ForSequenceClassification")
+    for family in ("DistilBert", "ModernBert", "EuroBert")
+]
 TIERED = [
-    pytest.param(*case, marks=() if family not in _FAMILIES[:index] else pytest.mark.release)
-    for index, (case, family) in enumerate(zip(CASES, _FAMILIES, strict=True))
+    pytest.param(*case, marks=() if index in _FIRST else pytest.mark.release)
+    for index, case in enumerate(CASES)
 ]
 
 
@@ -201,9 +218,13 @@ def test_both_directions(
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [architecture]
 
 
-def test_texts_and_pairs_have_the_logits_of_transformers(shared_data: Path, tmp_path: Path) -> None:
-    """Positions count from the padding id + 1 there, so padded rows and pairs are compared with ids alone."""
-    source = published(tmp_path / "source", shared_data, "RobertaForSequenceClassification", num_labels=3)
+@pytest.mark.parametrize("family", ["Roberta", "DistilBert", "ModernBert", "EuroBert"])
+def test_texts_and_pairs_have_the_logits_of_transformers(
+    family: str, shared_data: Path, tmp_path: Path
+) -> None:
+    """RoBERTa's positions count from the padding id + 1, so padded rows and pairs are compared with ids alone."""
+    settings = {"num_labels": 3} | ({"classifier_pooling": "mean"} if family == "ModernBert" else {})
+    source = published(tmp_path / "source", shared_data, f"{family}ForSequenceClassification", **settings)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(source).eval()
     texts = [("QVQL", "WMG"), "EVQLVESGGG", ("A", "ACDEFGHIKLMNPQRSTVWY"), "Q"]

@@ -147,7 +147,7 @@ def test_variables_of_the_training_are_dropped(suffixes: tuple[str, ...], tmp_pa
     reading = google_tf.read(source)
     assert set(reading.dropped) == set(extra)
     assert reading.notes == []
-    assert reading.num_tensors == len(found) + len(extra)
+    assert len(reading.tensors) == len(found) + len(extra)
 
 
 def test_other_heads_are_left_out_and_other_variables_of_the_encoder_are_not(tmp_path: Path) -> None:

@@ -50,10 +50,26 @@ def test_a_dropout_that_is_not_the_sources_is_reported(
     source = str(stored(tmp_path / "source", parts=("encoder", "head")))
     params_to_start_from(source, MODEL, tokenizer(), 0)
     assert capsys.readouterr().err.splitlines() == [
-        f"weights from {source}: 8,076 parameters, all that it has"
+        f"weights from {source}: 8,076 parameters, all 26 tensors used"
     ]
     params_to_start_from(source, replace(MODEL, dropout_rate=0.0), tokenizer(), 0)
     assert "has model.dropout_rate = 0.1: this run has 0.0" in capsys.readouterr().err
+
+
+def test_tensors_that_are_not_used_and_parameters_that_are_new_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Of a pooler, no setting matters to a run without one.
+    config = replace(MODEL, pooler=True, pooler_kind="relu", pooling="mean")
+    params_to_start_from(str(stored(tmp_path / "source", config)), MODEL, tokenizer(), 0)
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(
+            ": 8,076 parameters, 21 of 23 tensors used; not used: encoder/pooler/bias, encoder/pooler/kernel; "
+            "new: head/bias, head/dense/bias, head/dense/kernel, head/norm/bias, head/norm/scale"
+        )
+    )
 
 
 def test_the_command_keeps_dropout_and_initializer_of_the_source(

@@ -20,6 +20,7 @@ from mlm_jax.run.trainer import train
 from mlm_jax.store.checkpoint import Checkpointer
 from mlm_jax.store.conversion import Request, convert
 from mlm_jax.store.format_registry import FORMATS
+from mlm_jax.use.labeled_batches import labeled_rows
 from mlm_jax.use.masked_batches import masked_batches
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.text_classifier import TextClassifier
@@ -164,9 +165,9 @@ FOREIGN = {
 @pytest.mark.parametrize("setting", FOREIGN)
 def test_settings_that_a_format_cannot_express_are_named(setting: str, target: str) -> None:
     value, needed = FOREIGN[setting]
-    # Without segments, the family is DistilBERT, which has no pooler.
+    # Without segments, it is DistilBERT.
     if (setting, target) == ("num_segments", "hugging_face"):
-        setting, value, needed = "pooler", True, {"num_segments": 0}
+        setting, value, needed = "norm", "rms_norm", {"num_segments": 0}
     # Rotary positions after BERT's norms are those of Jina Embeddings 3.
     if (setting, target) == ("positions", "hugging_face"):
         value = "none"
@@ -217,8 +218,18 @@ def test_a_model_without_segments_fits_arrays(run: Path) -> None:
     assert np.isfinite(result.losses).all()
 
 
-def test_a_model_without_segments_classifies_texts_but_not_pairs(run: Path) -> None:
+def test_a_model_without_segments_tells_pairs_apart_by_the_separator(run: Path) -> None:
     classifier = TextClassifier.from_preset(run, num_classes=2)
-    assert classifier.predict_probabilities(["a statue", "a river"]).shape == (2, 2)
+    pair, tokenizer = ("a statue", "a river"), classifier.tokenizer
+    assert classifier.predict_probabilities([pair]).shape == (1, 2)
+    ((token_ids, _),) = labeled_rows([pair], classifier.config, tokenizer, None)
+    assert token_ids.tolist() == [
+        tokenizer.cls_token_id,
+        *tokenizer.encode(pair[0]),
+        tokenizer.sep_token_id,
+        *tokenizer.encode(pair[1]),
+        tokenizer.sep_token_id,
+    ]
+    one_segment = replace(classifier.config, num_segments=1)
     with pytest.raises(InputError, match="pairs of texts: must have a model with two segments"):
-        classifier.predict([("a statue", "a river")])
+        labeled_rows([pair], one_segment, tokenizer, None)
