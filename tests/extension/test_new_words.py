@@ -150,25 +150,10 @@ def test_word_piece_words_are_found_again_in_a_saved_folder(tmp_path: Path) -> N
 def random_texts() -> list[str]:
     random = np.random.default_rng(0)
     parts = [
-        "gli",
-        "gl",
-        "io",
-        "bla",
-        "blas",
-        "sto",
-        "ma",
-        "mas",
-        "s",
-        "sar",
-        "co",
-        "lake",
-        " ",
-        " ",
-        ",",
-        "é",
-        "(",
-        "the",
+        *("gl", "io", "bla", "blas", "sto", "ma", "mas", "s", "co", ",", "é", "("),
+        *(" gl", " glio", " sar"),
     ]
+    parts += ["glioma", "sarcoma", " the", "lake"]
     return ["".join(random.choice(parts, 40)) for _ in range(300)]
 
 
@@ -197,6 +182,9 @@ def test_of_new_words_at_a_beginning_the_longest_wins() -> None:
     assert pieces(old, "glioblat") == [*pieces(old, "glio"), "bla", "t"]
     new = extend("list", old, ["gliobla", "glio"])[0].tokenizer
     assert pieces(new, "glioblat") == ["▁gliobla", "t"]
+    # By more than rounding.
+    scores = dict(json.loads(new.backend.to_str())["model"]["vocab"])
+    assert scores["▁gliobla"] - scores["▁glio"] - scores["bla"] == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_a_word_of_unigram_may_have_unknown_characters() -> None:
