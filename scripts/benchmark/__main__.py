@@ -133,6 +133,8 @@ class Extension(Measurement):
     """Number of new words."""
     tokenizer: Path | None = None
     """Also measure the model moved to this tokenizer, a file or folder."""
+    ablations: bool = True
+    """Also measure random rows in place of those of pieces, and biases that do not follow from counts."""
     num_steps: int = 500
     """Number of training steps."""
     batch_size: int = 32
@@ -157,6 +159,7 @@ class Extension(Measurement):
             training,
             num_tokens=self.num_tokens,
             tokenizer=self.tokenizer,
+            ablations=self.ablations,
             num_passages=self.passages,
             rounds=self.rounds,
         )

@@ -52,6 +52,7 @@ def measure_extension(
     *,
     num_tokens: int,
     tokenizer: Path | None,
+    ablations: bool,
     num_passages: int,
     rounds: int,
 ) -> list[Table]:
@@ -66,12 +67,12 @@ def measure_extension(
     seen, unseen = ([*DocumentHashes(_HELD_OUT, held_out=side).kept(documents)] for side in (False, True))
     source, chunks = load_masked_lm(name), count_chunks(seen)
     change = add_costly_words(str(texts[0]), source, chunks, num_tokens=num_tokens, min_count=_MIN_COUNT)
-    models = {
-        "unextended": source,
-        "extended": change.model,
-        "extended, random rows": with_random_rows(change),
-        "extended, biases of the pieces": with_vocabulary(source, change.model.tokenizer, change.origins),
-    }
+    models = {"unextended": source, "extended": change.model}
+    if ablations:
+        models["extended, random rows"] = with_random_rows(change)
+        models["extended, biases of the pieces"] = with_vocabulary(
+            source, change.model.tokenizer, change.origins
+        )
     if tokenizer is not None:
         models["moved"] = move(str(tokenizer), source, Tokenizer.load(tokenizer), chunks).model
     words = Words({model.tokenizer.fingerprint: model.tokenizer for model in models.values()}.values())

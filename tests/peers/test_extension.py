@@ -33,8 +33,9 @@ CASES = [
     ("vocab/bert-base-multilingual-cased", "bert", "gesetze-de", 24),
     ("tokenizers/distilbert-base-uncased", "distilbert", "medquad", 300),
     ("tokenizers/roberta-base", "roberta", "medquad", 300),
-    (XLM_R, "xlm-roberta", "gesetze-de", 24),
 ]
+# A quarter of a million pieces.
+LARGE = (XLM_R, "xlm-roberta", "gesetze-de", 24)
 ODD = [
     "",
     " ",
@@ -68,7 +69,7 @@ def extended_with(tokenizer: Tokenizer, texts: list[str], count: int) -> Extende
     )
 
 
-@pytest.mark.parametrize(("folder", "model_type", "corpus", "size"), CASES)
+@pytest.mark.parametrize(("folder", "model_type", "corpus", "size"), [*CASES, LARGE])
 def test_transformers_reads_text_alike(
     folder: str, model_type: str, corpus: str, size: int, shared_data: Path, tmp_path: Path
 ) -> None:
@@ -88,7 +89,9 @@ def test_transformers_reads_text_alike(
         assert theirs.convert_tokens_to_ids(word) == token_id
 
 
-@pytest.mark.parametrize(("folder", "model_type", "corpus", "size"), CASES)
+@pytest.mark.parametrize(
+    ("folder", "model_type", "corpus", "size"), [*CASES, pytest.param(*LARGE, marks=pytest.mark.release)]
+)
 def test_other_words_keep_their_ids(
     folder: str, model_type: str, corpus: str, size: int, shared_data: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +125,7 @@ def test_other_words_keep_their_ids(
     assert changed > 100
 
 
+@pytest.mark.release
 def test_an_extended_xlm_r_is_read_alike_and_keeps_no_old_pieces(shared_data: Path, tmp_path: Path) -> None:
     """From a folder with only a SentencePiece model, which would be stale beside the new tokenizer."""
     old = source_tokenizer(shared_data, XLM_R, tmp_path / "source")

@@ -91,7 +91,14 @@ def test_the_comparison_is_a_table(tmp_path: Path) -> None:
     model = encoder_folder(tmp_path / "model")
     text = Path(str(resources.files("mlm_jax.demo").joinpath("landmarks.txt")))
     (table,) = measure_extension(
-        str(model), [text], Training(2, 4, 32, 1e-3), num_tokens=20, tokenizer=None, num_passages=8, rounds=2
+        str(model),
+        [text],
+        Training(2, 4, 32, 1e-3),
+        num_tokens=20,
+        tokenizer=None,
+        ablations=True,
+        num_passages=8,
+        rounds=2,
     )
     assert [row[0] for row in table.rows] == [
         *("unextended", "extended", "extended, random rows", "extended, biases of the pieces")
