@@ -133,8 +133,10 @@ class Extension(Measurement):
     """Number of new words."""
     tokenizer: Path | None = None
     """Also measure the model moved to this tokenizer, a file or folder."""
-    ablations: bool = True
-    """Also measure random rows in place of those of pieces, and biases that do not follow from counts."""
+    models: tuple[Literal["unextended", "extended", "random-rows", "piece-biases"], ...] = (
+        *("unextended", "extended", "random-rows", "piece-biases"),
+    )
+    """Models to compare; the last two have random rows, or biases of pieces instead of those of counts."""
     num_steps: int = 500
     """Number of training steps."""
     batch_size: int = 32
@@ -159,7 +161,7 @@ class Extension(Measurement):
             training,
             num_tokens=self.num_tokens,
             tokenizer=self.tokenizer,
-            ablations=self.ablations,
+            kinds=self.models,
             num_passages=self.passages,
             rounds=self.rounds,
         )

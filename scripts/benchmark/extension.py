@@ -52,7 +52,7 @@ def measure_extension(
     *,
     num_tokens: int,
     tokenizer: Path | None,
-    ablations: bool,
+    kinds: Sequence[str],
     num_passages: int,
     rounds: int,
 ) -> list[Table]:
@@ -67,15 +67,18 @@ def measure_extension(
     seen, unseen = ([*DocumentHashes(_HELD_OUT, held_out=side).kept(documents)] for side in (False, True))
     source, chunks = load_masked_lm(name), count_chunks(seen)
     change = add_costly_words(str(texts[0]), source, chunks, num_tokens=num_tokens, min_count=_MIN_COUNT)
-    models = {"unextended": source, "extended": change.model}
-    if ablations:
-        models["extended, random rows"] = with_random_rows(change)
-        models["extended, biases of the pieces"] = with_vocabulary(
-            source, change.model.tokenizer, change.origins
-        )
+    every = {
+        "unextended": source,
+        "extended": change.model,
+        "random-rows": with_random_rows(change),
+        "piece-biases": with_vocabulary(source, change.model.tokenizer, change.origins),
+    }
+    models = {kind: every[kind] for kind in kinds}
     if tokenizer is not None:
         models["moved"] = move(str(tokenizer), source, Tokenizer.load(tokenizer), chunks).model
-    words = Words({model.tokenizer.fingerprint: model.tokenizer for model in models.values()}.values())
+    # The same passages, whichever models are compared.
+    compared = [source.tokenizer, change.model.tokenizer, *(model.tokenizer for model in models.values())]
+    words = Words({tokenizer.fingerprint: tokenizer for tokenizer in compared}.values())
     passages = passages_of(unseen, words, training.sequence_length - 2, num_passages)
     new = [with_changed_words(passage, source.tokenizer, change.model.tokenizer) for passage in passages]
     rows: list[tuple[Cell, ...]] = []
