@@ -267,10 +267,9 @@ def _losses_over_seeds(
         losses.append(_both(lm, passages, new))
         say(f"{kind}, seed {seed}: {losses[0]} before, {losses[-1]} after")
     after = np.array(losses[1:])
-    spread = after.std(axis=0, ddof=1) if rounds > 1 else np.full(after.shape[1], np.nan)
-    return losses[0], [
-        f"{mean:.4f} ± {std:.4f}" for mean, std in zip(after.mean(axis=0), spread, strict=True)
-    ]
+    # One seed has no deviation.
+    spread = [f" ± {std:.4f}" for std in after.std(axis=0, ddof=1)] if rounds > 1 else [""] * after.shape[1]
+    return losses[0], [f"{mean:.4f}{std}" for mean, std in zip(after.mean(axis=0), spread, strict=True)]
 
 
 def _both(lm: MaskedLM, passages: Sequence[Passage], new: Sequence[Passage]) -> list[float]:
