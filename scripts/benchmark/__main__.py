@@ -148,7 +148,7 @@ class Extension(Measurement):
     passages: int = 400
     """Number of passages of unseen text to evaluate on."""
     rounds: int = 3
-    """Number of seeds; results are means and standard deviations."""
+    """Number of seeds of training; results are means and standard deviations. 0 measures the models before it."""
 
     def measure(self) -> Any:
         """Returns the tables."""

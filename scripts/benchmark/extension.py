@@ -25,6 +25,7 @@ _HELD_OUT = 0.05
 _CHOSEN = 0.15
 _MIN_COUNT = 10
 _EVALUATION_BATCH = 128
+_MOST_CHARACTERS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,24 @@ def measure_extension(
     words = Words({tokenizer.fingerprint: tokenizer for tokenizer in compared}.values())
     passages = passages_of(unseen, words, training.sequence_length - 2, num_passages)
     new = [with_changed_words(passage, source.tokenizer, change.model.tokenizer) for passage in passages]
+    found: dict[str, list[list[float]]] = {kind: [] for kind in models}
+    # Round 0 is before any training. All models of a round are trained on the same documents.
+    for number in range(rounds + 1):
+        drawn = _drawn(seen, training, seed=number)
+        for kind, model in models.items():
+            lm = MaskedLM(model.config, model.params, model.tokenizer)
+            if number:
+                settings: dict[str, Any] = vars(training)
+                lm.fit(drawn, warmup_steps=training.num_steps // 10, seed=number, **settings)
+            in_order, at_once = losses_of(lm, passages)
+            found[kind].append([in_order, at_once, losses_of(lm, new)[0]])
+            say(f"{kind}, round {number} of {rounds}: {found[kind][-1]}")
     rows: list[tuple[Cell, ...]] = []
     for kind, model in models.items():
-        before, after = _losses_over_seeds(kind, model, seen, passages, new, training, rounds)
         tokens = sum(len(words.rows(word)[model.tokenizer.fingerprint]) for p in passages for word in p.words)
         per_word = tokens / sum(len(passage.words) for passage in passages)
-        rows.append((kind, float(model.config.vocabulary_size), per_word, *before, *after))
+        after = _means(found[kind][1:])
+        rows.append((kind, float(model.config.vocabulary_size), per_word, *found[kind][0], *after))
     title = (
         f"{', '.join(path.name for path in texts)}: {num_tokens:,} words for {name}, {training.num_steps} steps of "
         f"{training.batch_size} × {training.sequence_length} tokens, learning rate {training.learning_rate:g}, "
@@ -248,30 +261,23 @@ def _loss(lm: MaskedLM, rows: Sequence[tuple[np.ndarray, list[int], Case]]) -> f
     return found.mlm_loss * found.masked_tokens
 
 
-def _losses_over_seeds(
-    kind: str,
-    model: StoredModel,
-    seen: Sequence[str],
-    passages: Sequence[Passage],
-    new: Sequence[Passage],
-    training: Training,
-    rounds: int,
-) -> tuple[list[float], list[str]]:
-    """Returns the losses before training, and their means and standard deviations after it."""
-    lm = MaskedLM(model.config, model.params, model.tokenizer)
-    losses = [_both(lm, passages, new)]
-    for seed in range(rounds):
-        lm = MaskedLM(model.config, model.params, model.tokenizer)
-        settings: dict[str, Any] = vars(training)
-        lm.fit(seen, warmup_steps=training.num_steps // 10, seed=seed, **settings)
-        losses.append(_both(lm, passages, new))
-        say(f"{kind}, seed {seed}: {losses[0]} before, {losses[-1]} after")
-    after = np.array(losses[1:])
-    # One seed has no deviation.
-    spread = [f" ± {std:.4f}" for std in after.std(axis=0, ddof=1)] if rounds > 1 else [""] * after.shape[1]
-    return losses[0], [f"{mean:.4f}{std}" for mean, std in zip(after.mean(axis=0), spread, strict=True)]
+def _drawn(documents: Sequence[str], training: Training, *, seed: int) -> list[str]:
+    """Returns documents in random order, as many as the steps can read; encoding all of a corpus would take longer."""
+    wanted = training.num_steps * training.batch_size * training.sequence_length * _MOST_CHARACTERS_PER_TOKEN
+    drawn: list[str] = []
+    for i in np.random.default_rng(seed).permutation(len(documents)):
+        drawn.append(documents[i])
+        wanted -= len(documents[i])
+        if wanted <= 0:
+            break
+    return drawn
 
 
-def _both(lm: MaskedLM, passages: Sequence[Passage], new: Sequence[Passage]) -> list[float]:
-    in_order, at_once = losses_of(lm, passages)
-    return [in_order, at_once, losses_of(lm, new)[0]]
+def _means(losses: Sequence[Sequence[float]]) -> list[Cell]:
+    """Returns the mean of each loss over the rounds, with its standard deviation if there are several."""
+    if not losses:
+        return [None] * 3
+    means = [f"{mean:.4f}" for mean in np.mean(losses, axis=0)]
+    if len(losses) == 1:
+        return [*means]
+    return [f"{mean} ± {std:.4f}" for mean, std in zip(means, np.std(losses, axis=0, ddof=1), strict=True)]
