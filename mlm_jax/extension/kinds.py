@@ -1,20 +1,23 @@
 """What depends on the kind of tokenizer: the text of an entry, its pieces within a word, and how it takes new words.
 
 A word is what the tokenizer's model divides into pieces, as its normalizer and pre-tokenizer yield it: "lake" in
-WordPiece, "Ġlake" in byte-level BPE for a lake after a space.
+WordPiece, "Ġlake" in byte-level BPE and "▁lake" in Unigram for a lake after a space.
 """
 
+import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, Protocol
 
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE, WordPiece
+from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 from tokenizers.pre_tokenizers import ByteLevel
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.vocabulary.unigram import WORD_MARK
 
 
 class Kind(Protocol):
@@ -29,8 +32,15 @@ class Kind(Protocol):
     def pieces_within(self, text: str) -> list[int]:
         """Returns the ids of the known pieces of a text that follows a letter, without those of the letter."""
 
-    def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
-        """Adds words with these ids to the content of a `tokenizer.json`, so that each is one token."""
+    def entry_of(self, word: str) -> str | None:
+        """Returns the part of a word of a text that could be an entry, None if there is none."""
+
+    def insert(self, content: dict[str, Any], added: Mapping[str, int], token_ids: Mapping[str, int]) -> None:
+        """Adds words to the content of a `tokenizer.json`, so that each is one token.
+
+        `token_ids` are the ids of the words, which are new or those of entries that give way. `added` are those of the
+        added tokens, which the library would otherwise number anew, behind the new entries.
+        """
 
 
 def kind_of(tokenizer: Tokenizer, name: str = "the model's tokenizer") -> Kind:
@@ -40,7 +50,15 @@ def kind_of(tokenizer: Tokenizer, name: str = "the model's tokenizer") -> Kind:
         return _WordPiece(tokenizer)
     if isinstance(backend.model, BPE) and isinstance(backend.decoder, ByteLevelDecoder):
         return _ByteLevel(tokenizer)
-    raise InputError(f"{name} is {tokenizer.kind}: must be WordPiece or byte-level BPE for new entries")
+    if isinstance(backend.model, Unigram) and words_of(tokenizer, " x x") == [f"{WORD_MARK}x"] * 2:
+        return _Unigram(tokenizer)
+    # Of characters and k-mers, every text has an entry already, or is as long as none.
+    known = {
+        WordLevel: "WordLevel, of whole words, characters or k-mers",
+        Unigram: "Unigram without marks of words",
+    }
+    found = known.get(type(backend.model), tokenizer.kind)
+    raise InputError(f"{name} is {found}: must be WordPiece, byte-level BPE or Unigram for new entries")
 
 
 def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -101,8 +119,11 @@ class _WordPiece:
             max_input_chars_per_word=model.max_input_chars_per_word,
         )
 
-    def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
-        content["model"]["vocab"].update(token_ids)
+    def entry_of(self, word: str) -> str | None:
+        return word
+
+    def insert(self, content: dict[str, Any], added: Mapping[str, int], token_ids: Mapping[str, int]) -> None:
+        _update(content, added, token_ids)
 
 
 class _ByteLevel:
@@ -129,9 +150,12 @@ class _ByteLevel:
         words = self._bytes.pre_tokenize_str(text)
         return [piece for word, _ in words for piece in pieces_of(self._tokenizer, word)]
 
-    def insert(self, content: dict[str, Any], token_ids: Mapping[str, int]) -> None:
+    def entry_of(self, word: str) -> str | None:
+        return word
+
+    def insert(self, content: dict[str, Any], added: Mapping[str, int], token_ids: Mapping[str, int]) -> None:
         self._warn_of_words_without_merges()
-        content["model"]["vocab"].update(token_ids)
+        _update(content, added, token_ids)
         content["model"]["ignore_merges"] = True
 
     def _warn_of_words_without_merges(self) -> None:
@@ -147,3 +171,64 @@ class _ByteLevel:
                 "of merges; with new words, they are found",
                 stacklevel=2,
             )
+
+
+def _update(content: dict[str, Any], added: Mapping[str, int], token_ids: Mapping[str, int]) -> None:
+    """Adds words to a vocabulary that is a mapping, in place of the entries with the same ids."""
+    taken = set(token_ids.values())
+    kept = {entry: i for entry, i in content["model"]["vocab"].items() if i not in taken}
+    content["model"]["vocab"] = {**kept, **added, **token_ids}
+
+
+class _Unigram:
+    """The division with the largest sum of scores is taken.
+
+    The score of a new word is the sum of those of its pieces and a margin for each boundary between them, so that it
+    wins where its pieces stood, also at the beginning of a longer word, and nowhere else. Among the divisions that are
+    old ones with pieces joined, the one with the fewest tokens wins.
+    """
+
+    lead = " "
+
+    # More than rounding adds to a sum of scores, less than lies between two divisions of a text as a rule.
+    _MARGIN = 1e-4
+    # The library scores an unknown character so much less than its lowest piece.
+    _UNKNOWN_PENALTY = 10.0
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def text_of(self, entry: str) -> tuple[str, bool] | None:
+        text = entry.removeprefix(WORD_MARK).replace(WORD_MARK, " ")
+        return (text, entry.startswith(WORD_MARK)) if text.strip() else None
+
+    def pieces_within(self, text: str) -> list[int]:
+        normalizer = self._tokenizer.backend.normalizer
+        normalized = text if normalizer is None else normalizer.normalize_str(text)
+        return [piece for part in normalized.split() for piece in pieces_of(self._tokenizer, part)]
+
+    def entry_of(self, word: str) -> str | None:
+        # Punctuation belongs to the words of Unigram: "▁(lake" and "▁lake," are one each.
+        letters = "".join(
+            takewhile(lambda character: unicodedata.category(character)[0] not in "PSZ", word[1:])
+        )
+        return word[0] + letters if letters else None
+
+    def insert(self, content: dict[str, Any], added: Mapping[str, int], token_ids: Mapping[str, int]) -> None:
+        pieces = [(str(piece), float(score)) for piece, score in content["model"]["vocab"]]
+        scores = [score for _, score in pieces]
+        unknown, numbered = min(scores) - self._UNKNOWN_PENALTY, dict(enumerate(pieces))
+        for token, token_id in added.items():
+            # Those that are no pieces yet are found before anything else, and never by their scores.
+            numbered.setdefault(token_id, (token, self._sum(token, scores, unknown, -1.0)))
+        for word, token_id in token_ids.items():
+            numbered[token_id] = (word, self._sum(word, scores, unknown, self._MARGIN))
+        content["model"]["vocab"] = [numbered[token_id] for token_id in sorted(numbered)]
+
+    def _sum(self, text: str, scores: Sequence[float], unknown: float, margin: float) -> float:
+        """Returns the sum of the scores of the pieces of a text, plus `margin` for each boundary between them."""
+        parts: list[float] = []
+        for token in self._tokenizer.backend.model.tokenize(text):
+            known = token.id != self._tokenizer.unknown_token_id
+            parts += [scores[token.id]] if known else [unknown] * len(token.value)
+        return sum(parts) + margin * max(1, len(parts) - 1)

@@ -11,9 +11,10 @@ import tokenizers
 from mlm_jax.errors import InputError
 from mlm_jax.extension.kinds import Kind, kind_of, words_of
 from mlm_jax.text.tokenizer import Tokenizer
+from mlm_jax.vocabulary.unigram import WORD_MARK
 
-UNUSED = re.compile(r"\[unused\d+\]|<unused_?\d+>|madeupword\d+")
-"""Entries that published vocabularies keep free: BERT's, those of SentencePiece vocabularies, and RoBERTa's."""
+UNUSED = re.compile(rf"\[unused\d+\]{WORD_MARK}?|<unused_?\d+>|madeupword\d+")
+"""Entries that vocabularies keep free: BERT's and our own, those of SentencePiece vocabularies, and RoBERTa's."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class _LeftOut:
 def extend(where: str, tokenizer: Tokenizer, listed: Sequence[str]) -> tuple[Extended, list[str]]:
     """Returns the tokenizer with the words of a list, and notes about those that are left out.
 
-    A word becomes an entry as the tokenizer's normalizer writes it, and in byte-level BPE with the space before it. It
-    is left out if it is an entry already, or if it is not one word to the tokenizer.
+    A word becomes an entry as the tokenizer's normalizer writes it, in byte-level BPE and Unigram with the space before
+    it. It is left out if it is an entry already, or if it is not one word to the tokenizer.
 
     Raises:
         InputError: no word is left or ids exceed what models support, and the message begins with `where`; or the kind
@@ -98,7 +99,8 @@ def _with_entries(
     while wanted:
         extended = _insert(where, tokenizer, kind, wanted)
         texts = [_in_text(kind, entry) for entry in wanted]
-        rows = extended.tokenizer.encode_batch(texts)
+        # A word may contain the name of a special token, which other libraries find first.
+        rows = extended.tokenizer.encode_batch(texts, parse_special_tokens=True)
         ids = [extended.token_ids[entry] for entry in wanted]
         lost = [entry for entry, row, i in zip(wanted, rows, ids, strict=True) if row.tolist() != [i]]
         if not lost:
@@ -115,21 +117,15 @@ def _in_text(kind: Kind, entry: str) -> str:
 
 def _insert(where: str, tokenizer: Tokenizer, kind: Kind, entries: Sequence[str]) -> Extended:
     content = json.loads(tokenizer.backend.to_str())
-    vocabulary, added = content["model"]["vocab"], content["added_tokens"]
-    # Otherwise the library would number them anew, behind the new entries.
-    vocabulary |= {token["content"]: token["id"] for token in added}
-    names = {token["content"] for token in added}
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
     unused = sorted(
-        (token_id, token)
-        for token, token_id in vocabulary.items()
-        if token not in names and UNUSED.fullmatch(token)
+        token_id
+        for entry, token_id in tokenizer.backend.get_vocab(with_added_tokens=True).items()
+        if entry not in added and UNUSED.fullmatch(entry)
     )
-    replaced = unused[: len(entries)]
-    for _, token in replaced:
-        del vocabulary[token]
-    first = tokenizer.vocabulary_size
-    ids = [*(token_id for token_id, _ in replaced), *range(first, first + len(entries) - len(replaced))]
+    replaced, first = unused[: len(entries)], tokenizer.vocabulary_size
+    ids = [*replaced, *range(first, first + len(entries) - len(replaced))]
     token_ids = dict(zip(entries, ids, strict=True))
-    kind.insert(content, token_ids)
+    kind.insert(content, added, token_ids)
     backend = tokenizers.Tokenizer.from_str(json.dumps(content))
     return Extended(Tokenizer(backend, where, tokenizer.roles), token_ids, len(replaced))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from mlm_jax.extension.kinds import Kind, pieces_of, words_of
+from mlm_jax.extension.kinds import Kind, kind_of, pieces_of, words_of
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.vocabulary.wordpiece import batches
 
@@ -24,11 +24,17 @@ def count_chunks(documents: Iterable[str]) -> Counter[str]:
 
 
 def count_words(chunks: Mapping[str, int], tokenizer: Tokenizer) -> Counter[str]:
-    """Returns the counts of the words of a text, given those of its chunks."""
-    counts: Counter[str] = Counter()
+    """Returns the counts of the words of a text that could be entries, given those of its chunks.
+
+    Raises:
+        InputError: the kind of tokenizer is not supported.
+    """
+    kind, counts = kind_of(tokenizer), Counter[str]()
     for chunk, count in chunks.items():
         for word in words_of(tokenizer, chunk):
-            counts[word] += count
+            entry = kind.entry_of(word)
+            if entry is not None:
+                counts[entry] += count
     return counts
 
 

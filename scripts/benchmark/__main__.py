@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlm_jax.commands import cli
-from mlm_jax.commands.flags import parse
+from mlm_jax.commands.flags import parse, required
 from mlm_jax.config.settings import nearest_name
 from mlm_jax.errors import InputError
 
@@ -121,6 +121,52 @@ class Gpu(Measurement):
         return measure_gpu(minutes=self.minutes, rounds=self.rounds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extension(Measurement):
+    """Loss per byte of unseen text with new words and without, before and after training (`mlm-jax extend`)."""
+
+    model: str = required("MODEL")
+    """Model to extend: a run folder, another model's folder, a built-in name or hf://user/model."""
+    texts: tuple[Path, ...] = required("FILE")
+    """Text files in any format that mlm-jax prepare reads; one document in 20 is held out."""
+    num_tokens: int = 5000
+    """Number of new words."""
+    tokenizer: Path | None = None
+    """Also measure the model moved to this tokenizer, a file or folder."""
+    models: tuple[Literal["unextended", "extended", "random-rows", "piece-biases"], ...] = (
+        *("unextended", "extended", "random-rows", "piece-biases"),
+    )
+    """Models to compare; the last two have random rows, or biases of pieces instead of those of counts."""
+    num_steps: int = 500
+    """Number of training steps."""
+    batch_size: int = 32
+    """Number of rows per step."""
+    sequence_length: int = 64
+    """Number of tokens per row."""
+    learning_rate: float = 5e-4
+    """Peak learning rate, after a warm-up of a tenth of the steps."""
+    passages: int = 400
+    """Number of passages of unseen text to evaluate on."""
+    rounds: int = 3
+    """Number of seeds of training; results are means and standard deviations. 0 measures the models before it."""
+
+    def measure(self) -> Any:
+        """Returns the tables."""
+        from scripts.benchmark.extension import Training, measure_extension
+
+        training = Training(self.num_steps, self.batch_size, self.sequence_length, self.learning_rate)
+        return measure_extension(
+            self.model,
+            self.texts,
+            training,
+            num_tokens=self.num_tokens,
+            tokenizer=self.tokenizer,
+            kinds=self.models,
+            num_passages=self.passages,
+            rounds=self.rounds,
+        )
+
+
 MEASUREMENTS: dict[str, type] = {
     "step": Step,
     "masking": Masking,
@@ -128,6 +174,7 @@ MEASUREMENTS: dict[str, type] = {
     "end-to-end": EndToEnd,
     "memory": Memory,
     "gpu": Gpu,
+    "extension": Extension,
 }
 
 

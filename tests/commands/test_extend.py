@@ -3,17 +3,20 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlm_jax.__main__ import run_command
 from mlm_jax.errors import InputError
-from mlm_jax.formats.model_folder import flatten_params
+from mlm_jax.formats.model_folder import flatten_params, write_model_folder
 from mlm_jax.run.init_from import params_to_start_from
 from mlm_jax.store.loading import load_model
+from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.masked_lm import MaskedLM
-from tests.extension.tokenizers_small import byte_level
+from tests.extension.test_rows import model_of
+from tests.extension.tokenizers_small import byte_level, unigram
 from tests.formats.folders import hugging_face_folder
 from tests.tiny import encoder_folder, tiny_tokenizer
 
@@ -73,6 +76,38 @@ def test_costly_words_of_a_text(model: Path, capsys: pytest.CaptureFixture[str])
     old, new = (sum(map(len, t.encode_batch(TEXT.splitlines()))) for t in (tiny_tokenizer(), lm.tokenizer))
     words = len(TEXT.split())
     assert f"\n{old / words:.3f} tokens per word before, {new / words:.3f} after ({words} words" in out
+
+
+def folder_with(tokenizer: Tokenizer, folder: Path) -> Path:
+    folder.mkdir()
+    write_model_folder(folder, model_of(tokenizer))
+    return folder
+
+
+def test_costly_words_of_a_unigram_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "the glioma (glioma) glioblastoma, glioblastoma.\nglioblastoma glioma-like"
+    (tmp_path / "text.txt").write_text(text)
+    model = folder_with(unigram("[unused0]▁"), tmp_path / "model")
+    lm = extended(model, "--from-corpus", f"{tmp_path}/text.txt", "--num-tokens", "9", "--min-count", "2")
+    size = unigram("[unused0]▁").vocabulary_size
+    assert lm.tokenizer.encode("glioblastoma glioma").tolist() == [5, size]
+    out, err = capsys.readouterr()
+    assert err == "only 2 words are divided and occur at least 2 times, of 9 wanted\n"
+    assert "2 made of those of their pieces, 1 in place of unused entries" in out
+    assert not [*tmp_path.glob("output/**/*.model")]
+
+
+@pytest.mark.parametrize("kind", ["characters", "k-mers"])
+def test_entries_of_a_fixed_length_take_no_words(kind: Any, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(["ACGTTGCA ACG"], 60, kind=kind, k=3)
+    folder_with(tokenizer, tmp_path / "model")
+    (tmp_path / "words.txt").write_text("ACGT\n")
+    flags = ["--tokens", f"{tmp_path}/words.txt", "--output", f"{tmp_path}/output"]
+    with pytest.raises(
+        InputError, match="is WordLevel, of whole words, characters or k-mers: must be WordPiece"
+    ):
+        run_command(["extend", f"{tmp_path}/model", *flags])
+    assert not (tmp_path / "output").exists()
 
 
 def test_the_counts_of_a_text_decide_the_biases_of_listed_words(model: Path) -> None:

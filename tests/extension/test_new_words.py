@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 
@@ -12,7 +13,7 @@ from mlm_jax.extension.new_words import extend, extend_with_costly
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.vocabulary import wordpiece
 from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
-from tests.extension.tokenizers_small import TEXT, byte_level, pieces, word_piece
+from tests.extension.tokenizers_small import TEXT, byte_level, pieces, unigram, word_piece
 
 
 def test_a_word_of_word_piece_is_what_the_normalizer_yields() -> None:
@@ -146,11 +147,101 @@ def test_word_piece_words_are_found_again_in_a_saved_folder(tmp_path: Path) -> N
         assert again.encode("glioblastoma sarcoma").size == 2
 
 
-def test_other_kinds_are_refused() -> None:
-    backend = tokenizers.Tokenizer(tokenizers.models.Unigram([(name, 0.0) for name in SPECIAL_TOKENS], 1))
-    old = Tokenizer(backend, "test")
+def random_texts() -> list[str]:
+    random = np.random.default_rng(0)
+    parts = [
+        *("gl", "io", "bla", "blas", "sto", "ma", "mas", "s", "co", ",", "é", "("),
+        *(" gl", " glio", " sar"),
+    ]
+    parts += ["glioma", "sarcoma", " the", "lake"]
+    return ["".join(random.choice(parts, 40)) for _ in range(300)]
+
+
+def test_a_word_of_unigram_stands_where_its_pieces_stood() -> None:
+    old = unigram()
+    listed = ["glioma", "Glioma", "glio", "glioblastoma", "sarcoma", "thelake"]
+    extended, notes = extend("list", old, listed)
+    new, ids = extended.tokenizer, extended.token_ids
+    assert notes == []
+    assert pieces(old, "glioblastoma, glioma") != pieces(new, "glioblastoma, glioma")
+    assert pieces(new, "glioblastoma, glioma") == ["▁glioblastoma", ",", "▁glioma"]
+    # Of two new words that a text begins with, the one that leaves fewer tokens wins.
+    assert pieces(new, "gliomas")[0] in ("▁glioma", "▁glio")
+    joined = {i: [token.id for token in old.backend.model.tokenize(word)] for word, i in ids.items()}
+    found = set()
+    for text, before, after in zip(
+        random_texts(), old.encode_batch(random_texts()), new.encode_batch(random_texts()), strict=True
+    ):
+        assert [piece for i in after.tolist() for piece in joined.get(i, [i])] == before.tolist(), text
+        found.update(after.tolist())
+    assert len(found & set(ids.values())) >= 4
+
+
+def test_of_new_words_at_a_beginning_the_longest_wins() -> None:
+    old = unigram()
+    assert pieces(old, "glioblat") == [*pieces(old, "glio"), "bla", "t"]
+    new = extend("list", old, ["gliobla", "glio"])[0].tokenizer
+    assert pieces(new, "glioblat") == ["▁gliobla", "t"]
+    # By more than rounding.
+    scores = dict(json.loads(new.backend.to_str())["model"]["vocab"])
+    assert scores["▁gliobla"] - scores["▁glio"] - scores["bla"] == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_a_word_of_unigram_may_have_unknown_characters() -> None:
+    old = unigram()
+    new = extend("list", old, ["masé", "ωμέγα"])[0].tokenizer
+    assert pieces(old, "masé ωμέγα é") == ["▁", "mas", "<unk>", "▁", "<unk>", "▁", "<unk>"]
+    assert pieces(new, "masé ωμέγα é") == ["▁masé", "▁ωμέγα", "▁", "<unk>"]
+
+
+def test_unigram_words_are_found_again_in_a_saved_folder(tmp_path: Path) -> None:
+    new = extend("list", unigram(), ["glioblastoma", "sarcoma"])[0].tokenizer
+    new.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.fingerprint == new.fingerprint != unigram().fingerprint
+    assert again.decode(again.encode("a glioblastoma")) == "a glioblastoma"
+    assert again.encode("glioblastoma sarcoma").size == 2
+    assert again.continues_word.sum() == unigram().continues_word.sum()
+
+
+def test_unigram_takes_unused_entries_first_and_keeps_added_tokens() -> None:
+    old = unigram("[unused0]▁", "<unused1>", added=("[E1]",))
+    assert old.token_to_id("[E1]") == old.vocabulary_size - 1
+    extended, _ = extend("list", old, ["sarcoma", "glioma", "lakes"])
+    new = extended.tokenizer
+    assert [*extended.token_ids.values()] == [
+        *(old.token_to_id(entry) for entry in ("[unused0]▁", "<unused1>")),
+        old.vocabulary_size,
+    ]
+    assert pieces(new, "[E1]sarcoma lakes") == ["[E1]", "▁sarcoma", "▁lakes"]
+    assert new.token_to_id("[E1]") == old.token_to_id("[E1]")
+
+
+def test_a_special_token_is_no_word() -> None:
+    extended, notes = extend("list", unigram(added=("[E1]",)), ["glioma", "<mask>", "x<mask>", "[E1]"])
+    assert [*extended.token_ids] == ["▁glioma"]
+    assert notes == ["left out 3 that this tokenizer would never find, such as '▁<mask>'"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            tokenizers.models.Unigram([(name, 0.0) for name in SPECIAL_TOKENS], 1),
+            "Unigram without marks of words",
+        ),
+        (tokenizers.models.BPE({name: i for i, name in enumerate(SPECIAL_TOKENS)}, []), "BPE"),
+        (
+            tokenizers.models.WordLevel({name: i for i, name in enumerate(SPECIAL_TOKENS)}, "[UNK]"),
+            "WordLevel, of whole words, characters or k-mers",
+        ),
+    ],
+)
+def test_other_kinds_are_refused(model: tokenizers.models.Model, message: str) -> None:
+    old = Tokenizer(tokenizers.Tokenizer(model), "test")
     with pytest.raises(
-        InputError, match="the model's tokenizer is Unigram: must be WordPiece or byte-level BPE"
+        InputError,
+        match=f"the model's tokenizer is {message}: must be WordPiece, byte-level BPE or Unigram for new entries",
     ):
         extend("list", old, ["glioma"])
 

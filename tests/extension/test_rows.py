@@ -12,7 +12,7 @@ from mlm_jax.extension.origins import Origins, origins_of_tokenizer, origins_of_
 from mlm_jax.extension.rows import TokenCounts, with_padding_of, with_vocabulary
 from mlm_jax.formats.model_folder import StoredModel, flatten_params, nest_params, random_model
 from mlm_jax.text.tokenizer import Tokenizer
-from tests.extension.tokenizers_small import byte_level, word_piece
+from tests.extension.tokenizers_small import byte_level, unigram, word_piece
 
 TOKEN, BIAS, OUTPUT = "encoder/embeddings/token", "head/bias", "head/output"
 
@@ -39,10 +39,11 @@ def leaves(model: StoredModel) -> dict[str, np.ndarray]:
     return flatten_params(model.params)
 
 
+@pytest.mark.parametrize("narrow", [None, 4])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_new_row_is_the_mean_of_those_of_its_pieces(tied: bool) -> None:
+def test_a_new_row_is_the_mean_of_those_of_its_pieces(tied: bool, narrow: int | None) -> None:
     old = word_piece()
-    model = model_of(old, tie_embeddings=tied)
+    model = model_of(old, tie_embeddings=tied, embedding_dim=narrow)
     extended, _ = extend("list", old, ["sarcoma", "glioma"])
     changed = with_vocabulary(model, extended.tokenizer, origins_of_words(old, extended, old.vocabulary_size))
     assert changed.config.vocabulary_size == extended.tokenizer.vocabulary_size == old.vocabulary_size + 2
@@ -216,3 +217,20 @@ def test_positions_count_from_the_padding_of_the_tokenizer() -> None:
     assert with_padding_of(old, model) is model
     plain = model_of(old)
     assert with_padding_of(new, plain) is plain
+
+
+def test_words_of_unigram_are_kept_where_they_stand_in_the_same_place() -> None:
+    kept, made, _ = kept_and_made(word_piece("la"), unigram("[unused0]▁"))
+    assert (kept["<mask>"], kept["<s>"], kept["▁lake"], kept["▁s"], kept["s"], kept["ma"]) == (
+        *("[MASK]", "[CLS]", "lake", "s", "##s", "##ma"),
+    )
+    # Of a comma after a space, the comma; the mark alone and what is unused have no text.
+    assert (kept[","], made["▁,"], made["blas"]) == (",", [","], ["##bla", "##s"])
+    assert made["▁"] == made["[unused0]▁"] == []
+    kept, made, _ = kept_and_made(unigram(), word_piece("la", "sarcoma", "##blas"))
+    assert (kept["[MASK]"], kept["lake"], kept["##s"], kept["##blas"]) == ("<mask>", "▁lake", "s", "blas")
+    assert made["sarcoma"] == [unigram().id_to_token(int(i)) for i in unigram().encode("sarcoma")]
+    kept, made, _ = kept_and_made(unigram(), byte_level())
+    assert (kept["Ġthe"], kept["Ġlake"], kept["s"]) == ("▁the", "▁lake", "s")
+    kept, made, _ = kept_and_made(byte_level(), unigram())
+    assert (kept["▁the"], kept["s"]) == ("Ġthe", "s")

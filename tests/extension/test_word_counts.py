@@ -4,13 +4,13 @@ import numpy as np
 
 from mlm_jax.extension.kinds import kind_of
 from mlm_jax.extension.word_counts import costly_words, count_chunks, count_tokens, count_words
-from tests.extension.tokenizers_small import TEXT, byte_level, word_piece
+from tests.extension.tokenizers_small import TEXT, byte_level, unigram, word_piece
 
 DOCUMENTS = [*TEXT, "Sarcoma, sarcoma;  SARCOMA\n\tglioma glioma's\x0b sárcoma 12345 12345 lake-side"]
 
 
 def test_counts_of_tokens_are_those_of_the_encoded_text() -> None:
-    for tokenizer in (word_piece(), byte_level()):
+    for tokenizer in (word_piece(), byte_level(), unigram()):
         total = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
         for document in DOCUMENTS:
             np.add.at(total, tokenizer.encode(document), 1)
@@ -27,6 +27,9 @@ def test_words_are_counted_as_the_tokenizer_divides_the_text() -> None:
     assert (words["sarcoma"], words["glioma"], words["s"], words["side"], words["lake"]) == (4, 2, 1, 1, 4)
     words = count_words(count_chunks(["a lake (lake) lake's", "lake"]), byte_level())
     assert words == {"a": 1, "Ġlake": 2, "Ġ(": 1, "lake": 2, ")": 1, "'s": 1}
+    # Punctuation belongs to a word of Unigram, but not to its entry; and not every word begins with one.
+    words = count_words(count_chunks(["a lake (lake) lake's covid-19, 3", "lake"]), unigram())
+    assert words == {"▁a": 1, "▁lake": 3, "▁covid": 1, "▁3": 1}
 
 
 def test_the_cost_of_a_word_is_the_tokens_that_it_would_save() -> None:

@@ -24,6 +24,8 @@ from mlm_jax.use.masked_lm import MaskedLM
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
+MODEL_FILE = "sentencepiece.bpe.model"
+XLM_R = "tokenizers/xlm-roberta-base"
 # The folder of a tokenizer, the model type that transformers reads it with, a text, and its number of documents.
 CASES = [
     ("vocab/bert-base-uncased", "bert", "medquad", 300),
@@ -32,6 +34,8 @@ CASES = [
     ("tokenizers/distilbert-base-uncased", "distilbert", "medquad", 300),
     ("tokenizers/roberta-base", "roberta", "medquad", 300),
 ]
+# A quarter of a million pieces.
+LARGE = (XLM_R, "xlm-roberta", "gesetze-de", 24)
 ODD = [
     "",
     " ",
@@ -41,6 +45,16 @@ ODD = [
     "[MASK] <mask> [unused3]",
     "\n\n\tautosomal  ",
 ]
+
+
+def source_tokenizer(shared_data: Path, folder: str, scratch: Path) -> Tokenizer:
+    if folder != XLM_R:
+        return Tokenizer.load(shared_data / folder)
+    # Only a SentencePiece model, whose pieces the class numbers.
+    scratch.mkdir()
+    (scratch / MODEL_FILE).symlink_to(shared_data / folder / MODEL_FILE)
+    (scratch / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    return Tokenizer.load(scratch)
 
 
 def documents(shared_data: Path, name: str, count: int) -> list[str]:
@@ -55,18 +69,18 @@ def extended_with(tokenizer: Tokenizer, texts: list[str], count: int) -> Extende
     )
 
 
-@pytest.mark.parametrize(("folder", "model_type", "corpus", "size"), CASES)
+@pytest.mark.parametrize(("folder", "model_type", "corpus", "size"), [*CASES, LARGE])
 def test_transformers_reads_text_alike(
     folder: str, model_type: str, corpus: str, size: int, shared_data: Path, tmp_path: Path
 ) -> None:
     texts = documents(shared_data, corpus, size // 2)
-    old = Tokenizer.load(shared_data / folder)
+    old = source_tokenizer(shared_data, folder, tmp_path / "source")
     extended = extended_with(old, texts, 1200)
     assert len(extended.token_ids) > 300
     new = extended.tokenizer
-    new.save(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    new.save(tmp_path / "new")
+    (tmp_path / "new/config.json").write_text(json.dumps({"model_type": model_type}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     texts = [text for document in texts for text in document.split("\n")] + ODD
     for text, ids in zip(texts, new.encode_batch(texts), strict=True):
         if "mask" not in text.lower():
@@ -75,13 +89,16 @@ def test_transformers_reads_text_alike(
         assert theirs.convert_tokens_to_ids(word) == token_id
 
 
-@pytest.mark.parametrize(("folder", "model_type", "corpus", "size"), CASES)
+@pytest.mark.parametrize(
+    ("folder", "model_type", "corpus", "size"), [*CASES, pytest.param(*LARGE, marks=pytest.mark.release)]
+)
 def test_other_words_keep_their_ids(
-    folder: str, model_type: str, corpus: str, size: int, shared_data: Path
+    folder: str, model_type: str, corpus: str, size: int, shared_data: Path, tmp_path: Path
 ) -> None:
-    old = Tokenizer.load(shared_data / folder)
+    old = source_tokenizer(shared_data, folder, tmp_path / "source")
     extended = extended_with(old, documents(shared_data, corpus, size), 2000)
     words, new_words = [], tuple(extended.token_ids)
+    joins = {i: [token.id for token in old.backend.model.tokenize(w)] for w, i in extended.token_ids.items()}
     for text in documents(shared_data, corpus, 2 * size)[size:] + documents(shared_data, "wiki-en-valid", 20):
         words += text.split()
     words = sorted(set(words))
@@ -93,6 +110,11 @@ def test_other_words_keep_their_ids(
         inner = words_of(old, f" {word}")
         if old.kind == "BPE":
             expected = any(w in extended.token_ids for w in inner)
+        elif old.kind == "Unigram":
+            # Pieces are joined, wherever they stood at the beginning of a word, and nothing else changes.
+            joined = [i for new_id in new_ids.tolist() for i in joins.get(new_id, [new_id])]
+            expected = joined == ids.tolist()
+            assert expected, word
         else:
             # The longest entry that a word begins with is taken, so words with the same beginning may change, too.
             expected = any(w.startswith(new_words) for w in inner)
@@ -103,7 +125,33 @@ def test_other_words_keep_their_ids(
     assert changed > 100
 
 
-TOKENIZERS = {"Bert": "vocab/bert-base-uncased", "Roberta": "tokenizers/roberta-base"}
+@pytest.mark.release
+def test_an_extended_xlm_r_is_read_alike_and_keeps_no_old_pieces(shared_data: Path, tmp_path: Path) -> None:
+    """From a folder with only a SentencePiece model, which would be stale beside the new tokenizer."""
+    old = source_tokenizer(shared_data, XLM_R, tmp_path / "source")
+    random_folder(tmp_path / "source", "XLMRoberta", old)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "source" / name).unlink()
+    (tmp_path / "words.txt").write_text("Glioblastom\nglioblastoma\ncovid-19\n")
+    words = ["--tokens", f"{tmp_path}/words.txt"]
+    run_command(["extend", f"{tmp_path}/source", *words, "--output", f"{tmp_path}/ours"])
+    run_command(["convert", f"{tmp_path}/ours", f"{tmp_path}/theirs", "--to", "hugging_face"])
+    assert not [*tmp_path.glob("ours/**/*.model"), *tmp_path.glob("theirs/**/*.model")]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    ids = theirs("Das Glioblastom (covid-19), Glioblastome")["input_ids"]
+    assert [i for i in ids if i >= old.vocabulary_size] == [old.vocabulary_size]
+    assert theirs("covid-19 glioblastoma", add_special_tokens=False)["input_ids"] == [
+        *(old.vocabulary_size + 2, old.vocabulary_size + 1),
+    ]
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "theirs")
+    assert len(model.get_input_embeddings().weight) == old.vocabulary_size + 3
+
+
+TOKENIZERS = {
+    "Bert": "vocab/bert-base-uncased",
+    "Albert": "vocab/bert-base-uncased",
+    "Roberta": "tokenizers/roberta-base",
+}
 
 
 def random_folder(folder: Path, family: str, tokenizer: Tokenizer) -> torch.nn.Module:
@@ -111,7 +159,8 @@ def random_folder(folder: Path, family: str, tokenizer: Tokenizer) -> torch.nn.M
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     shape |= {"vocab_size": tokenizer.vocabulary_size, "pad_token_id": tokenizer.pad_token_id}
-    shape |= {"type_vocab_size": 1, "max_position_embeddings": 66} if family == "Roberta" else {}
+    shape |= {"type_vocab_size": 1, "max_position_embeddings": 66} if "Roberta" in family else {}
+    shape |= {"embedding_size": 8} if family == "Albert" else {}
     model = getattr(transformers, f"{family}ForMaskedLM")(getattr(transformers, f"{family}Config")(**shape))
     with torch.no_grad():
         for weight in model.parameters():
@@ -147,7 +196,7 @@ def test_a_moved_model_has_the_logits_of_transformers(
         np.testing.assert_array_equal(after[new.token_to_id(same)], before[old.token_to_id(entry)])
 
 
-@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+@pytest.mark.parametrize("family", ["Bert", "Albert", "Roberta"])
 def test_an_extended_model_has_the_logits_of_transformers(
     family: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
