@@ -149,12 +149,12 @@ def _measure(work: AdaptWork, tokenizer: Tokenizer, folder: Path, seeds: int, pe
             if contestant.name == _OURS:
                 exported = f"{about['trained']}-exported"
                 _command("convert", about["trained"], exported, "--to", "hugging_face")
-            loss = _loss(work, exported, data)
             versions[contestant.name] = about["version"]
-            outcomes.setdefault(contestant.name, []).append(
-                Outcome(loss, about["tokens_per_second"], about["peak_memory"], seconds)
+            outcome = Outcome(
+                _loss(work, exported, data), about["tokens_per_second"], about["peak_memory"], seconds
             )
-            print(f"{work.family}, {contestant.name}, seed {seed}: {loss:.4f}", file=sys.stderr, flush=True)
+            outcomes.setdefault(contestant.name, []).append(outcome)
+            print(f"{work.family}, {contestant.name}, seed {seed}: {outcome}", file=sys.stderr, flush=True)
     return adapt_table(work, before, versions, outcomes)
 
 
