@@ -40,7 +40,8 @@ test-and-slow: $(VENV)/.installed-dev
 # Comparisons with transformers, KerasHub and TensorFlow. TORCH selects a torch, because pip's default includes CUDA.
 TORCH ?= torch
 test-peers: $(VENV)/.installed-all
-	$(PYTEST) -m "peers and not release" tests/peers tests/scripts/test_benchmark_gpu.py
+	$(PYTEST) -m "peers and not release" tests/peers tests/scripts/test_benchmark_gpu.py \
+		tests/scripts/test_benchmark_adapt.py
 
 # In Chromium; skipped with a reason if it or its chromedriver is not installed.
 test-browser: $(VENV)/.installed-all

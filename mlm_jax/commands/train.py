@@ -106,7 +106,7 @@ def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainCon
             )
         given["data.path"] = prepared_folder(output_dir)
         prepare_texts(flags["texts"], given["init_from"], given["data.path"])
-    base = adapting_config(given["init_from"], output_dir)
+    base = adapting_config(given["init_from"], output_dir, given.get("model.max_sequence_length"))
     return completed(build(TrainConfig, given, base), given)
 
 

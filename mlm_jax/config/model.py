@@ -30,6 +30,9 @@ WEIGHT_COMPATIBLE_SETTINGS = frozenset(
 )
 """Settings that may change when training continues from saved weights: the weights keep their meaning."""
 
+POSITION_SETTINGS = ("max_sequence_length", "rotary_base", "local_rotary_base")
+"""Settings of positions that may change when training continues from saved weights, whose meaning changes with them."""
+
 HEAD_SETTINGS = ("head_activation", "head_layer_norm_epsilon")
 """Settings of the masked-LM head, which have no effect on a model without it."""
 

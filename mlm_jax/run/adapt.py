@@ -25,15 +25,16 @@ _LONGEST_ROWS = 256
 _HELD_OUT = 0.05
 
 
-def adapting_config(model: str, output_dir: str) -> TrainConfig:
+def adapting_config(model: str, output_dir: str, max_sequence_length: int | None = None) -> TrainConfig:
     """Returns the config that continues `model`, in the shape and with the conventions and dropout of the model.
 
-    Rows have at most 256 tokens, and no more than the model takes and was trained with, as far as that is known.
+    Rows have at most 256 tokens, and no more than the model takes and was trained with, as far as that is known. With a
+    `max_sequence_length` above the model's, they have as many, because shorter rows train no new position.
 
     If `output_dir` is the folder of a run that has started, this is the config of that run, which needs no source.
 
     Raises:
-        InputError: there is no such model, or its config is not supported.
+        InputError: there is no such model, its config is not supported, or `max_sequence_length` is invalid.
     """
     started = Path(output_dir)
     if is_run_folder(started):
@@ -44,11 +45,14 @@ def adapting_config(model: str, output_dir: str) -> TrainConfig:
     if found.training is not None:
         # Results beyond the length that a model was trained with are unreliable.
         longest, packing = found.training.longest_rows or longest, found.training.packing
+    length = min(longest, _LONGEST_ROWS, shape.max_sequence_length)
+    if max_sequence_length is not None:
+        is_longer = max_sequence_length > shape.max_sequence_length
+        length = max_sequence_length if is_longer else min(length, max_sequence_length)
+        shape = replace(shape, max_sequence_length=max_sequence_length)
     return TrainConfig(
         model=shape,
-        data=DataConfig(
-            sequence_length=min(longest, _LONGEST_ROWS, shape.max_sequence_length), packing=packing
-        ),
+        data=DataConfig(sequence_length=length, packing=packing),
         optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE),
         batch_size=_BATCH_SIZE,
         init_from=model,

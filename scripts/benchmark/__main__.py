@@ -13,13 +13,19 @@ from mlm_jax.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Written:
     """Settings of every measurement."""
+
+    json: Path | None = None
+    """File to write the results to, in addition to printing them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Written):
+    """A measurement in rounds."""
 
     rounds: int = 7
     """Number of times each contestant is measured, in turn; results are medians."""
-    json: Path | None = None
-    """File to write the results to, in addition to printing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +173,56 @@ class Extension(Measurement):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapt(Written):
+    """Continued pretraining of a model on text: loss, real tokens per second and memory, also of transformers."""
+
+    texts: tuple[Path, ...] = ()
+    """Text files in any format that mlm-jax prepare reads; by default the demo's text."""
+    families: tuple[Literal["roberta", "modernbert"], ...] = ("roberta", "modernbert")
+    """Families of the models, whose first weights are random and the same for all."""
+    seeds: int = 3
+    """Number of runs of each library; losses are means over them, and ratios medians."""
+    steps: int = 300
+    """Number of training steps."""
+    layers: int = 4
+    """Number of layers."""
+    width: int = 128
+    """Width of the hidden states, in heads of 64."""
+    vocabulary_size: int = 8192
+    """Size of the byte-level BPE that is trained on the texts."""
+    sequence_length: int = 128
+    """Number of tokens per row."""
+    batch_size: int = 32
+    """Rows per step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of activations."""
+    peers: bool = False
+    """Also measure transformers' Trainer, if it is installed (extra `peers`)."""
+
+    def measure(self) -> Any:
+        """Returns the tables."""
+        from scripts.benchmark.adapt import AdaptWork, measure_adapt
+
+        works = [
+            AdaptWork(
+                family,
+                num_layers=self.layers,
+                hidden_dim=self.width,
+                vocabulary_size=self.vocabulary_size,
+                sequence_length=self.sequence_length,
+                batch_size=self.batch_size,
+                num_steps=self.steps,
+                learning_rate=self.learning_rate,
+                dtype=self.dtype,
+            )
+            for family in self.families
+        ]
+        return measure_adapt(works, self.texts, seeds=self.seeds, peers=self.peers)
+
+
 MEASUREMENTS: dict[str, type] = {
     "step": Step,
     "masking": Masking,
@@ -175,6 +231,7 @@ MEASUREMENTS: dict[str, type] = {
     "memory": Memory,
     "gpu": Gpu,
     "extension": Extension,
+    "adapt": Adapt,
 }
 
 

@@ -22,7 +22,6 @@ from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.text_classifier import TextClassifier
 from tests.families.test_families import config_like, model_of
 
-pytestmark = pytest.mark.shared_data
 BY_TYPE = {family.model_type: family for family in FAMILIES}
 
 

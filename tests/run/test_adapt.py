@@ -26,6 +26,12 @@ def test_shape_and_conventions_are_those_of_the_model() -> None:
     assert (config.init_from, config.output_dir) == (str(uninterrupted()), "no/such/run")
 
 
+def test_rows_are_as_long_as_a_model_becomes() -> None:
+    for length, rows in ((60, 60), (24, 20), (10, 10)):
+        config = adapting_config(str(uninterrupted()), "no/such/run", length)
+        assert (config.model.max_sequence_length, config.data.sequence_length) == (length, rows)
+
+
 def test_steps_and_warmup_follow_from_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     totals = json.loads((prepared() / "manifest.json").read_text())["totals"]
     data = DataConfig(path=str(prepared()), sequence_length=18)

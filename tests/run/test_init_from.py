@@ -4,16 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from mlm_jax.commands import train as train_command
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import StoredModel, random_model, write_model_folder
+from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.model.layers import split_model
 from mlm_jax.run.init_from import params_to_start_from
 from mlm_jax.run.trainer import TrainResult
+from mlm_jax.text.tokenizer import Tokenizer
 from tests.run_small import MODEL, config_of, tokenizer, write_config
 
 
@@ -106,3 +111,64 @@ def test_the_command_keeps_dropout_and_initializer_of_the_source(
     write_config(replace(started, output_dir=str(tmp_path / "run" / "here")))
     train_command.main([file, "--init-from", str(tmp_path / "gone")], "PROG")
     assert runs[-1].model == theirs
+
+
+def logits(config: BertConfig, params: dict, rows: np.ndarray) -> np.ndarray:
+    graph, _ = split_model(abstract_masked_lm(config))
+    everywhere = jnp.broadcast_to(jnp.arange(rows.shape[1]), rows.shape)
+    model = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+    return np.asarray(model(jnp.asarray(rows), jnp.ones(rows.shape, bool), everywhere))
+
+
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [(60, "positions from 24 on are copies of those"), (10, "positions from 10 on are left out")],
+)
+def test_learned_positions_are_repeated_or_cut(
+    length: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(MODEL, position_offset=2)
+    source = str(stored(tmp_path / "source", config, ("encoder", "head")))
+    before = params_to_start_from(source, config, tokenizer(), 0)
+    wanted = replace(config, max_sequence_length=length)
+    params = params_to_start_from(source, wanted, tokenizer(), 0)
+    said = capsys.readouterr().err
+    assert f"has model.max_sequence_length = 24: this run has {length}\n{told}" in said
+    old, new = (tree["encoder"]["embeddings"]["position"] for tree in (before, params))
+    np.testing.assert_array_equal(new[:2], old[:2])
+    np.testing.assert_array_equal(new[2:], old[2:][np.arange(length) % 24])
+    rows = np.random.default_rng(0).integers(5, 300, (3, min(24, length)), dtype=np.int32)
+    np.testing.assert_array_equal(logits(wanted, params, rows), logits(config, before, rows))
+    assert logits(wanted, params, np.tile(rows[:, :10], length // 10)).shape == (3, length, 300)
+
+
+def test_rotary_bases_may_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(
+        MODEL, positions="rotary", num_layers=2, local_attention_window=4, global_attention_every=2
+    )
+    source = str(stored(tmp_path / "source", config, ("encoder", "head")))
+    bases = {"max_sequence_length": 60, "rotary_base": 160_000.0, "local_rotary_base": 10_000.0}
+    params = params_to_start_from(source, replace(config, **bases), tokenizer(), 0)
+    said = capsys.readouterr().err
+    for name, value in bases.items():
+        assert f"has model.{name} = {getattr(config, name)!r}: this run has {value!r}\n" in said
+    assert "copies" not in said
+    jax.tree.map(np.testing.assert_array_equal, params, params_to_start_from(source, config, tokenizer(), 0))
+
+
+def test_all_that_differs_is_refused_in_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(stored(tmp_path / "source", parts=("encoder", "head")))
+    wanted = replace(MODEL, num_layers=2, positions="rotary", max_sequence_length=60)
+    other = Tokenizer.train(["red apples are sweet"], 300)
+    with pytest.raises(InputError) as refused:
+        params_to_start_from(source, wanted, other, 0)
+    assert str(refused.value) == (
+        f"init_from = {source!r}: has the tokenizer {tokenizer().fingerprint[:12]}: must be that of the data, "
+        f"{other.fingerprint[:12]}; model.num_layers = 1: must be 2, as in the run; model.positions = 'learned': "
+        f"must be 'rotary', as in the run. mlm-jax prepare --tokenizer {source} prepares data with that of the model; "
+        "without a config, the run takes its settings from the model"
+    )
+    # What would be changed says nothing of a run that does not start.
+    assert capsys.readouterr().err == ""

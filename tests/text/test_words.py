@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
 from mlm_jax.errors import InputError
+from mlm_jax.text.byte_level_words import byte_lengths, word_starts
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.text.odd_texts import odd_texts, real_texts
 from tests.text.small_tokenizers import TEXTS, byte_level, characters, unigram, word_piece
@@ -23,6 +25,13 @@ KINDS: dict[str, tuple[Callable[[Path], Tokenizer], bool, bool]] = {
     "byte-level, prefix": (lambda folder: byte_level(folder, prefix=True), False, True),
     "byte-level, NFC and added spaces": (
         lambda folder: byte_level(folder, added=SPACES, normalizer=normalizers.NFC()),
+        False,
+        True,
+    ),
+    "byte-level, NFC and lowercase": (
+        lambda folder: byte_level(
+            folder, normalizer=normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        ),
         False,
         True,
     ),
@@ -101,7 +110,13 @@ def test_words_are_the_parts_of_the_pre_tokenizer(name: str, tmp_path: Path) -> 
     assert_words_of_the_library(tokenizer, texts[::-1])
 
 
-@pytest.mark.parametrize("name", ["byte-level", "byte-level, NFC and added spaces", "Unigram", "WordPiece"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("byte-level", "byte-level, NFC and lowercase", "byte-level, NFC and added spaces"),
+        *("Unigram", "WordPiece"),
+    ],
+)
 def test_words_of_any_text(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     tokenizer = KINDS[name][0](tmp_path_factory.mktemp("tokenizer"))
     alphabet = "aTheß7,'▁#é\u0301 \n\t\r\x1c\u00a0\u3000東😀"
@@ -118,6 +133,34 @@ def test_words_of_any_text(name: str, tmp_path_factory: pytest.TempPathFactory) 
 )
 def test_words_of_real_text(name: str, shared_data: Path) -> None:
     assert_words_of_the_library(Tokenizer.load(shared_data / name), real_texts(shared_data, 400))
+
+
+def test_bytes_tell_words_where_every_byte_has_an_entry(tmp_path: Path) -> None:
+    told = [
+        name
+        for name, (make, _, _) in KINDS.items()
+        if byte_lengths(make(tmp_path / name)._backend) is not None
+    ]
+    assert told == ["byte-level", "byte-level, NFC and lowercase", "byte-level, NFKC"]
+    missing = byte_level(tmp_path / "missing")._backend
+    settings = json.loads(missing.to_str())
+    del settings["model"]["vocab"]["Ā"]
+    assert byte_lengths(tokenizers.Tokenizer.from_str(json.dumps(settings))) is None
+    lengths = byte_lengths(missing)
+    assert lengths is not None
+    for text in TEXTS:
+        assert lengths[missing.encode(text, add_special_tokens=False).ids].sum() == len(text.encode())
+
+
+def test_words_begin_where_the_expression_of_the_pre_tokenizer_says() -> None:
+    # Also where a text ends in a space or in an apostrophe, which the next one does not continue.
+    texts = ["It's 7 lakes", "it' ", "s", "", "a\n b  c", "'", "s'll", "…! '", "é\u3000 x "]
+    words = [["It", "'s", " 7", " lakes"], ["it", "'", " "], ["s"], [], ["a", "\n", " b", " ", " c"], ["'"]]
+    words += [["s", "'ll"], ["…!", " '"], ["é", "\u3000", " x", " "]]
+    starts, bounds = word_starts(texts)
+    lengths = [len(word.encode()) for text in words for word in text]
+    np.testing.assert_array_equal(np.flatnonzero(starts), np.cumsum([0, *lengths[:-1]]))
+    np.testing.assert_array_equal(bounds, np.cumsum([0, *(len(text.encode()) for text in texts)]))
 
 
 def test_texts_that_are_no_text_are_rejected_with_words(tmp_path: Path) -> None:
