@@ -37,7 +37,6 @@ def test_preparation_keeps_up_with_the_library_alone(shared_data: Path, tmp_path
 
 
 @pytest.mark.release
-@pytest.mark.shared_data
 def test_words_of_text_without_spaces_cost_little(shared_data: Path) -> None:
     """Chinese text with byte-level BPE, in CPU time: 0.90 to 0.93 of the library's speed without words when made."""
     texts = list(islice(read_documents([str(shared_data / "corpora" / "wiki-zh.jsonl.zst")]), 500))
