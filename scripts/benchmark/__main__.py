@@ -238,6 +238,11 @@ MEASUREMENTS: dict[str, type] = {
 def main() -> None:
     """Measures, prints the tables and writes the JSON file."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print("usage: python -m scripts.benchmark MEASUREMENT [--help]\n")
+        for each, arguments in MEASUREMENTS.items():
+            print(f"  {each:<12}{arguments.__doc__}")
+        return
     if name not in MEASUREMENTS:
         raise InputError(
             f"measurement {name!r}: must be one of {', '.join(MEASUREMENTS)}{nearest_name(name, MEASUREMENTS)}"

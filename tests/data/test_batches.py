@@ -46,7 +46,7 @@ def bodies(rows: np.ndarray) -> list[list[int]]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(documents, st.integers(3, 40), st.sampled_from([5, 60, 10_000]), st.sampled_from(["sep", "none"]))
 def test_packed_rows_hold_exactly_the_stream(
     tokenizer: Tokenizer, texts: list[str], length: int, shard_tokens: int, separator: str
@@ -68,7 +68,7 @@ def test_packed_rows_hold_exactly_the_stream(
     assert not found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(documents, st.integers(3, 40), st.sampled_from([5, 60, 10_000]), st.sampled_from(["sep", "none"]))
 def test_document_rows_split_long_documents(
     tokenizer: Tokenizer, texts: list[str], length: int, shard_tokens: int, separator: str

@@ -9,7 +9,7 @@ from scipy import stats
 from mlm_jax.data.permutation import permute
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.integers(0, 100))
 def test_every_value_occurs_once(size: int, seed: int, epoch: int) -> None:
     values = permute(np.arange(size), size, seed, epoch)

@@ -50,7 +50,7 @@ def assert_same(left: MaskedTokens, right: MaskedTokens) -> None:
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(configs, st.integers(0, 2**32 - 1), st.integers(0, 10))
 def test_every_mask_is_well_formed(config: MaskingConfig, seed: int, padding: int) -> None:
     ids = rows_of(seed, 4, 24, padding=padding)

@@ -33,7 +33,7 @@ def test_a_schedule_runs_from_the_first_rate_to_the_last() -> None:
     assert MaskingRecipe(mask_selection_rate=0.3).stage_rates() == (0.3,)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 2**33), st.floats(0, 1), st.sampled_from(["constant", "cosine"]))
 def test_stages_are_equally_long_in_runs_of_any_length(num_steps: int, share: float, schedule: Any) -> None:
     recipe = (

@@ -163,7 +163,7 @@ def test_masks_match_the_loop(unit: str, quota: str, selection: str, length: int
     config = replace(CONFIG, unit=unit, quota=quota, selection=selection, mask_selection_length=slots)
 
     # Compiled once, because rates are inputs.
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     @given(st.sampled_from([0.0, 0.02, 0.15, 0.5, 1.0]), st.integers(0, 2**32 - 1))
     def check(rate: float, seed: int) -> None:
         changed = replace(config, mask_selection_rate=rate)

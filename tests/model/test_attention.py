@@ -112,7 +112,7 @@ def encode() -> Callable[..., np.ndarray]:
     return lambda *inputs: np.asarray(hidden(*(None if x is None else jnp.asarray(x) for x in inputs)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_documents_of_a_row_do_not_affect_one_another(
     encode: Callable[..., np.ndarray], data: st.DataObject

@@ -12,7 +12,7 @@ def digest(array: jax.Array) -> int:
     return array_digests({"array": array})["array"].bits
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(["float32", "bfloat16", "int32", "uint8", "bool"]),

@@ -12,6 +12,7 @@ from mlm_jax.errors import RunError
 from mlm_jax.pods.costs import matmul_flops
 from mlm_jax.pods.hlo import parse
 from scripts.benchmark import memory
+from scripts.benchmark.__main__ import MEASUREMENTS, main
 from scripts.benchmark.contest import Contestant, Result, compete
 from scripts.benchmark.corpus import document_slices, passages
 from scripts.benchmark.ours.step import step_program
@@ -157,3 +158,12 @@ def test_a_wrong_work_is_told_in_one_line() -> None:
     ended = run_module("scripts.benchmark", "steps")
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+def test_help_lists_the_measurements(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
+    main()
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in MEASUREMENTS)
