@@ -124,12 +124,13 @@ def read(folder: Path) -> Reading:
             labels, label_notes = _labels(file, settings, named.tensors[bias].size)
             problem_type = read_problem_type(file, settings)
             notes += label_notes
-            dropout_rate = settings.get("classifier_dropout")
-            if dropout_rate not in (None, config.dropout_rate):
-                notes.append(
-                    f"left out: classifier_dropout {dropout_rate!r} (hidden_dropout_prob {config.dropout_rate} is "
-                    "used in the classifier, too)"
-                )
+            # The second name is ALBERT's.
+            for name in ("classifier_dropout", "classifier_dropout_prob"):
+                if settings.get(name) not in (None, config.dropout_rate):
+                    notes.append(
+                        f"left out: {name} {settings[name]!r} (hidden_dropout_prob {config.dropout_rate} is used in "
+                        "the classifier, too)"
+                    )
         if named.left_out:
             names = ", ".join(sorted(named.left_out))
             notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")

@@ -1,5 +1,6 @@
 """Fills masks in texts: best candidates, restricted targets, and joint decoding of several masks."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -68,6 +69,8 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
     Raises:
         InputError: there is no text, or a text is not a string, is empty, has no [MASK], or has more than `longest`
             tokens. The message has its number.
+
+    Warns if more than 1 % of the tokens are unknown.
     """
     prompts, mask = [], tokenizer.roles.mask_token
     texts = listed(texts, "texts")
@@ -89,7 +92,16 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
         positions = np.flatnonzero(token_ids == tokenizer.mask_token_id)
         if not positions.size:
             raise InputError(f"{where}no {mask} in {text!r}: must have at least one")
+        # The tokenizer may also find it in other spellings, or not within a word.
+        if len(positions) != text.count(mask):
+            raise InputError(
+                f"{where}the tokenizer finds {len(positions)} masks in {text!r}: must be {text.count(mask)}, the "
+                f"number of {mask}"
+            )
         prompts.append(Prompt(text, token_ids, positions))
+    without_masks = [prompt.text.replace(mask, " ") for prompt in prompts]
+    if warning := tokenizer.unknown_warning(without_masks, [prompt.token_ids for prompt in prompts]):
+        warnings.warn(f"texts: {warning}", stacklevel=2)
     return prompts
 
 

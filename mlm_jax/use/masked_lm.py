@@ -1,5 +1,6 @@
 """MaskedLM: loading, prediction, fine-tuning, evaluation and saving of a masked language model."""
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.run.reporting import say
 from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.store.loading import load_model
+from mlm_jax.text.encode import UnknownTokens
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
@@ -169,13 +171,20 @@ class MaskedLM:
 
         Raises:
             InputError: there is no such layer, no text, or a text is not a string or is too long.
+
+        Warns if more than 1 % of the tokens are unknown.
         """
+        return self.features_of_rows(self.encode(texts, truncate=truncate), layers=layers, pooling=pooling)
+
+    def features_of_rows(
+        self, rows: Sequence[np.ndarray], *, layers: int | Sequence[int] = -1, pooling: Pooling = "none"
+    ) -> Any:
+        """Returns the features of the result of `encode`; see `features`."""
         depths = self._depths(layers)
         if pooling not in get_args(Pooling):
             raise InputError(
                 f"pooling = {pooling!r}: must be one of {', '.join(map(repr, get_args(Pooling)))}"
             )
-        rows = self.encode(texts, truncate=truncate)
         with self._bar(len(rows)) as bar:
             found = self._inference.features(self.params, rows, depths, pooling, bar.update)
         return found if pooling == "none" else np.stack(found)
@@ -187,6 +196,8 @@ class MaskedLM:
 
         Raises:
             InputError: there is no text, or one is too long.
+
+        Warns if more than 1 % of the tokens are unknown.
         """
         rows = self.encode(texts)
         positions = [np.arange(1, len(row) - 1) for row in rows]
@@ -228,17 +239,25 @@ class MaskedLM:
                 self._inference, params, rows, positions, mask_token_id, bar.update
             )
 
-    def encode(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
+    def encode(
+        self, texts: Sequence[str], *, truncate: bool = False, unknown: UnknownTokens | None = None
+    ) -> list[np.ndarray]:
         """Returns the token ids of each text with [CLS] and [SEP], int32 [length].
 
         Raises:
             InputError: there is no text, or one is not a string, or is too long and `truncate` is False.
+
+        Warns if more than 1 % of the tokens are unknown. If the texts come in parts, `unknown` counts them instead.
         """
         texts = listed(texts, "texts")
         tokenizer, longest = self.tokenizer, self.config.max_sequence_length
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-        rows = []
-        for index, body in enumerate(tokenizer.encode_batch(texts)):
+        rows, bodies = [], tokenizer.encode_batch(texts)
+        if unknown is not None:
+            unknown.count_texts(texts, bodies)
+        elif warning := tokenizer.unknown_warning(texts, bodies):
+            warnings.warn(f"texts: {warning}", stacklevel=2)
+        for index, body in enumerate(bodies):
             if len(body) + 2 > longest and not truncate:
                 raise InputError(
                     f"text {index}: has {len(body) + 2} tokens: the model takes at most {longest}: "

@@ -1,5 +1,7 @@
 """MaskedLM: filled masks, features and likelihoods, each compared with the bare model on one row at a time."""
 
+import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
+from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import run_python
 from tests.tiny import FRUIT, tiny_masked_lm, trained_masked_lm
@@ -408,3 +411,31 @@ print(min(seconds))
 """
     ended = run_python(code, shared_data / "vocab" / "bert-base-uncased", optimised=True)
     assert float(ended.stdout) < 3, ended.stderr
+
+
+def test_unknown_tokens_are_reported(model: MaskedLM) -> None:
+    texts = ["the sea is blue", "東 sea"]
+    for call in (model.features, model.pseudo_log_likelihood, model.encode):
+        with pytest.warns(UserWarning, match=r"^texts: 50\.0% of the tokens are unknown .* such as '東'; "):
+            call(texts[1:] * 2)
+    with pytest.warns(UserWarning, match=r"^texts: .* of the tokens are unknown .* such as '京都'; "):
+        model.fill_mask("京都 [MASK]")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.features(texts[:1])
+        model.fill_mask("the [MASK] is blue")
+
+
+def test_masks_that_the_tokenizer_finds_elsewhere_are_refused(tmp_path: Path) -> None:
+    """A mask token that is compared with normalized text is found in lower case, too."""
+    model = tiny_masked_lm()
+    content = json.loads(model.tokenizer.backend.to_str())
+    for token in content["added_tokens"]:
+        token["normalized"] = token["content"] == "[MASK]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    model.tokenizer = Tokenizer.load(tmp_path)
+    assert model.fill_mask("the [MASK] is blue")
+    with pytest.raises(
+        InputError, match=r"the tokenizer finds 2 masks in .*: must be 1, the number of \[MASK\]"
+    ):
+        model.fill_mask("the [mask] is [MASK]")
