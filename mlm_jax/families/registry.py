@@ -66,7 +66,7 @@ def family_of_settings(file: Path, settings: Mapping[str, Any], architectures: l
             f"{', '.join(family.name for family in FAMILIES[1:])}"
         )
     named = settings["model_type"]
-    if named not in _BY_TYPE:
+    if not isinstance(named, str) or named not in _BY_TYPE:
         raise InputError(
             f"{file}: model_type {named!r} is not supported: must be one of {', '.join(map(repr, _BY_TYPE))}"
         )

@@ -101,8 +101,8 @@ def mask_tokens(
     Raises:
         ValueError: `token_ids` are not integers, there is no token, a list or NumPy array has an id outside the
             vocabulary, rows need padding that could be masked, `key` is not a typed key, `config` is not a
-            MaskingConfig, the shapes of key, token_ids, table and continues_word do not match, or continues_word is
-            missing or has no use.
+            MaskingConfig, the table has no such stage, the shapes of key, token_ids, table and continues_word do not
+            match, or continues_word is missing or has no use.
     """
     return mask_and_count(key, token_ids, config, table, stage, continues_word)[0]
 
@@ -233,6 +233,9 @@ def _stage_of_table(
     """Returns the table of one stage: `selections` without its first dimension."""
     table = selection_table(config, length) if table is None else table
     shape = table.selections.shape
+    # JAX would take the last one.
+    if isinstance(stage, int) and not 0 <= stage < shape[0]:
+        raise ValueError(f"stage = {stage}: must be in [0, {shape[0]}), the stages of the table")
     if shape[1:] != (() if config.selection == "bernoulli" else (length + 1,)):
         raise ValueError(
             f"table.selections has shape {shape}: must be selection_table of a config with selection "

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -96,6 +97,11 @@ class Tokenizer:
         Warns if the casing is guessed and is not BERT's default, if files contradict each other, or if a `vocab.txt`
         repeats an entry.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"tokenizer: expected a path, found {type(path).__name__}")
+        for name, value in (("lowercase", lowercase), ("strip_accents", strip_accents)):
+            if value not in (True, False, None):
+                raise InputError(f"{name} = {value!r}: expected True, False or None")
         backend, file, roles = load_backend(Path(path), lowercase=lowercase, strip_accents=strip_accents)
         return cls(backend, str(file), roles)
 
@@ -137,6 +143,7 @@ class Tokenizer:
         Raises:
             InputError: the vocabulary has no room, the documents have no text, or a setting is invalid.
         """
+        check_texts(user_tokens, "user_tokens")
         lowers = kind == "wordpiece" if lowercase is None else lowercase
         settings = TrainingSettings(
             kind,
@@ -301,7 +308,11 @@ class Tokenizer:
         return entry.removeprefix(CONTINUATION_PREFIX) if continues else entry, continues
 
     def id_to_token(self, token_id: int) -> str | None:
-        """Returns the vocabulary entry of `token_id`, or None if there is none."""
+        """Returns the vocabulary entry of `token_id`, or None if there is none. Raises InputError for anything else."""
+        if not isinstance(token_id, int | np.integer):
+            raise InputError(f"token_id {token_id!r}: expected an integer")
+        if not 0 <= token_id < self.vocabulary_size:
+            return None
         return self._backend.id_to_token(token_id)
 
     def token_to_id(self, token: str) -> int | None:

@@ -1,7 +1,7 @@
 """Fills masks in texts: best candidates, restricted targets, and joint decoding of several masks."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.labels import kind_of, listed
+from mlm_jax.use.labels import check_switch, kind_of, listed
 from mlm_jax.vocabulary.wordpiece import check_text
 
 MASK = "[MASK]"
@@ -125,6 +125,7 @@ def candidates_of(
     ordinary = np.setdiff1d(np.arange(tokenizer.vocabulary_size), np.array(tokenizer.special_token_ids))
     if not isinstance(top_k, int | np.integer) or not 1 <= top_k <= len(ordinary):
         raise InputError(f"top_k = {top_k!r}: must be in [1, {len(ordinary)}], a whole number")
+    check_switch("joint", joint)
     several_masks = [len(prompt.positions) > 1 for prompt in prompts]
     if targets is not None:
         pieces = target_pieces(targets, tokenizer)
@@ -226,9 +227,8 @@ def target_pieces(targets: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.
     Raises:
         InputError: there is no target, or a target has no piece in the vocabulary.
     """
-    if isinstance(targets, str) or not len(targets):
-        raise InputError(f"targets = {targets!r}: must be a list of at least one word")
-    pieces = dict(zip(targets, tokenizer.encode_batch(list(targets)), strict=True))
+    targets = sorted(targets) if isinstance(targets, Set) else listed(targets, "targets")
+    pieces = dict(zip(targets, tokenizer.encode_batch(targets), strict=True))
     # An entry that continues a word can be given by its name, including `##`.
     entries = {target: tokenizer.token_to_id(target) for target in pieces}
     pieces |= {target: np.array([entry]) for target, entry in entries.items() if entry is not None}

@@ -14,7 +14,7 @@ from mlm_jax.data.permutation import permute
 from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.labels import kind_of, listed
+from mlm_jax.use.labels import check_count, kind_of, listed
 from mlm_jax.vocabulary.wordpiece import check_text
 
 _LENGTH_BUCKET = 16
@@ -49,6 +49,8 @@ def labeled_rows(
 
     Warns if more than 1 % of the tokens are unknown.
     """
+    if sequence_length is not None:
+        check_count("sequence_length", sequence_length)
     longest = config.max_sequence_length
     limit = longest if sequence_length is None else sequence_length
     between, second = np.array(tokenizer.frame.between, np.int32), tokenizer.frame.second_segment

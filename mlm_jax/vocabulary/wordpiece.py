@@ -153,8 +153,15 @@ def check_text(text: object, name: str) -> None:
 
 
 def sample_documents(documents: Iterable[str], characters: int) -> list[str]:
-    """Returns documents spread evenly over the stream, with at most `characters` in total."""
+    """Returns documents spread evenly over the stream, with at most `characters` in total.
+
+    Raises:
+        InputError: `characters` is below 1, or the documents are not strings.
+    """
     check_texts(documents, "documents")
+    # Otherwise, no sample would ever be small enough.
+    if type(characters) is not int or characters < 1:
+        raise InputError(f"sample_characters {characters!r}: expected a whole number, at least 1")
     sample: list[str] = []
     total, stride = 0, 1
     for index, document in enumerate(track(documents, "read", "documents")):

@@ -12,7 +12,7 @@ import pytest
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.family import Family
-from mlm_jax.families.registry import FAMILIES, config_of, family_of
+from mlm_jax.families.registry import FAMILIES, config_of, family_of, family_of_settings
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import (
     StoredModel,
@@ -209,6 +209,12 @@ def test_other_names_of_settings_are_not_ignored() -> None:
         assert (read.hidden_dim, read.num_layers, read.num_heads, read.intermediate_dim) == (16, 3, 4, 24)
         if model_type == "nomic_bert":
             assert (read.rotary_base, read.layer_norm_epsilon, read.max_sequence_length) == (500.0, 1e-6, 20)
+
+
+def test_a_type_that_is_no_name_is_one_line() -> None:
+    for model_type in (["bert"], {"a": "bert"}, None, 5):
+        with pytest.raises(InputError, match=r"config\.json: model_type .* is not supported"):
+            family_of_settings(Path("config.json"), {"model_type": model_type}, [])
 
 
 def test_without_a_type_the_class_decides(shared_data: Path, tmp_path: Path) -> None:

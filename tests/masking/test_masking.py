@@ -346,6 +346,8 @@ def test_invalid_inputs_are_rejected() -> None:
         unchecked(jax.random.key(0), None, CONFIG)
     with pytest.raises(ValueError, match=r"^config is a MaskingRecipe: must be a MaskingConfig"):
         unchecked(jax.random.key(0), ids, MaskingRecipe())
+    with pytest.raises(ValueError, match=r"^stage = 1: must be in \[0, 1\), the stages of the table"):
+        mask_tokens(jax.random.key(0), ids, CONFIG, stage=1)
     with pytest.raises(ValueError, match=r"key \(2,\) and token_ids \(3, 16\)"):
         mask_tokens(example_keys(0, 0, np.arange(2)), ids, CONFIG)
     with pytest.raises(ValueError, match="2\\*\\*32"):
