@@ -25,9 +25,10 @@ def purpose_key(seed: int | Array | np.ndarray, purpose: Purpose, generator: str
     """Returns the scalar key of the stream for `purpose`.
 
     Raises:
-        InputError: `seed` is a Python number, but not a whole one in [0, 2**32).
+        InputError: `seed` is neither an array nor a whole number in [0, 2**32).
     """
     # JAX would take other integers modulo 2**32, so that two seeds have the same numbers.
-    if isinstance(seed, int | float) and not (type(seed) is int and 0 <= seed < 2**32):
+    is_array = isinstance(seed, Array | np.ndarray | np.integer)
+    if not is_array and not (type(seed) is int and 0 <= seed < 2**32):
         raise InputError(f"seed = {seed!r}: must be a whole number in [0, 2**32)")
     return jax.random.fold_in(jax.random.key(seed, impl=generator), purpose)

@@ -1,6 +1,5 @@
 """`mlm-jax compile-check`: compile a config's train step for chips that are not attached."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from typing import Any
 
 from mlm_jax.commands.config_flags import parse_config_and_flags
 from mlm_jax.errors import EXIT_RUN_FAILED, InputError
+from mlm_jax.files.json_files import json_text
 
 ABOUT = (
     "Compile a config's train step for chips that are not attached, and print the memory, work and "
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     checked = compile_step(replace(config, compilation_cache_dir=None), devices, parsed.chip)
     if not isinstance(checked, DoesNotFit):
         if parsed.json:
-            print(json.dumps(checked.as_json()))
+            print(json_text(checked.as_json()))
         else:
             print(f"{ROW_HEADER}\n{row(checked)}" if parsed.row else describe(checked))
         if checked.fits:
@@ -80,7 +80,7 @@ def report_misfit(arguments: Arguments, checked: Any, fix: Any) -> int:
 
     if isinstance(checked, DoesNotFit):
         if arguments.json:
-            print(json.dumps({"fits": False, "reason": checked.reason, "fix": fix and fix.flags}))
+            print(json_text({"fits": False, "reason": checked.reason, "fix": fix and fix.flags}))
         reason = checked.reason
     else:
         reason = (

@@ -1,12 +1,12 @@
 """`mlm-jax evaluate`: evaluate a model on prepared data."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mlm_jax.commands.flags import build, parse_given, positional, required
 from mlm_jax.config import Packing
 from mlm_jax.config.masking import MaskingRecipe
+from mlm_jax.files.json_files import json_text
 
 _MASKING = "masking."
 
@@ -38,7 +38,6 @@ def main(arguments: Sequence[str], prog: str) -> None:
     masking = {name.removeprefix(_MASKING): given[name] for name in given if name.startswith(_MASKING)}
     parsed = build(Arguments, given)
     # Imported late, so that a mistyped flag is reported before jax starts.
-    from mlm_jax.run.metrics import finite_values
     from mlm_jax.use.evaluate import evaluate_model
 
     found = evaluate_model(
@@ -50,4 +49,4 @@ def main(arguments: Sequence[str], prog: str) -> None:
         masking=masking,
         progress=True,
     )
-    print(json.dumps(finite_values(found), allow_nan=False))
+    print(json_text(asdict(found)))

@@ -1,11 +1,11 @@
 """`mlm-jax fill-mask`: fill the masks in texts with a model's best guesses."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlm_jax.commands.flags import parse, positional
+from mlm_jax.files.json_files import json_text
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
     )
     for number, answer in enumerate(answers):
         if parsed.json:
-            print(json.dumps(answer, ensure_ascii=False))
+            print(json_text(answer, ensure_ascii=False))
             continue
         for place, candidates in enumerate(answer if isinstance(answer[0], list) else [answer]):
             if number or place:

@@ -1,6 +1,5 @@
 """`mlm-jax finetune`: fine-tune a model as a text classifier or a regression."""
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from mlm_jax.commands.flags import parse, positional, required
 from mlm_jax.errors import InputError
 from mlm_jax.files.folder_lock import own_name
+from mlm_jax.files.json_files import json_text
 
 if TYPE_CHECKING:
     from mlm_jax.use.labeled_text import LabeledTexts
@@ -55,7 +55,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
-    """Fine-tunes the model, printing one line per epoch and a final line of JSON."""
+    """Fine-tunes the model, printing one line per epoch and a final line of JSON, with null for infinite values."""
     parsed = parse(Arguments, arguments, prog)
     with own_name(parsed.output) if parsed.output is not None else nullcontext():
         _fine_tune(parsed)
@@ -100,7 +100,7 @@ def _fine_tune(parsed: Arguments) -> None:
     best = ranks.index(max(ranks))
     dev_metrics = {f"dev_{name}": value for name, value in evaluations[best].metrics.items()}
     epochs = [{"loss": found.loss, **found.metrics} for found in evaluations]
-    print(json.dumps(dev_metrics | {"epoch": best + 1, "dev_epochs": epochs}))
+    print(json_text(dev_metrics | {"epoch": best + 1, "dev_epochs": epochs}))
 
 
 def _classifier(

@@ -29,4 +29,4 @@ def main(arguments: Sequence[str], prog: str) -> None:
     print(f"{parsed.folder}: {merge_parts(parsed.folder).summary()}")
     evaluation = Path(parsed.folder) / EVALUATION_FOLDER
     if evaluation.is_dir():
-        print(f"{evaluation}: {Totals(**read_manifest(LocalFolder(evaluation))['totals']).summary()}")
+        print(f"{evaluation}: {Totals.of_manifest(read_manifest(LocalFolder(evaluation))).summary()}")

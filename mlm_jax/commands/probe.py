@@ -1,6 +1,5 @@
 """`mlm-jax probe`: probe a model for bias or grammar."""
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from mlm_jax.commands.flags import parse, positional, repeated
 from mlm_jax.errors import InputError
 from mlm_jax.files.folder_lock import own_folder
+from mlm_jax.files.json_files import json_text
 
 if TYPE_CHECKING:
     from mlm_jax.probes.probes import ProbeReport
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
 
         if parsed.output is not None:
             write_report(parsed.output, report)
-    print(json.dumps(asdict(report), ensure_ascii=False) if parsed.json else table(report))
+    print(json_text(asdict(report), ensure_ascii=False) if parsed.json else table(report))
 
 
 def _probe(arguments: Arguments) -> "ProbeReport":

@@ -1,5 +1,6 @@
 """`mlm-jax train`: train a masked language model, or resume a run."""
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -89,14 +90,22 @@ def _with_settings_of_source(config: TrainConfig, given: Collection[str]) -> Tra
 
 
 def prepared_folder(output_dir: str) -> str:
-    """Returns the folder of the text that a run prepares."""
-    return f"{output_dir.rstrip('/')}-data"
+    """Returns the folder of the text that a run prepares. Raises InputError if the run folder has no name to add to."""
+    folder = Path(output_dir)
+    if folder.name in ("", ".."):
+        folder = Path(os.path.abspath(folder))
+    if not folder.name:
+        raise InputError(f"{output_dir}: has no name: --texts needs an --output-dir with one")
+    return str(folder.with_name(f"{folder.name}-data"))
 
 
 def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainConfig:
     from mlm_jax.run.adapt import adapting_config, completed, prepare_texts
+    from mlm_jax.store.run_folder import check_run_target
 
     output_dir = given.get("output_dir", TrainConfig().output_dir)
+    # Before the text, for which a model that does not exist would be a tokenizer that does not.
+    base = adapting_config(given["init_from"], output_dir, given.get("model.max_sequence_length"))
     if flags.get("texts"):
         if "data.path" in given:
             raise InputError("--texts and --data.path: must be one of them")
@@ -105,8 +114,9 @@ def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainCon
                 "--texts: must be prepared before a job of several processes, with mlm-jax prepare"
             )
         given["data.path"] = prepared_folder(output_dir)
+        # Otherwise, the text would be prepared for nothing.
+        check_run_target(output_dir)
         prepare_texts(flags["texts"], given["init_from"], given["data.path"])
-    base = adapting_config(given["init_from"], output_dir, given.get("model.max_sequence_length"))
     return completed(build(TrainConfig, given, base), given)
 
 

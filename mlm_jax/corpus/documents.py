@@ -4,11 +4,11 @@ A document is a non-empty string. Files are streamed, one line or one record bat
 with the corpus; a single document must fit in memory.
 """
 
+import contextlib
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -25,7 +25,7 @@ from mlm_jax.corpus.document_formats import (
     texts_of,
 )
 from mlm_jax.corpus.file_systems import file_system, is_local, path_names
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError, one_line
 
 STANDARD_INPUT = "-"
 _DEFAULTS = ReadOptions()
@@ -138,8 +138,12 @@ def _expand_path(path: str, format: Format | None) -> list[str]:
             files = _matches(path, storage, location) if has_magic(location) else []
             if not files and storage.exists(location):
                 raise InputError(f"{path}: not a regular file; pipe it into --input - with a --format")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) or not is_local(storage):
+            raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
+        raise
     if not files:
         raise InputError(f"{path}: no such file, and no file matches it as a pattern")
     return [file if is_local(storage) else storage.unstrip_protocol(file) for file in files]
@@ -248,7 +252,7 @@ def read_files(
         before = counts.documents
         # An empty file is not valid Parquet, nor a complete compressed file.
         if file_size(file) != 0:
-            with _open(file) as raw:
+            with _one_line(file), _open(file) as raw:
                 for text, replaced in texts_of(file, raw, kind, compression, options):
                     if not text or text.isspace():
                         counts.skipped += 1
@@ -261,9 +265,22 @@ def read_files(
         counts.empty_files += counts.documents == before
 
 
+@contextlib.contextmanager
+def _one_line(file: str) -> Iterator[None]:
+    """Turns the errors of remote file systems, which are of any kind, into a RunError that names the file."""
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        if file == STANDARD_INPUT or is_local(file_system(file)[0]):
+            raise
+        raise RunError(f"{file}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
 def _open(file: str) -> Any:
     if file == STANDARD_INPUT:
-        return nullcontext(sys.stdin.buffer)
+        return contextlib.nullcontext(sys.stdin.buffer)
     storage, location = file_system(file)
     return storage.open(location, "rb")
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import fsspec
 from fsspec.core import url_to_fs
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
 
 # Named here because fsspec's own message also suggests conda.
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
@@ -28,7 +28,7 @@ def file_system(path: str) -> tuple[Any, str]:
     """Returns the file system of `path` and the location in it.
 
     Raises:
-        InputError: the protocol is unknown, or the package that implements it is not installed.
+        InputError: the protocol is unknown, the package that implements it is not installed, or it cannot be opened.
     """
     # The name of a file may have the "::" with which fsspec chains file systems.
     if "://" not in path and os.path.exists(path):
@@ -39,8 +39,9 @@ def file_system(path: str) -> tuple[Any, str]:
         package = _PACKAGES.get(path.partition("://")[0])
         reason = f"needs {package}: pip install {package}" if package else f"cannot be opened: {error}"
         raise InputError(f"{path}: {reason}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: cannot be opened: {error}") from error
+    # Whatever a file system raises, such as BadZipFile.
+    except Exception as error:
+        raise InputError(f"{path}: cannot be opened: {one_line(error)}") from error
 
 
 def local_path(path: str) -> Path | None:

@@ -88,12 +88,13 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
             f"{file}: format version {version!r}, expected {FORMAT_VERSION}; prepare the folder again"
         )
     try:
-        shard_records(manifest)
+        records = shard_records(manifest)
         damaged = [name for name, kind in _KINDS.items() if type(manifest.get(name)) is not kind]
+        if damaged:
+            raise InputError(f"no valid {damaged[0]}")
+        _check_totals(manifest["totals"], records)
     except InputError as error:
         raise InputError(f"{file}: damaged: {error}; prepare the folder again") from error
-    if damaged:
-        raise InputError(f"{file}: damaged: no valid {damaged[0]}; prepare the folder again")
     return manifest
 
 
@@ -105,6 +106,18 @@ _KINDS = {
     "settings": dict,
     "totals": dict,
 }
+
+
+def _check_totals(totals: Mapping[str, Any], records: Sequence[ShardRecord]) -> None:
+    """Checks the totals, which the fingerprint does not cover. Raises InputError if one is no count or contradicts."""
+    for name in ("documents", "tokens", "characters", "skipped", "replaced", *totals):
+        found = totals.get(name)
+        if type(found) is not int or not 0 <= found < 2**62:
+            raise InputError(f"totals: {name} {found!r}: must be a count")
+    for name in ("documents", "tokens"):
+        held = sum(getattr(record, name) for record in records)
+        if totals[name] != held:
+            raise InputError(f"totals: {name} {totals[name]}: must be {held}, those of the shards")
 
 
 def shard_records(manifest: Mapping[str, Any]) -> list[ShardRecord]:

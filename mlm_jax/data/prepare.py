@@ -232,7 +232,7 @@ def _check_finished(folder: Path, settings: dict[str, Any]) -> Totals:
     _check_settings(folder, manifest["settings"], settings)
     open_shards(folder)
     (folder / PROGRESS_FILE).unlink(missing_ok=True)
-    return Totals(**manifest["totals"])
+    return Totals.of_manifest(manifest)
 
 
 def _documents(stream: Sequence[InputFile], settings: dict[str, Any], counts: CorpusCounts) -> Iterator[str]:

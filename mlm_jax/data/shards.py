@@ -39,7 +39,7 @@ from mlm_jax.data.word_bits import WordBits, num_bytes, unpacked, window_bytes
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents, token_dtype
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.vocabulary.wordpiece import check_text
+from mlm_jax.vocabulary.wordpiece import check_text, check_texts
 
 DEFAULT_SHARD_TOKENS = 1 << 26
 # A memory map in Python keeps a file descriptor open, and many systems allow 1,024 per process.
@@ -196,8 +196,7 @@ class TokenStore:
         Raises InputError if a document is not a string or no document has a token. Warns if more than 1 % of the tokens
         are unknown.
         """
-        if isinstance(documents, str):
-            raise InputError("documents: expected a list of strings, found one string")
+        check_texts(documents, "documents")
         shards: list[Shard] = []
         records: list[ShardRecord] = []
         parts: list[EncodedBlock] = []

@@ -1,9 +1,9 @@
 """Counts of a preparation, what they say about it, and its manifest."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 from mlm_jax.data.manifest import FORMAT_VERSION, ShardRecord, content_fingerprint
 from mlm_jax.text.encode import token_dtype
@@ -26,6 +26,11 @@ class Totals:
     unknown_tokens: int = 0
     separators: int = 0
     empty_files: int = 0
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Returns the totals in a manifest; those that earlier versions did not count are 0."""
+        return cls(**{field.name: manifest["totals"].get(field.name, 0) for field in fields(cls)})
 
     def summary(self, duplicates: int = 0) -> str:
         """Returns the totals on one line, with a number of duplicates."""

@@ -44,15 +44,17 @@ def read_bert(
     *,
     conventions: Conventions = BERT_CONVENTIONS,
     only: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> BertConfig:
     """Returns the config for the settings of BERT or a relative, whose `values` replace BERT's.
 
-    `only` has settings with the only values that are supported.
+    `only` has settings with the only values that are supported, `defaults` those that are not BERT's.
 
     Raises:
         InputError: a setting is invalid or not supported.
     """
+    settings = {**(defaults or {}), **settings}
     check_only(file, settings, position_embedding_type="absolute", **(only or {}))
     activation, epsilon = activation_in(file, settings), settings.get("layer_norm_eps", 1e-12)
     bert = {
@@ -92,6 +94,7 @@ def _family(
     conventions: Conventions = BERT_CONVENTIONS,
     layer: LayerNames = LayerNames(),  # noqa: B008 (immutable)
     only: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Family:
     return Family(
         name=name,
@@ -102,7 +105,7 @@ def _family(
         more_classes=FOR_PRETRAINING,
         rows=partial(_rows, prefix, layer),
         nearest=like_bert,
-        read=partial(read_bert, conventions=conventions, only=only),
+        read=partial(read_bert, conventions=conventions, only=only, defaults=defaults),
         write=write_bert,
     )
 
@@ -110,5 +113,12 @@ def _family(
 BERT = _family("BERT", "bert", "Bert", "bert.")
 ERNIE = _family("ERNIE", "ernie", "Ernie", "ernie.", only={"use_task_id": False})
 MEGATRON_BERT = _family(
-    "MegatronBERT", "megatron-bert", "MegatronBert", "bert.", _PRE_NORM, layer=_MEGATRON_LAYER
+    "MegatronBERT",
+    "megatron-bert",
+    "MegatronBert",
+    "bert.",
+    _PRE_NORM,
+    layer=_MEGATRON_LAYER,
+    defaults={"vocab_size": 29_056, "hidden_size": 1024, "num_hidden_layers": 24}
+    | {"num_attention_heads": 16, "intermediate_size": 4096},
 )

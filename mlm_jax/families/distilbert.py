@@ -29,6 +29,8 @@ _SETTINGS: Mapping[str, str] = {
     "initializer_range": "initializer_stddev",
     "tie_word_embeddings": "tie_embeddings",
 }
+# Other names, which transformers takes for the same settings.
+_ALIASES = {"num_hidden_layers": "n_layers", "hidden_size": "dim", "num_attention_heads": "n_heads"}
 _EPSILON = 1e-12
 _LAYER = LayerNames(
     layer="transformer.layer.{layer}",
@@ -58,6 +60,7 @@ def _nearest(config: BertConfig) -> BertConfig:
 
 def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
     activation = activation_in(file, settings, "activation")
+    settings = {**{_ALIASES.get(name, name): value for name, value in settings.items()}, **settings}
     return config_from_settings(
         file,
         given(settings, n_layers=6),

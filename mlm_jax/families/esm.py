@@ -63,6 +63,8 @@ def _read(file: Path, settings: Mapping[str, Any]) -> BertConfig:
         token_dropout=False,
     )
     check_only(file, settings, is_folding_model=False, rope_theta=_BASE, hidden_act="gelu")
+    if type(settings["token_dropout"]) is not bool:
+        raise InputError(f"{file}: token_dropout = {settings['token_dropout']!r}: must be true or false")
     check_whole(file, settings, "pad_token_id", *(["mask_token_id"] if settings["token_dropout"] else []))
     positions = settings["position_embedding_type"]
     if positions not in ("rotary", "absolute"):

@@ -106,9 +106,13 @@ def _rotary_bases(file: Path, settings: Mapping[str, Any]) -> tuple[float, float
     if settings.get("rope_scaling") is not None:
         raise InputError(f"{file}: rope_scaling is not supported: must be null")
     parameters = settings.get("rope_parameters") or {}
+    if not isinstance(parameters, dict) or not {*parameters} <= {*_BASES}:
+        raise InputError(f"{file}: rope_parameters: must have {' and '.join(_BASES)}, and nothing else")
     bases = []
     for kind, (older, default) in _BASES.items():
-        of_kind = (parameters.get(kind) if isinstance(parameters, dict) else None) or {}
+        of_kind = parameters.get(kind) or {}
+        if not isinstance(of_kind, dict):
+            raise InputError(f"{file}: rope_parameters.{kind}: must be an object with a rope_theta")
         if of_kind.get("rope_type", "default") != "default":
             raise InputError(f"{file}: rope_parameters.{kind}.rope_type: must be 'default'")
         base = of_kind.get("rope_theta", settings.get(older, default))

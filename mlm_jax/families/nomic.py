@@ -1,4 +1,4 @@
-"""BERT with rotary positions: NomicBERT (Nussbaum et al. 2024) and Jina Embeddings 3 (Sturua et al. 2024).
+"""BERT with rotary positions, and of these NomicBERT (Nussbaum et al. 2024).
 
 NomicBERT's feed-forward is gated by SiLU, and its norms and heads alone have biases.
 """
@@ -26,7 +26,7 @@ from mlm_jax.families.settings import (
 
 ROTARY_CONVENTIONS: Conventions = but(BERT_CONVENTIONS, positions=("rotary",))
 # Published files, and those that transformers writes, have the names of the models' first authors.
-_LAYER = LayerNames(
+NOMIC_LAYER = LayerNames(
     layer="encoder.layers.{layer}",
     query="attn.Wqkv",
     key="attn.Wqkv",
@@ -38,16 +38,27 @@ _LAYER = LayerNames(
     down="mlp.fc2",
     feed_forward_norm="norm2",
 )
-_JINA_LAYER = _LAYER._replace(
-    query="mixer.Wqkv",
-    key="mixer.Wqkv",
-    value="mixer.Wqkv",
-    output="mixer.out_proj",
-    gate="",
-    up="mlp.fc1",
-)
 _HEAD = "cls.predictions"
 _TRANSFORM = f"{_HEAD}.transform"
+# Settings in the files of NomicBERT's own code, which transformers ignores, and those that have only one value here.
+_OLDER_NAMES: Mapping[str, str] = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "resid_pdrop": "hidden_dropout_prob",
+    "attn_pdrop": "attention_probs_dropout_prob",
+    "rotary_emb_base": "rope_theta",
+}
+_OLDER_ONLY: Mapping[str, Any] = {
+    "activation_function": "swiglu",
+    "rotary_emb_fraction": 1.0,
+    "rotary_scaling_factor": None,
+    **dict.fromkeys(("prenorm", "causal", "parallel_block", "use_rms_norm", "rotary_emb_interleaved"), False),
+    **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False),
+}
 
 
 def _rows(
@@ -86,7 +97,9 @@ def _read(
     file: Path,
     settings: Mapping[str, Any],
 ) -> BertConfig:
-    settings = given(settings, **defaults)
+    check_only(file, settings, **_OLDER_ONLY)
+    older = {name: settings.get(old) for old, name in _OLDER_NAMES.items()}
+    settings = given(given(settings, **given(older)), **defaults)
     check_only(file, settings, hidden_act=activation)
     heads_in(file, settings)
     return config_from_settings(
@@ -115,7 +128,7 @@ def rotary_family(
     defaults: Mapping[str, Any],
     base: float,
     head: tuple[Row, ...],
-    layer: LayerNames = _LAYER,
+    layer: LayerNames = NOMIC_LAYER,
     embedding_norm: str = "emb_ln",
     classifier: str = "classifier",
     absent_classes: tuple[str, ...] = (),
@@ -157,19 +170,4 @@ NOMIC_BERT = rotary_family(
     1000.0,
     head_rows(f"{_TRANSFORM}.dense", f"{_TRANSFORM}.layer_norm", f"{_HEAD}.decoder.weight", f"{_HEAD}.bias"),
     absent_classes=("ForQuestionAnswering",),
-)
-JINA_EMBEDDINGS_V3 = rotary_family(
-    "Jina Embeddings 3",
-    "jina_embeddings_v3",
-    "JinaEmbeddingsV3",
-    "roberta.",
-    but(ROTARY_CONVENTIONS, activation=("gelu",)),
-    "gelu",
-    {"vocab_size": 250_002, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-    | {"intermediate_size": 4096, "max_position_embeddings": 8194, "type_vocab_size": 1}
-    | {"layer_norm_eps": 1e-5},
-    20_000.0,
-    head_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias"),
-    layer=_JINA_LAYER,
-    classifier="classifier.out_proj",
 )

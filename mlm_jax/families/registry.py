@@ -16,9 +16,10 @@ from mlm_jax.families.esm import ESM
 from mlm_jax.families.eurobert import EUROBERT
 from mlm_jax.families.family import Family
 from mlm_jax.families.gte import GTE
+from mlm_jax.families.jina import JINA_EMBEDDINGS_V3
 from mlm_jax.families.modernbert import MODERNBERT
 from mlm_jax.families.mpnet import MPNET
-from mlm_jax.families.nomic import JINA_EMBEDDINGS_V3, NOMIC_BERT
+from mlm_jax.families.nomic import NOMIC_BERT
 from mlm_jax.families.roberta import (
     CAMEMBERT,
     DATA2VEC_TEXT,
@@ -65,7 +66,7 @@ def family_of_settings(file: Path, settings: Mapping[str, Any], architectures: l
             f"{', '.join(family.name for family in FAMILIES[1:])}"
         )
     named = settings["model_type"]
-    if named not in _BY_TYPE:
+    if not isinstance(named, str) or named not in _BY_TYPE:
         raise InputError(
             f"{file}: model_type {named!r} is not supported: must be one of {', '.join(map(repr, _BY_TYPE))}"
         )

@@ -23,6 +23,7 @@ from mlm_jax.families.settings import activation_in, given
 CONVENTIONS: Conventions = but(BERT_CONVENTIONS, position_offset=range(1, 1 << 21))
 _PRE_NORM: Conventions = but(CONVENTIONS, norm_placement=("pre",))
 _PRE_NORM_LAYER = LayerNames(attention_norm="attention.LayerNorm", feed_forward_norm="intermediate.LayerNorm")
+_DEFAULTS = {"vocab_size": 30_522, "max_position_embeddings": 512, "pad_token_id": 1, "layer_norm_eps": 1e-12}
 _XL_LAYER = LayerNames(attention_norm="attention.self_attn_layer_norm", feed_forward_norm="LayerNorm")
 
 
@@ -75,21 +76,14 @@ def like_roberta(config: BertConfig) -> BertConfig:
 
 
 def _read(
-    vocabulary_size: int,
+    defaults: Mapping[str, Any],
     conventions: Conventions,
-    epsilon: float,
     file: Path,
     settings: Mapping[str, Any],
 ) -> BertConfig:
     # Before null becomes a default: it names no activation.
     activation = activation_in(file, settings)
-    settings = given(
-        settings,
-        vocab_size=vocabulary_size,
-        max_position_embeddings=512,
-        pad_token_id=1,
-        layer_norm_eps=epsilon,
-    )
+    settings = given(settings, **{**_DEFAULTS, **defaults})
     return read_bert(
         file,
         settings,
@@ -109,11 +103,10 @@ def _family(
     model_type: str,
     class_prefix: str,
     prefix: str = "roberta.",
-    vocabulary_size: int = 30_522,
     conventions: Conventions = CONVENTIONS,
     layer: LayerNames = LayerNames(),  # noqa: B008 (immutable)
     final_norm: str = "encoder.LayerNorm",
-    epsilon: float = 1e-12,
+    **defaults: Any,
 ) -> Family:
     return Family(
         name=name,
@@ -123,12 +116,12 @@ def _family(
         conventions=conventions,
         rows=partial(rows, prefix, layer, final_norm),
         nearest=like_roberta,
-        read=partial(_read, vocabulary_size, conventions, epsilon),
+        read=partial(_read, defaults, conventions),
         write=_write,
     )
 
 
-ROBERTA = _family("RoBERTa", "roberta", "Roberta", vocabulary_size=50_265)
+ROBERTA = _family("RoBERTa", "roberta", "Roberta", vocab_size=50_265)
 XLM_ROBERTA = _family("XLM-RoBERTa", "xlm-roberta", "XLMRoberta")
 CAMEMBERT = _family("CamemBERT", "camembert", "Camembert")
 DATA2VEC_TEXT = _family("data2vec's text encoder", "data2vec-text", "Data2VecText", "data2vec_text.")
@@ -137,8 +130,8 @@ ROBERTA_PRELAYERNORM = _family(
     "roberta-prelayernorm",
     "RobertaPreLayerNorm",
     "roberta_prelayernorm.",
-    vocabulary_size=50_265,
     conventions=_PRE_NORM,
+    vocab_size=50_265,
     layer=_PRE_NORM_LAYER,
     final_norm="LayerNorm",
 )
@@ -146,8 +139,14 @@ XLM_ROBERTA_XL = _family(
     "XLM-RoBERTa-XL",
     "xlm-roberta-xl",
     "XLMRobertaXL",
-    vocabulary_size=250_880,
     conventions=but(_PRE_NORM, embedding_norm=(False,)),
     layer=_XL_LAYER,
-    epsilon=1e-5,
+    vocab_size=250_880,
+    hidden_size=2560,
+    num_hidden_layers=36,
+    num_attention_heads=32,
+    intermediate_size=10_240,
+    max_position_embeddings=514,
+    type_vocab_size=1,
+    layer_norm_eps=1e-5,
 )

@@ -1,6 +1,7 @@
-"""JSON from files that may be damaged or hostile: a value, or an InputError that names the file."""
+"""JSON from files that may be damaged or hostile: a value, or an InputError that names the file. And JSON to write."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{file}: must contain a JSON object")
     return value
+
+
+def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """Returns a value as JSON, in which NaN and infinity, which JSON lacks, are null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _children(item: dict[str, Any] | list[Any]) -> Any:

@@ -54,6 +54,7 @@ _GROUP_BYTES = 1 << 27
 _ENCODER_PREFIX = "bert/"
 # The file in which TensorFlow names the newest of several checkpoints in a folder.
 _STATE_FILE = "checkpoint"
+_STATE_BYTES = 1 << 20
 _NEWEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]*)"\s*$', re.MULTILINE)
 
 _ENDINGS = Endings(kernel="/kernel", bias="/bias", scale="/gamma", offset="/beta", layout="flat")
@@ -186,7 +187,11 @@ def _prefix(folder: Path) -> Path:
     names = sorted(file.name.removesuffix(".index") for file in folder.glob("*.index"))
     if len(names) > 1:
         state = folder / _STATE_FILE
-        match = _NEWEST.search(state.read_bytes().decode(errors="replace")) if state.is_file() else None
+        match = None
+        if state.is_file():
+            with state.open("rb") as opened:
+                # The newest is the first line; those that follow are older.
+                match = _NEWEST.search(opened.read(_STATE_BYTES).decode(errors="replace"))
         # The folder may have been moved since, also from Windows, so only the last part of a path counts.
         newest = re.split(r"[/\\]", match[1])[-1] if match else None
         names = [newest] if newest in names else names

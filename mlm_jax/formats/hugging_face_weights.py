@@ -59,6 +59,11 @@ def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], lis
     """
     found = _find(folder)
     if found is None:
+        if (index := folder / f"{TF_WEIGHTS_FILE}{_INDEX}").is_file():
+            raise InputError(
+                f"{index}: TensorFlow's weights in several files are not supported: must be in one, {TF_WEIGHTS_FILE}, "
+                f"or in {WEIGHTS_FILE}"
+            )
         others = [path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS and path.is_file()]
         *names, last = [kind.name for kind in _KINDS]
         raise InputError(

@@ -22,7 +22,7 @@ from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
 from mlm_jax.files.checksums import write_checksums
-from mlm_jax.files.json_files import read_json_object
+from mlm_jax.files.json_files import json_text, read_json_object
 from mlm_jax.formats.tensor_checks import check_names, check_shape, check_weight, open_tensors, read_tensor
 from mlm_jax.keys import Purpose, purpose_key
 from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm, count_parameters
@@ -212,7 +212,7 @@ def is_model_folder(folder: Path) -> bool:
 
 def write_json(file: Path, content: Any, *, indent: int = 2) -> None:
     """Writes a JSON file atomically."""
-    write_atomically(file, f"{json.dumps(content, indent=indent)}\n".encode())
+    write_atomically(file, f"{json_text(content, indent=indent)}\n".encode())
 
 
 def write_tensors(file: Path, tensors: dict[str, np.ndarray], format: str) -> None:

@@ -42,7 +42,7 @@ def open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
     except Exception as error:
         # torch's advice comes before the cause, and is to run whatever the file contains.
         causes = str(error).partition(_CAUSE)[2].strip().splitlines()
-        cause = causes[0].partition(". ")[0] if causes else one_line(error)
+        cause = (causes[0] if causes else one_line(error)).partition(". ")[0]
         raise InputError(
             f"{file}: refused: not a plain file of tensors, or damaged: {cause[:200]}: must be as torch writes a "
             "state_dict"

@@ -100,8 +100,9 @@ def mask_tokens(
 
     Raises:
         ValueError: `token_ids` are not integers, there is no token, a list or NumPy array has an id outside the
-            vocabulary, rows need padding that could be masked, `key` is not a typed key, the shapes of key,
-            token_ids, table and continues_word do not match, or continues_word is missing or has no use.
+            vocabulary, rows need padding that could be masked, `key` is not a typed key, `config` is not a
+            MaskingConfig, the table has no such stage, the shapes of key, token_ids, table and continues_word do not
+            match, or continues_word is missing or has no use.
     """
     return mask_and_count(key, token_ids, config, table, stage, continues_word)[0]
 
@@ -118,6 +119,8 @@ def mask_and_count(
 
     This number is not limited by `mask_selection_length`. For words and spans it is a budget, which may not be used up.
     """
+    if not isinstance(config, MaskingConfig):
+        raise ValueError(f"config is a {type(config).__name__}: must be a MaskingConfig")
     token_ids = jnp.asarray(_as_array(token_ids, config))
     if token_ids.ndim and not token_ids.shape[-1]:
         raise ValueError(f"token_ids has shape {token_ids.shape}: must have at least one token")
@@ -169,6 +172,11 @@ def _as_array(token_ids: Any, config: MaskingConfig) -> Any:
     if hasattr(token_ids, "to_list"):
         # A RaggedTensor of TensorFlow.
         token_ids = token_ids.to_list()
+    if not isinstance(token_ids, list | tuple) and not hasattr(token_ids, "shape"):
+        raise ValueError(
+            f"token_ids is a {type(token_ids).__name__}: must be an integer array or a list of rows of token ids, "
+            "which Tokenizer.encode makes of text"
+        )
     if isinstance(token_ids, np.ndarray):
         if token_ids.dtype == object:
             raise ValueError(
@@ -225,6 +233,9 @@ def _stage_of_table(
     """Returns the table of one stage: `selections` without its first dimension."""
     table = selection_table(config, length) if table is None else table
     shape = table.selections.shape
+    # JAX would take the last one.
+    if isinstance(stage, int) and not 0 <= stage < shape[0]:
+        raise ValueError(f"stage = {stage}: must be in [0, {shape[0]}), the stages of the table")
     if shape[1:] != (() if config.selection == "bernoulli" else (length + 1,)):
         raise ValueError(
             f"table.selections has shape {shape}: must be selection_table of a config with selection "

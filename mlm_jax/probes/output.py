@@ -1,10 +1,10 @@
 """Writes the report of a probe as a table, files and a bar chart."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.json_files import json_text
 from mlm_jax.probes.probes import Estimate, ProbeReport
 from mlm_jax.run.plots import plot_estimates
 
@@ -31,7 +31,7 @@ def write_report(folder: Path, report: ProbeReport) -> None:
     states this.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(asdict(report), indent=1, ensure_ascii=False)
+    content = json_text(asdict(report), indent=1, ensure_ascii=False)
     write_atomically(folder / "probe.json", f"{content}\n".encode())
     rows = [
         "\t".join([e.name, *("" if x is None else repr(x) for x in (e.value, e.low, e.high)), str(e.count)])

@@ -1,6 +1,5 @@
 """Metrics of a run: records and their files, throughput, and checks of the masks. Never blocks the device."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import jax
 
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.json_files import json_text
 from mlm_jax.run.event_file import EventFile
 from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, append_whole, read_records
 from mlm_jax.step.train_step import StepMetrics
@@ -146,29 +146,23 @@ class MetricsLog:
         self._events.close()
 
     def _append(self, name: str, record: StepRecord | EvaluationRecord, *, prefix: str) -> None:
-        values = finite_values(record)
+        values = asdict(record)
         # Opened for each line, because an editor that saves the file replaces it.
         with (self._folder / name).open("ab", buffering=0) as file:
-            append_whole(file, json.dumps(values, allow_nan=False).encode() + b"\n")
+            append_whole(file, json_text(values).encode() + b"\n")
         scalars = {
-            prefix + key: value for key, value in values.items() if key != "step" and value is not None
+            prefix + key: value
+            for key, value in values.items()
+            if key != "step" and value is not None and math.isfinite(value)
         }
         self._events.write_scalars(record.step, scalars)
-
-
-def finite_values(record: Any) -> dict[str, Any]:
-    """Returns the fields of a dataclass for JSON, with None for NaN and infinity."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in asdict(record).items()
-    }
 
 
 def _drop_records_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_records(path) if record["step"] <= step]
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    write_atomically(path, "".join(json_text(record) + "\n" for record in kept).encode())
 
 
 class OneBehind:

@@ -23,7 +23,7 @@ from mlm_jax.parallel.sharding import local_rows, make_mesh
 from mlm_jax.run.init_from import initial_state, params_to_start_from
 from mlm_jax.run.learning import check_masking, require_trained_to_the_end
 from mlm_jax.run.metrics import LossWindow
-from mlm_jax.run.records import EVALUATIONS_FILE, read_records
+from mlm_jax.run.records import EVALUATIONS_FILE, METRICS_FILE, read_records
 from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, say
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.stoppable_evaluation import evaluate_unless_stopped, run_stops
@@ -82,6 +82,8 @@ def train(
         RunError: the run cannot continue, because a checkpoint or a file could not be written, the run folder was
             removed, or the loss is no longer finite. Earlier checkpoints are intact.
     """
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"config: found {type(config).__name__}: must be a TrainConfig")
     check_run_target(config.output_dir)
     folder = Path(config.output_dir)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
@@ -181,6 +183,8 @@ class _Run:
         config, abstract = self.config, self.program.abstract_state
         with announced_if_slow("restoring the newest checkpoint"):
             restored = self.checkpointer.restore(abstract, self.description, from_step=from_step)
+        if restored is None and read_records(self.folder / METRICS_FILE):
+            say(f"{self.folder}: has no checkpoint, so the run starts again from step 0")
         with announced_if_slow("initializing the parameters"):
             step, state = restored or (0, initial_state(config, self.program, self.sources.tokenizer))
         self.watchdog.require_same({"newest intact checkpoint": step})

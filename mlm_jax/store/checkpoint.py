@@ -139,6 +139,7 @@ class Checkpointer:
             self._read_eval_losses()
             if step not in self.steps():
                 own = {
+                    "step": step,
                     "examples": examples,
                     "log_sums": dict(log_sums or {}),
                     "unevaluated": unevaluated,
@@ -330,6 +331,9 @@ class Checkpointer:
 
     def _load(self, step: int, abstract: PyTree, description: dict[str, Any], *, part: str | None) -> PyTree:
         manifest = self._manifest(step)
+        # Earlier versions did not save it.
+        if (saved := manifest.get("step", step)) != step:
+            raise DamagedError(f"is the checkpoint of step {saved}: its folder was renamed")
         abstract_leaves, treedef = name_leaves(abstract, part)
         belongs_to, arrays = manifest["description"], manifest["arrays"]
         if part is not None:

@@ -41,6 +41,8 @@ _KAGGLE_HANDLES: Mapping[str, str] = {
 _SMALL_FILES = (
     *("config.json", "bert_config.json", *TOKENIZER_FILES, "tokenizer/*", "assets/*"),
     *("metadata.json", "preprocessor.json", "task.json", "checkpoint", CHECKSUMS_FILE, "certificate.json"),
+    # Of weights in several files, which messages name.
+    *("model.weights.json", "tf_model.h5.index.json"),
 )
 # In the order of preference. The folder is asked for all of one kind at once, and has one kind at most.
 _WEIGHT_FILES = (

@@ -31,6 +31,8 @@ def load_model(
     Raises:
         InputError: there is no such model, its files are unusable, or the tokenizer has a different vocabulary size.
     """
+    if not isinstance(tokenizer, Tokenizer | None):
+        raise InputError(f"tokenizer: found {type(tokenizer).__name__}: must be a Tokenizer or None")
     if not load_weights:
         found = _architecture(name, tokenizer)
         check_vocabulary(name, found.config, found.tokenizer)

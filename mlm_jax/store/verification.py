@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mlm_jax.data.folders import open_folder
 from mlm_jax.data.manifest import MANIFEST_FILE, PROGRESS_FILE
+from mlm_jax.data.prepare import EVALUATION_FOLDER
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import CHECKSUMS_FILE
@@ -14,14 +15,19 @@ from mlm_jax.store.run_folder import is_run_folder, run_and_step, verify_checkpo
 def verify(name: str) -> str:
     """Compares a folder, or prepared data at a URL, with its checksums; returns a description of what was compared.
 
+    Prepared data include those that were held out for evaluation.
+
     Raises:
         InputError: the folder is none of the three, or is damaged. The message names the file, or the arrays of the
             checkpoint.
     """
-    prepared = open_folder(name)
-    if prepared.read(MANIFEST_FILE) is not None or prepared.read(PROGRESS_FILE) is not None:
-        store = verify_shards(name)
-        return f"prepared data, {len(store.shards)} shards, {store.num_tokens:,} tokens: intact"
+    if _is_prepared(name):
+        # The documents that `mlm-jax prepare --eval-share` held out.
+        held_out = f"{name.rstrip('/')}/{EVALUATION_FOLDER}"
+        described = [
+            _verify_prepared(each) for each in (name, held_out) if each == name or _is_prepared(each)
+        ]
+        return f"prepared data, {f'; {EVALUATION_FOLDER}, '.join(described)}: intact"
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(f"{name}: no such folder")
@@ -32,3 +38,13 @@ def verify(name: str) -> str:
     read_model(folder)
     is_sealed = (folder / CHECKSUMS_FILE).is_file()
     return f"model: {'intact' if is_sealed else f'readable; it has no {CHECKSUMS_FILE} to compare with'}"
+
+
+def _is_prepared(name: str) -> bool:
+    folder = open_folder(name)
+    return any(folder.read(file) is not None for file in (MANIFEST_FILE, PROGRESS_FILE))
+
+
+def _verify_prepared(name: str) -> str:
+    store = verify_shards(name)
+    return f"{len(store.shards)} shards, {store.num_tokens:,} tokens"

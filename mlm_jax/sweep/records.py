@@ -3,7 +3,6 @@
 SWEEP/sweep.json  TRIAL/seed_S/outcome.json
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
-from mlm_jax.files.json_files import read_json_object
+from mlm_jax.files.json_files import json_text, read_json_object
 
 SWEEP_FILE = "sweep.json"
 OUTCOME_FILE = "outcome.json"
@@ -109,4 +108,4 @@ def forget_outcome(run_folder: Path) -> None:
 
 
 def _json(record: SweepRecord | Outcome) -> bytes:
-    return (json.dumps(asdict(record), indent=2) + "\n").encode()
+    return (json_text(asdict(record), indent=2) + "\n").encode()

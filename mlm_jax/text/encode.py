@@ -38,7 +38,7 @@ class EncodedBlock:
 
 
 class UnknownTokens:
-    """Counts unknown tokens in blocks, and keeps a few examples of unknown words."""
+    """Counts unknown tokens in text that comes in parts, and keeps a few examples of unknown words."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Starts at 0."""
@@ -51,9 +51,20 @@ class UnknownTokens:
         for block in blocks:
             self.count += int(np.count_nonzero(block.tokens == self._tokenizer.unknown_token_id))
             self.num_tokens += int(np.count_nonzero(block.tokens != self._tokenizer.sep_token_id))
-            new = [word for word in block.unknown_words if word not in self.words]
-            self.words += new[: NUM_EXAMPLES - len(self.words)]
+            self._keep(block.unknown_words)
             yield block
+
+    def count_texts(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> None:
+        """Counts the tokens of `texts`, given the ids of each text without special tokens."""
+        count = sum(int(np.count_nonzero(ids == self._tokenizer.unknown_token_id)) for ids in encoded)
+        self.count += count
+        self.num_tokens += sum(map(len, encoded))
+        if count and len(self.words) < NUM_EXAMPLES:
+            self._keep(self._tokenizer.unknown_words(texts, encoded))
+
+    def _keep(self, words: Iterable[str]) -> None:
+        new = [word for word in words if word not in self.words]
+        self.words += new[: NUM_EXAMPLES - len(self.words)]
 
     def warning(self, share: float | None = None) -> str | None:
         """Returns a warning if `share`, by default that of the blocks so far, is more than 1 %."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -27,9 +28,11 @@ from mlm_jax.vocabulary.tokenizer_json import TOKENIZER_FILE, fingerprint_of, sa
 from mlm_jax.vocabulary.unigram import WORD_MARK
 from mlm_jax.vocabulary.wordpiece import (
     CONTINUATION_PREFIX,
+    LARGEST_UNKNOWN_SHARE,
     NUM_EXAMPLES,
     WORD_LENGTH_LIMIT,
     check_text,
+    check_texts,
     checked_size,
     decide_accents,
     sample_documents,
@@ -94,6 +97,11 @@ class Tokenizer:
         Warns if the casing is guessed and is not BERT's default, if files contradict each other, or if a `vocab.txt`
         repeats an entry.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"tokenizer: expected a path, found {type(path).__name__}")
+        for name, value in (("lowercase", lowercase), ("strip_accents", strip_accents)):
+            if value not in (True, False, None):
+                raise InputError(f"{name} = {value!r}: expected True, False or None")
         backend, file, roles = load_backend(Path(path), lowercase=lowercase, strip_accents=strip_accents)
         return cls(backend, str(file), roles)
 
@@ -135,6 +143,7 @@ class Tokenizer:
         Raises:
             InputError: the vocabulary has no room, the documents have no text, or a setting is invalid.
         """
+        check_texts(user_tokens, "user_tokens")
         lowers = kind == "wordpiece" if lowercase is None else lowercase
         settings = TrainingSettings(
             kind,
@@ -155,10 +164,7 @@ class Tokenizer:
     def _warn_of_unknown_words(self, sample: Sequence[str]) -> None:
         """Warns if the text that a vocabulary was trained on has unknown words."""
         texts = thinned(sample)
-        encoded = self.encode_batch(texts)
-        share = sum(map(self._num_unknown, encoded)) / max(sum(map(len, encoded)), 1)
-        warning = unknown_warning(share, self.unknown_words(texts, encoded), self.word_length_limit)
-        if warning:
+        if warning := self.unknown_warning(texts, self.encode_batch(texts)):
             warnings.warn(warning, stacklevel=3)
 
     def save(self, folder: str | Path, **settings: Any) -> None:
@@ -222,6 +228,7 @@ class Tokenizer:
     @contextlib.contextmanager
     def _checked(self, texts: Sequence[str]) -> Iterator[None]:
         """Turns the library's errors about texts that are no Unicode strings into InputErrors."""
+        check_texts(texts, "texts")
         try:
             yield
         except (TypeError, AttributeError):
@@ -253,6 +260,12 @@ class Tokenizer:
         )
         return table
 
+    def unknown_warning(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> str | None:
+        """Returns a warning if more than 1 % of the tokens of `texts` are unknown, given the ids of each text."""
+        share = sum(map(self._num_unknown, encoded)) / max(sum(map(len, encoded)), 1)
+        words = self.unknown_words(texts, encoded) if share > LARGEST_UNKNOWN_SHARE else ()
+        return unknown_warning(share, words, self.word_length_limit)
+
     def unknown_words(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> tuple[str, ...]:
         """Returns a few words of `texts` that have unknown tokens, given the ids of each text."""
         words = (
@@ -268,8 +281,19 @@ class Tokenizer:
         return int(np.count_nonzero(token_ids == self.unknown_token_id))
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
-        """Returns the text of `token_ids`, with pieces joined into words and with special tokens."""
-        return self._backend.decode([int(token_id) for token_id in token_ids], skip_special_tokens=False)
+        """Returns the text of `token_ids`, with pieces joined into words and with special tokens.
+
+        Raises InputError for anything but ids of the vocabulary.
+        """
+        ids = np.asarray(token_ids)
+        if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
+            raise InputError(
+                f"token_ids has shape {ids.shape} and dtype {ids.dtype}: expected a list of integers"
+            )
+        outside = ids[(ids < 0) | (ids >= self.vocabulary_size)]
+        if outside.size:
+            raise InputError(f"token_ids: {outside[0]}: expected ids in [0, {self.vocabulary_size})")
+        return self._backend.decode(ids.tolist(), skip_special_tokens=False)
 
     def text_of(self, entry: str) -> tuple[str, bool]:
         """Returns the text of a vocabulary entry in place of a mask, and True if it takes the place of a space, too."""
@@ -284,7 +308,11 @@ class Tokenizer:
         return entry.removeprefix(CONTINUATION_PREFIX) if continues else entry, continues
 
     def id_to_token(self, token_id: int) -> str | None:
-        """Returns the vocabulary entry of `token_id`, or None if there is none."""
+        """Returns the vocabulary entry of `token_id`, or None if there is none. Raises InputError for anything else."""
+        if not isinstance(token_id, int | np.integer):
+            raise InputError(f"token_id {token_id!r}: expected an integer")
+        if not 0 <= token_id < self.vocabulary_size:
+            return None
         return self._backend.id_to_token(token_id)
 
     def token_to_id(self, token: str) -> int | None:

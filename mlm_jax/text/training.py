@@ -52,14 +52,25 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise InputError(f"kind {self.kind!r}: expected {', '.join(get_args(Kind))}")
+        for name in ("vocabulary_size", "max_input_chars_per_word", "reserved", "k"):
+            if type(getattr(self, name)) is not int:
+                raise InputError(f"{name} {getattr(self, name)!r}: expected a whole number")
         for name, least in (("max_input_chars_per_word", 1), ("reserved", 0), ("k", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)}: expected at least {least}")
+        for name, owner, default in (
+            ("max_input_chars_per_word", "wordpiece", WORD_LENGTH_LIMIT),
+            ("k", "k-mers", TrainingSettings.k),
+        ):
+            if self.kind != owner and getattr(self, name) != default:
+                raise InputError(
+                    f"{name} {getattr(self, name)}: has no effect on kind {self.kind!r}; expected kind {owner!r}"
+                )
         repeated = [token for token, count in Counter(self.first_entries).items() if count > 1]
         if repeated:
             raise InputError(f"user token {repeated[0]!r}: is given twice, or has the name of another entry")
         for token in self.user_tokens:
-            if not token or token != token.strip() or not token.isprintable():
+            if not isinstance(token, str) or not token or token != token.strip() or not token.isprintable():
                 raise InputError(f"user token {token!r}: expected visible text without spaces at its ends")
         if self.room < 1:
             raise InputError(

@@ -22,6 +22,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.step.evaluation import Evaluation, evaluate_rows, evaluation_of
+from mlm_jax.step.maskable import check_maskable
 from mlm_jax.step.program import build_program
 from mlm_jax.store.loading import load_masked_lm
 from mlm_jax.text.tokenizer import Tokenizer
@@ -45,21 +46,27 @@ class ModelEvaluation(Evaluation):
 def evaluate_texts(
     settings: TrainConfig, params: Any, rows: Rows, recipe: MaskingRecipe, tokenizer: Tokenizer
 ) -> Evaluation:
-    """Returns loss and accuracy on rows of text, with the same masks on every call."""
+    """Returns loss and accuracy on rows of text, with the same masks on every call.
+
+    Raises InputError if no token can be masked, or none is.
+    """
     data = DataConfig(sequence_length=rows.sequence_length, packing="document")
     masking = resolve_masking(recipe, tokenizer, rows.sequence_length)
-    return _evaluate(replace(settings, data=data), params, rows, masking, tokenizer)
+    return _evaluate(replace(settings, data=data), params, rows, masking, tokenizer, "texts")
 
 
 def evaluate_batches(settings: TrainConfig, params: Any, data: Any, tokenizer: Tokenizer) -> Evaluation:
-    """Returns loss and accuracy on batches that are already masked. Raises InputError if there is none."""
+    """Returns loss and accuracy on batches that are already masked.
+
+    Raises InputError if there is none, or no masked position has a weight.
+    """
     setup = setup_for_masked_batches(settings, tokenizer)
     sums = jax.jit(lambda params, batch: masked_batch_loss(setup, params, batch, None))
     batches = masked_batches(data, settings.model, settings.batch_size)
     results = [sums(params, batch) for batch in batches]
     if not results:
         raise InputError("data: no batch: must have at least one")
-    return _of_numbers(evaluation_of(results))
+    return _of_numbers(evaluation_of(results), "data")
 
 
 def evaluate_model(
@@ -82,8 +89,8 @@ def evaluate_model(
     stderr. With `progress`, shows a progress bar on stderr if it is a terminal.
 
     Raises:
-        InputError: there is no such model, a setting is invalid, or the data are unusable or have a different
-            tokenizer.
+        InputError: there is no such model, a setting is invalid, or the data are unusable, have a different tokenizer
+            or no token to mask.
         RunError: a file of the data is damaged, or the model computes NaN or infinity.
     """
     model = load_masked_lm(name)
@@ -115,7 +122,9 @@ def evaluate_model(
     resolved = resolve_masking(recipe, model.tokenizer, data.sequence_length)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model.params)
     with Verification(sources.stores) as verification:
-        found = _evaluate(settings, params, sources.train, resolved, model.tokenizer, progress)
+        found = _evaluate(
+            settings, params, sources.train, resolved, model.tokenizer, str(data_path), progress
+        )
         verification.wait()
     shown = asdict(recipe) | {"mask_selection_length": resolved.mask_selection_length}
     return ModelEvaluation(
@@ -133,21 +142,31 @@ def _evaluate(
     rows: Rows,
     masking: MaskingConfig,
     tokenizer: Tokenizer,
+    where: str,
     progress: bool = False,
 ) -> Evaluation:
-    """Evaluates on one device."""
+    """Evaluates on one device. `where` names the data in errors."""
+    check_maskable(rows, masking, where)
     mesh_config = MeshConfig(data=1)
     mesh = make_mesh(mesh_config, jax.devices()[:1])
     program = build_program(replace(settings, mesh=mesh_config), masking, mesh, tokenizer.sep_token_id)
     with progress_bar(rows.num_rows, "row", shown=progress) as bar:
         count = partial(_counted, bar=bar, rows=program.evaluation_batch_size)
-        return _of_numbers(evaluate_rows(program, params, rows, watch=count))
+        return _of_numbers(evaluate_rows(program, params, rows, watch=count), where)
 
 
-def _of_numbers(found: Evaluation) -> Evaluation:
-    """Returns the metrics unchanged. Raises RunError if the model computes NaN, so that its accuracy says nothing."""
-    if found.masked_tokens:
-        finite(np.array(found.mlm_loss))
+def _of_numbers(found: Evaluation, where: str) -> Evaluation:
+    """Returns the metrics unchanged.
+
+    Raises:
+        InputError: no token is masked.
+        RunError: the model computes NaN, so that its accuracy says nothing.
+    """
+    if not found.masked_tokens:
+        raise InputError(
+            f"{where}: no token is masked, so there is no loss: must have more tokens, or a higher mask_selection_rate"
+        )
+    finite(np.array(found.mlm_loss))
     return found
 
 

@@ -4,6 +4,7 @@ import contextlib
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
@@ -17,6 +18,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
 from mlm_jax.files.targets import check_target_file, naming_target, without_empty_folders
 from mlm_jax.run.reporting import say
+from mlm_jax.text.encode import UnknownTokens
 from mlm_jax.use.inference import Pooling
 from mlm_jax.use.labels import kind_of, listed
 from mlm_jax.use.masked_lm import MaskedLM
@@ -40,14 +42,16 @@ def extract_features(
 
     .npz: `features`, float32 [texts, hidden_dim]; with pooling "none", [tokens of all texts, hidden_dim] and `offsets`,
     int64 [texts + 1]. .parquet: `id`, the number of the text from 0, and `features`, a list of hidden_dim float32 or,
-    with pooling "none", a list of these. A list of layers adds an axis before hidden_dim. Every text has its row: an
-    empty one has the features of [CLS] and [SEP], and stderr reports their number. With `progress`, counts texts on
-    stderr if it is a terminal.
+    with pooling "none", a list of these. A list of layers adds an axis before hidden_dim. Every text has its row: one
+    without tokens has the features of [CLS] and [SEP], and stderr reports their number. With `progress`, counts texts
+    on stderr if it is a terminal.
 
     Raises:
         InputError: the output has a different suffix or cannot be created, there is no text, or a text is not a
             string or is too long (the message has its number from 0).
         RunError: the disk is full.
+
+    Warns if more than 1 % of the tokens are unknown.
     """
     output = Path(output)
     if isinstance(texts, str | bytes | Mapping | Set):
@@ -62,25 +66,30 @@ def extract_features(
         shape = (len(layers), *shape)
     count, stream = 0, iter(texts)
     empty: list[int] = []
+    unknown = UnknownTokens(model.tokenizer)
     counter = progress_bar(None, "text", shown=progress)
     with naming_target(output), without_empty_folders(output), counter, contextlib.ExitStack() as stack:
         output.parent.mkdir(parents=True, exist_ok=True)
         append = stack.enter_context(writer(output, shape, pooling))
         while chunk := list(islice(stream, _TEXTS_AT_ONCE)):
             try:
-                append(model.features(chunk, layers=layers, pooling=pooling, truncate=truncate))
+                rows = model.encode(chunk, truncate=truncate, unknown=unknown)
             except InputError as error:
                 raise InputError(_renumbered(str(error), count)) from error
-            empty += [count + place for place, text in enumerate(chunk) if not text.strip()]
+            append(model.features_of_rows(rows, layers=layers, pooling=pooling))
+            # Of nothing but [CLS] and [SEP].
+            empty += [count + place for place, row in enumerate(rows) if len(row) == 2]
             count += len(chunk)
             counter.update(len(chunk))
         if not count:
             raise InputError(f"{output}: no text: must be at least one")
     if empty:
         say(
-            f"{len(empty):,} of {count:,} texts are empty, the first is text {empty[0]} (from 0): they have the "
+            f"{len(empty):,} of {count:,} texts have no tokens, the first is text {empty[0]} (from 0): they have the "
             "features of [CLS] and [SEP] alone"
         )
+    if warning := unknown.warning():
+        warnings.warn(f"texts: {warning}", stacklevel=2)
     return count
 
 

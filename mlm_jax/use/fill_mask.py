@@ -1,6 +1,7 @@
 """Fills masks in texts: best candidates, restricted targets, and joint decoding of several masks."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from mlm_jax.errors import InputError
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.labels import kind_of, listed
+from mlm_jax.use.labels import check_switch, kind_of, listed
 from mlm_jax.vocabulary.wordpiece import check_text
 
 MASK = "[MASK]"
@@ -68,6 +69,8 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
     Raises:
         InputError: there is no text, or a text is not a string, is empty, has no [MASK], or has more than `longest`
             tokens. The message has its number.
+
+    Warns if more than 1 % of the tokens are unknown.
     """
     prompts, mask = [], tokenizer.roles.mask_token
     texts = listed(texts, "texts")
@@ -89,7 +92,16 @@ def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list
         positions = np.flatnonzero(token_ids == tokenizer.mask_token_id)
         if not positions.size:
             raise InputError(f"{where}no {mask} in {text!r}: must have at least one")
+        # The tokenizer may also find it in other spellings, or not within a word.
+        if len(positions) != text.count(mask):
+            raise InputError(
+                f"{where}the tokenizer finds {len(positions)} masks in {text!r}: must be {text.count(mask)}, the "
+                f"number of {mask}"
+            )
         prompts.append(Prompt(text, token_ids, positions))
+    without_masks = [prompt.text.replace(mask, " ") for prompt in prompts]
+    if warning := tokenizer.unknown_warning(without_masks, [prompt.token_ids for prompt in prompts]):
+        warnings.warn(f"texts: {warning}", stacklevel=2)
     return prompts
 
 
@@ -113,6 +125,7 @@ def candidates_of(
     ordinary = np.setdiff1d(np.arange(tokenizer.vocabulary_size), np.array(tokenizer.special_token_ids))
     if not isinstance(top_k, int | np.integer) or not 1 <= top_k <= len(ordinary):
         raise InputError(f"top_k = {top_k!r}: must be in [1, {len(ordinary)}], a whole number")
+    check_switch("joint", joint)
     several_masks = [len(prompt.positions) > 1 for prompt in prompts]
     if targets is not None:
         pieces = target_pieces(targets, tokenizer)
@@ -214,9 +227,8 @@ def target_pieces(targets: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.
     Raises:
         InputError: there is no target, or a target has no piece in the vocabulary.
     """
-    if isinstance(targets, str) or not len(targets):
-        raise InputError(f"targets = {targets!r}: must be a list of at least one word")
-    pieces = dict(zip(targets, tokenizer.encode_batch(list(targets)), strict=True))
+    targets = sorted(targets) if isinstance(targets, Set) else listed(targets, "targets")
+    pieces = dict(zip(targets, tokenizer.encode_batch(targets), strict=True))
     # An entry that continues a word can be given by its name, including `##`.
     entries = {target: tokenizer.token_to_id(target) for target in pieces}
     pieces |= {target: np.array([entry]) for target, entry in entries.items() if entry is not None}

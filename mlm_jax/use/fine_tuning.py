@@ -32,7 +32,7 @@ from mlm_jax.step.train_step import make_setup, masked_loss
 from mlm_jax.step.update import SummedLoss, TrainState, UpdateRule, hyperparameters_of, state_of, update
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.inference import LENGTH_BUCKET
-from mlm_jax.use.labels import kind_of, listed
+from mlm_jax.use.labels import check_count, check_switch, kind_of, listed
 from mlm_jax.use.masked_batches import (
     endless_masked_batches,
     masked_batch_loss,
@@ -60,6 +60,7 @@ def fit_settings(
     **optimizer_settings: float,
 ) -> TrainConfig:
     """Returns the settings of a fit: AdamW with linear warm-up and decay, as in BERT's fine-tuning."""
+    check_switch("freeze_backbone", freeze_backbone)
     freeze = (_BACKBONE,) if freeze_backbone else ()
     optimizer = OptimizerConfig(freeze=freeze, **optimizer_settings)  # type: ignore[arg-type]
     return settings_of(config, optimizer=optimizer, num_steps=num_steps, batch_size=batch_size, seed=seed)
@@ -173,6 +174,8 @@ def text_rows(
 
     Without `sequence_length`, rows are as long as the longest text.
     """
+    if sequence_length is not None:
+        check_count("sequence_length", sequence_length)
     store = TokenStore.from_documents(texts, tokenizer)
     tokens = max(int(np.diff(shard.document_offsets.astype(np.int64)).max()) for shard in store.shards) + 1
     if sequence_length is None:
@@ -211,12 +214,6 @@ def steps_of(num_steps: int | None, num_epochs: int | None, steps_per_epoch: flo
         assert num_steps is not None
         return num_steps
     return max(1, math.ceil((num_epochs or 1) * steps_per_epoch))
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raises InputError if an argument is not a whole number or below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name} = {value!r}: must be a whole number, at least 1")
 
 
 def check_text_settings(texts: Sequence[str] | None, recipe: Any, sequence_length: int | None) -> None:

@@ -14,8 +14,8 @@ from mlm_jax.data.permutation import permute
 from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.labels import kind_of, listed
-from mlm_jax.vocabulary.wordpiece import LARGEST_UNKNOWN_SHARE, check_text, unknown_warning
+from mlm_jax.use.labels import check_count, kind_of, listed
+from mlm_jax.vocabulary.wordpiece import check_text
 
 _LENGTH_BUCKET = 16
 # Number of batches within which rows are sorted by length, to reduce padding.
@@ -49,6 +49,8 @@ def labeled_rows(
 
     Warns if more than 1 % of the tokens are unknown.
     """
+    if sequence_length is not None:
+        check_count("sequence_length", sequence_length)
     longest = config.max_sequence_length
     limit = longest if sequence_length is None else sequence_length
     between, second = np.array(tokenizer.frame.between, np.int32), tokenizer.frame.second_segment
@@ -86,10 +88,7 @@ def labeled_rows(
 
 def _encoded(texts: Sequence[str], tokenizer: Tokenizer, what: str) -> list[np.ndarray]:
     encoded = tokenizer.encode_batch(texts)
-    num_unknown = sum(int(np.count_nonzero(ids == tokenizer.unknown_token_id)) for ids in encoded)
-    share = num_unknown / max(1, sum(map(len, encoded)))
-    words = tokenizer.unknown_words(texts, encoded) if share > LARGEST_UNKNOWN_SHARE else ()
-    if warning := unknown_warning(share, words, tokenizer.word_length_limit):
+    if warning := tokenizer.unknown_warning(texts, encoded):
         warnings.warn(f"{what}s: {warning}", stacklevel=2)
     return encoded
 

@@ -37,6 +37,18 @@ def listed(values: Any, what: str) -> list[Any]:
     return items
 
 
+def check_switch(name: str, value: Any) -> None:
+    """Raises InputError if an argument is not True or False: any string would count as True."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} = {value!r}: must be True or False")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises InputError if an argument is not a whole number or below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} = {value!r}: must be a whole number, at least 1")
+
+
 def kind_of(value: Any) -> str:
     """Describes a value of the wrong type in a message: its type and the value, shortened."""
     if value is None:

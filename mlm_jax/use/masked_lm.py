@@ -1,5 +1,6 @@
 """MaskedLM: loading, prediction, fine-tuning, evaluation and saving of a masked language model."""
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +24,13 @@ from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.run.reporting import say
 from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.store.loading import load_model
+from mlm_jax.text.encode import UnknownTokens
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
 from mlm_jax.use.evaluate import evaluate_batches, evaluate_texts
 from mlm_jax.use.fill_mask import Prompt, candidates_of, prompts_of
 from mlm_jax.use.fine_tuning import (
     FitResult,
-    check_count,
     check_text_settings,
     counted_batches,
     fit_batches,
@@ -41,7 +42,7 @@ from mlm_jax.use.fine_tuning import (
     texts_in,
 )
 from mlm_jax.use.inference import Inference, Pooling, token_log_probabilities
-from mlm_jax.use.labels import listed
+from mlm_jax.use.labels import check_count, listed
 
 _DEFAULT_RECIPE = MaskingRecipe()
 
@@ -169,13 +170,24 @@ class MaskedLM:
 
         Raises:
             InputError: there is no such layer, no text, or a text is not a string or is too long.
+
+        Warns if more than 1 % of the tokens are unknown.
         """
+        return self.features_of_rows(self.encode(texts, truncate=truncate), layers=layers, pooling=pooling)
+
+    def features_of_rows(
+        self, rows: Sequence[np.ndarray], *, layers: int | Sequence[int] = -1, pooling: Pooling = "none"
+    ) -> Any:
+        """Returns the features of the result of `encode`; see `features`.
+
+        Raises InputError also if a row is empty, too long, or has ids that the model does not have.
+        """
+        self._check_rows(rows)
         depths = self._depths(layers)
         if pooling not in get_args(Pooling):
             raise InputError(
                 f"pooling = {pooling!r}: must be one of {', '.join(map(repr, get_args(Pooling)))}"
             )
-        rows = self.encode(texts, truncate=truncate)
         with self._bar(len(rows)) as bar:
             found = self._inference.features(self.params, rows, depths, pooling, bar.update)
         return found if pooling == "none" else np.stack(found)
@@ -187,6 +199,8 @@ class MaskedLM:
 
         Raises:
             InputError: there is no text, or one is too long.
+
+        Warns if more than 1 % of the tokens are unknown.
         """
         rows = self.encode(texts)
         positions = [np.arange(1, len(row) - 1) for row in rows]
@@ -220,7 +234,15 @@ class MaskedLM:
 
         `rows` are the result of `encode`, `positions` int [positions] per row; the result is float64 [positions] per
         row.
+
+        Raises:
+            InputError: the model has no masked-LM head, a row is empty, too long, or has ids that the model does not
+                have, or a position is outside its row.
         """
+        self._check_rows(rows)
+        for index, (row, places) in enumerate(zip(rows, positions, strict=True)):
+            if len(places) and not 0 <= min(places) <= max(places) < len(row):
+                raise InputError(f"positions {index}: must be in [0, {len(row)}), the length of the row")
         mask_token_id = self.tokenizer.mask_token_id
         params = self._params_with_head()
         with self._bar(sum(map(len, positions))) as bar:
@@ -228,17 +250,25 @@ class MaskedLM:
                 self._inference, params, rows, positions, mask_token_id, bar.update
             )
 
-    def encode(self, texts: Sequence[str], *, truncate: bool = False) -> list[np.ndarray]:
+    def encode(
+        self, texts: Sequence[str], *, truncate: bool = False, unknown: UnknownTokens | None = None
+    ) -> list[np.ndarray]:
         """Returns the token ids of each text with [CLS] and [SEP], int32 [length].
 
         Raises:
             InputError: there is no text, or one is not a string, or is too long and `truncate` is False.
+
+        Warns if more than 1 % of the tokens are unknown. If the texts come in parts, `unknown` counts them instead.
         """
         texts = listed(texts, "texts")
         tokenizer, longest = self.tokenizer, self.config.max_sequence_length
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-        rows = []
-        for index, body in enumerate(tokenizer.encode_batch(texts)):
+        rows, bodies = [], tokenizer.encode_batch(texts)
+        if unknown is not None:
+            unknown.count_texts(texts, bodies)
+        elif warning := tokenizer.unknown_warning(texts, bodies):
+            warnings.warn(f"texts: {warning}", stacklevel=2)
+        for index, body in enumerate(bodies):
             if len(body) + 2 > longest and not truncate:
                 raise InputError(
                     f"text {index}: has {len(body) + 2} tokens: the model takes at most {longest}: "
@@ -284,11 +314,11 @@ class MaskedLM:
         """
         texts = texts_in(data)
         check_text_settings(texts, masking, sequence_length)
+        check_count("batch_size", batch_size)
         if texts is None:
             data, steps_per_epoch = counted_batches(data, batch_size, counts=num_steps is None)
         else:
             rows, longest = self._text_rows(texts, sequence_length)
-            check_count("batch_size", batch_size)
             if num_steps is None:
                 # Otherwise, several passes over a few texts would be a single step.
                 batch_size = min(batch_size, rows.num_rows)
@@ -374,6 +404,20 @@ class MaskedLM:
                 raise InputError(f"layers = {layer!r}: must be in [{-len(depths)}, {len(depths)})")
         found = tuple(depths[layer] for layer in wanted)
         return found[0] if isinstance(layers, int | np.integer) else found
+
+    def _check_rows(self, rows: Sequence[Any]) -> None:
+        """Raises InputError for rows that `encode` does not return: ids out of range would be those of other tokens."""
+        size, longest = self.config.vocabulary_size, self.config.max_sequence_length
+        for index, row in enumerate(rows):
+            ids = np.asarray(row)
+            if ids.ndim != 1 or ids.dtype.kind not in "iu" or not 0 < len(ids) <= longest:
+                raise InputError(
+                    f"row {index}: must have from 1 to {longest} token ids, as `encode` returns them"
+                )
+            if ids.min() < 0 or ids.max() >= size:
+                raise InputError(
+                    f"row {index}: must have ids in [0, {size}), found {ids.min()} to {ids.max()}"
+                )
 
     def _bar(self, num_rows: int) -> tqdm:
         return progress_bar(num_rows, "row", shown=self.progress)

@@ -28,11 +28,11 @@ from mlm_jax.step.update import make_update_rule, state_of
 from mlm_jax.store.loading import load_model
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.descriptions import TrainedLength, shape_of, trained_on
-from mlm_jax.use.fine_tuning import FitResult, Tuner, check_count, fit_settings
+from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
 from mlm_jax.use.inference import finite
 from mlm_jax.use.labeled_batches import LabeledBatch, Row, labeled_batches, labeled_rows
 from mlm_jax.use.labeled_text import Text
-from mlm_jax.use.labels import Where, class_names, listed, shown
+from mlm_jax.use.labels import Where, check_count, class_names, listed, shown
 from mlm_jax.use.objectives import (
     OBJECTIVES,
     Objective,

@@ -17,6 +17,9 @@ from mlm_jax.vocabulary.tokenizer_json import naming_file
 
 BYTE_LEVEL_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 
+# The largest published files have about 300,000 merges and 5 MB.
+_LARGEST_BYTES = 1 << 28
+
 
 def byte_level_backend(
     file: Path, token_ids: Mapping[str, int], merges: Sequence[Any], *, add_prefix_space: bool
@@ -58,6 +61,10 @@ def read_vocabulary_and_merges(file: Path) -> tuple[dict[str, int], list[str]]:
     merges = file.with_name(MERGES_FILE)
     if not merges.is_file():
         raise InputError(f"{merges}: no such file; expected the merges of {file}")
+    if (size := merges.stat().st_size) > _LARGEST_BYTES:
+        raise InputError(
+            f"{merges}: {size / 1e6:.0f} MB: must be at most {_LARGEST_BYTES / 1e6:.0f} MB, one merge per line"
+        )
     try:
         lines = merges.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:

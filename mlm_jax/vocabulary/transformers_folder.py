@@ -87,6 +87,13 @@ def read_tokenizer_json(folder: FolderSettings, file: Path, given: BertRules) ->
         return _rebuilt_word_piece(folder, file, content, given, stated)
     backend = backend_from_json(file, content)
     add_tokens(backend, folder.token_files(content))
+    if backend.post_processor is None:
+        roles = folder.roles(backend)
+        warnings.warn(
+            f"{file}: has no post_processor, so transformers adds no special tokens to texts; mlm_jax reads and trains "
+            f"them as {roles.cls_token} text {roles.sep_token}, as in BERT",
+            stacklevel=2,
+        )
     if isinstance(model, dict) and model.get("type") == "Unigram":
         # Other models have the name of their unknown token, which `roles_of` compares.
         number, unknown = model.get("unk_id"), folder.roles(backend).unk_token

@@ -133,6 +133,13 @@ def checked_size(source: str, token_ids: Mapping[str, int]) -> int:
     return token_ids[last] + 1
 
 
+def check_texts(texts: object, name: str) -> None:
+    """Raises InputError, which calls the texts `name`, if they are a single one, or no list or other iterable."""
+    if isinstance(texts, str | bytes | Mapping) or not hasattr(texts, "__iter__"):
+        found = "one string" if isinstance(texts, str) else type(texts).__name__
+        raise InputError(f"{name}: expected a list of strings, found {found}")
+
+
 def check_text(text: object, name: str) -> None:
     """Raises InputError, which calls the text `name`, if it is not a string or has a lone surrogate."""
     if not isinstance(text, str):
@@ -146,7 +153,15 @@ def check_text(text: object, name: str) -> None:
 
 
 def sample_documents(documents: Iterable[str], characters: int) -> list[str]:
-    """Returns documents spread evenly over the stream, with at most `characters` in total."""
+    """Returns documents spread evenly over the stream, with at most `characters` in total.
+
+    Raises:
+        InputError: `characters` is below 1, or the documents are not strings.
+    """
+    check_texts(documents, "documents")
+    # Otherwise, no sample would ever be small enough.
+    if type(characters) is not int or characters < 1:
+        raise InputError(f"sample_characters {characters!r}: expected a whole number, at least 1")
     sample: list[str] = []
     total, stride = 0, 1
     for index, document in enumerate(track(documents, "read", "documents")):
@@ -209,7 +224,7 @@ def unknown_warning(share: float, words: Sequence[str], word_length_limit: int) 
         )
     else:
         hint = "a model learns nothing from them, so check that the tokenizer is meant for this text"
-    return f"{share:.1%} of the tokens are unknown ([UNK]), such as {examples}; {hint}"
+    return f"{share:.1%} of the tokens are unknown ([UNK]){examples and f', such as {examples}'}; {hint}"
 
 
 def _shortened(word: str) -> str:

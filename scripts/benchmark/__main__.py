@@ -240,8 +240,8 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("-h", "--help"):
         print("usage: python -m scripts.benchmark MEASUREMENT [--help]\n")
-        for each, arguments in MEASUREMENTS.items():
-            print(f"  {each:<12}{arguments.__doc__}")
+        for each, measurement in MEASUREMENTS.items():
+            print(f"  {each:<12}{measurement.__doc__}")
         return
     if name not in MEASUREMENTS:
         raise InputError(

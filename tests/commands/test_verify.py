@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 
 from mlm_jax.__main__ import run_command
 from mlm_jax.config import DataConfig
+from mlm_jax.data.prepare import prepare
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError
 from mlm_jax.store.conversion import convert
-from tests.run_small import prepared, uninterrupted
+from tests.run_small import documents, prepared, tokenizer, uninterrupted
 
 
 @pytest.fixture
@@ -105,6 +107,18 @@ def test_the_tokenizer_of_prepared_data(folders: dict[str, Path], capsys: pytest
     shutil.rmtree(file.parent)
     assert run_command(["verify", str(folders["data"])]) == 2
     assert f"error: {file.parent}: no such file" in capsys.readouterr().err
+
+
+def test_what_was_held_out_is_verified_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, data = tmp_path / "text.txt", tmp_path / "data"
+    text.write_text("\n".join(documents()[:100]))
+    prepare([text], tokenizer(), data, eval_share=0.3)
+    assert run_command(["verify", f"{data}/"]) == 0
+    line = r"prepared data, 1 shards, [\d,]+ tokens; eval, 1 shards, [\d,]+ tokens: intact\n"
+    assert re.fullmatch(re.escape(f"{data}/: ") + line, capsys.readouterr().out)
+    flip(data / "eval" / "tokens-00000.bin")
+    assert run_command(["verify", str(data)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {data}/eval/tokens-00000.bin: damaged: its sha256")
 
 
 def test_other_folders_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,15 +13,17 @@ import tarfile
 import warnings
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm_jax.corpus.documents import CorpusCounts, expand_paths, read_documents
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 
 DOCUMENTS = ["The first document.", "Zürich, 東京 and \U0001f600.", "a\tb"]
 COMPRESS = {
@@ -398,6 +400,9 @@ def test_unreadable_paths_are_rejected_at_the_call(tmp_path):
         (write(tmp_path / "a.json", b"text"), "unknown file type"),
         (write(tmp_path / "a.parquet.gz", b"text"), "decompress it"),
         ("nonsense://a.txt", "cannot be opened"),
+        # Errors of libraries that file systems raise as they are.
+        (f"zip://a.txt::{tmp_path / 'a.txt'}", "cannot be opened: File is not a zip file"),
+        ("data:,hello.txt", "cannot be read"),
     ]:
         with pytest.raises(InputError, match=expected) as caught:
             read_documents([str(tmp_path / "a.txt"), str(path)])
@@ -631,3 +636,17 @@ def test_highly_compressed_zst_is_read_in_bounded_memory(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 400
+
+
+def test_errors_of_a_remote_file_system_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fsspec.open("memory://broken/a.txt", "wb") as file:
+        file.write(b"hello\n")
+
+    def fail(*_: object) -> None:
+        raise LookupError("connection\nreset")
+
+    monkeypatch.setattr(MemoryFileSystem, "open", fail)
+    with pytest.raises(
+        RunError, match=r"memory://broken/a\.txt: cannot be read: LookupError: connection reset"
+    ):
+        list(read_documents(["memory://broken/a.txt"]))

@@ -207,7 +207,8 @@ def test_a_trillion_tokens_in_ten_thousand_shards(tokenizer, tmp_path):
     manifest = {
         "version": 1,
         "settings": {},
-        "totals": {},
+        "totals": dict.fromkeys(("characters", "skipped", "replaced"), 0)
+        | {"documents": 100_000 * NUM_SHARDS, "tokens": 10**8 * NUM_SHARDS},
         "fingerprint": content_fingerprint(*identity, [record] * NUM_SHARDS),
         "separator": identity[0],
         "vocabulary_size": identity[1],

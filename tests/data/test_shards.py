@@ -209,6 +209,19 @@ def test_records_that_become_paths_or_sizes_are_checked(prepared, field, value):
         open_shards(prepared)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tokens", 10**9), ("documents", 1), ("characters", -1), ("skipped", "0"), ("more", None)],
+)
+def test_totals_are_those_of_the_shards(prepared, name, value):
+    """The fingerprint does not cover them, and the length of a run follows from them."""
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["totals"][name] = value
+    (prepared / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=rf"manifest\.json: damaged: totals: {name} .*: must be"):
+        open_shards(prepared)
+
+
 def test_invalid_manifests_are_rejected(prepared):
     manifest = json.loads((prepared / "manifest.json").read_text())
 

@@ -12,7 +12,7 @@ import pytest
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.families.family import Family
-from mlm_jax.families.registry import FAMILIES, config_of, family_of
+from mlm_jax.families.registry import FAMILIES, config_of, family_of, family_of_settings
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import (
     StoredModel,
@@ -158,7 +158,14 @@ def test_a_config_without_a_type_is_of_the_nearest_family() -> None:
             {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
             "rope_parameters.full_attention.rope_type: must be 'default'",
         ),
+        (
+            "modernbert",
+            {"rope_parameters": {"rope_theta": 1e6}},
+            "rope_parameters: must have full_attention and",
+        ),
+        ("modernbert", {"rope_parameters": {"full_attention": 5}}, "full_attention: must be an object"),
         ("modernbert", {"embedding_dropout": 0.3}, "embedding_dropout = 0.3 is not supported"),
+        ("esm", {"token_dropout": "no"}, "token_dropout = 'no': must be true or false"),
         ("esm", {"position_embedding_type": "relative"}, "must be 'rotary' or 'absolute'"),
         ("esm", {"mask_token_id": None}, "mask_token_id = None: must be a whole number"),
         ("esm", {"is_folding_model": True}, "is_folding_model = True is not supported"),
@@ -177,6 +184,13 @@ def test_a_config_without_a_type_is_of_the_nearest_family() -> None:
         ("gte", {"num_attention_heads": 0, "head_dim": 4}, "head_dim = 4 is not supported: must be 16"),
         ("gte", {"hidden_size": "wide", "head_dim": 4}, "hidden_size = 'wide': must be a whole number"),
         ("nomic_bert", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported: must be 'silu'"),
+        (
+            "nomic_bert",
+            {"rotary_emb_fraction": 0.5},
+            "rotary_emb_fraction = 0.5 is not supported: must be 1.0",
+        ),
+        ("nomic_bert", {"rotary_scaling_factor": 2.0}, "rotary_scaling_factor = 2.0 is not supported"),
+        ("nomic_bert", {"prenorm": True}, "prenorm = True is not supported: must be False"),
         ("distilbert", {"dim": "wide"}, "hidden_dim = 'wide'"),
     ],
 )
@@ -185,6 +199,32 @@ def test_what_is_not_supported_is_named(model_type: str, settings: dict[str, Any
     written = family.settings_of(config_like(family)) | {"pad_token_id": 1} | settings
     with pytest.raises(InputError, match="config.json: .*" + message.replace("(", r"\(").replace("[", r"\[")):
         config_of("hugging_face", Path("config.json"), written, family)
+
+
+def test_other_names_of_settings_are_not_ignored() -> None:
+    """Those of NomicBERT's own code, and those that transformers takes for DistilBERT's."""
+    nomic = {
+        "n_embd": 16,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_inner": 24,
+        "n_positions": 20,
+        "rotary_emb_base": 500,
+    }
+    nomic |= {"layer_norm_epsilon": 1e-6, "prenorm": False, "rotary_scaling_factor": None, "vocab_size": 25}
+    distil = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_dim": 24}
+    for model_type, settings in (("nomic_bert", nomic), ("distilbert", distil)):
+        family = next(family for family in FAMILIES if family.model_type == model_type)
+        read = config_of("hugging_face", Path("config.json"), settings, family)
+        assert (read.hidden_dim, read.num_layers, read.num_heads, read.intermediate_dim) == (16, 3, 4, 24)
+        if model_type == "nomic_bert":
+            assert (read.rotary_base, read.layer_norm_epsilon, read.max_sequence_length) == (500.0, 1e-6, 20)
+
+
+def test_a_type_that_is_no_name_is_one_line() -> None:
+    for model_type in (["bert"], {"a": "bert"}, None, 5):
+        with pytest.raises(InputError, match=r"config\.json: model_type .* is not supported"):
+            family_of_settings(Path("config.json"), {"model_type": model_type}, [])
 
 
 def test_without_a_type_the_class_decides(shared_data: Path, tmp_path: Path) -> None:

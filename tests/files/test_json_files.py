@@ -1,12 +1,13 @@
 """JSON files that are damaged or hostile."""
 
+import math
 import time
 from pathlib import Path
 
 import pytest
 
 from mlm_jax.errors import InputError
-from mlm_jax.files.json_files import parse_json, read_json_object
+from mlm_jax.files.json_files import json_text, parse_json, read_json_object
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,11 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(InputError, match=r"large\.json: 1099512 MB of JSON: must be at most 268 MB"):
         read_json_object(tmp_path / "large.json")
+
+
+def test_numbers_that_json_lacks_are_null() -> None:
+    values = {"a": [math.nan, (1.5, -math.inf)], "b": {"c": math.inf, "d": None, "e": "東"}}
+    assert (
+        json_text(values, ensure_ascii=False)
+        == '{"a": [null, [1.5, null]], "b": {"c": null, "d": null, "e": "東"}}'
+    )

@@ -423,11 +423,13 @@ def test_classes_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rate", "noted"), [(None, False), (0.1, False), (0.3, True), (0, True)])
 def test_a_dropout_of_the_classifier_alone_is_named(rate: float | None, noted: bool, tmp_path: Path) -> None:
-    folder = hugging_face_folder(
-        tmp_path / "in", ARCHITECTURES[3], hidden_dropout_prob=0.1, classifier_dropout=rate
-    )
-    note = f"left out: classifier_dropout {rate} (the dropout rate of the encoder, 0.1, is used in the classifier, too)"
-    assert (note in hugging_face.read(folder).notes) is noted
+    for name in ("classifier_dropout", "classifier_dropout_prob"):
+        settings = {"hidden_dropout_prob": 0.1, name: rate}
+        folder = hugging_face_folder(tmp_path / name, ARCHITECTURES[3], **settings)
+        note = (
+            f"left out: {name} {rate} (the dropout rate of the encoder, 0.1, is used in the classifier, too)"
+        )
+        assert (note in hugging_face.read(folder).notes) is noted
 
 
 def test_a_classifier_without_its_class_is_one_of_texts_only_with_a_pooler(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ def test_files_have_an_order(tmp_path: Path) -> None:
     names = r"model\.safetensors, pytorch_model\.bin, flax_model\.msgpack or tf_model\.h5"
     with pytest.raises(InputError, match=f"no weights: expected {names}$"):
         hugging_face.read(folder)
+    (folder / "tf_model.h5.index.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"index\.json: TensorFlow's weights in several files are not supported"
+    ):
+        hugging_face.read(folder)
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors of Flax", "model.safetensors of TensorFlow"])

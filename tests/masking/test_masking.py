@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
 
-from mlm_jax.config.masking import MaskingConfig
+from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.errors import InputError
 from mlm_jax.masking.masking import MaskedTokens, _as_array, example_keys, mask_and_count, mask_tokens
 
@@ -272,6 +272,10 @@ def test_rows_are_padded_with_the_padding_id() -> None:
         (np.array([[7, -100]]), "token_ids has the id -100: must be"),
         # As int32, this would be 0.
         (np.array([[7, 2**40]]), "token_ids has the id 1099511627776: must be"),
+        (
+            "seven",
+            "^token_ids is a str: must be an integer array or a list of rows of token ids, which Tokenizer",
+        ),
         ([], r"token_ids has shape \(0, 0\): must have at least one token"),
         ([[], []], r"token_ids has shape \(2, 0\): must have at least one token"),
     ],
@@ -336,6 +340,14 @@ def test_without_a_selection_length_no_row_is_clipped(selection: str, rate: floa
 
 def test_invalid_inputs_are_rejected() -> None:
     ids = rows_of(0, 3, 16)
+    # Without the type checks of the tests.
+    unchecked = inspect.unwrap(mask_and_count)
+    with pytest.raises(ValueError, match=r"^token_ids is a NoneType: must be an integer array"):
+        unchecked(jax.random.key(0), None, CONFIG)
+    with pytest.raises(ValueError, match=r"^config is a MaskingRecipe: must be a MaskingConfig"):
+        unchecked(jax.random.key(0), ids, MaskingRecipe())
+    with pytest.raises(ValueError, match=r"^stage = 1: must be in \[0, 1\), the stages of the table"):
+        mask_tokens(jax.random.key(0), ids, CONFIG, stage=1)
     with pytest.raises(ValueError, match=r"key \(2,\) and token_ids \(3, 16\)"):
         mask_tokens(example_keys(0, 0, np.arange(2)), ids, CONFIG)
     with pytest.raises(ValueError, match="2\\*\\*32"):

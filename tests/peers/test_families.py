@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ transformers = pytest.importorskip("transformers")
 from safetensors.numpy import load_file
 
 from mlm_jax.config.files import load_config
-from mlm_jax.families.registry import FAMILIES
+from mlm_jax.families.family import Family
+from mlm_jax.families.registry import FAMILIES, config_of
 from mlm_jax.formats import hugging_face
 from mlm_jax.model.bert import count_parameters
 from mlm_jax.store import conversion
@@ -327,3 +329,14 @@ def test_the_page_lists_every_model_type_and_what_is_read() -> None:
     assert listed.keys() == MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
     ours = {family.model_type for family in FAMILIES}
     assert {name for name, read in listed.items() if read != "no"} == ours
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_settings_that_a_file_lacks_are_those_of_transformers(family: Family) -> None:
+    stated = {"pad_token_id": 1, "mask_token_id": 4}
+    theirs = getattr(transformers, f"{family.class_prefix}Config")(**stated).to_dict()
+    theirs["vocab_size"] = theirs["vocab_size"] or 30_522
+    read = [config_of("hugging_face", Path("config.json"), each, family) for each in (stated, theirs)]
+    for name in ("dropout_rate", "attention_dropout_rate", "initializer_stddev"):
+        read = [replace(config, **{name: 0.5}) for config in read]
+    assert read[0] == read[1]

@@ -14,7 +14,16 @@ from mlm_jax.run.adapt import adapting_config, completed
 from mlm_jax.run.init_from import params_to_start_from
 from mlm_jax.store.hub import find_tokenizer
 from mlm_jax.text.tokenizer import Tokenizer
-from tests.run_small import MODEL, config_of, prepared, run_script, tokenizer, uninterrupted, write_config
+from tests.run_small import (
+    MODEL,
+    config_of,
+    documents,
+    prepared,
+    run_script,
+    tokenizer,
+    uninterrupted,
+    write_config,
+)
 
 
 def test_shape_and_conventions_are_those_of_the_model() -> None:
@@ -88,6 +97,24 @@ def test_texts_need_a_model_in_place_of_a_config(tmp_path: Path) -> None:
     refused = run_script("train", config, "--texts", tmp_path / "text.txt")
     assert refused.returncode == 2
     assert "--texts: needs --from MODEL without a config" in refused.stderr
+
+
+def test_text_is_not_prepared_for_a_run_that_cannot_start(tmp_path: Path) -> None:
+    text, file = tmp_path / "text.txt", tmp_path / "file"
+    text.write_text("\n".join(documents()[:60]))
+    file.write_text("x")
+    vocabulary = tmp_path / "vocabulary"
+    tokenizer().save(vocabulary)
+    for model, output, message in (
+        (uninterrupted(), file, "is a file; must be a folder"),
+        (uninterrupted(), "", "the output must have a name"),
+        (uninterrupted(), "/", "has no name: --texts needs an --output-dir with one"),
+        (vocabulary, tmp_path / "run", "not a known model format"),
+        (tmp_path / "nothing", tmp_path / "run", "no such folder, and no built-in name"),
+    ):
+        done = run_script("train", "--from", model, "--texts", text, "--output-dir", output)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "text.txt", "vocabulary"]
 
 
 def test_without_config_and_model_the_usage_is_shown() -> None:

@@ -91,6 +91,9 @@ def test_a_larger_num_steps_resumes_a_finished_run_and_changes_are_reported(tmp_
     assert f"{run}: finished 44 steps" in ended.stderr
     steps = [record["step"] for record in read_records(run / "metrics.jsonl")]
     assert steps == [*range(2, 41, 2), 41, 42, 43, 44]
+    shutil.rmtree(run / "checkpoints")
+    again = run_script("train", run / "config.json", "--output-dir", run, "--num-steps", 4)
+    assert f"{run}: has no checkpoint, so the run starts again from step 0\n" in again.stderr
 
 
 @pytest.mark.slow

@@ -302,6 +302,15 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(
     assert_bitwise_equal(restore(tmp_path)[1], make_state(4))
 
 
+def test_a_renamed_checkpoint_is_not_that_of_another_step(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_steps(tmp_path, range(1, 3))
+    (tmp_path / "2").rename(tmp_path / "9")
+    assert restore(tmp_path)[0] == 1
+    assert f"checkpoint {tmp_path / '9'} is damaged: is the checkpoint of step 2" in capfd.readouterr().err
+
+
 def test_an_array_that_the_metadata_do_not_list_is_damage(tmp_path: Path) -> None:
     save_steps(tmp_path, range(1, 3), keep_newest=2)
     metadata = tmp_path / "2" / "state" / "_METADATA"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import unicodedata
+import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -265,7 +267,15 @@ def test_other_tokenizers_with_the_five_tokens_are_accepted(tmp_path):
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens(list(SPECIAL_TOKENS))
     backend.save(str(tmp_path / "tokenizer.json"))
-    assert pieces(Tokenizer.load(tmp_path), "a hello world.") == ["a", "hello", "[UNK]"]
+    with pytest.warns(
+        UserWarning, match=r"has no post_processor, so transformers adds no .* \[CLS\] text \[SEP\]"
+    ):
+        loaded = Tokenizer.load(tmp_path)
+    assert pieces(loaded, "a hello world.") == ["a", "hello", "[UNK]"]
+    loaded.save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Tokenizer.load(tmp_path).fingerprint == loaded.fingerprint
 
 
 def test_added_word_with_a_space_is_kept_whole(tmp_path, tokenizer):
@@ -319,6 +329,31 @@ def test_vocabulary_entries_with_line_separators(tmp_path):
 def test_invalid_texts_are_rejected(tokenizer, texts, expected, parse_special_tokens):
     with pytest.raises(InputError, match=expected):
         tokenizer.encode_batch(texts, parse_special_tokens=parse_special_tokens)
+
+
+def test_arguments_of_the_wrong_type_are_one_line(tokenizer):
+    """Instead of the tokens of each character, or of a number without its fraction."""
+    for texts, found in (("hello", "one string"), (None, "NoneType"), (7, "int"), ({"a": "b"}, "dict")):
+        for call in (
+            tokenizer.encode_batch,
+            tokenizer.encode_words,
+            partial(tokenizer.encode_batch, parse_special_tokens=True),
+            partial(Tokenizer.train, vocabulary_size=300),
+        ):
+            with pytest.raises(
+                InputError, match=f"(texts|documents): expected a list of strings, found {found}"
+            ):
+                call(texts)
+    for ids, message in (
+        ("hello", "has shape .* expected a list of integers"),
+        ([1.5], "dtype float64: expected a list of integers"),
+        ([[7, 8]], r"has shape \(1, 2\)"),
+        ([7, -1], "token_ids: -1: expected ids in"),
+        ([len(VOCABULARY)], f"token_ids: {len(VOCABULARY)}: expected ids in"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tokenizer.decode(ids)
+    assert tokenizer.decode([]) == ""
 
 
 MARKERS = {

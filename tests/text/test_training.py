@@ -144,6 +144,18 @@ def test_the_command_trains_every_kind(tmp_path: Path, capsys: pytest.CaptureFix
         ("wordpiece", {"user_tokens": ["[MASK]"]}, r"user token '\[MASK\]': is given twice, or"),
         ("wordpiece", {"user_tokens": ["a", "a"]}, "user token 'a': is given twice"),
         ("wordpiece", {"user_tokens": [" a"]}, "user token ' a': expected visible text"),
+        ("wordpiece", {"user_tokens": "ab"}, "user_tokens: expected a list of strings, found one string"),
+        ("wordpiece", {"user_tokens": [1]}, "user token 1: expected visible text"),
+        ("wordpiece", {"k": 3}, "k 3: has no effect on kind 'wordpiece'; expected kind 'k-mers'"),
+        (
+            "byte-bpe",
+            {"max_input_chars_per_word": 7},
+            "has no effect on kind 'byte-bpe'; expected kind 'wordpiece'",
+        ),
+        ("k-mers", {"k": 2.5}, "k 2.5: expected a whole number"),
+        ("wordpiece", {"vocabulary_size": "300"}, "vocabulary_size '300': expected a whole number"),
+        # Otherwise, a sample would be halved for ever.
+        ("wordpiece", {"sample_characters": -1}, "sample_characters -1: expected a whole number, at least 1"),
         ("wordpiece", {"user_tokens": [""]}, "user token '': expected visible text"),
         ("wordpiece", {"user_tokens": ["a\n"]}, "expected visible text"),
     ],

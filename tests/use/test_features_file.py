@@ -1,5 +1,6 @@
 """Features of texts, streamed to a file that is complete or absent."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def test_every_line_has_its_vector(model: MaskedLM, ending: str, tmp_path: Path)
         texts.write_text(EMPTY[ending])
     done = run_script("extract_features", uninterrupted(), texts, "--output", output, "--layers", "0", "-1")
     assert (done.returncode, done.stdout) == (0, f"{output}: features of 4 texts\n"), done.stderr
-    assert "2 of 4 texts are empty, the first is text 1 (from 0)" in done.stderr
+    assert "2 of 4 texts have no tokens, the first is text 1 (from 0)" in done.stderr
     expected = model.features(["a lake", "", "", "a river"], layers=[0, -1], pooling="mean")
     np.testing.assert_allclose(np.load(output)["features"], expected, atol=1e-5)
 
@@ -176,3 +177,18 @@ def test_the_script(tmp_path: Path) -> None:
         "extract_features", uninterrupted(), tmp_path / "none.txt", "--output", tmp_path / "o.npz"
     )
     assert (missing.returncode, missing.stdout) == (2, "")
+
+
+def test_texts_that_say_nothing_are_reported_once(
+    model: MaskedLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zero-width characters are no tokens, and many chunks of unknown words are one warning."""
+    monkeypatch.setattr(features_file, "_TEXTS_AT_ONCE", 2)
+    texts = ["a lake", "\u200b\u200d", "\ufeff", "東京", "a river", "東京", "京都"]
+    with pytest.warns(UserWarning, match="^texts: ") as warned:
+        assert extract_features(model, texts, tmp_path / "features.npz") == 7
+    assert capsys.readouterr().err.startswith("2 of 7 texts have no tokens, the first is text 1 (from 0)")
+    (warning,) = [str(warning.message) for warning in warned]
+    assert re.match(
+        r"texts: \d\d\.\d% of the tokens are unknown \(\[UNK\]\), such as '東京', '京都'; ", warning
+    )

@@ -295,6 +295,20 @@ def test_batches_without_a_masked_token_teach_nothing(model: MaskedLM) -> None:
         model.evaluate([])
 
 
+def test_data_without_a_masked_token_have_no_loss(model: MaskedLM) -> None:
+    batch = batch_of(model)
+    unmasked = batch | {"mask_weights": np.zeros_like(batch["mask_weights"])}
+    with pytest.raises(InputError, match=r"^data: no token is masked, so there is no loss"):
+        model.evaluate(unmasked)
+    with pytest.raises(InputError, match=r"^texts: no token is masked, so there is no loss"):
+        model.evaluate(TEXTS, masking=MaskingRecipe(mask_selection_rate=0.0))
+    with (
+        pytest.warns(UserWarning, match="of the tokens are unknown"),
+        pytest.raises(InputError, match=r"^texts: no token can be masked"),
+    ):
+        model.evaluate(["東京", "京都"])
+
+
 def test_every_row_of_a_mapping_is_trained_on(model: MaskedLM) -> None:
     rows = {name: array[:5] for name, array in batch_of(model).items()}
     batches = islice(endless_masked_batches(rows, model.config, 2), 5)

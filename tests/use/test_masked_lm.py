@@ -1,5 +1,7 @@
 """MaskedLM: filled masks, features and likelihoods, each compared with the bare model on one row at a time."""
 
+import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from flax import nnx
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.formats.model_folder import random_model
 from mlm_jax.model.bert import abstract_masked_lm
 from mlm_jax.model.layers import split_model
+from mlm_jax.run.trainer import train
+from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.masked_lm import MaskedLM
 from tests.run_small import run_python
 from tests.tiny import FRUIT, tiny_masked_lm, trained_masked_lm
@@ -173,7 +178,7 @@ def test_targets_of_several_pieces_are_scored_by_their_pieces_in_turn(model: Mas
         ("[MASK]", {"top_k": 1.5}, "top_k = 1.5: must be in .* a whole number"),
         ("[MASK]", {"top_k": "3"}, "top_k = '3': must be in"),
         ("[MASK]", {"top_k": 10_000}, "top_k = 10000: must be in"),
-        ("[MASK]", {"targets": []}, "must be a list of at least one word"),
+        ("[MASK]", {"targets": []}, "targets: must be a list of at least one"),
         ("[MASK]", {"targets": ["\u4e2d"]}, "the tokenizer has no pieces for it"),
         ("[MASK] [MASK]", {"targets": ["seapples"]}, "targets of several pieces: must have one piece"),
         ("sea " * 36 + "[MASK]", {"targets": ["seapples"]}, "the text with it has"),
@@ -407,3 +412,67 @@ print(min(seconds))
 """
     ended = run_python(code, shared_data / "vocab" / "bert-base-uncased", optimised=True)
     assert float(ended.stdout) < 3, ended.stderr
+
+
+def test_unknown_tokens_are_reported(model: MaskedLM) -> None:
+    texts = ["the sea is blue", "東 sea"]
+    for call in (model.features, model.pseudo_log_likelihood, model.encode):
+        with pytest.warns(UserWarning, match=r"^texts: 50\.0% of the tokens are unknown .* such as '東'; "):
+            call(texts[1:] * 2)
+    with pytest.warns(UserWarning, match=r"^texts: .* of the tokens are unknown .* such as '京都'; "):
+        model.fill_mask("京都 [MASK]")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.features(texts[:1])
+        model.fill_mask("the [MASK] is blue")
+
+
+def test_masks_that_the_tokenizer_finds_elsewhere_are_refused(tmp_path: Path) -> None:
+    """A mask token that is compared with normalized text is found in lower case, too."""
+    model = tiny_masked_lm()
+    content = json.loads(model.tokenizer.backend.to_str())
+    for token in content["added_tokens"]:
+        token["normalized"] = token["content"] == "[MASK]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    model.tokenizer = Tokenizer.load(tmp_path)
+    assert model.fill_mask("the [MASK] is blue")
+    with pytest.raises(
+        InputError, match=r"the tokenizer finds 2 masks in .*: must be 1, the number of \[MASK\]"
+    ):
+        model.fill_mask("the [mask] is [MASK]")
+
+
+def test_arguments_that_would_mean_something_else_are_refused(model: MaskedLM) -> None:
+    """Ids and positions out of range would be those of other tokens, and a string would be True."""
+    rows, size = model.encode(["the sea"]), model.config.vocabulary_size
+    for call, message in (
+        (lambda: model.features_of_rows([np.array([size])]), rf"row 0: must have ids in \[0, {size}\)"),
+        (lambda: model.features_of_rows([np.array([-1])]), "row 0: must have ids in"),
+        (lambda: model.features_of_rows(["the sea"]), "row 0: must have from 1 to 40 token ids"),
+        (lambda: model.features_of_rows([[]]), "row 0: must have from 1 to 40 token ids"),
+        (lambda: model.token_log_probabilities(rows, [[-1]]), r"positions 0: must be in \[0, 4\)"),
+        (lambda: model.token_log_probabilities(rows, [[4]]), r"positions 0: must be in \[0, 4\)"),
+        (lambda: model.fill_mask("[MASK] [MASK]", joint="no"), "joint = 'no': must be True or False"),
+        (lambda: model.fill_mask("[MASK]", targets=5), "targets: found int 5: must be a list"),
+        (
+            lambda: model.fit(["the sea"], freeze_backbone="no"),
+            "freeze_backbone = 'no': must be True or False",
+        ),
+        (
+            lambda: model.fit(["the sea"], sequence_length="8"),
+            "sequence_length = '8': must be a whole number",
+        ),
+        (lambda: model.fit({"token_ids": [[1]]}, batch_size="2"), "batch_size = '2': must be a whole number"),
+        (
+            lambda: MaskedLM.from_preset("bert_tiny_en_uncased", tokenizer="bert"),
+            "tokenizer: found str: must be",
+        ),
+        (lambda: random_model(model.config, model.tokenizer, "a"), "seed = 'a': must be a whole number"),
+        (lambda: model.tokenizer.id_to_token("sea"), "token_id 'sea': expected an integer"),
+        (lambda: Tokenizer.load(5), "tokenizer: expected a path, found int"),
+        (lambda: train({"num_steps": 5}), "config: found dict: must be a TrainConfig"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert model.fill_mask("the [MASK] is blue", targets={"sea"})[0]["token_str"] == "sea"
+    assert model.tokenizer.id_to_token(-1) is None

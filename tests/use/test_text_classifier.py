@@ -432,6 +432,11 @@ def test_the_script_fits_a_regression_on_fractions(folder: Path, tmp_path: Path)
     whole = write_tsv(tmp_path / "whole.tsv", [("a joy", 4), ("a waste", 1)])
     again = run_script("finetune", tmp_path / "out", "--num-epochs", 1, "--train", whole, "--dev", whole)
     assert "dev_rmse" in json.loads(again.stdout), again.stderr
+    # Squares that float32 does not have.
+    huge = write_tsv(tmp_path / "huge.tsv", [("a joy", "1e30"), ("a waste", "-1e30")])
+    overflown = run_script("finetune", tmp_path / "out", "--num-epochs", 1, "--train", whole, "--dev", huge)
+    assert overflown.returncode == 0, overflown.stderr
+    assert (overflown.stdout.count("null"), "Infinity" in overflown.stdout) == (1, False)
     bad = write_tsv(tmp_path / "bad.tsv", [("a joy", 4.5), ("a waste", "low")])
     refused = run_script("finetune", folder, "--train", bad, "--dev", train)
     assert (refused.returncode, refused.stdout) == (2, "")
