@@ -99,7 +99,7 @@ def test_costly_words_of_a_unigram_tokenizer(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("kind", ["characters", "k-mers"])
 def test_entries_of_a_fixed_length_take_no_words(kind: Any, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.train(["ACGTTGCA ACG"], 60, kind=kind, k=3)
+    tokenizer = Tokenizer.train(["ACGTTGCA ACG"], 60, kind=kind, **{"k": 3} if kind == "k-mers" else {})
     folder_with(tokenizer, tmp_path / "model")
     (tmp_path / "words.txt").write_text("ACGT\n")
     flags = ["--tokens", f"{tmp_path}/words.txt", "--output", f"{tmp_path}/output"]
