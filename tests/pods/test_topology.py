@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,45 @@ def test_what_does_not_fit_exits_with_what_would(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("does not fit: ")
     assert "smallest change found that fits: --" in ended.stderr
+
+
+COMPILED_ON_A_TPU = """
+from dataclasses import replace
+import jax
+from mlm_jax.configs import modernbert_base
+from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.pods.compile_check import stand_in_masking
+from mlm_jax.pods.topology import topology_devices
+from mlm_jax.step.program import build_program
+
+base = modernbert_base.config()
+config = replace(
+    base,
+    model=replace(base.model, num_layers=4, max_sequence_length=8192),
+    data=replace(base.data, sequence_length=8192, attend_within_documents=True),
+    mesh=replace(base.mesh, data=4),
+    batch_size=4,
+    accumulation_steps=1,
+)
+mesh = make_mesh(config.mesh, topology_devices("v5e:2x2"))
+print(build_program(config, stand_in_masking(config), mesh, 102).compiled_train.as_text())
+"""
+
+
+@pytest.mark.release
+@needs_libtpu
+def test_no_array_of_a_step_on_long_rows_has_two_dimensions_of_their_length() -> None:
+    """ModernBERT-base's global and local layers, with documents, forward and backward."""
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPILED_ON_A_TPU],
+        cwd=ROOT,
+        env=environment(optimised=True),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert ended.returncode == 0, ended.stderr
+    shapes = [shape.split(",") for shape in re.findall(r"\b[a-z]+[0-9]+\[([0-9,]+)\]", ended.stdout)]
+    assert any("8192" in shape for shape in shapes)
+    assert not [shape for shape in shapes if shape.count("8192") > 1]
