@@ -40,11 +40,14 @@ def test_steps_and_warmup_follow_from_the_data(tmp_path: Path, capsys: pytest.Ca
     assert steps <= found.num_steps < steps + 1
     assert 0.06 * steps <= found.optimizer.warmup_steps < 0.06 * steps + 2
     assert found.data.eval_path is None
-    assert f"continues MODEL on {prepared()} ({totals['tokens']:,} tokens)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"continues MODEL on {prepared()} ({totals['tokens']:,} tokens)" in said
+    assert "about 3.0 passes" in said
     by_document = completed(replace(config, data=replace(data, packing="document")), set())
     assert by_document.num_steps >= 3 * totals["documents"] / 4
     kept = completed(replace(config, num_steps=7), {"num_steps", "optimizer.warmup_steps"})
     assert (kept.num_steps, kept.optimizer.warmup_steps) == (7, 0)
+    assert f"about {21 / steps:.1g} passes" in capsys.readouterr().err
     # The learning rate of the first step of a warm-up is 0.
     assert completed(replace(config, num_steps=1), {"num_steps"}).optimizer.warmup_steps == 0
     with pytest.raises(InputError, match=r"data\.path: must be given"):
