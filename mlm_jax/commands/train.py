@@ -105,9 +105,12 @@ def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainCon
                 "--texts: must be prepared before a job of several processes, with mlm-jax prepare"
             )
         given["data.path"] = prepared_folder(output_dir)
-        prepare_texts(flags["texts"], given["init_from"], given["data.path"])
     base = adapting_config(given["init_from"], output_dir, given.get("model.max_sequence_length"))
-    return completed(build(TrainConfig, given, base), given)
+    config = build(TrainConfig, given, base)
+    # Only now: a model that does not exist and an invalid setting are reported before the text is read.
+    if flags.get("texts"):
+        prepare_texts(flags["texts"], given["init_from"], given["data.path"])
+    return completed(config, given)
 
 
 def _join(job: DistributedConfig) -> None:

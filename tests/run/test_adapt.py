@@ -92,6 +92,22 @@ def test_texts_need_a_model_in_place_of_a_config(tmp_path: Path) -> None:
     assert "--texts: needs --from MODEL without a config" in refused.stderr
 
 
+def test_what_is_wrong_is_told_before_text_is_prepared(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cook saw birds\nthe birds saw a tree\n")
+    texts = ("--texts", tmp_path / "text.txt", "--output-dir", tmp_path / "run")
+    for command, told in (
+        (("--from", "no/such/model"), "no/such/model: "),
+        (
+            ("--from", uninterrupted(), "--data.sequence-length", 1024),
+            "data.sequence_length = 1024: must be at most",
+        ),
+    ):
+        refused = run_script("train", *command, *texts)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"error: {told}"), refused.stderr
+        assert not (tmp_path / "run-data").exists()
+
+
 def test_without_config_and_model_the_usage_is_shown() -> None:
     refused = run_script("train", "--data.path", prepared())
     assert refused.returncode == 2
