@@ -24,8 +24,8 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PAGE_IDS = [page.name for page in PAGES]
-# What a name in capitals stands for here.
-PLACEHOLDERS = {"CONFIG": "demo"}
+# What a name in capitals, or a run that the page makes, stands for here.
+PLACEHOLDERS = {"CONFIG": "demo", "runs/medical": "demo"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 

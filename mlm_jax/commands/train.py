@@ -104,7 +104,6 @@ def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainCon
     from mlm_jax.store.run_folder import check_run_target
 
     output_dir = given.get("output_dir", TrainConfig().output_dir)
-    # Before the text, for which a model that does not exist would be a tokenizer that does not.
     base = adapting_config(given["init_from"], output_dir, given.get("model.max_sequence_length"))
     if flags.get("texts"):
         if "data.path" in given:
@@ -114,10 +113,12 @@ def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainCon
                 "--texts: must be prepared before a job of several processes, with mlm-jax prepare"
             )
         given["data.path"] = prepared_folder(output_dir)
-        # Otherwise, the text would be prepared for nothing.
+    config = build(TrainConfig, given, base)
+    # Only now: whatever is wrong with the model, the settings or the run folder is reported before the text is read.
+    if flags.get("texts"):
         check_run_target(output_dir)
         prepare_texts(flags["texts"], given["init_from"], given["data.path"])
-    return completed(build(TrainConfig, given, base), given)
+    return completed(config, given)
 
 
 def _join(job: DistributedConfig) -> None:

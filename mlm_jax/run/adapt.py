@@ -104,10 +104,10 @@ def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         # The learning rate of its first step is 0, so a single step has none.
         warmup = min(math.ceil(_WARMUP_SHARE * config.num_steps), config.num_steps - 1)
         config = replace(config, optimizer=replace(config.optimizer, warmup_steps=warmup))
-    data, optimizer = config.data, config.optimizer
+    data, optimizer, passes = config.data, config.optimizer, config.num_steps / steps_of_pass
     say(
         f"continues {config.init_from} on {data.path} ({totals['tokens']:,} tokens): {config.num_steps:,} steps, about "
-        f"{config.num_steps / steps_of_pass:,.1f} passes; rows of {data.sequence_length} tokens, batches of "
+        f"{passes:{',.1f' if passes >= 1 else '.1g'}} passes; rows of {data.sequence_length} tokens, batches of "
         f"{config.batch_size}, learning rate {optimizer.learning_rate:g} after {optimizer.warmup_steps:,} steps of "
         f"warm-up; evaluation on {data.eval_path or 'nothing'}"
     )

@@ -50,11 +50,14 @@ def test_steps_and_warmup_follow_from_the_data(tmp_path: Path, capsys: pytest.Ca
     assert steps <= found.num_steps < steps + 1
     assert 0.06 * steps <= found.optimizer.warmup_steps < 0.06 * steps + 2
     assert found.data.eval_path is None
-    assert f"continues MODEL on {prepared()} ({totals['tokens']:,} tokens)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"continues MODEL on {prepared()} ({totals['tokens']:,} tokens)" in said
+    assert "about 3.0 passes" in said
     by_document = completed(replace(config, data=replace(data, packing="document")), set())
     assert by_document.num_steps >= 3 * totals["documents"] / 4
     kept = completed(replace(config, num_steps=7), {"num_steps", "optimizer.warmup_steps"})
     assert (kept.num_steps, kept.optimizer.warmup_steps) == (7, 0)
+    assert f"about {21 / steps:.1g} passes" in capsys.readouterr().err
     # The learning rate of the first step of a warm-up is 0.
     assert completed(replace(config, num_steps=1), {"num_steps"}).optimizer.warmup_steps == 0
     with pytest.raises(InputError, match=r"data\.path: must be given"):
@@ -105,14 +108,16 @@ def test_text_is_not_prepared_for_a_run_that_cannot_start(tmp_path: Path) -> Non
     file.write_text("x")
     vocabulary = tmp_path / "vocabulary"
     tokenizer().save(vocabulary)
-    for model, output, message in (
-        (uninterrupted(), file, "is a file; must be a folder"),
-        (uninterrupted(), "", "the output must have a name"),
-        (uninterrupted(), "/", "has no name: --texts needs an --output-dir with one"),
-        (vocabulary, tmp_path / "run", "not a known model format"),
-        (tmp_path / "nothing", tmp_path / "run", "no such folder, and no built-in name"),
+    too_long = ("--data.sequence-length", 1024)
+    for model, output, settings, message in (
+        (uninterrupted(), file, (), "is a file; must be a folder"),
+        (uninterrupted(), "", (), "the output must have a name"),
+        (uninterrupted(), "/", (), "has no name: --texts needs an --output-dir with one"),
+        (uninterrupted(), tmp_path / "run", too_long, "data.sequence_length = 1024: must be at most"),
+        (vocabulary, tmp_path / "run", (), "not a known model format"),
+        (tmp_path / "nothing", tmp_path / "run", (), "no such folder, and no built-in name"),
     ):
-        done = run_script("train", "--from", model, "--texts", text, "--output-dir", output)
+        done = run_script("train", "--from", model, "--texts", text, "--output-dir", output, *settings)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "text.txt", "vocabulary"]
 

@@ -154,8 +154,16 @@ def test_bytes_tell_words_where_every_byte_has_an_entry(tmp_path: Path) -> None:
 
 def test_words_begin_where_the_expression_of_the_pre_tokenizer_says() -> None:
     # Also where a text ends in a space or in an apostrophe, which the next one does not continue.
-    texts = ["It's 7 lakes", "it' ", "s", "", "a\n b  c", "'", "s'll", "…! '", "é\u3000 x "]
-    words = [["It", "'s", " 7", " lakes"], ["it", "'", " "], ["s"], [], ["a", "\n", " b", " ", " c"], ["'"]]
+    texts = ["It's 7 lakes", "a  ", "it' ", "s", "", "a\n b  c", "'", "s'll", "…! '", "é\u3000 x "]
+    words = [
+        ["It", "'s", " 7", " lakes"],
+        ["a", "  "],
+        ["it", "'", " "],
+        ["s"],
+        [],
+        ["a", "\n", " b", " ", " c"],
+        ["'"],
+    ]
     words += [["s", "'ll"], ["…!", " '"], ["é", "\u3000", " x", " "]]
     starts, bounds = word_starts(texts)
     lengths = [len(word.encode()) for text in words for word in text]
