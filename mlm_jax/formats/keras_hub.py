@@ -4,6 +4,7 @@ Reads and writes `BertBackbone`, `BertMaskedLM` and `BertTextClassifier` with h5
 compare outputs.
 """
 
+import re
 from collections.abc import Collection, Container, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -42,6 +43,8 @@ DROPPED_PARTS: Mapping[str, str] = {
     "question_answering": "KerasHub has no head for answers",
 }
 
+# In the data type of a layer, or of one of several.
+_QUANTIZED = re.compile("QuantizedDTypePolicy|(int8|int4|float8|gptq|awq).*_from_")
 _WEIGHTS = "model.weights.h5"
 _TASK_WEIGHTS = "task.weights.h5"
 _VOCABULARY = Path("assets/tokenizer/vocabulary.txt")
@@ -193,6 +196,10 @@ def _config(file: Path) -> BertConfig:
     if registered not in ("keras_hub>BertBackbone", "keras_nlp>BertBackbone"):
         raise InputError(f"{file}: {registered} is not supported: must be keras_hub>BertBackbone")
     found = _settings_in(file, settings)
+    if _QUANTIZED.search(str(found.get("dtype"))):
+        raise InputError(
+            f"{file}: its weights are quantized, which is not supported: must be a preset saved before quantize()"
+        )
     names = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim")
     missing = [name for name in names if name not in found]
     if missing:

@@ -152,6 +152,22 @@ def test_errors_name_what_is_not_supported(model: StoredModel, tmp_path: Path) -
         keras_hub.read(folder)
 
 
+def test_quantized_presets_are_named(model: StoredModel, tmp_path: Path) -> None:
+    folder = written(model, tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    of_layer = {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8", "source_name": None}}
+    for dtype in (
+        "int8_from_float32",
+        {"class_name": "DTypePolicyMap", "config": {"policy_map": {"token_embedding": of_layer}}},
+    ):
+        config["config"]["dtype"] = dtype
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(
+            InputError, match=r"config\.json: its weights are quantized, which is not supported"
+        ):
+            keras_hub.read(folder)
+
+
 def test_a_truncated_file_is_rejected(model: StoredModel, tmp_path: Path) -> None:
     folder = written(model, tmp_path / "out")
     weights = folder / "model.weights.h5"

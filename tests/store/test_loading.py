@@ -63,20 +63,21 @@ def test_a_checkpoint_that_its_run_removes_meanwhile_is_not_damaged(
     run = shutil.copytree(uninterrupted(), tmp_path / "run")
     checkpoints = run / "checkpoints"
     later = shutil.copytree(checkpoints, tmp_path / "later")
+    shutil.rmtree(checkpoints / "40")
     load = Checkpointer._load
 
     def saved_again(self: Checkpointer, step: int, *arguments: Any, **settings: Any) -> Any:
-        if not (checkpoints / "45").exists():
+        if not (checkpoints / "40").exists():
             for path in checkpoints.iterdir():
                 shutil.rmtree(path)
-            (later / "40").rename(checkpoints / "45")
+            (later / "40").rename(checkpoints / "40")
             (checkpoints / "50.orbax-checkpoint-tmp").mkdir()
         return load(self, step, *arguments, **settings)
 
     monkeypatch.setattr(Checkpointer, "_load", saved_again)
     reading = read_model(run)
-    assert {file.relative_to(checkpoints).parts[0] for file in reading.files} == {"45"}
-    shutil.rmtree(checkpoints / "45")
+    assert {file.relative_to(checkpoints).parts[0] for file in reading.files} == {"40"}
+    shutil.rmtree(checkpoints / "40")
     for step in ("35", "30"):
         shutil.copytree(later / step, checkpoints / step)
     shutil.copytree(uninterrupted() / "checkpoints" / "40", later / "40")
