@@ -117,7 +117,7 @@ def _continuing_config(given: dict[str, Any], flags: dict[str, Any]) -> TrainCon
     # Only now: whatever is wrong with the model, the settings or the run folder is reported before the text is read.
     if flags.get("texts"):
         check_run_target(output_dir)
-        prepare_texts(flags["texts"], given["init_from"], given["data.path"])
+        prepare_texts(flags["texts"], config)
     return completed(config, given)
 
 

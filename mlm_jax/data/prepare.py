@@ -202,10 +202,14 @@ def _prepare(
     return Preparation(totals, seconds, text_bytes, warnings, hashes.duplicates)
 
 
+class NothingHeldOutError(InputError):
+    """A split leaves one side without a document."""
+
+
 def check_any_token(num_shards: int, num_documents: int, eval_share: float | None = None) -> None:
     """Raises InputError if `num_documents` documents yielded no shard, on one side of a split if there is one."""
     if not num_shards and eval_share is not None:
-        raise InputError(
+        raise NothingHeldOutError(
             f"eval_share {eval_share}: one side has none of the {num_documents} documents; expected a share that "
             "leaves documents on both sides"
         )

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
-from mlm_jax.data.folders import open_folder
-from mlm_jax.data.manifest import read_manifest
-from mlm_jax.data.prepare import EVALUATION_FOLDER, prepare
+from mlm_jax.data.folders import LocalFolder, open_folder
+from mlm_jax.data.manifest import MANIFEST_FILE, read_manifest
+from mlm_jax.data.prepare import EVALUATION_FOLDER, NothingHeldOutError, prepare
 from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
 from mlm_jax.store.hub import find_tokenizer
@@ -60,18 +61,35 @@ def adapting_config(model: str, output_dir: str, max_sequence_length: int | None
     )
 
 
-def prepare_texts(texts: Sequence[str], model: str, folder: str) -> None:
-    """Prepares text files with the tokenizer of a model, and holds out a share of the documents for evaluation.
+def prepare_texts(texts: Sequence[str], config: TrainConfig) -> None:
+    """Prepares text files into `config.data.path`, and holds out a share of the documents for evaluation.
 
-    Does nothing if the folder is complete.
+    Of a few documents, none may be held out; the run then has no evaluation. Does nothing if the folder is complete.
 
     Raises:
         InputError: the text is unusable, or the folder has been prepared from other text.
     """
-    preparation = prepare(texts, Tokenizer.load(find_tokenizer(model)), folder, eval_share=_HELD_OUT)
+    # A run that has started has the tokenizer, and no longer needs its source.
+    source = config.output_dir if is_run_folder(Path(config.output_dir)) else config.init_from
+    assert source is not None, "a run without a config continues a model"
+    folder, prepare_with = config.data.path, partial(prepare, texts, Tokenizer.load(find_tokenizer(source)))
+    if _is_undivided(Path(folder)):
+        preparation = prepare_with(folder)
+    else:
+        try:
+            preparation = prepare_with(folder, eval_share=_HELD_OUT)
+        except NothingHeldOutError:
+            preparation = prepare_with(folder)
+            say(f"warning: {folder}: too few documents to hold some out: the run has no evaluation")
     say(f"{folder}: {preparation.summary()}")
     for warning in preparation.warnings:
         say(f"warning: {folder}: {warning}")
+
+
+def _is_undivided(folder: Path) -> bool:
+    return (folder / MANIFEST_FILE).is_file() and "eval_share" not in read_manifest(LocalFolder(folder))[
+        "settings"
+    ]
 
 
 def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from mlm_jax.config import DataConfig, TrainConfig
 from mlm_jax.config.files import load_config
 from mlm_jax.errors import InputError
-from mlm_jax.run.adapt import adapting_config, completed
+from mlm_jax.run.adapt import adapting_config, completed, prepare_texts
 from mlm_jax.run.init_from import params_to_start_from
 from mlm_jax.store.hub import find_tokenizer
 from mlm_jax.text.tokenizer import Tokenizer
@@ -93,6 +94,37 @@ def test_text_is_prepared_on_the_way(tmp_path: Path) -> None:
     both = run_script(*command, "--data.path", prepared())
     assert both.returncode == 2
     assert "--texts and --data.path: must be one of them" in both.stderr
+
+
+def test_a_few_documents_are_prepared_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hash holds out one document in twenty, which may be none of a few."""
+    text = tmp_path / "text.txt"
+    text.write_text("the cook saw birds\nthe birds saw a tree\n")
+    config = TrainConfig(
+        init_from=str(uninterrupted()),
+        output_dir=str(tmp_path / "run"),
+        data=DataConfig(path=str(tmp_path / "data")),
+    )
+    for state in ("2 documents", "already complete, nothing to do"):
+        prepare_texts([str(text)], config)
+        told = capsys.readouterr().err
+        assert state in told
+        assert ("too few documents to hold some out: the run has no evaluation" in told) == (
+            state == "2 documents"
+        )
+    assert completed(config, set()).data.eval_path is None
+    text.write_text("the cook saw a tree\n")
+    with pytest.raises(InputError, match="other"):
+        prepare_texts([str(text)], config)
+
+
+def test_a_run_that_has_started_needs_its_source_no_longer(tmp_path: Path) -> None:
+    run, text = tmp_path / "run", tmp_path / "text.txt"
+    shutil.copytree(uninterrupted(), run)
+    text.write_text("the cook saw birds\n")
+    config = TrainConfig(init_from="gone", output_dir=str(run), data=DataConfig(path=str(tmp_path / "data")))
+    prepare_texts([str(text)], config)
+    assert Tokenizer.load(tmp_path / "data" / "tokenizer").fingerprint == tokenizer().fingerprint
 
 
 def test_texts_need_a_model_in_place_of_a_config(tmp_path: Path) -> None:
