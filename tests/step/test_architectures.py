@@ -141,7 +141,7 @@ def test_a_run_starts_only_from_the_same_architecture(
         ("local_attention_window", 8),
         ("norm", "layer_norm"),
         ("activation", "geglu"),
-        ("rotary_base", 300.0),
+        ("num_heads", 1),
     ):
         model = replace(LATER, **{setting: other})
         with pytest.raises(InputError, match=f"has model.{setting} = .*: must be {other!r}"):
