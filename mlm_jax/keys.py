@@ -6,6 +6,7 @@ Keys are threefry on every backend, because its bits, unlike `rbg`'s, are the sa
 import enum
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -28,7 +29,7 @@ def purpose_key(seed: int | Array | np.ndarray, purpose: Purpose, generator: str
         InputError: `seed` is neither an array nor a whole number in [0, 2**32).
     """
     # JAX would take other integers modulo 2**32, so that two seeds have the same numbers.
-    is_array = isinstance(seed, Array | np.ndarray | np.integer)
+    is_array = isinstance(seed, Array | np.ndarray | np.integer) and jnp.issubdtype(seed.dtype, jnp.integer)
     if not is_array and not (type(seed) is int and 0 <= seed < 2**32):
         raise InputError(f"seed = {seed!r}: must be a whole number in [0, 2**32)")
     return jax.random.fold_in(jax.random.key(seed, impl=generator), purpose)

@@ -35,12 +35,15 @@ def require(config: object, name: str, holds: bool, allowed: str) -> None:
 def check_types(config: object) -> None:
     """Raises InputError if the value of a field does not match its annotation, which Python does not check.
 
-    NumPy's scalars, such as the result of a sum, become numbers of Python.
+    NumPy's scalars, such as the result of a sum or the items of an array, become numbers of Python.
     """
     for name, kind in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         if hasattr(value, "item") and getattr(value, "shape", None) == ():
             value = value.item()
+            object.__setattr__(config, name, value)
+        if isinstance(value, tuple):
+            value = tuple(item.item() if getattr(item, "shape", None) == () else item for item in value)
             object.__setattr__(config, name, value)
         if not _matches(kind, value):
             require(config, name, False, expected(kind, value))

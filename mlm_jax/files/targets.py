@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from mlm_jax.errors import InputError, RunError
 
@@ -23,6 +24,15 @@ _KINDS = {
 # Common file systems allow 255 bytes, of which temporary names beside a file need up to 105: host, process and suffix.
 _LONGEST_NAME, _LONGEST_NEW_NAME = 255, 150
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def target_path(path: Any) -> Path:
+    """Returns the path of an output that a program states. Raises InputError if it is none."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InputError(f"the output: found {type(path).__name__} {path!r}: must be a path")
+    if "\0" in os.fspath(path):
+        raise InputError(f"{os.fspath(path)!r}: must be a path, which has no null character")
+    return Path(path)
 
 
 def check_target(folder: str | Path) -> None:

@@ -136,6 +136,10 @@ def read(folder: Path) -> Reading:
     params = read_params(prefix, ROWS, parameters, weights)
     labels = unnamed_classes(classes) or None
     notes = spare_rows(config, model.tokenizer)
+    if (newest := _newest(folder)) not in (None, prefix.name):
+        notes.append(
+            f"read: {prefix.name}, the only checkpoint here; the newest in the file {_STATE_FILE} is {newest}"
+        )
     if left_out:
         notes.append(f"left out: {', '.join(left_out)} (of another head)")
     files = sorted(path for path in folder.iterdir() if path.name.startswith(f"{prefix.name}."))
@@ -185,16 +189,8 @@ def _prefix(folder: Path) -> Path:
         InputError: there is no checkpoint, or there are several and the file `checkpoint` names none of them.
     """
     names = sorted(file.name.removesuffix(".index") for file in folder.glob("*.index"))
-    if len(names) > 1:
-        state = folder / _STATE_FILE
-        match = None
-        if state.is_file():
-            with state.open("rb") as opened:
-                # The newest is the first line; those that follow are older.
-                match = _NEWEST.search(opened.read(_STATE_BYTES).decode(errors="replace"))
-        # The folder may have been moved since, also from Windows, so only the last part of a path counts.
-        newest = re.split(r"[/\\]", match[1])[-1] if match else None
-        names = [newest] if newest in names else names
+    if len(names) > 1 and (newest := _newest(folder)) in names:
+        names = [newest]
     if len(names) != 1:
         found = ", ".join(f"{name}.index" for name in names) or "none"
         raise InputError(
@@ -202,6 +198,18 @@ def _prefix(folder: Path) -> Path:
             f"{_STATE_FILE} that names the newest"
         )
     return folder / names[0]
+
+
+def _newest(folder: Path) -> str | None:
+    """Returns the checkpoint that the file `checkpoint` names as the newest, if any."""
+    state = folder / _STATE_FILE
+    if not state.is_file():
+        return None
+    with state.open("rb") as opened:
+        # The newest is the first line; those that follow are older.
+        match = _NEWEST.search(opened.read(_STATE_BYTES).decode(errors="replace"))
+    # The folder may have been moved since, also from Windows, so only the last part of a path counts.
+    return re.split(r"[/\\]", match[1])[-1] if match else None
 
 
 def _tensorflow(where: Path) -> Any:

@@ -41,6 +41,7 @@ NAME = "hugging_face"
 DROPPED_PARTS: Mapping[str, str] = {}
 
 _CLASSIFIER_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout")
+ADAPTER_FILE = "adapter_config.json"
 _CONFIG, _GOOGLE_CONFIG = "config.json", "bert_config.json"
 
 
@@ -137,6 +138,10 @@ def read(folder: Path) -> Reading:
                         f"left out: {key} {settings[key]!r} (the dropout rate of the encoder, {config.dropout_rate}, "
                         "is used in the classifier, too)"
                     )
+        if (folder / ADAPTER_FILE).is_file():
+            notes.append(
+                f"left out: the adapter of PEFT ({ADAPTER_FILE}), which is not merged into the weights"
+            )
         if named.left_out:
             names = ", ".join(sorted(named.left_out))
             notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")

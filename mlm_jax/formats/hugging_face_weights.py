@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import is_plain_name
 from mlm_jax.files.json_files import read_json_object
+from mlm_jax.files.links import check_no_broken_links
 from mlm_jax.formats.flax_files import FLAX_WEIGHTS_FILE, open_flax
 from mlm_jax.formats.name_table import Tensor
 from mlm_jax.formats.safetensors_files import WEIGHTS_FILE, is_of_torch, open_safetensors
@@ -64,6 +65,7 @@ def open_weights(folder: Path, stack: ExitStack) -> tuple[dict[str, Tensor], lis
                 f"{index}: TensorFlow's weights in several files are not supported: must be in one, {TF_WEIGHTS_FILE}, "
                 f"or in {WEIGHTS_FILE}"
             )
+        check_no_broken_links(folder, [Path(kind.name).suffix for kind in _KINDS])
         others = [path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS and path.is_file()]
         *names, last = [kind.name for kind in _KINDS]
         raise InputError(

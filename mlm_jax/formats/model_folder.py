@@ -90,13 +90,7 @@ def random_model(
     Raises:
         InputError: the parameters need more memory than this machine has.
     """
-    needed = 4 * count_parameters(config, pooler=config.pooler, mlm_head=True)
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
-        raise InputError(
-            f"a random model of this config has {needed / 1e9:,.0f} GB of parameters: must be at most the memory of "
-            f"this machine, {available / 1e9:,.0f} GB"
-        )
+    _check_memory(4 * count_parameters(config, pooler=config.pooler, mlm_head=True), "model")
     key = purpose_key(seed, Purpose.PARAMETERS)
     _, params = split_model(BertMaskedLM(config, key=key))
     if labels:
@@ -106,8 +100,18 @@ def random_model(
     return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer, labels)
 
 
+def _check_memory(needed: int, what: str) -> None:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        raise InputError(
+            f"a random {what} of this config has {needed / 1e9:,.0f} GB of parameters: must be at most the memory of "
+            f"this machine, {available / 1e9:,.0f} GB"
+        )
+
+
 def random_classifier(config: BertConfig, num_classes: int, seed: int) -> dict[str, Any]:
     """Returns the initial float32 parameters of a classifier with this seed: `encoder` and `classifier`."""
+    _check_memory(4 * config.hidden_dim * num_classes, "classifier")
     key = purpose_key(seed, Purpose.CLASSIFIER)
     return split_model(BertClassifier(config, num_classes, key=key))[1]
 
@@ -150,17 +154,37 @@ def _declared_masked_lm(config: BertConfig) -> Mapping[str, Weight]:
     return declared_weights(abstract_masked_lm(config))
 
 
+def check_model(config: BertConfig, params: Any, tokenizer: Tokenizer, num_classes: int = 0) -> None:
+    """Checks that parameters of a model in memory, and its tokenizer, are those of the config.
+
+    Raises:
+        InputError: a parameter is missing, unknown or of another shape, or the tokenizer has other ids.
+    """
+    if not isinstance(config, BertConfig) or not isinstance(tokenizer, Tokenizer):
+        raise InputError(
+            f"found a {type(config).__name__} and a {type(tokenizer).__name__}: must be a BertConfig and a Tokenizer"
+        )
+    if not isinstance(params, Mapping):
+        raise InputError(f"params: found {type(params).__name__}: must be a dict of parameters")
+    check_vocabulary("params", config, tokenizer)
+    parts = {*params, "classifier"} if num_classes else set(params)
+    declared = declared_parameters(config, parts, num_classes)
+    found = flatten_params(params)
+    check_names("params", set(found), set(declared))
+    for path, weight in declared.items():
+        check_shape("params", path, np.shape(found[path]), weight.shape)
+
+
 def check_vocabulary(where: str | Path, config: BertConfig, tokenizer: Tokenizer) -> None:
     """Raises InputError if the tokenizer has ids without a row in the embedding table.
 
     More rows are common: tables are padded to a multiple of 8 or 64, and a small text yields fewer entries than wanted.
     """
     if config.vocabulary_size < tokenizer.vocabulary_size:
-        last = tokenizer.vocabulary_size - 1
+        last = tokenizer.id_to_token(tokenizer.vocabulary_size - 1) or ""
         raise InputError(
             f"{where}: the embedding table has {config.vocabulary_size} rows, its tokenizer "
-            f"{tokenizer.vocabulary_size} entries (the last is {tokenizer.id_to_token(last)!r}): must be at least as "
-            "many rows"
+            f"{tokenizer.vocabulary_size} entries (the last is {last[:60]!r}): must be at least as many rows"
         )
 
 

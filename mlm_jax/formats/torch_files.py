@@ -13,7 +13,7 @@ import numpy as np
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.git_lfs import check_no_pointer_file
 from mlm_jax.formats.name_table import Tensor
-from mlm_jax.formats.tensor_checks import check_expansion
+from mlm_jax.formats.tensor_checks import check_expansion, some
 
 PICKLED_WEIGHTS_FILE = "pytorch_model.bin"
 # Precedes the cause in torch's messages.
@@ -51,12 +51,30 @@ def open_pickled(file: Path, stack: ExitStack) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, torch.Tensor) and not value.is_nested
         for name, value in state.items()
     ):
-        raise InputError(f"{file}: refused: must contain a dict of tensors and nothing else")
+        raise InputError(f"{file}: refused: must contain a dict of tensors and nothing else{_hint(state)}")
     check_expansion(file, [tuple(tensor.shape) for tensor in state.values()])
     return {
         name: Tensor(tuple(tensor.shape), partial(_as_numpy, file, name, tensor))
         for name, tensor in state.items()
     }
+
+
+def _hint(state: Any) -> str:
+    """Returns what a file has besides tensors, such as the state of an optimizer, and where its weights are."""
+    import torch
+
+    if not isinstance(state, Mapping):
+        return f"; found a {type(state).__name__}"
+    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    for name in others:
+        value = state[name]
+        if (
+            isinstance(value, Mapping)
+            and value
+            and all(isinstance(each, torch.Tensor) for each in value.values())
+        ):
+            return f"; its weights are in {name!r}, which must be saved alone"
+    return f"; found also {some(map(str, others))}" if others else ""
 
 
 def _as_numpy(file: Path, name: str, tensor: Any) -> np.ndarray:

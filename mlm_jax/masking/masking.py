@@ -56,6 +56,8 @@ def example_keys(
     ids = jnp.asarray(_uint32(example_ids, "example_ids"))
     if ids.ndim != 1:
         raise ValueError(f"example_ids has shape {ids.shape}: must be [batch]")
+    if np.shape(epoch) not in ((), ids.shape):
+        raise ValueError(f"epoch has shape {np.shape(epoch)}: must be [] or {ids.shape}, as example_ids")
     epochs = jnp.broadcast_to(jnp.asarray(epoch), ids.shape)
     stream = purpose_key(seed, Purpose.MASKING)
     return jax.vmap(lambda e, i: fold_in(fold_in(stream, e), i))(epochs, ids)
@@ -82,7 +84,7 @@ def mask_tokens(
     config: MaskingConfig,
     table: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
-    continues_word: Bool[HostOrDevice, "..."] | None = None,
+    continues_word: Bool[HostOrDevice, "..."] | Sequence[Any] | None = None,
 ) -> MaskedTokens:
     """Selects positions by the config's rule and replaces their tokens by BERT's 80/10/10 rule (Devlin et al. 2018).
 
@@ -95,8 +97,9 @@ def mask_tokens(
         table: overrides the config's rates: the `selection_table` of a config that differs only in its rates, for rows
             of this length. Traced, so that one compiled function serves many rates.
         stage: stage of the table to use, if the rate follows a schedule.
-        continues_word: with `config.words_from_data`, bool of the shape of token_ids, True for tokens of the same word
-            as the token before; the values at special tokens, and after them, have no effect.
+        continues_word: with `config.words_from_data`, bool of the shape of token_ids, or a list of rows of the same
+            lengths; True for tokens of the same word as the token before; the values at special tokens, and after them,
+            have no effect.
 
     Raises:
         ValueError: `token_ids` are not integers, there is no token, a list or NumPy array has an id outside the
@@ -113,7 +116,7 @@ def mask_and_count(
     config: MaskingConfig,
     table: SelectionTable | None = None,
     stage: int | Int[HostOrDevice, ""] = 0,
-    continues_word: Bool[HostOrDevice, "..."] | None = None,
+    continues_word: Bool[HostOrDevice, "..."] | Sequence[Any] | None = None,
 ) -> tuple[MaskedTokens, Int[Array, "*batch"]]:
     """Returns the result of `mask_tokens`, and the number of positions that the rule requests in each row.
 
@@ -122,20 +125,21 @@ def mask_and_count(
     if not isinstance(config, MaskingConfig):
         raise ValueError(f"config is a {type(config).__name__}: must be a MaskingConfig")
     token_ids = jnp.asarray(_as_array(token_ids, config))
-    if token_ids.ndim and not token_ids.shape[-1]:
+    if not token_ids.size:
         raise ValueError(f"token_ids has shape {token_ids.shape}: must have at least one token")
     if not jnp.issubdtype(token_ids.dtype, jnp.integer):
         raise ValueError(f"token_ids has dtype {token_ids.dtype}: must be an integer dtype")
     if not isinstance(key, Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(
-            f"key is {getattr(key, 'dtype', key)!s}: must be a typed key, from jax.random.key or example_keys"
-        )
+        found = " ".join(str(getattr(key, "dtype", key)).split())
+        raise ValueError(f"key is {found}: must be a typed key, from jax.random.key or example_keys")
+    if token_ids.ndim not in (1, 2):
+        raise ValueError(f"token_ids has shape {token_ids.shape}: must be [length] or [batch, length]")
     token_ids = token_ids.astype(jnp.int32)
     numbers = _stage_of_table(table, stage, config, token_ids.shape[-1])
     words = _checked_words(continues_word, token_ids.shape, config)
     if token_ids.ndim == 1 and key.shape == ():
         return _mask_row(key, token_ids, config, numbers, words)
-    if token_ids.ndim != 2 or key.shape not in ((), token_ids.shape[:1]):
+    if token_ids.ndim == 1 or key.shape not in ((), token_ids.shape[:1]):
         raise ValueError(
             f"key {key.shape} and token_ids {token_ids.shape}: must be [] with [length], or [] or [batch] with "
             "[batch, length]"
@@ -147,7 +151,7 @@ def mask_and_count(
 
 
 def _checked_words(
-    continues_word: Bool[HostOrDevice, "..."] | None, shape: tuple[int, ...], config: MaskingConfig
+    continues_word: Any, shape: tuple[int, ...], config: MaskingConfig
 ) -> Bool[Array, "..."] | None:
     """Raises ValueError if continues_word is missing, of another shape than token_ids, or has no use."""
     if not config.words_from_data:
@@ -156,11 +160,29 @@ def _checked_words(
         return None
     if continues_word is None:
         raise ValueError("continues_word is None: must be given, because config.words_from_data is True")
+    if isinstance(continues_word, list | tuple):
+        continues_word = _padded_words(continues_word, shape[-1])
     if np.shape(continues_word) != shape:
         raise ValueError(
             f"continues_word has shape {np.shape(continues_word)}: must be {shape}, as token_ids"
         )
+    # The numbers of words, as tokenizers' `word_ids`, would be other words.
+    if continues_word.dtype != bool:
+        raise ValueError(f"continues_word has dtype {continues_word.dtype}: must be bool")
     return jnp.asarray(continues_word)
+
+
+def _padded_words(rows: Sequence[Any], length: int) -> HostOrDevice:
+    """Returns a row, or rows of different lengths, as an array; rows shorter than `length` end in False."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(rows)):
+        return jnp.asarray(rows)
+    arrays = [np.asarray(row) for row in rows]
+    if all(array.ndim == 1 and array.dtype == bool and len(array) <= length for array in arrays):
+        arrays = [np.pad(array, (0, length - len(array))) for array in arrays]
+    try:
+        return np.stack(arrays)
+    except ValueError as error:
+        raise ValueError("continues_word: must have as many values in a row as token_ids") from error
 
 
 def _as_array(token_ids: Any, config: MaskingConfig) -> Any:
@@ -227,12 +249,16 @@ def _padded(rows: Sequence[np.ndarray], config: MaskingConfig) -> np.ndarray:
     return padded
 
 
-def _stage_of_table(
-    table: SelectionTable | None, stage: int | Int[HostOrDevice, ""], config: MaskingConfig, length: int
-) -> SelectionTable:
+def _stage_of_table(table: Any, stage: Any, config: MaskingConfig, length: int) -> SelectionTable:
     """Returns the table of one stage: `selections` without its first dimension."""
     table = selection_table(config, length) if table is None else table
+    if not isinstance(table, SelectionTable):
+        raise ValueError(f"table is a {type(table).__name__}: must be a SelectionTable or None")
     shape = table.selections.shape
+    if not isinstance(stage, Tracer):
+        if np.shape(stage) or not np.issubdtype(np.asarray(stage).dtype, np.integer):
+            raise ValueError(f"stage = {stage!r}: must be a whole number")
+        stage = int(stage)
     # JAX would take the last one.
     if isinstance(stage, int) and not 0 <= stage < shape[0]:
         raise ValueError(f"stage = {stage}: must be in [0, {shape[0]}), the stages of the table")

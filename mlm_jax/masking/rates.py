@@ -29,7 +29,13 @@ class SelectionTable(NamedTuple):
 
 
 def selection_table(config: MaskingConfig, length: int) -> SelectionTable:
-    """Returns the table for rows of `length` tokens, as NumPy arrays, with one stage if the rate is constant."""
+    """Returns the table for rows of `length` tokens, as NumPy arrays, with one stage if the rate is constant.
+
+    Raises:
+        ValueError: `length` is not a whole number of at least 1.
+    """
+    if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
+        raise ValueError(f"length = {length!r}: must be a whole number, at least 1")
     selections = np.stack([_selections(config, rate, length) for rate in config.stage_rates()])
     changed = config.mask_token_rate + config.random_token_rate
     return SelectionTable(

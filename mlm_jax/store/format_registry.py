@@ -7,7 +7,9 @@ from typing import Protocol
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import check_checksums
+from mlm_jax.files.links import SETTINGS_SUFFIXES, check_no_broken_links
 from mlm_jax.formats import google_tf, hugging_face, keras_hub
+from mlm_jax.formats.hugging_face import ADAPTER_FILE
 from mlm_jax.formats.model_folder import CONFIG_FILE, StoredModel
 from mlm_jax.formats.name_table import Reading
 from mlm_jax.store import native_format
@@ -75,12 +77,19 @@ def format_of(folder: Path) -> Format:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    check_no_broken_links(folder, SETTINGS_SUFFIXES)
     for candidate in FORMATS.values():
         if candidate.recognizes(folder):
             return candidate
     # sentence-transformers once stored the model in a subfolder; checkpoints of a trainer are subfolders, too.
-    inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+    # The folder of a model in the cache of Hugging Face's hub has a subfolder for each revision.
+    configs = [*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"snapshots/*/{CONFIG_FILE}")]
+    inner = sorted(str(path.parent.relative_to(folder)) for path in configs)
     hint = f"; {inner[0]}/ in it has one" if inner else ""
+    if (folder / ADAPTER_FILE).is_file():
+        raise InputError(
+            f"{folder}: an adapter of PEFT (it has {ADAPTER_FILE}): must be merged into its model with merge_and_unload"
+        )
     raise InputError(
         f"{folder}: not a known model format: must be a run folder, or a folder of {', '.join(FORMATS)} "
         f"with its config file{hint}"

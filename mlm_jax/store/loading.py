@@ -33,6 +33,8 @@ def load_model(
     """
     if not isinstance(tokenizer, Tokenizer | None):
         raise InputError(f"tokenizer: found {type(tokenizer).__name__}: must be a Tokenizer or None")
+    if not isinstance(load_weights, bool):
+        raise InputError(f"load_weights = {load_weights!r}: must be True or False")
     if not load_weights:
         found = _architecture(name, tokenizer)
         check_vocabulary(name, found.config, found.tokenizer)

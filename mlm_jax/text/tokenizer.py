@@ -18,6 +18,7 @@ from tokenizers.models import WordLevel, WordPiece
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically, write_together
+from mlm_jax.files.targets import check_target, target_path
 from mlm_jax.text.training import Kind, TrainingSettings, train_backend
 from mlm_jax.text.word_table import WordTable, is_bert, packed, word_table
 from mlm_jax.text.words import continuation_table
@@ -172,8 +173,11 @@ class Tokenizer:
 
         transformers reads the same ids from them, and so does `load` from the `vocab.txt` alone, which is rejected if
         it cannot express the tokenizer. `settings` are added to `tokenizer_config.json`.
+
+        Raises InputError if `folder` cannot be a folder: it is a URL or a file, or cannot be written.
         """
-        folder = Path(folder)
+        folder = target_path(folder)
+        check_target(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = json.dumps(
             saved_config(self._bert_rules, self.word_length_limit, self._added_tokens, self.roles) | settings,

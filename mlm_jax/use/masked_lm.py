@@ -19,7 +19,8 @@ from mlm_jax.corpus.progress import progress_bar
 from mlm_jax.data.batches import Rows
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
-from mlm_jax.formats.model_folder import StoredModel, random_model, write_model_folder
+from mlm_jax.files.targets import target_path
+from mlm_jax.formats.model_folder import StoredModel, check_model, random_model, write_model_folder
 from mlm_jax.model.bert import BertEncoder, abstract_masked_lm
 from mlm_jax.run.reporting import say
 from mlm_jax.step.evaluation import Evaluation
@@ -42,7 +43,7 @@ from mlm_jax.use.fine_tuning import (
     texts_in,
 )
 from mlm_jax.use.inference import Inference, Pooling, token_log_probabilities
-from mlm_jax.use.labels import check_count, listed
+from mlm_jax.use.labels import check_count, check_switch, listed
 
 _DEFAULT_RECIPE = MaskingRecipe()
 
@@ -52,7 +53,8 @@ class MaskedLM:
 
     `params` is a nested dict of float32 arrays on the first device: the encoder and, unless the model has none, the
     masked-LM head. `fit` replaces it. `training` records the rows that the model was trained with, if known; longer
-    rows are reported on stderr. If `progress` is True, calls that take longer than two seconds show a progress bar on
+    rows are reported on stderr. Raises InputError if the parameters or the tokenizer are not those of the config. If
+    `progress` is True, calls that take longer than two seconds show a progress bar on
     stderr if it is a terminal.
     """
 
@@ -61,6 +63,7 @@ class MaskedLM:
     def __init__(
         self, config: BertConfig, params: Any, tokenizer: Tokenizer, training: TrainingRecord | None = None
     ) -> None:
+        check_model(config, params, tokenizer)
         self.config = config
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         self.tokenizer = tokenizer
@@ -100,7 +103,7 @@ class MaskedLM:
         Raises:
             InputError: the folder exists.
         """
-        with new_folder(Path(folder)) as partial:
+        with new_folder(target_path(folder)) as partial:
             params = jax.tree.map(np.asarray, self.params)
             stored = StoredModel(self.config, params, self.tokenizer, training=self.training)
             write_model_folder(partial, stored)
@@ -203,6 +206,7 @@ class MaskedLM:
         Warns if more than 1 % of the tokens are unknown.
         """
         rows = self.encode(texts)
+        check_switch("per_token", per_token)
         positions = [np.arange(1, len(row) - 1) for row in rows]
         found = self.token_log_probabilities(rows, positions)
         if not per_token:
@@ -240,7 +244,12 @@ class MaskedLM:
                 have, or a position is outside its row.
         """
         self._check_rows(rows)
+        if len(positions) != len(rows):
+            raise InputError(f"{len(positions)} lists of positions: must be one for each of {len(rows)} rows")
         for index, (row, places) in enumerate(zip(rows, positions, strict=True)):
+            # As positions, True and False would be the first two.
+            if len(places) and np.asarray(places).dtype.kind not in "iu":
+                raise InputError(f"positions {index}: must be whole numbers")
             if len(places) and not 0 <= min(places) <= max(places) < len(row):
                 raise InputError(f"positions {index}: must be in [0, {len(row)}), the length of the row")
         mask_token_id = self.tokenizer.mask_token_id
@@ -261,6 +270,7 @@ class MaskedLM:
         Warns if more than 1 % of the tokens are unknown. If the texts come in parts, `unknown` counts them instead.
         """
         texts = listed(texts, "texts")
+        check_switch("truncate", truncate)
         tokenizer, longest = self.tokenizer, self.config.max_sequence_length
         ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         rows, bodies = [], tokenizer.encode_batch(texts)
@@ -408,6 +418,8 @@ class MaskedLM:
     def _check_rows(self, rows: Sequence[Any]) -> None:
         """Raises InputError for rows that `encode` does not return: ids out of range would be those of other tokens."""
         size, longest = self.config.vocabulary_size, self.config.max_sequence_length
+        if not hasattr(rows, "__len__") or not len(rows):
+            raise InputError("rows: must be a list of at least one, as `encode` returns it")
         for index, row in enumerate(rows):
             ids = np.asarray(row)
             if ids.ndim != 1 or ids.dtype.kind not in "iu" or not 0 < len(ids) <= longest:

@@ -159,7 +159,7 @@ def num_outputs_of(problem_type: str | None, num_classes: int | None) -> int:
             if wanted == 1
             else ""
         )
-        raise InputError(f"num_classes = {wanted}: must be a whole number, at least {least}{hint}")
+        raise InputError(f"num_classes = {wanted!r}: must be a whole number, at least {least}{hint}")
     if wanted > _MOST_OUTPUTS:
         raise InputError(f"num_classes = {wanted}: must be at most {_MOST_OUTPUTS:,}")
     return int(wanted)

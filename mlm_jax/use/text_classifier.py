@@ -18,7 +18,14 @@ from mlm_jax.config.training_record import TrainingRecord
 from mlm_jax.corpus.progress import progress_bar
 from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import new_folder
-from mlm_jax.formats.model_folder import ProblemType, StoredModel, random_classifier, write_model_folder
+from mlm_jax.files.targets import target_path
+from mlm_jax.formats.model_folder import (
+    ProblemType,
+    StoredModel,
+    check_model,
+    random_classifier,
+    write_model_folder,
+)
 from mlm_jax.model.classifier import BertClassifier
 from mlm_jax.model.layers import split_model
 from mlm_jax.model.loss import LossSums
@@ -32,7 +39,7 @@ from mlm_jax.use.fine_tuning import FitResult, Tuner, fit_settings
 from mlm_jax.use.inference import finite
 from mlm_jax.use.labeled_batches import LabeledBatch, Row, labeled_batches, labeled_rows
 from mlm_jax.use.labeled_text import Text
-from mlm_jax.use.labels import Where, check_count, class_names, listed, shown
+from mlm_jax.use.labels import Where, check_count, class_names, kind_of, listed, shown
 from mlm_jax.use.objectives import (
     OBJECTIVES,
     Objective,
@@ -84,6 +91,7 @@ class TextClassifier:
     ) -> None:
         check_problem_type(problem_type)
         self.config = replace(config, pooler=True)
+        check_model(self.config, params, tokenizer, len(labels))
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         self.tokenizer = tokenizer
         self.labels = tuple(labels)
@@ -189,7 +197,7 @@ class TextClassifier:
 
     def save(self, folder: str | Path) -> None:
         """Writes the classifier atomically to a new folder. Raises InputError if the folder exists."""
-        with new_folder(Path(folder)) as partial_folder:
+        with new_folder(target_path(folder)) as partial_folder:
             params = jax.tree.map(np.asarray, self.params)
             stored = StoredModel(
                 self.config, params, self.tokenizer, self.labels, self.problem_type, self.training
@@ -230,6 +238,8 @@ class TextClassifier:
             raise InputError("eval_texts and eval_labels: must be given together")
         check_count("num_epochs", num_epochs)
         check_count("batch_size", batch_size)
+        if on_epoch is not None and not callable(on_epoch):
+            raise InputError(f"on_epoch: found {kind_of(on_epoch)}: must be a function or None")
         eval_rows, eval_targets = None, None
         if eval_texts is not None:
             eval_rows = self._rows(eval_texts, sequence_length, "eval text")

@@ -9,6 +9,7 @@ import tokenizers
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
+from mlm_jax.files.links import SETTINGS_SUFFIXES, check_no_broken_links
 from mlm_jax.vocabulary.byte_level import BYTE_LEVEL_FILE, MERGES_FILE
 from mlm_jax.vocabulary.folder_settings import (
     SENTENCEPIECE_FILES,
@@ -73,6 +74,7 @@ def load_backend(
 
 def _find(path: Path, folder: FolderSettings) -> Path:
     if path.is_dir():
+        check_no_broken_links(path, SETTINGS_SUFFIXES)
         files = folder.files()
         if not files:
             if (path / "assets").is_dir():

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from mlm_jax.errors import InputError
 from mlm_jax.formats import hugging_face
 from mlm_jax.formats.model_folder import flatten_params, read_model_folder, write_model_folder
-from mlm_jax.store.format_registry import format_of
+from mlm_jax.store.format_registry import format_of, read_model
 from tests.formats.folders import hugging_face_folder, state_dict, write_vocabulary
 
 ARCHITECTURES = ("BertForMaskedLM", "BertModel", "BertForPreTraining", "BertForSequenceClassification")
@@ -446,3 +446,29 @@ def test_a_classifier_without_its_class_is_one_of_texts_only_with_a_pooler(tmp_p
     reading = hugging_face.read(without_settings(folder, "architectures"))
     assert set(reading.model.params) == {"encoder"}
     assert reading.notes == ["left out: classifier.bias, classifier.weight (an unknown class)"]
+
+
+def test_an_adapter_is_named(tmp_path: Path) -> None:
+    """transformers would apply it, if peft is installed."""
+    folder = hugging_face_folder(tmp_path / "model")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "left out: the adapter of PEFT" in " ".join(hugging_face.read(folder).notes)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"an adapter of PEFT .*: must be merged into its model"):
+        read_model(folder)
+
+
+def test_a_folder_of_the_hubs_cache_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+    hugging_face_folder(tmp_path / "snapshots" / "abc")
+    with pytest.raises(InputError, match="snapshots/abc/ in it has one"):
+        read_model(tmp_path)
+
+
+def test_a_long_entry_is_shortened_in_messages(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "model")
+    with (folder / "vocab.txt").open("a") as file:
+        file.write("x" * 10_000 + "\n")
+    with pytest.raises(InputError, match="must be at least as many") as error:
+        hugging_face.read(folder)
+    assert len(str(error.value)) < 1000

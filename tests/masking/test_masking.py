@@ -17,6 +17,7 @@ from scipy import stats
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.errors import InputError
 from mlm_jax.masking.masking import MaskedTokens, _as_array, example_keys, mask_and_count, mask_tokens
+from mlm_jax.masking.rates import selection_table
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 CONFIG = MaskingConfig(
@@ -348,6 +349,24 @@ def test_invalid_inputs_are_rejected() -> None:
         unchecked(jax.random.key(0), ids, MaskingRecipe())
     with pytest.raises(ValueError, match=r"^stage = 1: must be in \[0, 1\), the stages of the table"):
         mask_tokens(jax.random.key(0), ids, CONFIG, stage=1)
+    # JAX would take the last stage.
+    for stage in (np.int32(3), jnp.int32(-1), jnp.int32(3)):
+        with pytest.raises(ValueError, match=r"^stage = -?\d: must be in \[0, 1\), the stages of the table"):
+            unchecked(jax.random.key(0), ids, CONFIG, stage=stage)
+    with pytest.raises(ValueError, match=r"^stage = 0.0: must be a whole number"):
+        unchecked(jax.random.key(0), ids, CONFIG, stage=0.0)
+    with pytest.raises(ValueError, match=r"^table is a str: must be a SelectionTable or None"):
+        unchecked(jax.random.key(0), ids, CONFIG, "x")
+    for shape in ((), (1, 3, 16)):
+        with pytest.raises(
+            ValueError, match=r"^token_ids has shape .*: must be \[length\] or \[batch, length\]"
+        ):
+            unchecked(jax.random.key(0), np.full(shape, 7), CONFIG)
+    with pytest.raises(ValueError, match=r"^length = '5': must be a whole number, at least 1"):
+        inspect.unwrap(selection_table)(CONFIG, "5")
+    with pytest.raises(ValueError, match=r"^key is \[.*\]: must be a typed key") as error:
+        unchecked([jax.random.key(0)] * 3, ids, CONFIG)
+    assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"key \(2,\) and token_ids \(3, 16\)"):
         mask_tokens(example_keys(0, 0, np.arange(2)), ids, CONFIG)
     with pytest.raises(ValueError, match="2\\*\\*32"):
@@ -366,6 +385,7 @@ def test_invalid_inputs_are_rejected() -> None:
         ((-1, 0, [1]), "seed: -1 is not in"),
         ((1.5, 0, [1]), "seed has dtype float64: must be integers"),
         ((0, -1, [1]), "epoch: -1 is not in"),
+        ((0, [0, 1, 2], [1, 2]), r"epoch has shape \(3,\): must be \[\] or \(2,\), as example_ids"),
         ((0, 0.5, [1]), "epoch has dtype float64: must be integers"),
         ((0, np.array([0, 2**32]), [1, 2]), "epoch: 4294967296 is not in"),
     ],
@@ -384,3 +404,24 @@ def test_keys_are_the_same_for_lists_and_arrays() -> None:
     ):
         np.testing.assert_array_equal(jax.random.key_data(example_keys(*numbers)), expected)
     assert example_keys(0, 0, []).shape == (0,)
+
+
+def test_words_of_rows_of_different_lengths_are_padded() -> None:
+    config = replace(CONFIG, unit="whole_word", words_from_data=True, mask_selection_rate=0.5)
+    rows, words = [[7, 8, 9, 10], [11, 12]], [[False, True, False, True], [False, True]]
+    padded = np.array([words[0], [*words[1], False, False]])
+    expected = mask_tokens(jax.random.key(0), rows, config, continues_word=padded)
+    unchecked = inspect.unwrap(mask_and_count)
+    for ragged in (words, [np.array(row) for row in words]):
+        assert_same(unchecked(jax.random.key(0), rows, config, continues_word=ragged)[0], expected)
+    # As `word_ids` of tokenizers, which would be other words.
+    with pytest.raises(ValueError, match=r"^continues_word has dtype int64: must be bool"):
+        unchecked(jax.random.key(0), rows, config, continues_word=[[0, 0, 1, 1], [0, 0, 0, 0]])
+    with pytest.raises(ValueError, match=r"^continues_word: must have as many values in a row as token_ids"):
+        unchecked(jax.random.key(0), rows, config, continues_word=[[False] * 5, [False]])
+
+
+def test_ids_of_special_tokens_may_be_an_array() -> None:
+    assert replace(CONFIG, unselectable_token_ids=np.array([0, 1, 2, 3, 4])) == replace(
+        CONFIG, unselectable_token_ids=(0, 1, 2, 3, 4)
+    )

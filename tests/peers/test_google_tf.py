@@ -197,6 +197,11 @@ def test_the_newest_of_several_steps_is_read(newest: str, tmp_path: Path) -> Non
     (source / "checkpoint").write_text(state.replace("ckpt-200", "ckpt-300"))
     with pytest.raises(InputError, match="a file checkpoint that names the newest"):
         google_tf.read(source)
+    for file in source.glob("model.ckpt-200.*"):
+        file.unlink()
+    assert google_tf.read(source).notes == [
+        "read: model.ckpt-100, the only checkpoint here; the newest in the file checkpoint is model.ckpt-300"
+    ]
 
 
 def test_rows_beyond_the_vocabulary_and_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

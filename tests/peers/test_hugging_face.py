@@ -129,7 +129,12 @@ def test_other_pickles_are_rejected_and_never_run(
     with pytest.raises(InputError, match=r"pytorch_model\.bin: refused"):
         convert(source, tmp_path / "out", "mlm_jax")
     torch.save({"weight": torch.ones(2), "step": 3}, file)
-    with pytest.raises(InputError, match="must contain a dict of tensors and nothing else"):
+    with pytest.raises(InputError, match="must contain a dict of tensors and nothing else; found also step"):
+        convert(source, tmp_path / "out", "mlm_jax")
+    torch.save({"model_state_dict": {"weight": torch.ones(2)}, "step": 3}, file)
+    with pytest.raises(
+        InputError, match="; its weights are in 'model_state_dict', which must be saved alone"
+    ):
         convert(source, tmp_path / "out", "mlm_jax")
     torch.save({"weight": torch.ones(100_000)}, file)
     file.write_bytes(file.read_bytes()[:50_000])

@@ -452,6 +452,33 @@ def test_arguments_that_would_mean_something_else_are_refused(model: MaskedLM) -
         (lambda: model.features_of_rows([[]]), "row 0: must have from 1 to 40 token ids"),
         (lambda: model.token_log_probabilities(rows, [[-1]]), r"positions 0: must be in \[0, 4\)"),
         (lambda: model.token_log_probabilities(rows, [[4]]), r"positions 0: must be in \[0, 4\)"),
+        (
+            lambda: model.token_log_probabilities(rows, [[1], [2]]),
+            "2 lists of positions: must be one for each of 1 rows",
+        ),
+        (lambda: model.token_log_probabilities(rows, [[1.5]]), "positions 0: must be whole numbers"),
+        (lambda: model.token_log_probabilities(rows, [[False, True]]), "positions 0: must be whole numbers"),
+        (lambda: model.features_of_rows([], pooling="mean"), "rows: must be a list of at least one"),
+        (lambda: model.features_of_rows(None), "rows: must be a list of at least one"),
+        (lambda: model.features(["sea"], truncate="no"), "truncate = 'no': must be True or False"),
+        (
+            lambda: model.pseudo_log_likelihood(["sea"], per_token="no"),
+            "per_token = 'no': must be True or False",
+        ),
+        (
+            lambda: MaskedLM.from_preset("bert_tiny_en_uncased", load_weights="no"),
+            "load_weights = 'no': must be True or False",
+        ),
+        (
+            lambda: random_model(model.config, model.tokenizer, jax.random.key(0)),
+            "seed = .*: must be a whole",
+        ),
+        (lambda: model.save(5), "the output: found int 5: must be a path"),
+        (lambda: model.save("a\0b"), r"'a\\x00b': must be a path"),
+        (lambda: model.tokenizer.save(5), "the output: found int 5: must be a path"),
+        (lambda: model.tokenizer.save("gs://bucket/tokenizer"), "must be a local path, not a URL"),
+        (lambda: model.tokenizer.save("~/tokenizer"), "~ means a home folder only in a shell"),
+        (lambda: model.tokenizer.save(__file__), "is a file; must be a folder"),
         (lambda: model.fill_mask("[MASK] [MASK]", joint="no"), "joint = 'no': must be True or False"),
         (lambda: model.fill_mask("[MASK]", targets=5), "targets: found int 5: must be a list"),
         (
@@ -476,3 +503,20 @@ def test_arguments_that_would_mean_something_else_are_refused(model: MaskedLM) -
             call()
     assert model.fill_mask("the [MASK] is blue", targets={"sea"})[0]["token_str"] == "sea"
     assert model.tokenizer.id_to_token(-1) is None
+
+
+def test_parameters_and_tokenizer_must_be_those_of_the_config(model: MaskedLM) -> None:
+    larger = Tokenizer.train(["abcdefghijklmnopqrstuvwxyz", *(f"word{n} other{n}" for n in range(200))], 400)
+    for arguments, message in (
+        (
+            (replace(model.config, num_layers=2), model.params, model.tokenizer),
+            r"params: tensor .* has shape",
+        ),
+        ((model.config, {"encoder": {}}, model.tokenizer), r"params: \d+ missing tensors"),
+        ((model.config, model.params | {"haed": {"bias": 0.0}}, model.tokenizer), "params: 1 unknown tensor"),
+        ((model.config, None, model.tokenizer), "params: found NoneType: must be a dict"),
+        ((model.config, model.params, larger), "params: the embedding table has .* must be at least as many"),
+        ((model.config, model.params, None), "found a BertConfig and a NoneType: must be"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}"):
+            MaskedLM(*arguments)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.stats import spearmanr
 
 from mlm_jax.commands import finetune
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.formats.model_folder import random_classifier
 from mlm_jax.use.masked_lm import MaskedLM
 from mlm_jax.use.objectives import OBJECTIVES, rank_of
 from mlm_jax.use.text_classifier import TextClassifier
@@ -505,3 +507,17 @@ def test_the_script_fits_several_labels_a_text(folder: Path, tmp_path: Path) -> 
     assert "dev_micro_f1" in json.loads(done.stdout), done.stderr
     kept = TextClassifier.from_preset(tmp_path / "out")
     assert (kept.labels, kept.problem_type) == (("joy", "new", "waste"), "multi_label_classification")
+
+
+def test_arguments_that_would_fail_later_are_refused(fitted: TextClassifier, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^on_epoch: found str 'x': must be a function or None"):
+        fitted.fit(TEXTS, LABELS, on_epoch="x")
+    with pytest.raises(InputError, match=r"^params: tensor classifier/kernel has shape \(32, 2\)"):
+        TextClassifier(fitted.config, fitted.params, fitted.tokenizer, ["a", "b", "c"])
+    parts = {"encoder": fitted.params["encoder"]}
+    with pytest.raises(InputError, match=r"^params: .* missing"):
+        TextClassifier(fitted.config, parts, fitted.tokenizer, ["a", "b"])
+    with pytest.raises(InputError, match=r"^num_classes = '3': must be a whole number"):
+        TextClassifier.from_preset(folder, num_classes="3")
+    with pytest.raises(InputError, match=r"^a random classifier of this config has .* GB of parameters"):
+        random_classifier(replace(fitted.config, hidden_dim=2**20), 10**6, 0)
