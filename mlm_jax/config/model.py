@@ -176,7 +176,7 @@ class BertConfig:
     pooler: bool = True
     """Add a dense layer that makes the vector of a text, for classifiers."""
     pooler_kind: PoolerKind = "tanh"
-    """What follows the pooler's dense layer: tanh, relu, gelu or head.
+    """Activation after the pooler's dense layer: tanh, relu, gelu or head.
 
     `"relu"` is DistilBERT's, `"gelu"` ELECTRA's and EuroBERT's; both have a bias without `biases`, too. `"head"` is
     ModernBERT's: the activation and the norm of the MLM head."""

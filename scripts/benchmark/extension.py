@@ -1,4 +1,4 @@
-"""What new words do for a model: its loss per byte of unseen text, before and after training, with and without them."""
+"""Loss per byte of unseen text with new words and without them, before and after training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -343,7 +343,7 @@ def test_flops_equal_those_of_the_matrix_products_of_a_model(activation: str) ->
 
 
 def test_a_local_layer_takes_the_flops_of_its_window() -> None:
-    """Of six layers, the first and the fourth are global; the others see 9 keys, or the row if that is shorter."""
+    """The first and the fourth of six layers are global; the others see 9 keys, or the row if that is shorter."""
     model = BertConfig(num_layers=6, hidden_dim=32, num_heads=2)
     local = replace(model, local_attention_window=8, global_attention_every=3)
     for length, seen in ((64, 9), (5, 5)):
