@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlm_jax.commands.flags import parse, positional
+from mlm_jax.commands.process import as_text
 from mlm_jax.files.json_files import json_text
 
 
@@ -33,7 +34,10 @@ def main(arguments: Sequence[str], prog: str) -> None:
     from mlm_jax.use.masked_lm import MaskedLM
 
     answers = MaskedLM.from_preset(parsed.model).fill_mask(
-        parsed.texts, top_k=parsed.top_k, targets=parsed.targets or None, joint=parsed.joint
+        [as_text(text) for text in parsed.texts],
+        top_k=parsed.top_k,
+        targets=[as_text(target) for target in parsed.targets] or None,
+        joint=parsed.joint,
     )
     for number, answer in enumerate(answers):
         if parsed.json:

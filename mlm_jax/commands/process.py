@@ -44,6 +44,12 @@ def open_streams() -> None:
         )
 
 
+def as_text(argument: str) -> str:
+    """Returns an argument of the command line as text; in ASCII locales, Python has its UTF-8 as surrogates."""
+    is_text = argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument)
+    return argument if is_text else os.fsencode(argument).decode(errors="surrogateescape")
+
+
 class _Messages(io.BufferedWriter):
     def __init__(self, number: int) -> None:
         super().__init__(_WrittenIfPossible(number, "w", closefd=False))

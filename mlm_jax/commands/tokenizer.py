@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlm_jax.commands.flags import parse, repeated, required
+from mlm_jax.commands.process import as_text
 from mlm_jax.corpus.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.errors import InputError
 from mlm_jax.text.training import Kind
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
             sample_characters=parsed.sample_characters,
             kind=parsed.kind,
             reserved=parsed.reserved,
-            user_tokens=parsed.user_token,
+            user_tokens=[as_text(token) for token in parsed.user_token],
             k=parsed.k,
         )
         _require_no_other(Path(parsed.output), tokenizer)

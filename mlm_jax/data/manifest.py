@@ -93,9 +93,18 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
         if damaged:
             raise InputError(f"no valid {damaged[0]}")
         _check_totals(manifest["totals"], records)
+        _check_dtype(manifest)
     except InputError as error:
         raise InputError(f"{file}: damaged: {error}; prepare the folder again") from error
     return manifest
+
+
+def _check_dtype(manifest: Mapping[str, Any]) -> None:
+    expected = token_dtype(manifest["vocabulary_size"]).name
+    if (found := manifest.get("token_dtype", expected)) != expected:
+        raise InputError(
+            f"token_dtype {found!r}: must be {expected!r}, that of {manifest['vocabulary_size']} entries"
+        )
 
 
 _KINDS = {

@@ -32,14 +32,24 @@ def checksum(file: Path) -> str:
 
 def checksums(folder: Path) -> dict[str, str]:
     """Returns the sha256 of every file in a folder, by relative path with slashes, except that of mlm_jax.sha256."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_FILE)
-    return {path.relative_to(folder).as_posix(): checksum(path) for path in files}
+    return {name: checksum(folder / name) for name in _files(folder)}
 
 
 def write_checksums(folder: Path) -> None:
     """Writes mlm_jax.sha256 for every file in a folder."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items())
     write_atomically(folder / CHECKSUMS_FILE, lines.encode())
+
+
+def _files(folder: Path) -> list[str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_FILE)
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def unlisted_files(folder: Path) -> list[str]:
+    """Returns the files of a folder that its intact mlm_jax.sha256 does not list, by relative path with slashes."""
+    listed = {line.partition("  ")[2] for line in (folder / CHECKSUMS_FILE).read_text().splitlines()}
+    return [name for name in _files(folder) if name not in listed]
 
 
 def check_checksums(folder: Path, *, complete: bool) -> None:

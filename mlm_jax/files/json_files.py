@@ -18,12 +18,14 @@ _DEEPEST = 100
 def parse_json(text: str | bytes, where: object) -> Any:
     """Parses JSON. `where`, such as a file or `file:line`, begins the message of an error.
 
+    A byte order mark, with which editors on Windows begin files, is skipped, as RFC 8259 allows.
+
     Raises:
         InputError: the text is not JSON in UTF-8, is nested more than 100 levels deep, or has half of a pair of
             surrogates, which no text can contain.
     """
     try:
-        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        value = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not valid JSON: invalid UTF-8 at byte {error.start}") from error
     except ValueError as error:

@@ -33,6 +33,7 @@ from mlm_jax.formats.model_folder import (
 )
 from mlm_jax.formats.name_table import Reading, Tensor, parts_in, paths_of, read_params, write_params
 from mlm_jax.formats.safetensors_files import WEIGHTS_FILE
+from mlm_jax.formats.sentence_transformers import sentence_vectors_note
 from mlm_jax.formats.tensor_checks import some
 from mlm_jax.formats.tensor_names import NamedTensors, name_tensors
 from mlm_jax.text.tokenizer import Tokenizer
@@ -142,6 +143,8 @@ def read(folder: Path) -> Reading:
             notes.append(
                 f"left out: the adapter of PEFT ({ADAPTER_FILE}), which is not merged into the weights"
             )
+        if note := sentence_vectors_note(folder):
+            notes.append(note)
         if named.left_out:
             names = ", ".join(sorted(named.left_out))
             notes.append(f"left out: {names} ({', '.join(architectures) or 'an unknown class'})")

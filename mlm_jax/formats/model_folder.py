@@ -3,11 +3,13 @@
 FOLDER/config.json  model.safetensors  tokenizer/
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -25,7 +27,7 @@ from mlm_jax.files.checksums import write_checksums
 from mlm_jax.files.json_files import json_text, read_json_object
 from mlm_jax.formats.tensor_checks import check_names, check_shape, check_weight, open_tensors, read_tensor
 from mlm_jax.keys import Purpose, purpose_key
-from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm, count_parameters
+from mlm_jax.model.bert import BertMaskedLM, abstract_masked_lm
 from mlm_jax.model.classifier import BertClassifier
 from mlm_jax.model.layers import split_model
 from mlm_jax.parallel.weights import Weight, declared_weights
@@ -88,11 +90,9 @@ def random_model(
     With `labels`, it also has the initial classifier of a fine-tuning with this seed.
 
     Raises:
-        InputError: the parameters need more memory than this machine has.
+        InputError: the parameters need more memory than this machine has free.
     """
-    _check_memory(4 * count_parameters(config, pooler=config.pooler, mlm_head=True), "model")
-    key = purpose_key(seed, Purpose.PARAMETERS)
-    _, params = split_model(BertMaskedLM(config, key=key))
+    params = _draw(partial(BertMaskedLM, config), purpose_key(seed, Purpose.PARAMETERS), "model")
     if labels:
         config = replace(config, pooler=True)
         fresh = random_classifier(config, len(labels), seed)
@@ -100,20 +100,37 @@ def random_model(
     return StoredModel(config, jax.tree.map(np.asarray, params), tokenizer, labels)
 
 
-def _check_memory(needed: int, what: str) -> None:
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
-        raise InputError(
-            f"a random {what} of this config has {needed / 1e9:,.0f} GB of parameters: must be at most the memory of "
-            f"this machine, {available / 1e9:,.0f} GB"
-        )
-
-
 def random_classifier(config: BertConfig, num_classes: int, seed: int) -> dict[str, Any]:
-    """Returns the initial float32 parameters of a classifier with this seed: `encoder` and `classifier`."""
-    _check_memory(4 * config.hidden_dim * num_classes, "classifier")
-    key = purpose_key(seed, Purpose.CLASSIFIER)
-    return split_model(BertClassifier(config, num_classes, key=key))[1]
+    """Returns the initial float32 parameters of a classifier with this seed: `encoder` and `classifier`.
+
+    Raises:
+        InputError: they need more memory than this machine has free.
+    """
+    make = partial(BertClassifier, config, num_classes)
+    return _draw(make, purpose_key(seed, Purpose.CLASSIFIER), "classifier")
+
+
+def _draw(make: Callable[..., nnx.Module], key: Any, what: str) -> dict[str, Any]:
+    """Returns the initial parameters of a model. Raises InputError if they need more memory than there is."""
+    sizes = [
+        leaf.size for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(partial(make, key=key)), nnx.Param))
+    ]
+    # An array of 2 GB took a tenth more while it was drawn.
+    needed, free = 4.4 * sum(sizes), _free_memory()
+    if needed > free:
+        raise InputError(
+            f"a random {what} of this config needs {needed / 1e9:,.1f} GB of memory for "
+            f"{sum(sizes):,} parameters: must be at most what is free, {free / 1e9:,.1f} GB"
+        )
+    return split_model(make(key=key))[1]
+
+
+def _free_memory() -> int:
+    """Returns the bytes that Linux can give to a process without swapping; elsewhere, those of the machine."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text()):
+            return 1024 * int(found[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:

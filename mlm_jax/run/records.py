@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
@@ -23,7 +24,8 @@ def read_records(
 ) -> list[dict[str, Any]]:
     """Returns the complete lines of metrics.jsonl or eval.jsonl, oldest first; none if the file is missing.
 
-    A line that is not JSON is skipped: a process was killed while it wrote it.
+    A line that is not JSON is left out: the last one was being written when a process was killed. Of others, a warning
+    has the numbers.
 
     Args:
         path: the file.
@@ -35,11 +37,14 @@ def read_records(
     """
     if not path.exists():
         return []
-    records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    records, unreadable = [], []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line, path)
         except InputError:
+            if line.strip() and number < len(lines):
+                unreadable.append(number)
             continue
         if not _is_record(record, numbers, rates):
             raise InputError(
@@ -47,6 +52,11 @@ def read_records(
                 f"{', '.join(['step', *numbers, *rates])}; remove the line"
             )
         records.append(record)
+    if unreadable:
+        some = ", ".join(map(str, unreadable[:5])) + (", …" if len(unreadable) > 5 else "")
+        warnings.warn(
+            f"{path}: damaged: {len(unreadable)} lines are no JSON and are left out: {some}", stacklevel=2
+        )
     return records
 
 

@@ -17,6 +17,7 @@ from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.files.home import home
+from mlm_jax.formats.sentence_transformers import MODULES_FILE, POOLING_FILES
 from mlm_jax.vocabulary.files import TOKENIZER_FILES
 
 # Names of users, models and folders; neither "." nor "..".
@@ -41,6 +42,7 @@ _KAGGLE_HANDLES: Mapping[str, str] = {
 _SMALL_FILES = (
     *("config.json", "bert_config.json", *TOKENIZER_FILES, "tokenizer/*", "assets/*"),
     *("metadata.json", "preprocessor.json", "task.json", "checkpoint", CHECKSUMS_FILE, "certificate.json"),
+    *(MODULES_FILE, POOLING_FILES),
     # Of weights in several files, which messages name.
     *("model.weights.json", "tf_model.h5.index.json"),
 )

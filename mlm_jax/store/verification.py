@@ -7,7 +7,8 @@ from mlm_jax.data.manifest import MANIFEST_FILE, PROGRESS_FILE
 from mlm_jax.data.prepare import EVALUATION_FOLDER
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
-from mlm_jax.files.checksums import CHECKSUMS_FILE
+from mlm_jax.files.checksums import CHECKSUMS_FILE, unlisted_files
+from mlm_jax.formats.tensor_checks import some
 from mlm_jax.store.format_registry import read_model
 from mlm_jax.store.run_folder import is_run_folder, run_and_step, verify_checkpoints
 
@@ -36,8 +37,10 @@ def verify(name: str) -> str:
         steps = verify_checkpoints(run, step)
         return f"run, checkpoints of steps {', '.join(map(str, steps))}: intact"
     read_model(folder)
-    is_sealed = (folder / CHECKSUMS_FILE).is_file()
-    return f"model: {'intact' if is_sealed else f'readable; it has no {CHECKSUMS_FILE} to compare with'}"
+    if not (folder / CHECKSUMS_FILE).is_file():
+        return f"model: readable; it has no {CHECKSUMS_FILE} to compare with"
+    added = unlisted_files(folder)
+    return f"model: intact{f', except for files that were added to it: {some(added)}' if added else ''}"
 
 
 def _is_prepared(name: str) -> bool:

@@ -20,7 +20,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically, write_together
 from mlm_jax.files.targets import check_target, target_path
 from mlm_jax.text.training import Kind, TrainingSettings, train_backend
-from mlm_jax.text.word_table import WordTable, is_bert, packed, word_table
+from mlm_jax.text.word_cache import WordCache, is_bert, packed, word_cache
 from mlm_jax.text.words import continuation_table
 from mlm_jax.vocabulary.files import load_backend
 from mlm_jax.vocabulary.folder_settings import TOKENIZER_CONFIG_FILE, VOCABULARY_FILE
@@ -243,8 +243,8 @@ class Tokenizer:
     def _encode_text(self, texts: Sequence[str], *, words: bool) -> list[np.ndarray]:
         """Returns int32 ids; with `words`, 2 · id, or 2 · id + 1 for tokens that continue a word."""
         with self._checked(texts):
-            if self._word_table is not None:
-                rows = self._word_table.encode(texts)
+            if self._word_cache is not None:
+                rows = self._word_cache.encode(texts)
                 return rows if self.marks_words or words else [row >> 1 for row in rows]
             encode = self._text_backend.encode_batch if words else self._text_backend.encode_batch_fast
             encodings = encode(list(texts), add_special_tokens=False)
@@ -320,7 +320,9 @@ class Tokenizer:
         return self._backend.id_to_token(token_id)
 
     def token_to_id(self, token: str) -> int | None:
-        """Returns the id of the vocabulary entry `token`, or None if there is none."""
+        """Returns the id of the vocabulary entry `token`, or None if there is none. Raises InputError for no string."""
+        if not isinstance(token, str):
+            raise InputError(f"token {token!r}: expected a string")
         return self._token_ids.get(token)
 
     @property
@@ -423,8 +425,8 @@ class Tokenizer:
         return backend
 
     @cached_property
-    def _word_table(self) -> WordTable | None:
-        return word_table(self._text_backend, self._no_special, words=not self.marks_words)
+    def _word_cache(self) -> WordCache | None:
+        return word_cache(self._text_backend, self._no_special, words=not self.marks_words)
 
     @cached_property
     def _prompt_backend(self) -> tokenizers.Tokenizer:

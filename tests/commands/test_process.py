@@ -14,6 +14,7 @@ from mlm_jax.commands import cli, process
 from mlm_jax.files.atomic import new_folder
 from mlm_jax.run.records import read_records
 from mlm_jax.run.signals import StopRequest
+from mlm_jax.text.tokenizer import Tokenizer
 from tests.run_small import CACHE_IS_READ_ONLY, ROOT, config_of, environment, write_config
 
 
@@ -53,6 +54,15 @@ def test_messages_are_escaped_on_terminals_that_lack_their_characters(tmp_path: 
     refused = shell(f"{python} merge {tmp_path}/dé", **variables)
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"error: {tmp_path}/d\\xe9: no parts here")
+
+
+def test_texts_on_the_command_line_are_utf8_in_ascii_locales(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the tower\n" * 20)
+    command = f"tokenizer --input {tmp_path}/a.txt --output {tmp_path}/t --vocab-size 40 --user-token '[É]'"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    made = shell(f"{sys.executable} -m mlm_jax {command}", **ascii_only)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert Tokenizer.load(tmp_path / "t").token_to_id("[É]") == 5
 
 
 def test_an_unwritable_stdout_is_an_error_in_one_line(tmp_path: Path) -> None:

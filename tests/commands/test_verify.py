@@ -63,6 +63,15 @@ def test_intact_and_damaged_folders(folders: dict[str, Path], capsys: pytest.Cap
     assert len(errors) == 3
 
 
+def test_files_that_were_added_to_a_model_are_named(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folders["model"] / "tokenizer" / "special_tokens_map.json").write_text("{}")
+    assert run_command(["verify", str(folders["model"])]) == 0
+    line = "model: intact, except for files that were added to it: tokenizer/special_tokens_map.json\n"
+    assert capsys.readouterr().out == f"{folders['model']}: {line}"
+
+
 @pytest.mark.slow
 def test_one_checkpoint_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = folders["run"] / "checkpoints"

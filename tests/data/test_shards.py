@@ -240,6 +240,7 @@ def test_invalid_manifests_are_rejected(prepared):
     assert "damaged" in refusal({**manifest, "shards": [{"documents": 3}]})
     assert "damaged" in refusal({**manifest, "shards": manifest["shards"][:1]})
     assert "damaged" in refusal({**manifest, "separator": "none"})
+    assert "token_dtype 'uint32': must be 'uint16'" in refusal({**manifest, "token_dtype": "uint32"})
 
 
 def test_folders_without_a_preparation_are_rejected(tmp_path, prepared):

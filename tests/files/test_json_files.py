@@ -36,6 +36,11 @@ def test_anything_but_an_object_is_named(content: bytes, message: str, tmp_path:
     assert time.perf_counter() - started < 1
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json_object(tmp_path / "file.json") == {"a": 1}
+
+
 def test_a_missing_file_is_an_empty_object(tmp_path: Path) -> None:
     assert read_json_object(tmp_path / "none.json") == {}
     assert read_json_object(tmp_path) == {}

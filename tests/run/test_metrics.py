@@ -129,6 +129,15 @@ def test_resuming_drops_later_records_and_a_torn_line(tmp_path: Path) -> None:
     assert any(event.session_log.status and event.step == 21 for event in tensorboard_events(tmp_path))
 
 
+def test_lines_in_the_middle_that_are_not_json_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step}) for step in range(1, 10)]
+    lines[3], lines[7] = "\0" * 40, lines[7][:5]
+    file.write_text("\n".join(lines))
+    with pytest.warns(UserWarning, match=rf"{file}: damaged: 2 lines are no JSON and are left out: 4, 8$"):
+        assert [record["step"] for record in read_records(file)] == [1, 2, 3, 5, 6, 7, 9]
+
+
 def test_a_new_run_starts_with_empty_files(tmp_path: Path) -> None:
     for _ in range(2):
         with MetricsLog(tmp_path) as log:

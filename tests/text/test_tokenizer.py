@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm_jax.errors import InputError
-from mlm_jax.text import word_table
+from mlm_jax.text import word_cache
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.vocabulary import wordpiece
 from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
@@ -121,7 +121,7 @@ def test_bert_rules_match_the_reference(tmp_path_factory, lowercase):
 
 
 @given(texts=st.lists(st.one_of(st.text(), st.text(ALPHABET))))
-def test_word_table_matches_the_library(tokenizer, texts):
+def test_word_cache_matches_the_library(tokenizer, texts):
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
     library = tokenizer._backend.encode_batch(texts, add_special_tokens=False)
     for ids, encoding in zip(tokenizer.encode_batch(texts), library, strict=True):
@@ -129,9 +129,9 @@ def test_word_table_matches_the_library(tokenizer, texts):
         assert ids.tolist() == encoding.ids
 
 
-def test_word_table_is_cleared_and_shared_by_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(word_table, "_KNOWN_SIZE_LIMIT", 2000)
-    monkeypatch.setattr(word_table, "_PIECE_CHARACTERS", 64)
+def test_word_cache_is_cleared_and_shared_by_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(word_cache, "_KNOWN_SIZE_LIMIT", 2000)
+    monkeypatch.setattr(word_cache, "_PIECE_CHARACTERS", 64)
     tokenizer = load(tmp_path)
     rng = np.random.default_rng(0)
     texts = [" ".join("".join(rng.choice(list("abceis"), 6)) for _ in range(200)) for _ in range(50)]
@@ -147,11 +147,11 @@ def test_word_table_is_cleared_and_shared_by_threads(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert all(results[thread] == expected for thread in range(4))
-    assert tokenizer._word_table._known_size < 2000 + 4 * 200 * 30
+    assert tokenizer._word_cache._known_size < 2000 + 4 * 200 * 30
 
 
 def test_long_text_without_a_space(tokenizer, monkeypatch):
-    monkeypatch.setattr(word_table, "_PIECE_CHARACTERS", 64)
+    monkeypatch.setattr(word_cache, "_PIECE_CHARACTERS", 64)
     assert pieces(tokenizer, "中国," * 500) == ["中", "国", ","] * 500
 
 
@@ -190,6 +190,8 @@ def test_ids_and_tables(tokenizer):
     assert tokenizer.token_to_id("uber") == VOCABULARY.index("uber")
     assert tokenizer.token_to_id("nothing") is None
     assert tokenizer.id_to_token(len(VOCABULARY)) is None
+    with pytest.raises(InputError, match=r"^token 5: expected a string"):
+        tokenizer.token_to_id(5)
     assert tokenizer.decode(tokenizer.encode("Hello, unaffable world!")) == "hello, unaffable world!"
     assert tokenizer.decode([3, 6, 4]) == "[CLS] hello [SEP]"
 

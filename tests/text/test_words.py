@@ -19,7 +19,7 @@ from tests.text.small_tokenizers import TEXTS, byte_level, characters, unigram, 
 
 SPACES = tuple(" " * n for n in (2, 3, 4))
 WHITESPACE = pre_tokenizers.WhitespaceSplit()
-# How a tokenizer is made; True if an entry alone tells; True if words are kept in a table.
+# How a tokenizer is made; True if an entry alone tells; True if words are cached.
 KINDS: dict[str, tuple[Callable[[Path], Tokenizer], bool, bool]] = {
     "byte-level": (byte_level, False, True),
     "byte-level, prefix": (lambda folder: byte_level(folder, prefix=True), False, True),
@@ -94,9 +94,9 @@ def assert_words_of_the_library(tokenizer: Tokenizer, texts: list[str]) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_words_are_the_parts_of_the_pre_tokenizer(name: str, tmp_path: Path) -> None:
-    make, marks, has_table = KINDS[name]
+    make, marks, is_cached = KINDS[name]
     tokenizer = make(tmp_path)
-    assert (tokenizer.marks_words, tokenizer._word_table is not None) == (marks, has_table)
+    assert (tokenizer.marks_words, tokenizer._word_cache is not None) == (marks, is_cached)
     texts = [
         *odd_texts(300, seed=len(name)),
         *TEXTS,
@@ -106,7 +106,7 @@ def test_words_are_the_parts_of_the_pre_tokenizer(name: str, tmp_path: Path) -> 
         "New York newYork",
     ]
     assert_words_of_the_library(tokenizer, texts)
-    # Once more, with a table that knows the words.
+    # Once more, with a cache that knows the words.
     assert_words_of_the_library(tokenizer, texts[::-1])
 
 

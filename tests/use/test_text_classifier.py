@@ -519,5 +519,5 @@ def test_arguments_that_would_fail_later_are_refused(fitted: TextClassifier, fol
         TextClassifier(fitted.config, parts, fitted.tokenizer, ["a", "b"])
     with pytest.raises(InputError, match=r"^num_classes = '3': must be a whole number"):
         TextClassifier.from_preset(folder, num_classes="3")
-    with pytest.raises(InputError, match=r"^a random classifier of this config has .* GB of parameters"):
+    with pytest.raises(InputError, match=r"^a random classifier of this config needs .* GB of memory"):
         random_classifier(replace(fitted.config, hidden_dim=2**20), 10**6, 0)
