@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from mlm_jax.config import BertConfig
 from mlm_jax.model.bert import count_parameters
 from scripts.benchmark.contest import Round, Steps
 from scripts.benchmark.step_work import StepWork
@@ -42,11 +43,21 @@ def estimated_rows(work: StepWork, memory_bytes: int, *, predicted: int, attenti
     model, length = work.model, work.sequence_length
     layer = _LAYER_BYTES * model.hidden_dim * length
     if attention_weights:
-        layer += _WEIGHT_BYTES * model.num_heads * length**2
+        layer += _WEIGHT_BYTES * model.num_heads * length * _mean_keys(model, length)
     row = model.num_layers * layer + _LOGIT_BYTES * model.vocabulary_size * predicted
     state = _STATE_BYTES * count_parameters(model, pooler=False, mlm_head=True)
     rows = min(int(_SHARE * memory_bytes - state) // row, MOST_TOKENS // length)
     return 1 << max(rows, 1).bit_length() - 1
+
+
+def _mean_keys(model: BertConfig, length: int) -> int:
+    """Returns the keys per query, in the mean over the layers; blocks of local layers have two windows of keys."""
+    window = model.local_attention_window
+    if not window:
+        return length
+    local = min(2 * window, length)
+    global_layers = -(-model.num_layers // model.global_attention_every)
+    return local + global_layers * (length - local) // model.num_layers
 
 
 def largest_that_fits(rows: int, attempt: Callable[[int], FittedT]) -> FittedT:

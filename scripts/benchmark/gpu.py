@@ -19,16 +19,24 @@ from mlm_jax.step.flops import mfu
 from scripts.benchmark.contest import Contestant, Result, compete
 from scripts.benchmark.filling import MOST_TOKENS, estimated_rows
 from scripts.benchmark.peers import hugging_face
-from scripts.benchmark.step_work import StepWork, as_settings, write_batches
+from scripts.benchmark.step_work import MODERNBERT, StepWork, as_settings, write_batches
 from scripts.benchmark.table import Cell, Table
 
 Outcome = Result | RunError | None
 """Result or error of a contestant; None if it was skipped."""
 
-_PRESETS = ("bert_large_en_uncased", "bert_base_en_uncased")
-_DROPOUT_RATES = (0.1, 0.0)
-# Number of tokens per row, and number of masked tokens.
-_ROWS = ((128, 20), (512, 77))
+_LARGE, _BASE = "bert_large_en_uncased", "bert_base_en_uncased"
+# Models, their dropout rates, and their lengths of rows, the most informative first.
+_SHAPES = (
+    (_LARGE, 0.1, (128, 512)),
+    (MODERNBERT, 0.0, (1024, 8192)),
+    (_LARGE, 0.0, (128, 512)),
+    (_BASE, 0.1, (128, 512)),
+    (_BASE, 0.0, (128, 512)),
+    (MODERNBERT, 0.0, (128, 512)),
+)
+# Number of masked tokens by length: 15 % and, at the lengths of ModernBERT, its 30 %.
+_MASKED = {128: 20, 512: 77, 1024: 307, 8192: 2458}
 # Each contestant has the whole GPU; jax's default of 0.75 would leave a quarter unused. jax does not accept both names
 # of the setting together.
 _WHOLE_CARD = {"XLA_CLIENT_MEM_FRACTION": "0.9", "XLA_PYTHON_CLIENT_MEM_FRACTION": ""}
@@ -56,7 +64,10 @@ class Entry:
 
 
 def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
-    """Returns a table for each model (BERT-large, BERT-base), dropout rate (0.1, 0) and row length (128, 512).
+    """Returns a table for each model, dropout rate and row length.
+
+    BERT-large and BERT-base have rows of 128 and 512 tokens, with and without dropout; ModernBERT-base has rows of 128
+    to 8,192 tokens.
 
     Takes about `minutes` at most. A contestant that is skipped for lack of time has a row without results, and a
     contestant that fails has a row with the reason. transformers takes part if it is installed with a CUDA build of
@@ -71,8 +82,10 @@ def measure_gpu(*, minutes: float, rounds: int) -> list[Table]:
     # This process masks the rows and must not occupy the GPU that its children use.
     jax.config.update("jax_platforms", "cpu")
     with tempfile.TemporaryDirectory(prefix="mlm_jax_benchmark_") as folder:
-        for length, masked in _ROWS:
-            work = StepWork(_PRESETS[0], MOST_TOKENS // length, sequence_length=length, masked=masked)
+        for length in {length for _, _, lengths in _SHAPES for length in lengths}:
+            work = StepWork(
+                _SHAPES[0][0], MOST_TOKENS // length, sequence_length=length, masked=_MASKED[length]
+            )
             write_batches(work, _batches(folder, length))
         entries = gpu_entries(card, folder, with_peers=with_peers)
         outcomes = []
@@ -110,10 +123,11 @@ def _torch_sees_the_card(deadline: float) -> bool:
 def gpu_entries(card: Card, folder: str, *, with_peers: bool) -> list[Entry]:
     """Returns all rows in the order in which they are measured; `folder` holds the batches."""
     shapes = [
-        StepWork(preset, 1, sequence_length=length, masked=masked, dropout_rate=rate, dtype="bfloat16")
-        for preset in _PRESETS
-        for rate in _DROPOUT_RATES
-        for length, masked in _ROWS
+        StepWork(
+            preset, 1, sequence_length=length, masked=_MASKED[length], dropout_rate=rate, dtype="bfloat16"
+        )
+        for preset, rate, lengths in _SHAPES
+        for length in lengths
     ]
     entries = []
     for shape in shapes:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from mlm_jax.config import Attention, BertConfig, Remat
+from mlm_jax.config.files import load_config
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.masking.masking import example_keys, mask_tokens
@@ -20,13 +21,18 @@ from mlm_jax.step.flops import train_flops_per_sequence
 PADDING_ID, UNKNOWN_ID, CLS_ID, SEP_ID, MASK_ID = 0, 100, 101, 102, 103
 FIRST_WORD_ID = 1000
 
+MODERNBERT = "modernbert_base"
+
 BATCHES = 4
 """Number of distinct batches given to contestants."""
 
 
 @dataclass(frozen=True)
 class StepWork:
-    """Training of a preset on `batch_size` rows of `sequence_length` tokens, `masked` of which are predicted."""
+    """Training of a preset on `batch_size` rows of `sequence_length` tokens, `masked` of which are predicted.
+
+    `preset` is a built-in name, or "modernbert_base", the shape of the config of that name.
+    """
 
     preset: str
     batch_size: int
@@ -49,9 +55,11 @@ class StepWork:
     def model(self) -> BertConfig:
         """The model's config, without the pooler, which the loss does not use."""
         rate, attention_rate = self.dropout_rate, self.attention_dropout_rate
+        shape = load_config(MODERNBERT).model if self.preset == MODERNBERT else PRESETS[self.preset]
         return replace(
-            PRESETS[self.preset],
+            shape,
             pooler=False,
+            max_sequence_length=max(shape.max_sequence_length, self.sequence_length),
             dropout_rate=rate,
             attention_dropout_rate=rate if attention_rate is None else attention_rate,
         )

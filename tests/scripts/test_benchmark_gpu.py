@@ -20,7 +20,7 @@ from scripts.benchmark.gpu import Card, Entry, gpu_entries, gpu_tables, measure_
 from scripts.benchmark.ours import card as ours_card
 from scripts.benchmark.ours import gpu_step
 from scripts.benchmark.ours.step import step_program
-from scripts.benchmark.step_work import StepWork, as_settings, write_batches
+from scripts.benchmark.step_work import MODERNBERT, StepWork, as_settings, write_batches
 from tests.contestants import importable
 from tests.run_small import run_module
 
@@ -83,6 +83,9 @@ def work_of(preset: str, length: int, masked: int, **changes: Any) -> StepWork:
         # 5.4 of 8 GB are weights, gradients and moments.
         (work_of(LARGE, 128, 20), 8e9, 20, False, 8),
         (work_of(LARGE, 128, 20), 1e9, 20, False, 1),
+        (work_of(MODERNBERT, 8192, 2458), 127e9, 2458, False, 8),
+        # 8 of 22 layers are global: 8 × 7 bytes × 12 heads × 8,192² are 45 GB a row.
+        (work_of(MODERNBERT, 8192, 2458), 127e9, 2458, True, 1),
     ],
 )
 def test_rows_that_should_fill_a_card(
@@ -212,14 +215,16 @@ def test_what_tells_most_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
         for entry in entries
     ]
     without, dropped = "mlm_jax, cuDNN attention", "mlm_jax, cuDNN attention, no dropout on its weights"
-    assert order[:8] == [
+    assert order[:12] == [
         *((LARGE, length, 0.1, who) for length in (128, 512) for who in (dropped, "Hugging Face")),
+        *((MODERNBERT, length, 0.0, who) for length in (1024, 8192) for who in (without, "Hugging Face")),
         *((LARGE, length, 0.0, who) for length in (128, 512) for who in (without, "Hugging Face")),
     ]
-    assert {preset for preset, *_ in order[8:16]} == {BASE}
-    assert {who for *_, who in order[16:]} == {"mlm_jax, XLA attention"}
-    assert len(order) == len(set(order)) == 24
-    assert len(gpu_entries(H200, "folder", with_peers=False)) == 16
+    assert {preset for preset, *_ in order[12:20]} == {BASE}
+    assert {preset for preset, *_ in order[20:24]} == {MODERNBERT}
+    assert {who for *_, who in order[24:]} == {"mlm_jax, XLA attention"}
+    assert len(order) == len(set(order)) == 36
+    assert len(gpu_entries(H200, "folder", with_peers=False)) == 24
 
 
 def test_contestants_are_told_their_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +235,7 @@ def test_contestants_are_told_their_work(monkeypatch: pytest.MonkeyPatch) -> Non
         assert StepWork(**settings["work"]) == work
         assert settings["batches"] == f"folder/{work.sequence_length}.npz"
         assert work.dtype == "bfloat16"
-        assert 2**13 < work.batch_size * work.sequence_length <= 2**16
+        assert 2**13 <= work.batch_size * work.sequence_length <= 2**16
         assert work.model.dropout_rate == work.dropout_rate
         by_kernel = "cuDNN" in entry.contestant.name
         assert work.attention == (
@@ -302,9 +307,8 @@ def test_a_tiny_model_is_measured_on_the_cpu(
 ) -> None:
     """All of it but the question for the card: cuDNN cannot, and its row says so; XLA is measured."""
     monkeypatch.setattr(gpu, "_card", lambda deadline: Card("cpu", 10**9))
-    monkeypatch.setattr(gpu, "_PRESETS", (WORK.preset,))
-    monkeypatch.setattr(gpu, "_DROPOUT_RATES", (0.1,))
-    monkeypatch.setattr(gpu, "_ROWS", ((WORK.sequence_length, WORK.masked),))
+    monkeypatch.setattr(gpu, "_SHAPES", ((WORK.preset, 0.1, (WORK.sequence_length,)),))
+    monkeypatch.setattr(gpu, "_MASKED", {WORK.sequence_length: WORK.masked})
     for module in (gpu, filling):
         monkeypatch.setattr(module, "MOST_TOKENS", 4 * WORK.sequence_length)
     (table,) = measure_gpu(minutes=5, rounds=1)
@@ -365,8 +369,8 @@ def test_transformers_gets_no_mask_and_all_it_needs(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
     make = hugging_face_gpu_step.hugging_face_model
 
-    def watched(work: StepWork) -> Any:
-        model = make(work)
+    def watched(work: StepWork, **options: Any) -> Any:
+        model = make(work, **options)
         model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
         models.append(model)
         return model

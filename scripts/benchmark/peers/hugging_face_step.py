@@ -1,4 +1,4 @@
-"""Contestant: transformers' BertForMaskedLM in a plain PyTorch loop. Its head predicts at every position."""
+"""Contestant: transformers' masked LM in a plain PyTorch loop. Its head predicts at every position."""
 
 from itertools import islice
 from typing import Any
@@ -7,14 +7,15 @@ import numpy as np
 import torch
 import transformers
 
+from mlm_jax.families.registry import family_of
 from scripts.benchmark.contest import Round, serve
-from scripts.benchmark.step_work import StepWork, read_batches
+from scripts.benchmark.step_work import PADDING_ID, StepWork, read_batches
 
 _IGNORED = -100
 
 
 def hugging_face_batch(batch: dict[str, np.ndarray], padding_id: int) -> dict[str, torch.Tensor]:
-    """Converts arrays of `MaskedTokens` to the arguments of BertForMaskedLM."""
+    """Converts arrays of `MaskedTokens` to the arguments of the model."""
     labels = np.full(batch["token_ids"].shape, _IGNORED, np.int64)
     rows, slots = np.nonzero(batch["mask_weights"])
     labels[rows, batch["mask_positions"][rows, slots]] = batch["mask_ids"][rows, slots]
@@ -26,20 +27,12 @@ def hugging_face_batch(batch: dict[str, np.ndarray], padding_id: int) -> dict[st
     }
 
 
-def hugging_face_model(work: StepWork) -> transformers.BertForMaskedLM:
-    """Returns a new model of the work's shape, in training mode."""
-    shape = work.model
-    config = transformers.BertConfig(
-        vocab_size=shape.vocabulary_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        hidden_size=shape.hidden_dim,
-        intermediate_size=shape.intermediate_dim,
-        hidden_dropout_prob=shape.dropout_rate,
-        attention_probs_dropout_prob=shape.attention_dropout_rate,
-        max_position_embeddings=shape.max_sequence_length,
-    )
-    return transformers.BertForMaskedLM(config).train()
+def hugging_face_model(work: StepWork, **options: Any) -> transformers.PreTrainedModel:
+    """Returns a new masked LM of the work's shape, in training mode; `options` are those of `from_config`."""
+    family = family_of(work.model)
+    settings = family.settings_of(work.model) | {"pad_token_id": PADDING_ID}
+    config = transformers.AutoConfig.for_model(family.model_type, **settings)
+    return transformers.AutoModelForMaskedLM.from_config(config, **options).train()
 
 
 def prepare(settings: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
