@@ -49,7 +49,7 @@ test-browser: $(VENV)/.installed-all
 
 # All tests, before a release, with random examples; tests that measure time run one at a time.
 test-release: $(VENV)/.installed-all
-	$(PIP) -e ".[pod]"
+	$(PIP) -e ".[pod,ray]"
 	HYPOTHESIS_PROFILE=random $(MAKE) test-and-slow
 	$(MAKE) test-peers test-browser
 	$(BIN)/python -m pytest -m release

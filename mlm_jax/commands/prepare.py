@@ -3,12 +3,17 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlm_jax.commands.flags import parse, required
 from mlm_jax.corpus.document_formats import DocumentBoundary, ErrorPolicy, Format
 from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
 from mlm_jax.errors import InputError
 from mlm_jax.text.encode import Separator
+
+if TYPE_CHECKING:
+    from mlm_jax.data.division import Part
+    from mlm_jax.data.prepare import Preparation
 
 
 @dataclass(frozen=True)
@@ -41,34 +46,51 @@ class Arguments:
     """Prepare only this part, from 0, of --num-parts; then run `mlm-jax merge` on the output."""
     num_parts: int | None = None
     """Number of parts: one per job of a job array, on any machine and in any order."""
+    engine: Literal["ray"] | None = None
+    """Prepare all --num-parts as tasks of a "ray" cluster, and merge them."""
 
 
 def main(arguments: Sequence[str], prog: str) -> None:
     """Prepares the data and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
-    if (parsed.part is None) != (parsed.num_parts is None):
+    if parsed.engine and (parsed.part is not None or parsed.num_parts is None):
+        raise InputError(
+            "--engine: must be given with --num-parts and without --part, because it prepares all parts"
+        )
+    if not parsed.engine and (parsed.part is None) != (parsed.num_parts is None):
         raise InputError("--part and --num-parts: must be given together, or neither of them")
     from mlm_jax.data.division import Part
     from mlm_jax.data.prepare import prepare
     from mlm_jax.store.hub import find_tokenizer
     from mlm_jax.text.tokenizer import Tokenizer
 
-    part = None if parsed.part is None else Part(parsed.part, parsed.num_parts or 0)
-    preparation = prepare(
-        parsed.input,
-        Tokenizer.load(find_tokenizer(parsed.tokenizer)),
-        parsed.output,
-        text_field=parsed.text_field,
-        errors=parsed.errors,
-        document_boundary=parsed.document_boundary,
-        format=parsed.format,
-        eval_share=parsed.eval_share,
-        separator=parsed.separator,
-        shard_tokens=parsed.shard_tokens,
-        workers=parsed.workers,
-        part=part,
-    )
-    for folder, side in ((parsed.output, preparation), (f"{parsed.output}/eval", preparation.evaluation)):
+    tokenizer = Tokenizer.load(find_tokenizer(parsed.tokenizer))
+    settings: dict[str, Any] = {
+        "text_field": parsed.text_field,
+        "errors": parsed.errors,
+        "document_boundary": parsed.document_boundary,
+        "format": parsed.format,
+        "eval_share": parsed.eval_share,
+        "separator": parsed.separator,
+        "shard_tokens": parsed.shard_tokens,
+        "workers": parsed.workers,
+    }
+    if parsed.engine:
+        from mlm_jax.commands import merge
+        from mlm_jax.data.ray_parts import prepare_parts
+
+        for part, preparation in prepare_parts(
+            parsed.input, tokenizer, parsed.output, num_parts=parsed.num_parts or 0, **settings
+        ):
+            _report(parsed.output, preparation, part)
+        merge.main([parsed.output], prog)
+        return
+    own = None if parsed.part is None else Part(parsed.part, parsed.num_parts or 0)
+    _report(parsed.output, prepare(parsed.input, tokenizer, parsed.output, part=own, **settings), own)
+
+
+def _report(output: str, preparation: "Preparation", part: "Part | None") -> None:
+    for folder, side in ((output, preparation), (f"{output}/eval", preparation.evaluation)):
         if side:
             print(f"{folder}/{part.folder}: {side.summary()}" if part else f"{folder}: {side.summary()}")
             for warning in side.warnings:

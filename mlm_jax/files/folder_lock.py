@@ -35,6 +35,10 @@ _ATTEMPTS = 100
 _NAME_SECONDS = 0.5
 
 
+class FolderInUseError(InputError):
+    """Another process owns the folder, which a later attempt may therefore lock."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """A process that owns a folder, or died while it owned the folder."""
@@ -123,7 +127,8 @@ def own_folder(folder: Path) -> Iterator[FolderLock]:
     """Locks `folder` like `lock_folder`, for everything that writes into a folder.
 
     Raises:
-        InputError: another process owns the folder, or as `lock_folder`.
+        FolderInUseError: another process owns the folder.
+        InputError: as `lock_folder`.
     """
     with lock_folder(folder) as lock:
         _require_acquired(lock, folder)
@@ -155,7 +160,7 @@ def _exists(path: Path) -> InputError:
 
 def _require_acquired(lock: FolderLock, folder: Path) -> None:
     if not lock.acquired:
-        raise InputError(
+        raise FolderInUseError(
             f"{folder}: in use by {lock.owner or 'another process'}; wait until it ends, or choose another folder"
         )
 
