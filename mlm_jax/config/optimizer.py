@@ -7,12 +7,14 @@ from typing import Literal
 from mlm_jax.config.settings import check_types, require, require_above_zero, require_below_one, require_rate
 
 Schedule = Literal["linear", "cosine", "trapezoidal"]
-Optimizer = Literal["adamw", "lamb", "adafactor", "muon"]
+CooldownShape = Literal["linear", "sqrt"]
+Optimizer = Literal["adamw", "stable_adamw", "lamb", "adafactor", "muon"]
 
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6}
 # Defaults of each optimizer, used where a config has None. Coefficients not listed do not apply to it.
 COEFFICIENTS: Mapping[Optimizer, Mapping[str, float]] = {
     "adamw": _ADAM,
+    "stable_adamw": _ADAM,
     "lamb": _ADAM,
     # Epsilon is added to squared gradients. A beta1 of 0 means no momentum.
     "adafactor": {"beta1": 0.0, "epsilon": 1e-30},
@@ -27,10 +29,12 @@ class OptimizerConfig:
     """Optimizer and learning-rate schedule: linear warm-up, then decay."""
 
     name: Optimizer = "adamw"
-    """Optimizer: adamw, lamb, adafactor or muon.
+    """Optimizer: adamw, stable_adamw, lamb, adafactor or muon.
 
-    AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020), Adafactor (Shazeer & Stern 2018) or Muon (Jordan et al.
-    2024). Adafactor stores the row and column means of a matrix's second moments, and its learning rate is relative to
+    AdamW (Loshchilov & Hutter 2019), StableAdamW (Wortsman et al. 2023), LAMB (You et al. 2020), Adafactor (Shazeer &
+    Stern 2018) or Muon (Jordan et al. 2024). StableAdamW divides the learning rate of a weight by the root mean square
+    of its gradient relative to its second moment where that exceeds 1; it is meant for `max_grad_norm=None`. Adafactor
+    stores the row and column means of a matrix's second moments, and its learning rate is relative to
     the root mean square of the weights: 1e-2 is typical. Muon orthogonalizes the momentum of the attention and
     feed-forward matrices of layers, scaled so that AdamW's learning rate and decay carry over (Liu et al. 2025); AdamW
     updates embeddings, biases, norms, pooler and heads."""
@@ -45,12 +49,22 @@ class OptimizerConfig:
     """Number of linear warm-up steps."""
     cooldown_steps: int = 0
     """Number of final decay steps; only for the trapezoidal schedule."""
+    cooldown_shape: CooldownShape = "linear"
+    """Decay of the trapezoidal schedule: linear or sqrt.
+
+    After a fraction x of the cooldown, the rate is its peak times 1 - x or, with `"sqrt"`, 1 - √x (Hägele et al. 2024),
+    and as much of the way to `final_learning_rate_fraction`."""
     final_learning_rate_fraction: float = 0.0
     """Learning rate at the last step, as a fraction of the peak."""
     weight_decay: float = 0.01
     """Weight decay, times the learning rate.
 
     Biases and norms are not decayed."""
+    independent_weight_decay: bool = False
+    """Multiply the weight decay by the learning rate's fraction of its peak instead (Wortsman et al. 2024).
+
+    The decay then follows the schedule, but does not depend on `learning_rate`: typical values are those of other runs
+    times their peak rate, such as 1e-6 for 0.01 at 1e-4."""
     beta1: float | None = None
     """Decay rate of the first moment; None: the optimizer's default.
 
@@ -85,6 +99,8 @@ class OptimizerConfig:
             )
         else:
             require(self, "cooldown_steps", self.cooldown_steps == 0, f"0 with schedule {self.schedule!r}")
+            is_linear = self.cooldown_shape == "linear"
+            require(self, "cooldown_shape", is_linear, f"'linear' with schedule {self.schedule!r}")
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         for name in _COEFFICIENT_NAMES:
             known = name in COEFFICIENTS[self.name] or getattr(self, name) is None

@@ -5,7 +5,7 @@ it is stacked and if it is a matrix.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -89,6 +89,33 @@ def scale_by_factored_rms(epsilon: float, weights: Weights) -> optax.GradientTra
         return scaled, optax.FactoredState(optax.safe_increment(state.count), v_row, v_col, v)
 
     return optax.GradientTransformation(init, update)
+
+
+def stable_adamw(
+    adam: optax.GradientTransformation,
+    decay: optax.GradientTransformation,
+    coefficients: Mapping[str, float],
+    weights: Weights,
+) -> optax.GradientTransformation:
+    """Adam's update and weight decay, divided by the root mean square of the gradient relative to its second moment.
+
+    Divides only where that exceeds 1 (Wortsman et al. 2023, algorithm 2). The root mean square is that of one weight,
+    √(mean of g² / max(u, ε²)), where u is Adam's second moment without its bias. The state is Adam's.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        scaled, new = adam.update(updates, state)
+        with_decay, _ = decay.update(scaled, decay.init(params), params)
+        unbiased = 1 - coefficients["beta2"] ** new.count
+
+        def clip(path: str, update: Array, grad: Array, moment: Array) -> Array:
+            relative = grad**2 / jnp.maximum(moment / unbiased, coefficients["epsilon"] ** 2)
+            axes = tuple(range(int(weights[path].stacked), relative.ndim))
+            return update / jnp.maximum(1, jnp.sqrt(jnp.mean(relative, axis=axes, keepdims=True)))
+
+        return map_paths(clip, with_decay, updates, new.nu), new
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def scale_by_muon(momentum: float, weights: Weights) -> optax.GradientTransformation:

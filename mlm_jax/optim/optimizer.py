@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mlm_jax.config import OptimizerConfig
@@ -16,6 +17,7 @@ from mlm_jax.optim.layer_transforms import (
     scale_by_depth,
     scale_by_factored_rms,
     scale_by_muon,
+    stable_adamw,
 )
 from mlm_jax.parallel.weights import Weights, nested
 
@@ -37,9 +39,16 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int, peak: Any = 
         decay = optax.cosine_decay_schedule(peak, remaining, alpha=config.final_learning_rate_fraction)
     else:
         begin = remaining - config.cooldown_steps
-        decay = optax.linear_schedule(peak, final, config.cooldown_steps, transition_begin=begin)
+        decay = _cooldown(config, peak, final, begin)
     warmup = optax.linear_schedule(0.0, peak, max(1, config.warmup_steps))
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
+
+
+def _cooldown(config: OptimizerConfig, peak: Any, final: Any, begin: int) -> optax.Schedule:
+    if config.cooldown_shape == "linear":
+        return optax.linear_schedule(peak, final, config.cooldown_steps, transition_begin=begin)
+    passed = optax.linear_schedule(0.0, 1.0, config.cooldown_steps, transition_begin=begin)
+    return lambda step: peak + (final - peak) * jnp.sqrt(passed(step))
 
 
 def decay_mask(weights: Weights) -> Any:
@@ -67,19 +76,25 @@ def frozen_mask(config: OptimizerConfig, weights: Weights) -> Any:
 
 
 def make_optimizer(
-    config: OptimizerConfig, weights: Weights, learning_rate: Any
+    config: OptimizerConfig, weights: Weights, learning_rate: Any, peak: Any = None
 ) -> optax.GradientTransformation:
     """Returns the optax chain for parameters with the structure of `weights`.
 
     Clips gradients, applies the optimizer's update rule, adds decoupled weight decay, and scales by depth and learning
-    rate. Layers are treated separately, although they are stacked in one array. `learning_rate`, a number or a traced
-    float32 [], applies to one step; the state does not depend on it.
+    rate. Layers are treated separately, although they are stacked in one array. `learning_rate` applies to one step,
+    and `peak` replaces the config's learning rate; both are numbers or traced float32 [], and the state does not depend
+    on them.
     """
+    peak = config.learning_rate if peak is None else peak
+    rate_of_decay = config.weight_decay / peak if config.independent_weight_decay else config.weight_decay
+    decay = optax.add_decayed_weights(rate_of_decay, mask=decay_mask(weights))
     chain = []
     if config.max_grad_norm is not None:
         chain.append(optax.clip_by_global_norm(config.max_grad_norm))
-    chain += _update_rule(config, weights)
-    chain.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask(weights)))
+    if config.name == "stable_adamw":
+        chain.append(stable_adamw(_adam(config), decay, config.coefficients, weights))
+    else:
+        chain += [*_update_rule(config, weights), decay]
     if config.name == "lamb":
         # As in the authors' code, weights that do not decay are not adapted either.
         chain.append(optax.masked(per_layer(optax.scale_by_trust_ratio(), weights), decay_mask(weights)))
@@ -105,7 +120,7 @@ def _update_rule(config: OptimizerConfig, weights: Weights) -> list[optax.Gradie
         if coefficients["beta1"] > 0:
             parts.append(optax.ema(coefficients["beta1"], debias=False))
         return parts
-    adam = optax.scale_by_adam(coefficients["beta1"], coefficients["beta2"], coefficients["epsilon"])
+    adam = _adam(config)
     if config.name == "muon":
         by_kind = {"matrix": scale_by_muon(coefficients["momentum"], weights), "other": adam}
         # The linear maps in the layers; embedding tables are not stacked.
@@ -115,3 +130,8 @@ def _update_rule(config: OptimizerConfig, weights: Weights) -> list[optax.Gradie
         }
         return [optax.partition(by_kind, nested(kinds))]
     return [adam]
+
+
+def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    coefficients = config.coefficients
+    return optax.scale_by_adam(coefficients["beta1"], coefficients["beta2"], coefficients["epsilon"])

@@ -59,8 +59,8 @@ class Hyperparameters(NamedTuple):
 class UpdateRule:
     """Static part of a parameter update, for any loss."""
 
-    optimizer: Callable[[Any], optax.GradientTransformation]
-    """Maps the learning rate of a step to the optimizer; its state does not depend on the rate."""
+    optimizer: Callable[..., optax.GradientTransformation]
+    """Maps the learning rate of a step, and its peak, to the optimizer; its state does not depend on them."""
     schedule: Callable[[Any], optax.Schedule]
     """Maps the peak learning rate to the schedule."""
     frozen: Any
@@ -119,7 +119,8 @@ def update(
     grads = jax.tree.map(lambda g: g / weight, grads)
     loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
 
-    optimizer = rule.optimizer(rule.schedule(hyperparameters.learning_rate)(state.step))
+    peak = hyperparameters.learning_rate
+    optimizer = rule.optimizer(rule.schedule(peak)(state.step), peak)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     # If the moments also waited for the norm of the update, XLA would compute them twice or store them twice.

@@ -94,7 +94,7 @@ def test_switches_are_given_with_a_value_or_without(
         (["--num-steps", "many"], "--num-steps 'many': must be a whole number"),
         (
             ["--optimizer.name", "lmb"],
-            "--optimizer.name 'lmb': must be one of 'adamw', 'lamb', 'adafactor', 'muon'; ",
+            "--optimizer.name 'lmb': must be one of 'adamw', 'stable_adamw', 'lamb', 'adafactor', 'muon'; ",
         ),
         (["--optimizer.max-grad-norm", "x"], "--optimizer.max-grad-norm 'x': must be a number or None"),
         (["--num-steps", "0"], "TrainConfig.num_steps = 0: must be at least 1"),

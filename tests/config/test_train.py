@@ -70,7 +70,7 @@ def test_json_round_trip(config: TrainConfig) -> None:
         (
             ("optimizer", "name"),
             "sgd",
-            r"OptimizerConfig\.name = 'sgd': must be one of 'adamw', 'lamb', 'adafactor', 'muon'",
+            r"OptimizerConfig\.name = 'sgd': must be one of 'adamw', 'stable_adamw', 'lamb', 'adafactor', 'muon'",
         ),
         (
             ("optimizer", "learning_rate"),

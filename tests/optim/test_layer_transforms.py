@@ -28,7 +28,7 @@ MODEL = BertConfig(
 )
 WEIGHTS = declared_weights(abstract_masked_lm(MODEL))
 RATE, DECAY = 2.0**-5, 2.0**-3
-NAMES = ["adamw", "lamb", "adafactor", "muon"]
+NAMES = ["adamw", "stable_adamw", "lamb", "adafactor", "muon"]
 
 
 def config_of(name: Any, **changes: Any) -> OptimizerConfig:
@@ -67,11 +67,37 @@ def decayed(weights: dict[str, Any]) -> dict[str, bool]:
     return {path: not path.endswith(("bias", "scale")) for path in weights}
 
 
+def stable_adamw_of_the_paper() -> optax.GradientTransformation:
+    """Algorithm 2 of Wortsman et al. 2023, with the moments' own recurrences in place of a correction of their bias."""
+    beta1, beta2, epsilon = 0.9, 0.999, 1e-6
+
+    def init(params: Any) -> Any:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return jnp.zeros((), jnp.int32), zeros, zeros
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        count, first, second = state[0] + 1, *state[1:]
+        debiased = [beta * (1 - beta ** (count - 1.0)) / (1 - beta**count) for beta in (beta1, beta2)]
+        first = jax.tree.map(lambda v, g: debiased[0] * v + (1 - debiased[0]) * g, first, grads)
+        second = jax.tree.map(lambda u, g: debiased[1] * u + (1 - debiased[1]) * g**2, second, grads)
+        updates = {}
+        for path, gradient in grads.items():
+            v, u = first[path], second[path]
+            rms = jnp.sqrt(jnp.mean(gradient**2 / jnp.maximum(u, epsilon**2)))
+            weight = DECAY * params[path] if decayed(params)[path] else 0.0
+            updates[path] = -RATE / jnp.maximum(1, rms) * (weight + v / (jnp.sqrt(u) + epsilon))
+        return updates, (count, first, second)
+
+    return optax.GradientTransformation(init, update)
+
+
 def reference_of(config: OptimizerConfig) -> optax.GradientTransformation:
     """optax's optimizer of that name, for the unstacked model."""
     adamw = optax.adamw(RATE, eps=1e-6, weight_decay=DECAY, mask=decayed)
     if config.name == "adamw":
         return adamw
+    if config.name == "stable_adamw":
+        return stable_adamw_of_the_paper()
     if config.name == "lamb":
         return optax.chain(
             optax.scale_by_adam(eps=1e-6),

@@ -41,6 +41,11 @@ def params() -> Any:
         ({"schedule": "cosine"}, {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.55, 100: 0.1, 40: 0.775}),
         ({"schedule": "trapezoidal", "cooldown_steps": 20}, {5: 0.5, 10: 1.0, 80: 1.0, 90: 0.55, 100: 0.1}),
         ({"schedule": "trapezoidal", "cooldown_steps": 90}, {5: 0.5, 10: 1.0, 55: 0.55, 100: 0.1}),
+        # A quarter of the cooldown takes half of the way.
+        (
+            {"schedule": "trapezoidal", "cooldown_steps": 20, "cooldown_shape": "sqrt"},
+            {10: 1.0, 80: 1.0, 85: 0.55, 100: 0.1},
+        ),
         ({"schedule": "linear", "warmup_steps": 0}, {0: 1.0, 50: 0.55, 100: 0.1}),
     ],
 )
@@ -106,6 +111,19 @@ def test_adamw_is_optax_adamw(params: Any) -> None:
         theirs, second = reference.update(grads, states[1], trained)
         states = first, second
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), mine, theirs)
+
+
+def test_independent_decay_follows_the_schedule_and_not_the_peak(params: Any) -> None:
+    trained = {"head": params["head"]}
+    zeros = jax.tree.map(jnp.zeros_like, trained)
+    for peak in (1.0, 1e-3):
+        config = replace(BASE, learning_rate=peak, weight_decay=0.1, independent_weight_decay=True)
+        # The learning rate of a step in which the schedule is at a quarter of its peak.
+        optimizer = make_optimizer(config, weights_under("head/"), peak / 4)
+        updates, _ = optimizer.update(zeros, optimizer.init(trained), trained)
+        kernel = trained["head"]["dense"]["kernel"]
+        np.testing.assert_allclose(updates["head"]["dense"]["kernel"], -0.025 * kernel, rtol=1e-6)
+        assert not updates["head"]["dense"]["bias"].any()
 
 
 @pytest.mark.slow
