@@ -29,7 +29,7 @@ class OptimizerConfig:
     """Optimizer and learning-rate schedule: linear warm-up, then decay."""
 
     name: Optimizer = "adamw"
-    """Optimizer: adamw, stable_adamw, lamb, adafactor or muon.
+    """adamw, stable_adamw, lamb, adafactor or muon.
 
     AdamW (Loshchilov & Hutter 2019), StableAdamW (Wortsman et al. 2023), LAMB (You et al. 2020), Adafactor (Shazeer &
     Stern 2018) or Muon (Jordan et al. 2024). StableAdamW divides the learning rate of a weight by the root mean square
@@ -61,10 +61,10 @@ class OptimizerConfig:
 
     Biases and norms are not decayed."""
     independent_weight_decay: bool = False
-    """Multiply the weight decay by the learning rate's fraction of its peak instead (Wortsman et al. 2024).
+    """Scale weight decay by the schedule, but not by the peak learning rate.
 
-    The decay then follows the schedule, but does not depend on `learning_rate`: typical values are those of other runs
-    times their peak rate, such as 1e-6 for 0.01 at 1e-4."""
+    The decay is multiplied by the learning rate's fraction of its peak (Wortsman et al. 2024). Typical values are those
+    of other runs times their peak rate, such as 1e-6 for 0.01 at 1e-4."""
     beta1: float | None = None
     """Decay rate of the first moment; None: the optimizer's default.
 
