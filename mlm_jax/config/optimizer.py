@@ -29,22 +29,22 @@ class OptimizerConfig:
     """Optimizer and learning-rate schedule: linear warm-up, then decay."""
 
     name: Optimizer = "adamw"
-    """adamw, stable_adamw, lamb, adafactor or muon.
+    """Optimizer, such as adamw, lamb or muon.
 
-    AdamW (Loshchilov & Hutter 2019), StableAdamW (Wortsman et al. 2023), LAMB (You et al. 2020), Adafactor (Shazeer &
-    Stern 2018) or Muon (Jordan et al. 2024). StableAdamW divides the learning rate of a weight by the root mean square
-    of its gradient relative to its second moment where that exceeds 1; it is meant for `max_grad_norm=None`. Adafactor
-    stores the row and column means of a matrix's second moments, and its learning rate is relative to
-    the root mean square of the weights: 1e-2 is typical. Muon orthogonalizes the momentum of the attention and
-    feed-forward matrices of layers, scaled so that AdamW's learning rate and decay carry over (Liu et al. 2025); AdamW
-    updates embeddings, biases, norms, pooler and heads."""
+    One of adamw (Loshchilov & Hutter 2019), stable_adamw (Wortsman et al. 2023), lamb (You et al. 2020), adafactor
+    (Shazeer & Stern 2018) and muon (Jordan et al. 2024). StableAdamW divides the learning rate of a weight by the root
+    mean square of its gradient relative to its second moment where that exceeds 1; it is meant for `max_grad_norm=None`.
+    Adafactor stores the row and column means of a matrix's second moments, and its learning rate is relative to the
+    root mean square of the weights: 1e-2 is typical. Muon orthogonalizes the momentum of the attention and feed-forward
+    matrices of layers, scaled so that AdamW's learning rate and decay carry over (Liu et al. 2025); AdamW updates
+    embeddings, biases, norms, pooler and heads."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     schedule: Schedule = "linear"
     """Decay: linear, cosine or trapezoidal.
 
     After the warm-up the rate decays linearly or along a cosine to `final_learning_rate_fraction` of its peak. With
-    `"trapezoidal"` it stays at the peak until `cooldown_steps` before the end, and then decays linearly."""
+    `"trapezoidal"` it stays at the peak until `cooldown_steps` before the end, and then decays."""
     warmup_steps: int = 0
     """Number of linear warm-up steps."""
     cooldown_steps: int = 0
