@@ -33,7 +33,7 @@ class OptimizerConfig:
 
     One of adamw (Loshchilov & Hutter 2019), stable_adamw (Wortsman et al. 2023), lamb (You et al. 2020), adafactor
     (Shazeer & Stern 2018) and muon (Jordan et al. 2024). StableAdamW divides the learning rate of a weight by the root
-    mean square of its gradient relative to its second moment where that exceeds 1; it is meant for `max_grad_norm=None`.
+    mean square of its gradient relative to its second moment where that exceeds 1; for `max_grad_norm=None`.
     Adafactor stores the row and column means of a matrix's second moments, and its learning rate is relative to the
     root mean square of the weights: 1e-2 is typical. Muon orthogonalizes the momentum of the attention and feed-forward
     matrices of layers, scaled so that AdamW's learning rate and decay carry over (Liu et al. 2025); AdamW updates
