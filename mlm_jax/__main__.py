@@ -26,6 +26,7 @@ COMMANDS = {
     "finetune": "Fine-tune a model as a text classifier.",
     "probe": "Probe a model for bias or grammar.",
     "convert": "Convert a model to mlm_jax, Hugging Face, Google or KerasHub.",
+    "average": "Average checkpoints of a run, or several models.",
     "extend": "Give a model new words, or another tokenizer.",
     "ablate": "Run a sweep of configs and seeds, and write its report.",
     "compile-check": "Check that a train step fits on chips that are not attached.",
