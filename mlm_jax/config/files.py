@@ -37,6 +37,9 @@ def load_config(source: str | Path) -> TrainConfig:
         InputError: there is no such file, an error occurred inside it (the message has its line), or it has no
             `config()` that returns a TrainConfig.
     """
+    # Path("") is the current folder.
+    if not str(source):
+        raise InputError("'': must be the name of a config, a config file or a run folder")
     path = Path(source)
     if (path / "config.json").is_file():
         return replace(read_json_config(path / "config.json"), output_dir=str(path))

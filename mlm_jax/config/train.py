@@ -256,6 +256,7 @@ class TrainConfig:
         require(self, "batch_size", self.batch_size <= _LARGEST_BATCH, f"at most {_LARGEST_BATCH:,}")
         require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
         require(self, "num_steps", self.num_steps < 2**31, "below 2**31: steps are counted in int32")
+        require(self, "init_from", self.init_from != "", "the name of a model, or None")
         if self.eval_batches is not None:
             require_positive(self, "eval_batches")
         if self.eval_masking.rate_schedule != "constant":

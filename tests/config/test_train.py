@@ -39,7 +39,7 @@ configs = st.builds(
     ),
     mesh=st.builds(MeshConfig, data=st.sampled_from([-1, 1, 8])),
     seed=st.integers(0, 2**32 - 1),
-    init_from=st.none() | st.text(),
+    init_from=st.none() | st.text(min_size=1),
 )
 
 
