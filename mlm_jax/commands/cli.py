@@ -1,6 +1,7 @@
 """Runs a command, and turns its result or exception into an exit code and, for user errors, a one-line message."""
 
 import errno
+import os
 import sys
 import traceback
 import warnings
@@ -71,6 +72,8 @@ def _message(error: Exception) -> str | None:
     """Returns what a user is told, None for a bug."""
     if isinstance(error, InputError | RunError):
         return str(error)
+    if isinstance(error, FileNotFoundError) and not error.filename and not os.path.isdir(os.curdir):
+        return "the current folder no longer exists"
     if isinstance(error, OSError):
         return describe_os_error(error)
     # Libraries have exceptions of their own for a full disk.

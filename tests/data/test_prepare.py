@@ -374,6 +374,10 @@ def test_input_inside_the_output_folder_or_around_it_is_rejected(corpus, tmp_pat
     texts, output = tmp_path / "texts", tmp_path / "texts" / "data"
     texts.mkdir()
     (texts / "a.txt").write_text("the city\n")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(InputError, match=r"loop is a link to .*, which does not exist"):
+        prepare([str(texts)], tokenizer, loop)
     for folder in (texts, f"file://{tmp_path}"):
         with pytest.raises(InputError, match=r"data: is inside the input folder .*; choose a folder outside"):
             prepare([str(folder)], tokenizer, output)
