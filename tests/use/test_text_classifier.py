@@ -216,7 +216,8 @@ def test_the_loss_of_a_step_is_that_of_its_texts(fitted: TextClassifier) -> None
     found = jax.jit(partial(fitted._summed_loss, dropout_key=None))(fitted.params, batch)
     alone = np.concatenate([fitted._all_logits([row]) for row in rows])
     assert found.weight == 8
-    assert found.loss == pytest.approx(fitted._objective.losses(alone, targets).sum(), rel=1e-5)
+    losses = fitted._objective.losses(alone, targets)
+    assert float(found.loss) == pytest.approx(float(losses.sum()), rel=1e-5)
     assert found.correct == (alone.argmax(axis=1) == targets).sum()
 
 
