@@ -19,8 +19,8 @@ from mlm_jax.use.labels import check_count, kind_of, listed
 from mlm_jax.use.packed_texts import SHORTEST_ROW, layout, packed_rows, rounded_up
 from mlm_jax.vocabulary.wordpiece import check_text
 
-# Where texts are this short, the longest text of a batch does not decide the length of its rows.
-_SHORTEST_ROW = 128
+# All batches have rows of this length, except where one has a longer text, or all texts fit a shorter row.
+_COMMON_ROW = 128
 
 Row = tuple[np.ndarray, np.ndarray]
 """Token ids and segment ids of a text, int32 [length] each."""
@@ -126,7 +126,7 @@ def labeled_batches(
     Neither the texts of a batch nor their number depends on their lengths.
     """
     lengths = [len(token_ids) for token_ids, _ in rows]
-    least = min(_SHORTEST_ROW, rounded_up(max(lengths), SHORTEST_ROW))
+    least = min(_COMMON_ROW, rounded_up(max(lengths), SHORTEST_ROW))
     places = permute(np.arange(len(rows)), len(rows), *order)
     for first in range(0, len(rows), batch_size):
         chosen = places[first : first + batch_size]

@@ -221,6 +221,7 @@ class TextClassifier:
     ) -> list[ClassifierEvaluation]:
         """Fine-tunes for `num_epochs` epochs of AdamW, with warm-up over a tenth of the steps and linear decay to 0.
 
+        A step has `batch_size` texts in random order, and its loss is their mean, whichever rows they share.
         With `eval_texts`, evaluates every epoch, keeps the parameters of the best epoch (the first of equals), and
         returns the evaluations. Texts are strings or pairs of strings. A label is the name of a class, a list of names
         or of numbers in [0, 1] if a text has several labels, or the value of a regression; `mlm_jax.use.labels` has the
