@@ -50,7 +50,8 @@ def labeled_rows(
         InputError: a text is not a string or a pair of strings (the message has its index), the model takes no pairs,
             or `sequence_length` is out of range.
 
-    Warns if more than 1 % of the tokens are unknown.
+    Warns if more than 1 % of the tokens are unknown, or if a text has the name of a special token, which is read as
+    ordinary text: the two texts of a pair must be given as two strings.
     """
     if sequence_length is not None:
         check_count("sequence_length", sequence_length)
@@ -91,8 +92,9 @@ def labeled_rows(
 
 def _encoded(texts: Sequence[str], tokenizer: Tokenizer, what: str) -> list[np.ndarray]:
     encoded = tokenizer.encode_batch(texts)
-    if warning := tokenizer.unknown_warning(texts, encoded):
-        warnings.warn(f"{what}s: {warning}", stacklevel=2)
+    for warning in (tokenizer.unknown_warning(texts, encoded), tokenizer.literal_warning(texts)):
+        if warning:
+            warnings.warn(f"{what}s: {warning}", stacklevel=2)
     return encoded
 
 

@@ -89,11 +89,16 @@ class TextClassifier:
         training: TrainingRecord | None = None,
     ) -> None:
         check_problem_type(problem_type)
+        if isinstance(labels, Set):
+            raise InputError(
+                "labels: found a set, which has no order: must be the names of the outputs in order"
+            )
+        labels = class_names(labels, may_repeat=True)
         self.config = replace(config, pooler=True)
         check_model(self.config, params, tokenizer, len(labels))
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         self.tokenizer = tokenizer
-        self.labels = tuple(labels)
+        self.labels = labels
         self.problem_type = problem_type
         self.training = training
         self._trained_length = TrainedLength(training)

@@ -527,6 +527,14 @@ def test_arguments_that_would_fail_later_are_refused(fitted: TextClassifier, fol
         fitted.fit(TEXTS, LABELS, on_epoch="x")
     with pytest.raises(InputError, match=r"^params: tensor classifier/kernel has shape \(32, 2\)"):
         TextClassifier(fitted.config, fitted.params, fitted.tokenizer, ["a", "b", "c"])
+    for labels, message in (
+        ({"a", "b"}, "found a set"),
+        ([1.5, None], "found None"),
+        (None, "found None"),
+    ):
+        with pytest.raises(InputError, match=rf"^labels.*{message}"):
+            TextClassifier(fitted.config, fitted.params, fitted.tokenizer, labels)
+    assert TextClassifier(fitted.config, fitted.params, fitted.tokenizer, [1, 2]).labels == ("1", "2")
     parts = {"encoder": fitted.params["encoder"]}
     with pytest.raises(InputError, match=r"^params: .* missing"):
         TextClassifier(fitted.config, parts, fitted.tokenizer, ["a", "b"])
@@ -534,3 +542,18 @@ def test_arguments_that_would_fail_later_are_refused(fitted: TextClassifier, fol
         TextClassifier.from_preset(folder, num_classes="3")
     with pytest.raises(InputError, match=r"^a random classifier of this config needs .* GB of memory"):
         random_classifier(replace(fitted.config, hidden_dim=2**20), 10**6, 0)
+
+
+def test_a_classifier_that_could_not_be_read_is_not_written(fitted: TextClassifier, tmp_path: Path) -> None:
+    other = TextClassifier(fitted.config, fitted.params, fitted.tokenizer, ["a", "b"])
+    other.labels = ("a", "b", "c")
+    with pytest.raises(InputError, match=r"tensor classifier/\w+ has shape .*: the config requires .*3"):
+        other.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_names_of_special_tokens_in_texts_are_told(fitted: TextClassifier) -> None:
+    with pytest.warns(
+        UserWarning, match=r"^texts: '\[SEP\]' in 'a joy \[SEP\] to see' is read as ordinary text"
+    ):
+        fitted.predict(["a joy", "a joy [SEP] to see"])
