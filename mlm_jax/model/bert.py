@@ -65,6 +65,7 @@ class BertEncoder(nnx.Module):
     ) -> Float[Array, "B L D"] | Float[Array, "depths B L D"]:
         """Returns the last hidden states, in `compute.dtype`, or those after `depth` layers or each of several depths.
 
+        An automatic dtype is float32 here, and an automatic unrolling a loop; programs choose before they call.
         `padding_mask` is True at real tokens. `segment_ids` default to 0. With `document_ids`, tokens attend only
         within their document. Without a `dropout_key` there is no dropout. Between pre-normalized layers, hidden states
         are the residual stream; after the last layer, they are normalized.
@@ -74,13 +75,14 @@ class BertEncoder(nnx.Module):
         """
         depth = self.config.num_layers if depth is None else depth
         deepest = max(depth) if isinstance(depth, tuple) else depth
+        dtype = "float32" if compute.dtype == "auto" else compute.dtype
         embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        x = self.embeddings(token_ids, padding_mask, segment_ids, document_ids, embeddings_key, compute.dtype)
+        x = self.embeddings(token_ids, padding_mask, segment_ids, document_ids, embeddings_key, dtype)
         graph, stacked = nnx.split(self.layers)
         shared = jax.tree.map(lambda weights: weights[0], stacked) if self.config.shared_layers else None
         inputs = (stacked if shared is None else None, jnp.arange(self.config.num_layers))
         biases = self.relative_bias[...] if hasattr(self, "relative_bias") else None
-        positions = positions_of_layers(self.config, token_ids.shape[1], compute.dtype, biases)
+        positions = positions_of_layers(self.config, token_ids.shape[1], dtype, biases)
 
         def apply_layer(place: int, x: Array, inputs: tuple[Any | None, Array]) -> Array:
             weights, index = inputs
