@@ -398,6 +398,44 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
         assert misses == 0
 
 
+TIME_FIRST_STEP = """
+import sys, time
+from dataclasses import replace
+from mlm_jax.config.files import load_config
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.run.trainer import train
+
+class FirstStep(Exception):
+    pass
+
+def stop(step):
+    print(time.process_time() - started)
+    raise FirstStep
+
+config = load_config(sys.argv[1])
+started = time.process_time()
+try:
+    train(config, on_step=stop)
+except FirstStep:
+    pass
+"""
+
+
+@pytest.mark.release
+def test_a_warm_start_takes_its_first_step_within_five_seconds(tmp_path: Path) -> None:
+    """In CPU time, which other work on the machine does not lengthen much; BERT-tiny, as in the demo."""
+    model = replace(PRESETS["bert_tiny_en_uncased"], vocabulary_size=2108, pooler=False)
+    config = config_of(
+        tmp_path / "run", model=model, compilation_cache_dir=str(tmp_path / "compiled"), batch_size=32
+    )
+    path = write_config(config)
+    for _ in range(2):
+        ended = run_python(TIME_FIRST_STEP, path)
+        assert ended.returncode == 0, ended.stderr
+        seconds = float(ended.stdout)
+    assert seconds < 5
+
+
 @pytest.mark.slow
 def test_a_run_resumes_on_eight_devices_and_on_one_again(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path, without=(35, 40))
