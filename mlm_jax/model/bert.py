@@ -66,6 +66,7 @@ class BertEncoder(nnx.Module):
     ) -> Float[Array, "B L D"] | Float[Array, "depths B L D"]:
         """Returns the last hidden states, in `compute.dtype`, or those after `depth` layers or each of several depths.
 
+        An automatic dtype is float32 here, and an automatic unrolling a loop; programs choose before they call.
         `padding_mask` is True at real tokens. `segment_ids` default to 0. With `document_ids`, tokens attend only
         within their document. `position_ids` default to the columns of the row; windows and relative biases always
         go by columns. Without a `dropout_key` there is no dropout. Between pre-normalized layers, hidden states are the
@@ -76,9 +77,10 @@ class BertEncoder(nnx.Module):
         """
         depth = self.config.num_layers if depth is None else depth
         deepest = max(depth) if isinstance(depth, tuple) else depth
+        dtype = "float32" if compute.dtype == "auto" else compute.dtype
         embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         x = self.embeddings(
-            token_ids, padding_mask, segment_ids, document_ids, embeddings_key, compute.dtype, position_ids
+            token_ids, padding_mask, segment_ids, document_ids, embeddings_key, dtype, position_ids
         )
         graph, stacked = nnx.split(self.layers)
         shared = jax.tree.map(lambda weights: weights[0], stacked) if self.config.shared_layers else None
@@ -86,7 +88,7 @@ class BertEncoder(nnx.Module):
         biases = self.relative_bias[...] if hasattr(self, "relative_bias") else None
         if position_ids is None:
             position_ids = jnp.arange(token_ids.shape[1])[None]
-        positions = positions_of_layers(self.config, position_ids, compute.dtype, biases)
+        positions = positions_of_layers(self.config, position_ids, dtype, biases)
 
         def apply_layer(place: int, x: Array, inputs: tuple[Any | None, Array]) -> Array:
             weights, index = inputs
