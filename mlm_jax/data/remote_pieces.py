@@ -140,7 +140,7 @@ class PieceCache:
             self.fetch_now(file, [piece])
             stretch = self._by_piece.get((file.url, piece))
         seconds = 0.0
-        while not wait([stretch.content], _SLOW_SECONDS).done:
+        while not (stretch.content.done() or wait([stretch.content], _SLOW_SECONDS).done):
             seconds += _SLOW_SECONDS
             warnings.warn(f"{file.url}: waiting for {stretch} for {seconds:g} s", stacklevel=2)
         return stretch.first * PIECE_BYTES, stretch.content.result()

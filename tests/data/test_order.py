@@ -76,6 +76,20 @@ def test_rows_of_a_window_are_mixed() -> None:
     assert abs(np.corrcoef(lanes.T)[0, 1]) < 0.2
 
 
+def test_a_window_has_the_shares_of_the_corpus() -> None:
+    """A source that is a tenth of the corpus, in one stretch, is about a tenth of each window."""
+    block_rows, num_windows = 20, 200
+    num_rows = 128 * num_windows * block_rows
+    shares = [
+        (WindowedOrder(num_rows, seed, block_rows).rows(np.arange(num_rows))[1] < num_rows // 10)
+        .reshape(num_windows, -1)
+        .mean(1)
+        for seed in range(5)
+    ]
+    assert np.mean(shares) == 0.1
+    assert np.std(shares) < 1.1 * np.sqrt(0.1 * 0.9 / 128)
+
+
 def test_seeds_and_epochs_differ() -> None:
     base = WindowedOrder(5000, 0, 10).rows(np.arange(5000))[1]
     for other in (

@@ -45,7 +45,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def flip(file: Path, position: int = 100) -> None:
     content = bytearray(file.read_bytes())
-    content[position] ^= 1
+    content[position % len(content)] ^= 1
     file.write_bytes(content)
 
 
