@@ -358,12 +358,41 @@ def test_the_checksums_are_verified_like_other_files(
         open_shards(copy)
 
 
-def test_threads_end_when_nothing_is_left_to_fetch(remote: MemoryFileSystem) -> None:
+def test_the_end_of_the_steps_ends_the_requests(remote: MemoryFileSystem) -> None:
     read = batches(URL)
     stream = read.from_step(0, 1000, prefetch=2)
+    FaultyFileSystem.fault = lambda *_: time.sleep(0.005)
     next(stream)
     stream.close()
     wait_for_threads()
-    # And what is read later is fetched again.
-    replaced = replace(read, seed=1)
-    assert len(replaced.batch(3).token_ids) == BATCH
+    assert read.rows._cache._bytes < WINDOW * BLOCK / 4
+    # What is read later is fetched again.
+    assert len(replace(read, seed=1).batch(3).token_ids) == BATCH
+
+
+def test_rows_that_are_being_read_at_the_end_of_the_steps_still_arrive(
+    local: Path, remote: MemoryFileSystem
+) -> None:
+    """Grain's threads are not stopped, and the process waits for them."""
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+
+    def wait(*_: object) -> None:
+        begun.release()
+        assert go_on.wait(60)
+
+    read, found = batches(URL, words=False), []
+    FaultyFileSystem.fault = wait
+    for number in range(remote_pieces._THREADS):
+        read.rows._shards[-1].fetch_later(100 * number, 100 * number + 50, with_words=False)
+    for _ in range(remote_pieces._THREADS):
+        assert begun.acquire(timeout=30)
+    # No thread is left for what this reader waits for.
+    reader = threading.Thread(target=lambda: found.append(read.batch(0)), daemon=True)
+    reader.start()
+    while not read.rows._cache._jobs:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    read.rows._cache.clear()
+    go_on.set()
+    reader.join(30)
+    np.testing.assert_array_equal(found[0].token_ids, batches(local).batch(0).token_ids)
