@@ -18,7 +18,7 @@ class FetchAhead:
     """Fetches blocks at the pace of the steps, within a `with` block: at most one window ahead of the rows read.
 
     Each lane has a cursor, which passes through the blocks of its windows in sequence, one window ahead of the lane's
-    positions. When the steps begin or jump, it starts at the first position of the current window.
+    positions. When the steps begin, or jump forward, it starts at the first position of the current window.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class FetchAhead:
         ordered = np.sort(positions)
         lanes, first = np.unique(ordered % LANES, return_index=True)
         current, cursors = ordered[first], self._cursors[lanes]
-        jumped = (cursors < current) | (cursors > current + 2 * ahead)
+        jumped = cursors < current
         starts = self._order.window_starts(current[jumped])
         cursors[jumped] = starts + (lanes[jumped] - starts) % LANES
-        # Positions of other blocks come in between, so that no block of a lane is passed over.
+        # Short strides, because a lane may have small parts of blocks.
         stride = LANES * max(1, self._order.block_rows // _STEPS_PER_BLOCK)
         while (due := cursors <= current + ahead).any():
             self._fetch(cursors[due])

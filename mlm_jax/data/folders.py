@@ -226,7 +226,8 @@ def _request(url: str, request: Callable[[], ResultT], retry_seconds: Sequence[f
             text = " ".join(str(error).split())
             failure = f"{url}: download failed ({type(error).__name__}: {text[:200]})"
             if seconds is None or isinstance(error, PermissionError):
-                raise RunError(failure) from error
+                advice = "; check the network and the credentials, then rerun the same command"
+                raise RunError(f"{failure}{advice if retry_seconds else ''}") from error
             warnings.warn(f"{failure}; trying again in {seconds:g} s", stacklevel=2)
             time.sleep(seconds)
     raise AssertionError
