@@ -16,6 +16,7 @@ from mlm_jax.config.settings import check_types, require, require_positive
 from mlm_jax.errors import InputError
 
 Packing = Literal["packed", "document"]
+RowOrder = Literal["global", "windowed"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
 
@@ -51,6 +52,12 @@ class DataConfig:
 
     A document ends with its [SEP]; the row's [CLS] belongs to the first document. Positions always count from the start
     of the row."""
+    order: RowOrder = "global"
+    """Order of the training rows: global or windowed.
+
+    `"global"` permutes all rows of an epoch. `"windowed"` permutes blocks of about 1 MiB of consecutive rows, and then
+    the rows within windows of 1,024 blocks, so that data at a URL are read in blocks instead of whole shards
+    (docs/data.md)."""
     prefetch_batches: int = 4
     """Number of batches to read ahead."""
 

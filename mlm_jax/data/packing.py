@@ -37,7 +37,7 @@ class Places(NamedTuple):
     """int64 [n], number of tokens; at most the body length."""
 
 
-def row_index(store: TokenStore, config: DataConfig) -> "PackedRows | DocumentRows":
+def row_index(store: TokenStore, config: DataConfig) -> "RowIndex":
     """Returns the index of all rows of a store."""
     body_length = config.sequence_length - 2
     return (
@@ -120,6 +120,9 @@ class DocumentRows:
             first, stop = self._first_blocks[number : number + 2]
             counts[first + 1 : stop + 1] = np.add.reduceat(rows, np.arange(0, len(rows), self._stride))
         return np.cumsum(counts, out=counts)
+
+
+RowIndex = PackedRows | DocumentRows
 
 
 def runs(values: np.ndarray) -> list[tuple[int, slice]]:

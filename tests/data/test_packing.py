@@ -53,7 +53,7 @@ def rows_of(prepared: Path, tokenizer: Tokenizer, packing: str) -> np.ndarray:
 def test_rows_are_the_same_without_maps(prepared, tokenizer, monkeypatch, packing):
     expected = rows_of(prepared, tokenizer, packing)
     monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
-    monkeypatch.setattr("mlm_jax.data.shards._mapped", None)
+    monkeypatch.setattr("mlm_jax.data.shards.map_file", None)
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, packing), expected)
 
 

@@ -102,7 +102,11 @@ def test_totals_and_manifest(corpus, tmp_path):
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",
         "tokenizer/vocab.txt",
-        *(f"{kind}-{i:05d}.bin" for kind in ("tokens", "documents") for i in range(len(store.shards))),
+        *(
+            f"{kind}-{i:05d}.bin"
+            for kind in ("tokens", "documents", "checksums")
+            for i in range(len(store.shards))
+        ),
     }
 
 
