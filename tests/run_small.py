@@ -23,7 +23,7 @@ import pytest
 
 from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.config.settings import to_json
-from mlm_jax.data.prepare import prepare
+from mlm_jax.preparation.prepare import prepare
 from mlm_jax.run.records import read_records
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.xla_flags import QUICK

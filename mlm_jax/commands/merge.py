@@ -20,11 +20,11 @@ class Arguments:
 def main(arguments: Sequence[str], prog: str) -> None:
     """Merges the parts and prints a summary."""
     parsed = parse(Arguments, arguments, prog)
-    from mlm_jax.data.folders import LocalFolder
-    from mlm_jax.data.manifest import read_manifest
-    from mlm_jax.data.merge import merge_parts
-    from mlm_jax.data.prepare import EVALUATION_FOLDER
-    from mlm_jax.data.totals import Totals
+    from mlm_jax.preparation.merge import merge_parts
+    from mlm_jax.preparation.prepare import EVALUATION_FOLDER
+    from mlm_jax.shards.folders import LocalFolder
+    from mlm_jax.shards.manifest import read_manifest
+    from mlm_jax.shards.totals import Totals
 
     print(f"{parsed.folder}: {merge_parts(parsed.folder).summary()}")
     evaluation = Path(parsed.folder) / EVALUATION_FOLDER

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlm_jax.commands.flags import parse, required
 from mlm_jax.corpus.document_formats import DocumentBoundary, ErrorPolicy, Format
-from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS
 from mlm_jax.errors import InputError
+from mlm_jax.shards.token_store import DEFAULT_SHARD_TOKENS
 from mlm_jax.text.encode import Separator
 
 if TYPE_CHECKING:
-    from mlm_jax.data.division import Part
-    from mlm_jax.data.prepare import Preparation
+    from mlm_jax.preparation.division import Part
+    from mlm_jax.preparation.prepare import Preparation
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str], prog: str) -> None:
         )
     if not parsed.engine and (parsed.part is None) != (parsed.num_parts is None):
         raise InputError("--part and --num-parts: must be given together, or neither of them")
-    from mlm_jax.data.division import Part
-    from mlm_jax.data.prepare import prepare
+    from mlm_jax.preparation.division import Part
+    from mlm_jax.preparation.prepare import prepare
     from mlm_jax.store.hub import find_tokenizer
     from mlm_jax.text.tokenizer import Tokenizer
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str], prog: str) -> None:
     }
     if parsed.engine:
         from mlm_jax.commands import merge
-        from mlm_jax.data.ray_parts import prepare_parts
+        from mlm_jax.preparation.ray_parts import prepare_parts
 
         for part, preparation in prepare_parts(
             parsed.input, tokenizer, parsed.output, num_parts=parsed.num_parts or 0, **settings

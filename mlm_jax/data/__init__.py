@@ -1,5 +1,5 @@
-"""Shards of token ids on disk, and the rows of each training step. Imports jax only to read ahead.
+"""The rows of each training step, in any order. Imports jax only to read ahead.
 
-In: documents as token ids. Out: shards on disk (`prepare.py`) and the `Batch` of any step (`batches.py`).
-Read `batches.py` first, then `shards.py`.
+In: the shards of a run. Out: the `Batch` of any step (`batches.py`).
+Read `batches.py` first, then `packing.py` and `order.py`.
 """

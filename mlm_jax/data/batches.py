@@ -23,8 +23,8 @@ from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.data.fetch_ahead import FetchAhead
 from mlm_jax.data.order import GlobalOrder, WindowedOrder, rows_per_block
 from mlm_jax.data.packing import Places, row_index, runs
-from mlm_jax.data.shards import TokenStore
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.shards.token_store import TokenStore
 from mlm_jax.text.tokenizer import Tokenizer
 
 _MAX_ROWS = 2**32

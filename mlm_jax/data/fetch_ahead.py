@@ -8,8 +8,8 @@ import numpy as np
 
 from mlm_jax.data.order import LANES, WindowedOrder, cache_bytes
 from mlm_jax.data.packing import RowIndex
-from mlm_jax.data.remote_pieces import PieceCache
-from mlm_jax.data.shards import Shard
+from mlm_jax.shards.remote_pieces import PieceCache
+from mlm_jax.shards.token_store import Shard
 
 _STEPS_PER_BLOCK = 8
 

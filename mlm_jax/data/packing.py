@@ -19,9 +19,9 @@ import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.corpus.progress import track
-from mlm_jax.data.shards import Shard, TokenStore
 from mlm_jax.files.atomic import new_file, remove_abandoned
 from mlm_jax.files.home import home
+from mlm_jax.shards.token_store import Shard, TokenStore
 
 _MAX_COUNTS = 1 << 24
 

@@ -10,10 +10,10 @@ import numpy as np
 from mlm_jax.config import DataConfig
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.batches import Rows
-from mlm_jax.data.folders import open_folder
-from mlm_jax.data.manifest import TOKENIZER_FOLDER
-from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.errors import InputError
+from mlm_jax.shards.folders import open_folder
+from mlm_jax.shards.manifest import TOKENIZER_FOLDER
+from mlm_jax.shards.token_store import TokenStore, open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.vocabulary.files import TOKENIZER_FILES
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Self
 
 from mlm_jax.corpus.progress import track
-from mlm_jax.data.folders import RemoteFile
-from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.data.sources import open_tokenizer
 from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.atomic import remove_abandoned, write_atomically
 from mlm_jax.files.home import home
 from mlm_jax.files.json_files import read_json_object
+from mlm_jax.shards.folders import RemoteFile
+from mlm_jax.shards.token_store import TokenStore, open_shards
 
 _BLOCK_BYTES = 1 << 20
 # Clocks of file systems are coarse: a file that was written this recently may change again under the same time.

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from mlm_jax.config import DataConfig, OptimizerConfig, TrainConfig
-from mlm_jax.data.folders import LocalFolder, open_folder
-from mlm_jax.data.manifest import MANIFEST_FILE, read_manifest
-from mlm_jax.data.prepare import EVALUATION_FOLDER, NothingHeldOutError, prepare
 from mlm_jax.errors import InputError
+from mlm_jax.preparation.prepare import EVALUATION_FOLDER, NothingHeldOutError, prepare
 from mlm_jax.run.reporting import say
+from mlm_jax.shards.folders import LocalFolder, open_folder
+from mlm_jax.shards.manifest import MANIFEST_FILE, read_manifest
 from mlm_jax.store.hub import find_tokenizer
 from mlm_jax.store.loading import load_architecture
 from mlm_jax.store.run_folder import is_run_folder, read_config

@@ -14,7 +14,6 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.config.model import ADDED_SETTINGS
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.folders import is_url
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
 from mlm_jax.data.verification import Verification
 from mlm_jax.errors import InputError, RunError
@@ -28,6 +27,7 @@ from mlm_jax.run.reporting import Reporter, announced_if_slow, describe_start, s
 from mlm_jax.run.signals import StopRequest
 from mlm_jax.run.stoppable_evaluation import evaluate_unless_stopped, run_stops
 from mlm_jax.run.watchdog import Watchdog
+from mlm_jax.shards.folders import is_url
 from mlm_jax.step.evaluation import Evaluation
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.step.update import TrainState

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.config.settings import nearest_name
-from mlm_jax.data.manifest import TOKENIZER_FOLDER
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.checksums import CHECKSUMS_FILE
 from mlm_jax.files.home import home
 from mlm_jax.formats.sentence_transformers import MODULES_FILE, POOLING_FILES
+from mlm_jax.shards.manifest import TOKENIZER_FOLDER
 from mlm_jax.vocabulary.files import TOKENIZER_FILES
 
 # Of a file or folder, in bytes.

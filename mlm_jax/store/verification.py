@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from mlm_jax.data.folders import open_folder
-from mlm_jax.data.manifest import MANIFEST_FILE, PROGRESS_FILE
-from mlm_jax.data.prepare import EVALUATION_FOLDER
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.files.checksums import CHECKSUMS_FILE, unlisted_files
 from mlm_jax.formats.tensor_checks import some
+from mlm_jax.preparation.prepare import EVALUATION_FOLDER
+from mlm_jax.shards.folders import open_folder
+from mlm_jax.shards.manifest import MANIFEST_FILE, PROGRESS_FILE
 from mlm_jax.store.format_registry import read_model
 from mlm_jax.store.run_folder import is_run_folder, run_and_step, verify_checkpoints
 

@@ -21,12 +21,12 @@ from tqdm import tqdm
 from mlm_jax.config import BertConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.config.masking import MaskingConfig, MaskingRecipe
 from mlm_jax.data.batches import Batch, Rows, TrainingBatches
-from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.model.loss import LossSums
 from mlm_jax.parallel.sharding import batch_sharding, make_mesh, replicated
+from mlm_jax.shards.token_store import TokenStore
 from mlm_jax.step.maskable import check_maskable
 from mlm_jax.step.train_step import make_setup, masked_loss
 from mlm_jax.step.update import SummedLoss, TrainState, UpdateRule, hyperparameters_of, state_of, update

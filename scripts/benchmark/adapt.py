@@ -16,11 +16,11 @@ import numpy as np
 
 from mlm_jax.config import BertConfig, DataConfig
 from mlm_jax.corpus.documents import read_documents
-from mlm_jax.data.prepare import EVALUATION_FOLDER, prepare
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import RunError
 from mlm_jax.formats import hugging_face as hugging_face_format
 from mlm_jax.formats.model_folder import random_model
+from mlm_jax.preparation.prepare import EVALUATION_FOLDER, prepare
 from mlm_jax.text.tokenizer import Tokenizer
 from scripts.benchmark.contest import Contestant, compete
 from scripts.benchmark.corpus import text_files

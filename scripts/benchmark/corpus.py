@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from mlm_jax.corpus.documents import read_documents
-from mlm_jax.data.prepare import prepare
+from mlm_jax.preparation.prepare import prepare
 from mlm_jax.text.tokenizer import Tokenizer
 
 _VOCABULARY_SIZE = 8192

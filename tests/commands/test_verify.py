@@ -10,9 +10,9 @@ import pytest
 
 from mlm_jax.__main__ import run_command
 from mlm_jax.config import DataConfig
-from mlm_jax.data.prepare import prepare
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError
+from mlm_jax.preparation.prepare import prepare
 from mlm_jax.store.conversion import convert
 from tests.run_small import documents, prepared, tokenizer, uninterrupted
 

@@ -265,7 +265,9 @@ def test_the_derived_selection_length_is_what_the_rule_needs(
 
 
 def test_config_data_and_package_do_not_import_jax() -> None:
-    modules = "mlm_jax, mlm_jax.config, mlm_jax.config.presets, mlm_jax.config.files, mlm_jax.data.prepare"
+    modules = (
+        "mlm_jax, mlm_jax.config, mlm_jax.config.presets, mlm_jax.config.files, mlm_jax.preparation.prepare"
+    )
     program = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.data.batches import Rows, TrainingBatches, evaluation_batches
-from mlm_jax.data.shards import TokenStore
 from mlm_jax.errors import InputError
+from mlm_jax.shards.token_store import TokenStore
 from mlm_jax.text.tokenizer import Tokenizer
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -216,5 +216,5 @@ def test_reading_300_000_rows_per_second(tokenizer: Tokenizer) -> None:
 
 
 def test_opening_data_does_not_import_jax() -> None:
-    script = "import sys, mlm_jax.data.merge, mlm_jax.data.sources; sys.exit('jax' in sys.modules)"
+    script = "import sys, mlm_jax.preparation.merge, mlm_jax.data.sources; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -13,11 +13,11 @@ import pytest
 
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import Rows
-from mlm_jax.data.manifest import ShardRecord, content_fingerprint
 from mlm_jax.data.packing import DocumentRows, runs
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shards import Shard, TokenStore, open_shards
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.shards.manifest import ShardRecord, content_fingerprint
+from mlm_jax.shards.token_store import Shard, TokenStore, open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +52,8 @@ def rows_of(prepared: Path, tokenizer: Tokenizer, packing: str) -> np.ndarray:
 @pytest.mark.parametrize("packing", ["packed", "document"])
 def test_rows_are_the_same_without_maps(prepared, tokenizer, monkeypatch, packing):
     expected = rows_of(prepared, tokenizer, packing)
-    monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
-    monkeypatch.setattr("mlm_jax.data.shards.map_file", None)
+    monkeypatch.setattr("mlm_jax.shards.token_store._MAX_MAPPED_SHARDS", 2)
+    monkeypatch.setattr("mlm_jax.shards.token_store.map_file", None)
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, packing), expected)
 
 
@@ -118,13 +118,13 @@ def test_short_reads_are_continued(prepared, tokenizer, monkeypatch):
     monkeypatch.setattr(
         os, "preadv", lambda descriptor, buffers, offset: preadv(descriptor, [buffers[0][:7]], offset)
     )
-    monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
+    monkeypatch.setattr("mlm_jax.shards.token_store._MAX_MAPPED_SHARDS", 2)
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
 
 
 def test_a_shard_truncated_during_a_run_is_reported(prepared, tokenizer, monkeypatch, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "data")
-    monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
+    monkeypatch.setattr("mlm_jax.shards.token_store._MAX_MAPPED_SHARDS", 2)
     rows = Rows(open_shards(folder), tokenizer, DataConfig(sequence_length=16))
     (folder / "tokens-00002.bin").write_bytes(b"")
     with pytest.raises(RunError, match=r"tokens-00002\.bin: truncated since it was opened"):

@@ -15,11 +15,11 @@ from fsspec.spec import AbstractFileSystem
 from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.manifest import ShardRecord, shard_file_names
 from mlm_jax.data.order import BLOCK_BYTES, WINDOW_BLOCKS
-from mlm_jax.data.piece_digests import PIECE_BYTES, piece_digests
 from mlm_jax.data.sources import open_run_data
-from mlm_jax.data.totals import Totals, manifest_content
+from mlm_jax.shards.manifest import ShardRecord, shard_file_names
+from mlm_jax.shards.piece_digests import PIECE_BYTES, piece_digests
+from mlm_jax.shards.totals import Totals, manifest_content
 from mlm_jax.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.release

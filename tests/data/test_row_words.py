@@ -13,14 +13,14 @@ from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.batches import Rows, TrainingBatches, evaluation_batches
-from mlm_jax.data.division import Part
-from mlm_jax.data.merge import merge_parts
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
 from mlm_jax.masking.masking import example_keys, mask_tokens
+from mlm_jax.preparation.division import Part
+from mlm_jax.preparation.merge import merge_parts
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.shards.token_store import TokenStore, open_shards
 from mlm_jax.step.maskable import check_maskable
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.masking.test_words import Word, reference

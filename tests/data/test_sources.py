@@ -8,9 +8,9 @@ import tokenizers
 
 from mlm_jax.config import DataConfig
 from mlm_jax.config.masking import MaskingRecipe
-from mlm_jax.data.prepare import prepare
 from mlm_jax.data.sources import open_run_data, resolve_masking
 from mlm_jax.errors import InputError
+from mlm_jax.preparation.prepare import prepare
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
 from tests.run_small import documents, prepared, tokenizer

@@ -14,10 +14,10 @@ from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.data import verification
 from mlm_jax.data.batches import Rows, TrainingBatches
-from mlm_jax.data.shards import open_shards
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.data.verification import StoredFile, Verification, verify_shards
 from mlm_jax.errors import RunError
+from mlm_jax.shards.token_store import open_shards
 from tests.run_small import prepared, tokenizer
 
 
@@ -169,7 +169,7 @@ def rows_of(data: Path, packing: str = "packed") -> Rows:
 def test_an_id_beyond_the_vocabulary_is_named_with_its_position(
     data: Path, mapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 10 if mapped else 0)
+    monkeypatch.setattr("mlm_jax.shards.token_store._MAX_MAPPED_SHARDS", 10 if mapped else 0)
     tokens = np.fromfile(data / FILES[0], "<u2")
     tokens[777] = 60_000
     tokens.tofile(data / FILES[0])

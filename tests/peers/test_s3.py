@@ -21,11 +21,11 @@ s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
 
 from mlm_jax.config.batch_sizes import BatchSizes
-from mlm_jax.data import folders
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.prepare import prepare
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import RunError
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.shards import folders
 from tests.run_small import (
     assert_same_end,
     config_of,

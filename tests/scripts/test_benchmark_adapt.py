@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlm_jax.data.prepare import EVALUATION_FOLDER, prepare
+from mlm_jax.preparation.prepare import EVALUATION_FOLDER, prepare
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.evaluate import evaluate_model
 from scripts.benchmark.adapt import AdaptWork, Outcome, adapt_table, settings_of, write_rows, write_source

@@ -130,7 +130,7 @@ def test_help_and_misspelt_flags(script):
 
 def test_preparing_never_imports_jax(corpus):
     script = (
-        "import sys, mlm_jax.data.merge, mlm_jax.data.shards\n"
+        "import sys, mlm_jax.preparation.merge, mlm_jax.shards.token_store\n"
         "from mlm_jax.commands import prepare, tokenizer\n"
         "assert not {'jax', 'flax', 'torch', 'tensorflow'} & set(sys.modules)\n"
         "assert 'pyarrow' not in sys.modules\n"

@@ -8,9 +8,9 @@ import pytest
 from mlm_jax.config import DataConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.batches import Rows
-from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.errors import InputError
+from mlm_jax.shards.token_store import TokenStore
 from mlm_jax.step import maskable
 from mlm_jax.step.maskable import check_maskable, unknown_share
 from mlm_jax.text.tokenizer import Tokenizer

@@ -11,10 +11,10 @@ from mlm_jax.config import DataConfig, MeshConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.batches import Batch, Rows, TrainingBatches
-from mlm_jax.data.shards import TokenStore
 from mlm_jax.data.sources import resolve_masking
 from mlm_jax.masking.masking import example_keys, mask_tokens
 from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.shards.token_store import TokenStore
 from mlm_jax.step.evaluation import evaluate_rows
 from mlm_jax.step.program import build_program
 from mlm_jax.step.sharded_masking import mask_rows

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 import pytest
 
-from mlm_jax.data.shards import open_shards
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.files.folder_lock import lock_folder
 from mlm_jax.formats import google_tf, hugging_face, keras_hub
 from mlm_jax.formats.model_folder import write_model_folder
 from mlm_jax.report.state import read_sweep
 from mlm_jax.run.plots import plot_losses
+from mlm_jax.shards.token_store import open_shards
 from mlm_jax.store.format_registry import read_architecture, read_model
 from mlm_jax.store.run_folder import read_config
 from mlm_jax.text.tokenizer import Tokenizer

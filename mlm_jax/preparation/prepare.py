@@ -24,9 +24,13 @@ from mlm_jax.corpus.document_hashes import DocumentHashes
 from mlm_jax.corpus.documents import STANDARD_INPUT, CorpusCounts, check_any_document, read_files
 from mlm_jax.corpus.file_systems import path_names
 from mlm_jax.corpus.progress import byte_counter
-from mlm_jax.data.division import InputFile, Part, divide, input_files, part_settings
-from mlm_jax.data.folders import LocalFolder, is_url
-from mlm_jax.data.manifest import (
+from mlm_jax.errors import InputError, RunError, describe_os_error, one_line
+from mlm_jax.files.atomic import partial_paths, write_atomically
+from mlm_jax.files.folder_lock import LOCK_FILE, FolderLock, own_folder
+from mlm_jax.files.json_files import read_json_object
+from mlm_jax.preparation.division import InputFile, Part, divide, input_files, part_settings
+from mlm_jax.shards.folders import LocalFolder, is_url
+from mlm_jax.shards.manifest import (
     MANIFEST_FILE,
     PART_FOLDERS,
     PROGRESS_FILE,
@@ -35,13 +39,9 @@ from mlm_jax.data.manifest import (
     check_shard_files,
     read_manifest,
 )
-from mlm_jax.data.shard_writer import ShardWriter, shard_parts
-from mlm_jax.data.shards import DEFAULT_SHARD_TOKENS, open_shards
-from mlm_jax.data.totals import Preparation, Totals, json_bytes, manifest_content
-from mlm_jax.errors import InputError, RunError, describe_os_error, one_line
-from mlm_jax.files.atomic import partial_paths, write_atomically
-from mlm_jax.files.folder_lock import LOCK_FILE, FolderLock, own_folder
-from mlm_jax.files.json_files import read_json_object
+from mlm_jax.shards.shard_writer import ShardWriter, shard_parts
+from mlm_jax.shards.token_store import DEFAULT_SHARD_TOKENS, open_shards
+from mlm_jax.shards.totals import Preparation, Totals, json_bytes, manifest_content
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents
 from mlm_jax.text.tokenizer import Tokenizer
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mlm_jax.data.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
-from mlm_jax.data.piece_digests import PieceDigests, piece_digests
-from mlm_jax.data.word_bits import WordBits
 from mlm_jax.files.atomic import commit, new_file, partial_path
+from mlm_jax.shards.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
+from mlm_jax.shards.piece_digests import PieceDigests, piece_digests
+from mlm_jax.shards.word_bits import WordBits
 from mlm_jax.text.encode import EncodedBlock
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from mlm_jax.corpus.documents import STANDARD_INPUT
 from mlm_jax.corpus.file_systems import path_names
-from mlm_jax.data.division import Part
-from mlm_jax.data.folders import is_url
-from mlm_jax.data.prepare import Preparation, prepare
 from mlm_jax.errors import InputError, RunError, one_line
 from mlm_jax.files.folder_lock import FolderInUseError
+from mlm_jax.preparation.division import Part
+from mlm_jax.preparation.prepare import Preparation, prepare
+from mlm_jax.shards.folders import is_url
 from mlm_jax.text.tokenizer import Tokenizer
 
 # Ray may run a task again, and a user the command, before the previous process has ended.

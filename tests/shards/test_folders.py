@@ -14,14 +14,14 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from mlm_jax.config import DataConfig
-from mlm_jax.data.division import Part
-from mlm_jax.data.folders import LocalFolder, RemoteFile, RemoteFolder, open_folder
-from mlm_jax.data.merge import merge_parts
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shards import open_shards
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.preparation.division import Part
+from mlm_jax.preparation.merge import merge_parts
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.shards.folders import LocalFolder, RemoteFile, RemoteFolder, open_folder
+from mlm_jax.shards.token_store import open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def kept(home: Path) -> list[str]:
 @pytest.mark.parametrize("packing", ["packed", "document"])
 @pytest.mark.parametrize("max_mapped", [1, 128])
 def test_remote_rows_equal_local_rows(local, remote, home, monkeypatch, packing, max_mapped):
-    monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", max_mapped)
+    monkeypatch.setattr("mlm_jax.shards.token_store._MAX_MAPPED_SHARDS", max_mapped)
     fetched = []
     get_file = MemoryFileSystem.get_file
     monkeypatch.setattr(
@@ -141,7 +141,7 @@ def test_a_failing_file_system_is_reported_in_one_line(remote, home, monkeypatch
         raise TimeoutError("no answer\nin 30 s")
 
     monkeypatch.setattr(MemoryFileSystem, "get_file", refuse)
-    monkeypatch.setattr("mlm_jax.data.folders._RETRY_SECONDS", (0.0, 0.001))
+    monkeypatch.setattr("mlm_jax.shards.folders._RETRY_SECONDS", (0.0, 0.001))
     failed = r"tokens-00000\.bin: download failed \(TimeoutError: no answer in 30 s\)"
     with (
         pytest.warns(UserWarning, match=rf"{failed}; trying again in 0\.001 s"),
@@ -230,7 +230,7 @@ class Slow(LocalFileSystem):
         super().get_file(name, target, **options)
 
 fsspec.register_implementation("slow", Slow)
-from mlm_jax.data.shards import open_shards
+from mlm_jax.shards.token_store import open_shards
 store = open_shards("slow://" + sys.argv[1])
 with ThreadPoolExecutor(4) as pool:
     lengths = list(pool.map(lambda shard: len(shard.tokens), store.shards * 2))

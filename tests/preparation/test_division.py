@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.data.division import InputFile, Part, corpus_identity, divide
 from mlm_jax.errors import InputError
+from mlm_jax.preparation.division import InputFile, Part, corpus_identity, divide
 
 files_of_sizes = st.lists(st.none() | st.integers(1, 50), min_size=1).map(
     lambda sizes: [InputFile(f"/in/{i}.txt", size) for i, size in enumerate(sizes)]

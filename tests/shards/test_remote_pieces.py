@@ -16,13 +16,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
-from mlm_jax.data import folders, order, piece_digests, remote_pieces
+from mlm_jax.data import order
 from mlm_jax.data.batches import TrainingBatches
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shards import open_shards
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.shards import folders, piece_digests, remote_pieces
+from mlm_jax.shards.token_store import open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 
 URL = "faulty://bucket/data"

@@ -17,13 +17,13 @@ import zstandard
 
 from mlm_jax.commands import tokenizer as train_tokenizer
 from mlm_jax.corpus.document_hashes import DocumentHashes
-from mlm_jax.data import prepare as prepare_module
-from mlm_jax.data.division import Part
-from mlm_jax.data.merge import merge_parts
-from mlm_jax.data.prepare import Preparation, prepare
-from mlm_jax.data.shards import open_shards
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.preparation import prepare as prepare_module
+from mlm_jax.preparation.division import Part
+from mlm_jax.preparation.merge import merge_parts
+from mlm_jax.preparation.prepare import Preparation, prepare
+from mlm_jax.shards.token_store import open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.locks import held_by_another_process
 
@@ -68,7 +68,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def run_prepare(corpus: Path, output: Path, before: str = "") -> subprocess.CompletedProcess:
     script = (
         f"{SMALL}{before}\n"
-        "from mlm_jax.data.prepare import prepare\n"
+        "from mlm_jax.preparation.prepare import prepare\n"
         "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"prepare([{str(corpus / 'part*.jsonl.zst')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
         f"        {str(output)!r}, shard_tokens=500)\n"
@@ -120,7 +120,7 @@ def test_output_does_not_depend_on_workers_and_blocks(corpus, uninterrupted, tmp
 # Kills the process before its n-th call that changes the disk.
 KILL_AT = """
 import os, signal
-import mlm_jax.files, mlm_jax.data.prepare
+import mlm_jax.files, mlm_jax.preparation.prepare
 calls = 0
 def killing(call):
     def wrapped(*args, **kwargs):
@@ -168,7 +168,7 @@ def test_resumes_after_kills_at_random_times(corpus, uninterrupted, tmp_path):
     slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.02), fsync(fd))\n"
     script = (
         f"{SMALL}{slow}"
-        "from mlm_jax.data.prepare import prepare\n"
+        "from mlm_jax.preparation.prepare import prepare\n"
         "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"prepare([{str(corpus / 'part*.jsonl.zst')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
         f"        {str(output)!r}, shard_tokens=500)\n"
@@ -468,7 +468,7 @@ def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
     # With a limit on file sizes, writes fail as on a full disk.
     limit = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import mlm_jax.data.prepare as p\n"
+        "import mlm_jax.preparation.prepare as p\n"
         "save = p._save_progress\n"
         "def limiting(folder, progress):\n"
         "    save(folder, progress)\n"
@@ -487,7 +487,7 @@ def test_full_disk_keeps_finished_shards(corpus, uninterrupted, tmp_path):
 def test_full_disk_before_the_first_shard_leaves_nothing_behind(corpus, tmp_path):
     limit = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import mlm_jax.data.prepare as p\n"
+        "import mlm_jax.preparation.prepare as p\n"
         "save = p._save_progress\n"
         "def limiting(folder, progress):\n"
         "    save(folder, progress)\n"
@@ -524,7 +524,7 @@ def test_memory_does_not_grow_with_the_corpus(corpus, tmp_path):
         writer.write(b"the city\n" * 500_000)
     script = (
         "import re\n"
-        "from mlm_jax.data.prepare import prepare\n"
+        "from mlm_jax.preparation.prepare import prepare\n"
         "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"tokenizer = Tokenizer.load({str(corpus / 'vocab.txt')!r})\n"
         f"paths, output = [{str(tmp_path / 'a.txt.zst')!r}], {str(tmp_path / 'data')!r}\n"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from mlm_jax.data.manifest import FORMAT_VERSION, ShardRecord, content_fingerprint
+from mlm_jax.shards.manifest import FORMAT_VERSION, ShardRecord, content_fingerprint
 from mlm_jax.text.encode import token_dtype
 
 

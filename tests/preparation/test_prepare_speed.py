@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 
 from mlm_jax.corpus.documents import read_documents
-from mlm_jax.data.prepare import prepare
+from mlm_jax.preparation.prepare import prepare
 from mlm_jax.text.encode import encode_documents
 from mlm_jax.text.tokenizer import Tokenizer
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from mlm_jax.commands import prepare as prepare_command
-from mlm_jax.data.division import Part
-from mlm_jax.data.merge import merge_parts
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.ray_parts import _prepare_part
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
+from mlm_jax.preparation.division import Part
+from mlm_jax.preparation.merge import merge_parts
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.preparation.ray_parts import _prepare_part
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.locks import held_by_another_process
 
@@ -144,7 +144,7 @@ def test_a_bad_file_is_one_error(corpus: Path, expected: dict[str, bytes], tmp_p
 
 FAILING = """
 import os, sys
-from mlm_jax.data.ray_parts import prepare_parts
+from mlm_jax.preparation.ray_parts import prepare_parts
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.tokenizer import Tokenizer
 

@@ -16,11 +16,13 @@ from functools import partial
 
 import numpy as np
 
-from mlm_jax.data.folders import RemoteFile
-from mlm_jax.data.piece_digests import DIGEST_BYTES, PIECE_BYTES, piece_digests
 from mlm_jax.errors import RunError
+from mlm_jax.shards.folders import RemoteFile
+from mlm_jax.shards.piece_digests import DIGEST_BYTES, PIECE_BYTES, piece_digests
 
 _THREADS = 16
+# Two and a half windows of a windowed order.
+_MOST_BYTES = 5 << 29
 _SLOW_SECONDS = 30.0
 
 
@@ -102,7 +104,7 @@ class PieceCache:
     Its own threads end when they have nothing to do.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         """Keeps at most `most_bytes` bytes that are not being read."""
         self._most_bytes = most_bytes
         self._lock = threading.Lock()

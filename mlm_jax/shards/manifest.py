@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mlm_jax.data.folders import Folder
-from mlm_jax.data.piece_digests import DIGEST_BYTES, num_pieces
-from mlm_jax.data.word_bits import num_bytes
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.json_files import parse_json
+from mlm_jax.shards.folders import Folder
+from mlm_jax.shards.piece_digests import DIGEST_BYTES, num_pieces
+from mlm_jax.shards.word_bits import num_bytes
 from mlm_jax.text.encode import Separator, token_dtype
 
 FORMAT_VERSION = 1

@@ -24,8 +24,9 @@ from typing import Any, Self
 import numpy as np
 
 from mlm_jax.corpus.progress import track
-from mlm_jax.data.folders import Folder, RemoteFile, open_folder
-from mlm_jax.data.manifest import (
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.shards.folders import Folder, RemoteFile, open_folder
+from mlm_jax.shards.manifest import (
     MANIFEST_FILE,
     OFFSET_DTYPE,
     ShardRecord,
@@ -35,13 +36,11 @@ from mlm_jax.data.manifest import (
     shard_names,
     shard_records,
 )
-from mlm_jax.data.order import cache_bytes
-from mlm_jax.data.piece_digests import num_pieces
-from mlm_jax.data.remote_pieces import PieceCache, PiecewiseFile
-from mlm_jax.data.shard_writer import document_offsets, shard_parts
-from mlm_jax.data.windows import Source, array_windows, local_file, map_file, name_of, read_windows
-from mlm_jax.data.word_bits import WordBits, num_bytes, unpacked, window_bytes
-from mlm_jax.errors import InputError, RunError
+from mlm_jax.shards.piece_digests import num_pieces
+from mlm_jax.shards.remote_pieces import PieceCache, PiecewiseFile
+from mlm_jax.shards.shard_writer import document_offsets, shard_parts
+from mlm_jax.shards.windows import Source, array_windows, local_file, map_file, name_of, read_windows
+from mlm_jax.shards.word_bits import WordBits, num_bytes, unpacked, window_bytes
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents, token_dtype
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.vocabulary.wordpiece import check_text, check_texts
@@ -239,7 +238,7 @@ class TokenStore:
                 stacklevel=2,
             )
             return self
-        cache = PieceCache(cache_bytes())
+        cache = PieceCache()
         return replace(self, shards=tuple(shard.in_pieces(cache) for shard in self.shards), cache=cache)
 
     @classmethod

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.corpus.progress import track
-from mlm_jax.data.division import Part, corpus_identity
-from mlm_jax.data.folders import LocalFolder
-from mlm_jax.data.manifest import (
+from mlm_jax.errors import InputError, RunError
+from mlm_jax.files.atomic import write_atomically
+from mlm_jax.files.folder_lock import own_folder
+from mlm_jax.preparation.division import Part, corpus_identity
+from mlm_jax.preparation.prepare import EVALUATION_FOLDER, check_any_token
+from mlm_jax.shards.folders import LocalFolder
+from mlm_jax.shards.manifest import (
     MANIFEST_FILE,
     PART_FOLDERS,
     PROGRESS_FILE,
@@ -17,12 +21,8 @@ from mlm_jax.data.manifest import (
     read_manifest,
     shard_records,
 )
-from mlm_jax.data.prepare import EVALUATION_FOLDER, check_any_token
-from mlm_jax.data.shards import open_shards
-from mlm_jax.data.totals import Totals, manifest_content
-from mlm_jax.errors import InputError, RunError
-from mlm_jax.files.atomic import write_atomically
-from mlm_jax.files.folder_lock import own_folder
+from mlm_jax.shards.token_store import open_shards
+from mlm_jax.shards.totals import Totals, manifest_content
 
 
 def merge_parts(folder: str | Path) -> Totals:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlm_jax.data.folders import RemoteFile
-from mlm_jax.data.remote_pieces import PiecewiseFile
 from mlm_jax.errors import RunError
+from mlm_jax.shards.folders import RemoteFile
+from mlm_jax.shards.remote_pieces import PiecewiseFile
 
 Source = Path | RemoteFile | PiecewiseFile | np.ndarray
 

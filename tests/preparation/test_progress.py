@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from mlm_jax.config import DataConfig
-from mlm_jax.data.division import Part
-from mlm_jax.data.merge import merge_parts
 from mlm_jax.data.packing import DocumentRows
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.data.verification import verify_shards
+from mlm_jax.preparation.division import Part
+from mlm_jax.preparation.merge import merge_parts
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.shards.token_store import TokenStore, open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 
 TEXTS = ["the tower stands in a city", "a city of rivers"] * 20

@@ -15,12 +15,12 @@ import pytest
 from mlm_jax.commands import merge
 from mlm_jax.config import DataConfig
 from mlm_jax.data.batches import Rows
-from mlm_jax.data.division import Part
-from mlm_jax.data.merge import merge_parts
-from mlm_jax.data.prepare import Preparation, prepare
-from mlm_jax.data.shards import open_shards
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
+from mlm_jax.preparation.division import Part
+from mlm_jax.preparation.merge import merge_parts
+from mlm_jax.preparation.prepare import Preparation, prepare
+from mlm_jax.shards.token_store import open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -257,8 +257,8 @@ for name in ("fsync", "replace", "unlink", "mkdir"):
 def part_job(corpus: Path, output: Path, before: str, **options) -> subprocess.Popen:
     script = (
         f"{before}\n"
-        "from mlm_jax.data.division import Part\n"
-        "from mlm_jax.data.prepare import prepare\n"
+        "from mlm_jax.preparation.division import Part\n"
+        "from mlm_jax.preparation.prepare import prepare\n"
         "from mlm_jax.text.tokenizer import Tokenizer\n"
         f"prepare([{str(corpus / '[01]*.txt')!r}], Tokenizer.load({str(corpus / 'vocab.txt')!r}),\n"
         f"        {str(output)!r}, shard_tokens=500, workers=1, part=Part(0, 3))\n"

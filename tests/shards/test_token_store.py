@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_jax.data.manifest import ShardRecord, content_fingerprint
-from mlm_jax.data.prepare import prepare
-from mlm_jax.data.shard_writer import shard_parts
-from mlm_jax.data.shards import TokenStore, open_shards
 from mlm_jax.data.verification import verify_shards
 from mlm_jax.errors import InputError
+from mlm_jax.preparation.prepare import prepare
+from mlm_jax.shards.manifest import ShardRecord, content_fingerprint
+from mlm_jax.shards.shard_writer import shard_parts
+from mlm_jax.shards.token_store import TokenStore, open_shards
 from mlm_jax.text.encode import EncodedBlock, encode_documents, token_dtype
 from mlm_jax.text.tokenizer import Tokenizer
 
