@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.config.settings import LARGEST_FLOAT32
 from mlm_jax.errors import InputError
 
 # Number of names or characters of a value that messages show.
 _SHOWN = 12
 _SHOWN_CHARACTERS = 80
-_LARGEST = float(np.finfo(np.float32).max)
 
 Where = Callable[[int], str]
 """Maps the index of a label to its place in messages, such as "label 3"."""
@@ -177,7 +177,11 @@ def value_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> n
         values = [_plain(value) for value in label] if isinstance(label, list | tuple) else [label]
         is_value = all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
         # Negated, so that NaN fails. Larger numbers would be infinite in float32.
-        if len(values) != len(names) or not is_value or not all(abs(value) <= _LARGEST for value in values):
+        if (
+            len(values) != len(names)
+            or not is_value
+            or not all(abs(value) <= LARGEST_FLOAT32 for value in values)
+        ):
             raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
         targets[index] = values
     return targets
