@@ -27,13 +27,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from mlm_jax.config.settings import flatten
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.digest import array_digests, nonfinite
 from mlm_jax.store.checkpoint_manifest import (
     DamagedError,
     PyTree,
     abstract_arrays,
+    completed,
     describe_arrays,
     describe_differences,
     enumerate_some,
@@ -243,7 +243,7 @@ class Checkpointer:
         """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged or of something else."""
         try:
             manifest = self._manifest(step)
-            known = flatten(manifest["description"])
+            known = completed(manifest["description"], description)
             changed = known | known_settings(description, known)
             self._load(step, abstract_arrays(manifest["arrays"]), changed, part=None)
         except DamagedError as damage:
@@ -335,11 +335,10 @@ class Checkpointer:
         if (saved := manifest.get("step", step)) != step:
             raise DamagedError(f"is the checkpoint of step {saved}: its folder was renamed")
         abstract_leaves, treedef = name_leaves(abstract, part)
-        belongs_to, arrays = manifest["description"], manifest["arrays"]
+        belongs_to, arrays = completed(manifest["description"], description), manifest["arrays"]
         if part is not None:
-            known = flatten(belongs_to)
-            description = known_settings(description, known)
-            belongs_to = {name: known[name] for name in description}
+            description = known_settings(description, belongs_to)
+            belongs_to = {name: belongs_to[name] for name in description}
             arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
             (belongs_to, description, "continue with the same settings and tokenizer"),

@@ -101,9 +101,12 @@ def test_the_tokenizer_of_a_run(folders: dict[str, Path], capsys: pytest.Capture
 
 def test_the_edited_config_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     file = folders["run"] / "config.json"
-    file.write_text(file.read_text().replace('"num_heads": 2', '"num_heads": 4'))
-    assert run_command(["verify", str(folders["run"])]) == 2
-    assert "belongs to something else: model.num_heads: 2 in the checkpoint, 4 now" in capsys.readouterr().err
+    config = file.read_text()
+    for name, before, now in (("num_heads", "2", "4"), ("mask_dropout_id", "null", "4")):
+        file.write_text(config.replace(f'"{name}": {before}', f'"{name}": {now}'))
+        assert run_command(["verify", str(folders["run"])]) == 2
+        message = f"belongs to something else: model.{name}: {before} in the checkpoint, {now} now"
+        assert message in capsys.readouterr().err
 
 
 def test_the_tokenizer_of_prepared_data(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
