@@ -47,6 +47,12 @@ from mlm_jax.store.checkpoint_retention import DELETED_FOLDER, NewestAndBest, re
 from mlm_jax.store.orbax_errors import orbax_silenced, reason
 
 
+def step_of(folder: Path) -> int | None:
+    """Returns the step of a checkpoint by the name of its folder; None for other names, such as 0040 or 40.damaged."""
+    name = folder.name
+    return int(name) if name.isdecimal() and name == str(int(name)) else None
+
+
 class CheckpointError(RunError):
     """A checkpoint could not be written. The message states step, folder, reason and remaining checkpoints."""
 
@@ -101,7 +107,8 @@ class Checkpointer:
         """Returns the steps with a checkpoint on disk, ascending, without a save still running."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+        steps = map(step_of, self.directory.iterdir())
+        return sorted(step for step in steps if step is not None)
 
     def save(
         self,

@@ -4,6 +4,7 @@ N texts, C outputs.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from enum import Enum
 from numbers import Real
@@ -78,7 +79,7 @@ def class_names(labels: Any) -> tuple[str, ...]:
     Raises:
         InputError: a name is of another type, empty, or given twice.
     """
-    names = []
+    names: dict[str, None] = {}
     for index, label in enumerate(map(_plain, listed(labels, "labels"))):
         is_name = isinstance(label, str | Real) and label != "" and str(label) != "nan"
         if not is_name:
@@ -86,7 +87,7 @@ def class_names(labels: Any) -> tuple[str, ...]:
         name = str(label)
         if name in names:
             raise InputError(f"labels[{index}]: {name!r}: is given twice")
-        names.append(name)
+        names[name] = None
     return tuple(names)
 
 
@@ -100,7 +101,8 @@ def class_targets(labels: Sequence[Any], names: Sequence[str], where: Where) -> 
         InputError: a label is of another type, or there is no such class; the message has its place.
     """
     # Of two classes with the same name, neither can be meant by it.
-    by_name = {name: number for number, name in enumerate(names) if list(names).count(name) == 1}
+    counts = Counter(names)
+    by_name = {name: number for number, name in enumerate(names) if counts[name] == 1}
     takes_positions = not any(_is_value(name) for name in names)
     targets = np.empty(len(labels), np.int32)
     for index, given in enumerate(labels):

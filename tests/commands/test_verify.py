@@ -72,6 +72,17 @@ def test_files_that_were_added_to_a_model_are_named(
     assert capsys.readouterr().out == f"{folders['model']}: {line}"
 
 
+def test_folders_with_other_names_are_no_checkpoints(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("0040", "\u0664\u0660"):
+        (folders["run"] / "checkpoints" / name).mkdir()
+    assert run_command(["verify", str(folders["run"])]) == 0
+    assert "checkpoints of steps 30, 35, 40: intact" in capsys.readouterr().out
+    with pytest.raises(InputError, match="0040: not a known model format"):
+        run_command(["fill-mask", str(folders["run"] / "checkpoints" / "0040"), "a [MASK]"])
+
+
 @pytest.mark.slow
 def test_one_checkpoint_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = folders["run"] / "checkpoints"
