@@ -237,9 +237,10 @@ class Tokenizer:
         except BaseException as error:
             if not _is_of_library(error):
                 raise
-            index = next((index for index, text in enumerate(texts) if self._fails(text)), None)
-            where = "a text" if index is None else f"text {index}"
-            raise InputError(f"{where}: the tokenizer cannot encode it: {one_line(error)}") from error
+            failing = next(
+                (f"text {index}" for index, text in enumerate(texts) if self._fails(text)), "a text"
+            )
+            raise InputError(f"{failing}: the tokenizer cannot encode it: {one_line(error)}") from error
 
     def _fails(self, text: str) -> bool:
         try:
