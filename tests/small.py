@@ -9,6 +9,7 @@ import numpy as np
 
 from mlm_jax.config import (
     BertConfig,
+    ComputeConfig,
     DataConfig,
     MeshConfig,
     OptimizerConfig,
@@ -35,6 +36,8 @@ CONFIG = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5),
     num_steps=40,
     batch_size=16,
+    # As on chips.
+    compute=ComputeConfig(scan_unroll=1),
     compilation_cache_dir=None,
 )
 SEP = 3

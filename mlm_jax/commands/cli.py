@@ -1,5 +1,7 @@
 """Runs a command, and turns its result or exception into an exit code and, for user errors, a one-line message."""
 
+import errno
+import os
 import sys
 import traceback
 import warnings
@@ -22,7 +24,8 @@ from mlm_jax.files.targets import failed_write
 def run(main: Callable[[], int | None]) -> None:
     """Calls `main` and exits with the code that it returns (None is 0).
 
-    Prints an InputError, RunError or OSError as `error: …`; exits with 2 for an InputError and with 1 for the others.
+    Prints an InputError, RunError or OSError as `error: …`; exits with 2 for an InputError or a name that is too long,
+    and with 1 for the others.
     Any other exception is a bug and keeps its traceback. Messages that stderr cannot take are lost, without an error.
     """
     process.open_streams()
@@ -61,13 +64,16 @@ def _code_of(main: Callable[[], int | None]) -> int | str | None:
         # The reader of stdout, such as `head`, may close the pipe whenever it likes.
         if not (isinstance(error, BrokenPipeError) and process.stdout_lost_its_reader()):
             print(traceback.format_exc() if message is None else f"error: {message}", file=sys.stderr)
-        return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_RUN_FAILED
+        is_bad_name = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        return EXIT_BAD_INPUT if isinstance(error, InputError) or is_bad_name else EXIT_RUN_FAILED
 
 
 def _message(error: Exception) -> str | None:
     """Returns what a user is told, None for a bug."""
     if isinstance(error, InputError | RunError):
         return str(error)
+    if isinstance(error, FileNotFoundError) and not error.filename and not os.path.isdir(os.curdir):
+        return "the current folder no longer exists"
     if isinstance(error, OSError):
         return describe_os_error(error)
     # Libraries have exceptions of their own for a full disk.

@@ -23,6 +23,7 @@ from mlm_jax.errors import InputError
 ArgumentsT = typing.TypeVar("ArgumentsT")
 
 HELP_FLAGS = ("-h", "--help")
+_NEGATIVE_EXPONENTIAL = re.compile(r"-(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -214,6 +215,10 @@ def _normalized(flags: Sequence[Flag], arguments: Sequence[str]) -> list[str]:
     for place, argument in enumerate(arguments):
         if argument == "--":
             return [*normalized, *arguments[place:]]
+        # argparse takes it for a flag.
+        if _NEGATIVE_EXPONENTIAL.fullmatch(argument) and normalized and normalized[-1] in names:
+            normalized[-1] += f"={argument}"
+            continue
         if normalized and normalized[-1] in switches and argument.lower() in _BOOLEANS:
             name, equals, value = normalized.pop(), "=", argument
         else:

@@ -37,6 +37,9 @@ def load_config(source: str | Path) -> TrainConfig:
         InputError: there is no such file, an error occurred inside it (the message has its line), or it has no
             `config()` that returns a TrainConfig.
     """
+    # Path("") is the current folder.
+    if not str(source):
+        raise InputError("'': must be the name of a config, a config file or a run folder")
     path = Path(source)
     if (path / "config.json").is_file():
         return replace(read_json_config(path / "config.json"), output_dir=str(path))
@@ -78,6 +81,9 @@ def call_in_file(path: Path, function: str, returns: str) -> tuple[Any, str]:
             if str(path) in str(error):
                 raise
             raise InputError(f"{_place(path, error)}: {error}") from error
+        except SystemExit as error:
+            ends = f"{_place(path, error)}: ends the process (SystemExit: {error.code})"
+            raise InputError(f"{ends}: must define {function}() -> {returns}") from error
         except Exception as error:
             raise InputError(f"{_place(path, error)}: {_describe(error)}") from error
 
@@ -119,10 +125,10 @@ def _importable_neighbors(folder: Path) -> Iterator[None]:
         sys.modules.update(hidden)
 
 
-def _place(path: Path, error: Exception) -> str:
+def _place(path: Path, error: BaseException) -> str:
     """Returns `file:line` of an error in a Python config or in a neighbor that it imports."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}"
+        return f"{error.filename}:{error.lineno}" if error.filename else str(path)
     folder = path.parent.resolve()
     frames = traceback.extract_tb(error.__traceback__)
     files = [(Path(frame.filename), frame.lineno) for frame in frames]

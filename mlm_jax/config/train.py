@@ -16,6 +16,7 @@ from mlm_jax.config.settings import check_types, require, require_positive
 from mlm_jax.errors import InputError
 
 Packing = Literal["packed", "document"]
+RowOrder = Literal["global", "windowed"]
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 Remat = Literal["none", "dots", "full"]
 
@@ -51,6 +52,12 @@ class DataConfig:
 
     A document ends with its [SEP]; the row's [CLS] belongs to the first document. Positions always count from the start
     of the row."""
+    order: RowOrder = "global"
+    """Order of the training rows: global or windowed.
+
+    `"global"` permutes all rows of an epoch. `"windowed"` permutes blocks of about 1 MiB of consecutive rows, and then
+    the rows within windows of 1,024 blocks, so that data at a URL are read in blocks instead of whole shards
+    (docs/data.md)."""
     prefetch_batches: int = 4
     """Number of batches to read ahead."""
 
@@ -101,19 +108,22 @@ class MeshConfig:
 class ComputeConfig:
     """Precision, memory and kernels. Apart from rounding and dropout bits, these settings do not affect the results."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Activations in float32 or bfloat16.
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Activations: auto, float32 or bfloat16.
 
-    Parameters and optimizer state are always float32."""
+    `"auto"` is bfloat16 on GPUs and TPUs that have it, and float32 elsewhere; a run that is resumed keeps what it began
+    with. Parameters and optimizer state are always float32."""
     remat: Remat = "none"
     """Rematerialization: none, dots or full.
 
     The backward pass recomputes nothing (`"none"`), everything except matrix products (`"dots"`) or every layer
     (`"full"`) instead of storing it."""
-    scan_unroll: int = 1
-    """Layers per iteration of the loop over layers.
+    scan_unroll: int | None = None
+    """Layers per iteration of the loop over layers; None: automatic.
 
-    On a CPU, unrolling all layers makes steps 5 to 13 % faster."""
+    Without a loop, steps on a CPU are 5 to 13 % faster, but compilation takes longer with every layer, and a step needs
+    more memory. The automatic choice is all layers if they are at most six, on a CPU without rematerialization, and 1
+    otherwise; a run that is resumed keeps what it began with."""
     loss_chunks: int | None = None
     """Number of chunks in which logits are computed; None: automatic.
 
@@ -133,9 +143,9 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require_positive(self, "scan_unroll")
-        if self.loss_chunks is not None:
-            require_positive(self, "loss_chunks")
+        for name in ("scan_unroll", "loss_chunks"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +266,7 @@ class TrainConfig:
         require(self, "batch_size", self.batch_size <= _LARGEST_BATCH, f"at most {_LARGEST_BATCH:,}")
         require(self, "seed", 0 <= self.seed < 2**32, "in [0, 2**32)")
         require(self, "num_steps", self.num_steps < 2**31, "below 2**31: steps are counted in int32")
+        require(self, "init_from", self.init_from != "", "the name of a model, or None")
         if self.eval_batches is not None:
             require_positive(self, "eval_batches")
         if self.eval_masking.rate_schedule != "constant":

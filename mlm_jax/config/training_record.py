@@ -39,6 +39,7 @@ def record_of(config: TrainConfig, longest_rows: int | None) -> TrainingRecord:
         # A row with one document needs no restriction.
         attend_within_documents=data.attend_within_documents and packing == "packed",
         masking=config.eval_masking,
-        dtype=config.compute.dtype,
+        # Not yet chosen in a config that no run began with.
+        dtype="float32" if config.compute.dtype == "auto" else config.compute.dtype,
         longest_rows=longest_rows,
     )

@@ -204,14 +204,21 @@ def _table_texts(
             raise InputError(
                 f"{where}: repeats the header; expected a row of data; give files one by one instead of joining them"
             )
-        if not warned and rows_of is _tsv_rows and _QUOTED.fullmatch(row[column]):
-            warned = True
-            warnings.warn(
-                f"{where}: column {text_field!r} looks quoted as in CSV; fields of TSV are read as they are, with the "
-                "quotation marks; expected a file without quoting, or commas in a .csv",
-                stacklevel=2,
-            )
+        if not warned and rows_of is _tsv_rows:
+            warned = warn_if_quoted(where, text_field, row[column])
         yield row[column], replaced
+
+
+def warn_if_quoted(where: str, column: str, field: str) -> bool:
+    """Warns about a field of TSV, which has no quoting, that looks quoted, and returns True for such a field."""
+    if not _QUOTED.fullmatch(field):
+        return False
+    warnings.warn(
+        f"{where}: column {column!r} looks quoted as in CSV; fields of TSV are read as they are, with the quotation "
+        "marks; expected a file without quoting, or commas in a .csv",
+        stacklevel=3,
+    )
+    return True
 
 
 def _parquet_texts(file: str, raw: BinaryIO, options: ReadOptions) -> Texts:

@@ -71,12 +71,14 @@ def read_documents(
     counts: updated while the documents are consumed.
 
     Raises InputError on the call for paths that cannot be read. During iteration, raises it for damaged content, with
-    the file and the line, row or byte offset (in the decompressed text), and if there is no document.
+    the file and the line, row or byte offset (in the decompressed text), and if there is no document, unless empty ones
+    are kept.
     """
     options = ReadOptions(text_field, errors, document_boundary, format)
     files = expand_paths(path_names(paths), options)
     counts = counts or CorpusCounts()
-    return _requiring_any(files, read_files(files, options, counts, keep_empty=keep_empty), counts)
+    documents = read_files(files, options, counts, keep_empty=keep_empty)
+    return documents if keep_empty else _requiring_any(files, documents, counts)
 
 
 def expand_paths(paths: Sequence[str], options: ReadOptions = _DEFAULTS) -> list[str]:

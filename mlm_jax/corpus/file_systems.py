@@ -52,8 +52,9 @@ def local_path(path: str) -> Path | None:
 
 def check_outside(paths: Sequence[str], output: Path) -> None:
     """Raises InputError if `output` is inside a folder of `paths`, so that its files would be read, too."""
+    place = Path(os.path.realpath(output))
     for path in map(local_path, filter(None, paths)):
-        if path and path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+        if path and path.is_dir() and place.is_relative_to(os.path.realpath(path)):
             raise InputError(
                 f"{output}: is inside the input folder {path}, so its files would be read as text; choose a folder "
                 "outside"

@@ -1,8 +1,8 @@
 """Rows of any step: division of documents into rows, order of rows, and reading ahead.
 
 The data of a step is a pure function of (shards, seed, step). Training reads an endless stream of positions: position
-p belongs to epoch p // num_rows, and its row is the value of that epoch's keyed permutation at p % num_rows. A batch
-may therefore span two epochs, no row is dropped, and a checkpoint holds no iterator state.
+p belongs to epoch p // num_rows, and `order.py` permutes the rows of each epoch. A batch may therefore span two epochs,
+no row is dropped, and a checkpoint holds no iterator state.
 
     packed     [CLS] … a document … [SEP] … the next … [SEP]     rows cut from a shard's stream of documents
     document   [CLS] … one document … [SEP] [PAD] …              a long document continues in further rows
@@ -11,17 +11,20 @@ Both keep every token of every document. Only the last row of a shard (packed) o
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlm_jax.config import DataConfig
 from mlm_jax.config.batch_sizes import BatchSizes
+from mlm_jax.data.fetch_ahead import FetchAhead
+from mlm_jax.data.order import GlobalOrder, WindowedOrder, rows_per_block
 from mlm_jax.data.packing import Places, row_index, runs
-from mlm_jax.data.permutation import permute
 from mlm_jax.data.shards import TokenStore
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.tokenizer import Tokenizer
 
 _MAX_ROWS = 2**32
@@ -59,7 +62,7 @@ class Rows:
         self.sequence_length = config.sequence_length
         self.tokenizer = tokenizer
         self._shards, self._vocabulary_size = store.shards, store.vocabulary_size
-        self._has_words = store.has_words
+        self._has_words, self._cache = store.has_words, store.cache
         self._index = row_index(store, config)
         self.num_rows = self._index.num_rows
         if self.num_rows > _MAX_ROWS:
@@ -69,15 +72,35 @@ class Rows:
             )
         if self.num_rows == 0:
             raise InputError("data: no rows; expected at least one token")
+        self._block_rows = rows_per_block(self.num_rows, store.token_bytes)
+        self._windowed = config.order == "windowed"
+
+    def order(self, seed: int) -> GlobalOrder | WindowedOrder:
+        """Returns the order in which training reads the rows."""
+        if self._windowed:
+            return WindowedOrder(self.num_rows, seed, self._block_rows)
+        return GlobalOrder(self.num_rows, seed)
+
+    def fetch_ahead(
+        self, order: GlobalOrder | WindowedOrder, stop: int, *, with_words: bool
+    ) -> FetchAhead | None:
+        """Returns what fetches the rows of the next steps, up to position `stop`; None if no data are in pieces."""
+        if self._cache is None or isinstance(order, GlobalOrder):
+            return None
+        return FetchAhead(order, self._index, self._shards, self._cache, stop, with_words=with_words)
 
     def read(self, row_numbers: np.ndarray) -> np.ndarray:
         """Returns rows as int32 [n, sequence_length]; `row_numbers` is int [n] in [0, num_rows).
 
         Raises:
-            RunError: a shard is damaged: it has ids beyond the vocabulary or offsets beyond its end.
+            RunError: a shard is damaged: it has ids beyond the vocabulary or offsets beyond its end. Or a part of a
+                remote one could not be downloaded.
         """
         order, places, width = self._places(row_numbers)
         rows = np.empty((len(row_numbers), self.sequence_length), np.int32)
+        if self._cache is not None:
+            for shard, own in runs(places.shards):
+                self._shards[shard].request(places.starts[own], width)
         for shard, own in runs(places.shards):
             ids = self._shards[shard].token_windows(places.starts[own], width)
             self._shards[shard].check_ids(ids, places.starts[own], self._vocabulary_size)
@@ -97,6 +120,9 @@ class Rows:
         self.require_words("data")
         order, places, width = self._places(row_numbers)
         words = np.zeros((len(row_numbers), self.sequence_length), bool)
+        if self._cache is not None:
+            for shard, own in runs(places.shards):
+                self._shards[shard].request_words(places.starts[own], width)
         for shard, own in runs(places.shards):
             words[order[own], 1:-1] = self._shards[shard].word_windows(places.starts[own], width)
         return words
@@ -160,26 +186,51 @@ class TrainingBatches:
 
     def batch(self, step: int) -> Batch:
         """Returns the local rows of `step`."""
-        positions = self.sizes.examples(step) + self.local_rows(self.sizes.size(step))
-        epochs, places = np.divmod(positions, self.rows.num_rows)
-        row_numbers = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            within = epochs == epoch
-            row_numbers[within] = permute(places[within], self.rows.num_rows, self.seed, int(epoch))
+        return self._read(self._positions(step))
+
+    def from_step(self, first: int, last: int, prefetch: int) -> Iterator[Batch]:
+        """Yields the batches of steps `first` to `last - 1`; Grain's threads read `prefetch` of them ahead.
+
+        The data of remote rows in windowed order are fetched even earlier.
+        """
+        # Imported here because grain imports jax, which nothing else in this room needs.
+        import grain  # noqa: PLC0415
+
+        stop = self.sizes.examples(last)
+        with self.rows.fetch_ahead(self._order, stop, with_words=self.with_words) or nullcontext() as ahead:
+
+            def batch(step: int) -> Batch:
+                positions = self._positions(step)
+                read = self._read(positions)
+                # Only now, so that the first rows need not wait for later ones.
+                if ahead is not None:
+                    ahead.advance(positions)
+                return read
+
+            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+            try:
+                yield from grain.MapDataset.range(first, last).map(batch).to_iter_dataset(options)
+            except (InputError, RunError) as error:
+                # Grain adds lines about its traceback to the message.
+                raise type(error)(str(error).partition("\n")[0]) from error
+
+    @cached_property
+    def _order(self) -> GlobalOrder | WindowedOrder:
+        return self.rows.order(self.seed)
+
+    def _positions(self, step: int) -> np.ndarray:
+        """Returns the positions of the local rows of `step`, int64 [n]."""
+        size = self.sizes.size(step)
+        return self._order.arranged(self.sizes.examples(step) + np.arange(size))[self.local_rows(size)]
+
+    def _read(self, positions: np.ndarray) -> Batch:
+        epochs, row_numbers = self._order.rows(positions)
         return Batch(
             self.rows.read(row_numbers),
             row_numbers.astype(np.uint32),
             epochs.astype(np.uint32),
             self.rows.read_words(row_numbers) if self.with_words else None,
         )
-
-    def from_step(self, first: int, last: int, prefetch: int) -> Iterator[Batch]:
-        """Returns the batches of steps `first` to `last - 1`; Grain's threads read `prefetch` of them ahead."""
-        # Imported here because grain imports jax, which nothing else in this room needs.
-        import grain  # noqa: PLC0415
-
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
-        return iter(grain.MapDataset.range(first, last).map(self.batch).to_iter_dataset(options))
 
 
 def evaluation_batches(

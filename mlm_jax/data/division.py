@@ -6,6 +6,7 @@ each belongs to one part, so the shards are byte-identical for any number of par
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -74,11 +75,12 @@ def input_files(paths: Sequence[str], output: Path, options: ReadOptions) -> lis
 
     Raises InputError if files of the folder `output` are among them, or would be once it has files.
     """
-    output = output.resolve()
+    # Path.resolve raises a RuntimeError for a link to itself.
+    output = Path(os.path.realpath(output))
     check_outside(paths, output)
     files = expand_paths(paths, options)
     for path in map(local_path, files):
-        if path and output in path.resolve().parents:
+        if path and output in Path(os.path.realpath(path)).parents:
             raise InputError(
                 f"{path}: is inside the output folder {output}; expected input from outside, or another output folder"
             )

@@ -2,8 +2,10 @@
 
     $MLM_JAX_HOME/shards/AB/ABCD…   a cached file, named by its sha256
 
-The whole file is downloaded on first use, and appears in the cache once its checksum is verified. Nothing is evicted:
-training reads rows from all shards in random order, so the cache grows to the size of the data.
+A whole file is downloaded on first use, and appears in the cache once its checksum is verified. Nothing is evicted:
+in the global order, training reads rows from all shards, so the cache grows to the size of the data. In the windowed
+order it reads pieces of files instead (`remote_pieces.py`). Downloads of data that fail are tried again, with a
+warning.
 """
 
 import contextlib
@@ -12,7 +14,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +27,9 @@ from mlm_jax.files.atomic import commit, partial_path, remove_abandoned
 from mlm_jax.files.home import home
 
 ResultT = TypeVar("ResultT")
+
+# Waits between the attempts to download data.
+_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,29 @@ class RemoteFile:
             ) from error
         return path
 
+    def fetch_range(self, start: int, stop: int) -> bytes:
+        """Returns bytes `start` to `stop` - 1 of the file, which are not verified or kept.
+
+        Raises:
+            InputError: the file does not exist.
+            RunError: the bytes could not be downloaded, or the answer was too short, again and again.
+        """
+        files, location = file_system(self.url)
+
+        def request() -> bytes:
+            content: bytes = files.cat_file(location, start=start, end=stop)
+            if len(content) != stop - start:
+                raise EOFError(f"{len(content):,} bytes instead of {stop - start:,}")
+            return content
+
+        try:
+            return _request(f"{self.url}: bytes {start:,} to {stop - 1:,}", request, _RETRY_SECONDS)
+        except FileNotFoundError as error:
+            raise self._missing() from error
+
+    def _missing(self) -> InputError:
+        return InputError(f"{self.url}: missing; copy the complete prepared folder there")
+
     def _fetch(self, path: Path) -> None:
         remove_abandoned(path)
         free = shutil.disk_usage(path.parent).free
@@ -109,9 +139,9 @@ class RemoteFile:
         try:
             files, location = file_system(self.url)
             try:
-                _request(self.url, lambda: files.get_file(location, str(partial)))
+                _request(self.url, lambda: files.get_file(location, str(partial)), _RETRY_SECONDS)
             except FileNotFoundError as error:
-                raise InputError(f"{self.url}: missing; copy the complete prepared folder there") from error
+                raise self._missing() from error
             with partial.open("r+b") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != self.sha256:
@@ -182,12 +212,22 @@ def is_url(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-def _request(url: str, request: Callable[[], ResultT]) -> ResultT:
-    """Returns the result of a remote request. Converts the various errors of file systems to RunError."""
-    try:
-        return request()
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise RunError(f"{url}: download failed ({type(error).__name__}: {text[:200]})") from error
+def _request(url: str, request: Callable[[], ResultT], retry_seconds: Sequence[float] = ()) -> ResultT:
+    """Returns the result of a remote request. Converts the various errors of file systems to RunError.
+
+    A request that fails is repeated after each of `retry_seconds`, with a warning. FileNotFoundError is passed on.
+    """
+    for seconds in (*retry_seconds, None):
+        try:
+            return request()
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())
+            failure = f"{url}: download failed ({type(error).__name__}: {text[:200]})"
+            if seconds is None or isinstance(error, PermissionError):
+                advice = "; check the network and the credentials, then rerun the same command"
+                raise RunError(f"{failure}{advice if retry_seconds else ''}") from error
+            warnings.warn(f"{failure}; trying again in {seconds:g} s", stacklevel=2)
+            time.sleep(seconds)
+    raise AssertionError

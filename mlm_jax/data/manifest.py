@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.data.folders import Folder
+from mlm_jax.data.piece_digests import DIGEST_BYTES, num_pieces
 from mlm_jax.data.word_bits import num_bytes
 from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.json_files import parse_json
@@ -36,6 +37,8 @@ class ShardRecord:
     """Checksum of the bits that tell where words begin; None if the entries of the vocabulary tell."""
     folder: str = ""
     """Subfolder with the shard's files; shards are numbered within each subfolder."""
+    checksums_sha256: str | None = None
+    """Checksum of the checksums of the pieces of its tokens and words; None if an earlier version prepared it."""
 
     def token_bytes(self, vocabulary_size: int) -> int:
         """Returns the size of the token file in bytes."""
@@ -51,9 +54,20 @@ class ShardRecord:
         """Size of the file of words in bytes."""
         return num_bytes(self.tokens)
 
+    def checksum_bytes(self, vocabulary_size: int) -> int:
+        """Returns the size of the file of checksums in bytes."""
+        word_bytes = 0 if self.words_sha256 is None else self.word_bytes
+        return DIGEST_BYTES * (num_pieces(self.token_bytes(vocabulary_size)) + num_pieces(word_bytes))
+
+    @property
+    def entry(self) -> dict[str, int | str]:
+        """Entry of the manifest."""
+        checksums = {} if self.checksums_sha256 is None else {"checksums_sha256": self.checksums_sha256}
+        return self.content | {"folder": self.folder} | checksums
+
     @property
     def content(self) -> dict[str, int | str]:
-        """Entry of the manifest without the subfolder."""
+        """Part of the entry that the fingerprint covers: neither file locations nor checksums of pieces."""
         entry: dict[str, int | str] = {
             "documents": self.documents,
             "tokens": self.tokens,
@@ -142,8 +156,8 @@ def shard_records(manifest: Mapping[str, Any]) -> list[ShardRecord]:
 
 def _check_record(record: ShardRecord) -> None:
     # A manifest may come from a URL, and these become paths.
-    digests = [record.tokens_sha256, record.documents_sha256]
-    for digest in digests if record.words_sha256 is None else [*digests, record.words_sha256]:
+    optional = [sha256 for sha256 in (record.words_sha256, record.checksums_sha256) if sha256 is not None]
+    for digest in (record.tokens_sha256, record.documents_sha256, *optional):
         if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
             raise InputError(f"sha256 {digest!r}: must be 64 hexadecimal digits")
     if not (
@@ -155,8 +169,8 @@ def _check_record(record: ShardRecord) -> None:
             raise InputError(f"{name} {count!r}: must be a count")
 
 
-def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str, str]]:
-    """Returns the file names, relative to the manifest, of each shard's tokens, document offsets and words."""
+def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str, str, str]]:
+    """Returns the file names of each shard, relative to the manifest, in the order of `shard_file_names`."""
     numbers: Counter[str] = Counter()
     names = []
     for record in records:
@@ -166,22 +180,27 @@ def shard_names(records: Iterable[ShardRecord]) -> list[tuple[str, str, str]]:
     return names
 
 
-def shard_file_names(number: int, prefix: str = "") -> tuple[str, str, str]:
-    """Returns the file names of the tokens, the document offsets and the words of shard `number`."""
-    tokens, documents, words = (
-        f"{prefix}{part}-{number:05d}.bin" for part in ("tokens", "documents", "words")
+def shard_file_names(number: int, prefix: str = "") -> tuple[str, str, str, str]:
+    """Returns the file names of the tokens, the document offsets, the words and the checksums of shard `number`."""
+    tokens, documents, words, checksums = (
+        f"{prefix}{part}-{number:05d}.bin" for part in ("tokens", "documents", "words", "checksums")
     )
-    return tokens, documents, words
+    return tokens, documents, words, checksums
 
 
 def check_shard_files(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int) -> None:
     """Raises InputError if a file of a shard is missing or its size does not match its record."""
     sizes = folder.sizes({record.folder for record in records})
     for record, names in zip(records, shard_names(records), strict=True):
-        expected_sizes = [record.token_bytes(vocabulary_size), record.offset_bytes]
-        if record.words_sha256 is not None:
-            expected_sizes.append(record.word_bytes)
-        for name, expected in zip(names, expected_sizes, strict=False):
+        expected_sizes = (
+            record.token_bytes(vocabulary_size),
+            record.offset_bytes,
+            None if record.words_sha256 is None else record.word_bytes,
+            None if record.checksums_sha256 is None else record.checksum_bytes(vocabulary_size),
+        )
+        for name, expected in zip(names, expected_sizes, strict=True):
+            if expected is None:
+                continue
             found = sizes.get(name)
             if found is None:
                 raise InputError(f"{folder}/{name}: missing; prepare the folder again")

@@ -9,6 +9,7 @@ file.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,7 @@ class Places(NamedTuple):
     """int64 [n], number of tokens; at most the body length."""
 
 
-def row_index(store: TokenStore, config: DataConfig) -> "PackedRows | DocumentRows":
+def row_index(store: TokenStore, config: DataConfig) -> "RowIndex":
     """Returns the index of all rows of a store."""
     body_length = config.sequence_length - 2
     return (
@@ -104,9 +105,9 @@ class DocumentRows:
         if self._stride == 1:
             return self._counted()
         file = home() / "rows" / f"{store.fingerprint}-{self._body_length}-{self._stride}.npy"
-        # If the file is truncated or the home folder is not writable, the rows are counted again.
-        with contextlib.suppress(OSError, ValueError):
-            return np.load(file, mmap_mode="r")
+        kept = _kept(file)
+        if kept is not None and len(kept) == self._first_blocks[-1] + 1:
+            return kept
         counts = self._counted()
         with contextlib.suppress(OSError):
             _keep(file, counts)
@@ -119,6 +120,9 @@ class DocumentRows:
             first, stop = self._first_blocks[number : number + 2]
             counts[first + 1 : stop + 1] = np.add.reduceat(rows, np.arange(0, len(rows), self._stride))
         return np.cumsum(counts, out=counts)
+
+
+RowIndex = PackedRows | DocumentRows
 
 
 def runs(values: np.ndarray) -> list[tuple[int, slice]]:
@@ -136,7 +140,27 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
 
 
 def _keep(file: Path, counts: np.ndarray) -> None:
+    """Writes the counts and, as a last number, their checksum."""
     file.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(file)
     with new_file(file) as stream:
-        np.save(stream, counts)
+        np.save(stream, np.append(counts, _checksum(counts)))
+
+
+def _kept(file: Path) -> np.ndarray | None:
+    """Returns the counts in a file of `_keep`; None if there is none, or it is damaged."""
+    # np.load raises EOFError for an empty file.
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        values = np.load(file)
+        if (
+            values.dtype == np.int64
+            and values.ndim == 1
+            and len(values)
+            and values[-1] == _checksum(values[:-1])
+        ):
+            return values[:-1]
+    return None
+
+
+def _checksum(counts: np.ndarray) -> np.int64:
+    return np.frombuffer(hashlib.sha256(counts.tobytes()).digest()[:8], np.int64)[0]

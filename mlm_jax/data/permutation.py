@@ -5,16 +5,17 @@ import numpy as np
 _ROUNDS = 6
 
 
-def permute(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the int64 values at `positions` of the permutation of [0, `size`) given by (`seed`, `epoch`).
+def permute(positions: np.ndarray, size: int, seed: int, epoch: int, *parts: int) -> np.ndarray:
+    """Returns the int64 values at `positions` of the permutation of [0, `size`) given by (`seed`, `epoch`, *`parts`).
 
     Applies a Feistel network over the next power of two (Luby & Rackoff 1988) until the value is in [0, size) (cycle
     walking, Black & Rogaway 2002): on average less than twice per position.
 
     Args:
         positions: integers in [0, size), any shape.
+        parts: further numbers of the key, each at least 1, because NumPy pads keys with zeros.
     """
-    round_keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)
+    round_keys = np.random.SeedSequence([seed, epoch, *parts]).generate_state(_ROUNDS, np.uint64)
     bits = max(2, int(size - 1).bit_length())
     values = np.asarray(positions).astype(np.uint64)
     values = _feistel(values, bits, round_keys)

@@ -390,7 +390,13 @@ def _save_progress(folder: Path, progress: _Progress) -> None:
 
 
 def _remove(folder: Path) -> None:
-    for pattern in ("tokens-*.bin*", "documents-*.bin*", "words-*.bin*", f"{PROGRESS_FILE}*"):
+    for pattern in (
+        "tokens-*.bin*",
+        "documents-*.bin*",
+        "words-*.bin*",
+        "checksums-*.bin*",
+        f"{PROGRESS_FILE}*",
+    ):
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Divides blocks of token ids into shards and writes the two files of each shard."""
+"""Divides blocks of token ids into shards and writes the files of each shard."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlm_jax.data.manifest import OFFSET_DTYPE, ShardRecord, shard_file_names
+from mlm_jax.data.piece_digests import PieceDigests, piece_digests
 from mlm_jax.data.word_bits import WordBits
 from mlm_jax.files.atomic import commit, new_file, partial_path
 from mlm_jax.text.encode import EncodedBlock
@@ -60,11 +61,11 @@ class ShardWriter:
 
     def __init__(self, folder: Path, index: int) -> None:
         """Opens the token file. The document offsets and words of the shard stay in memory until `close`."""
-        self._tokens_path, self._documents_path, self._words_path = (
+        self._tokens_path, self._documents_path, self._words_path, self._checksums_path = (
             folder / name for name in shard_file_names(index)
         )
         self._file = partial_path(self._tokens_path).open("wb")
-        self._sha256 = hashlib.sha256()
+        self._sha256, self._digests = hashlib.sha256(), PieceDigests()
         self._lengths: list[np.ndarray] = []
         self._words = WordBits()
         self.num_tokens = 0
@@ -74,6 +75,7 @@ class ShardWriter:
         data = block.tokens.tobytes()
         self._file.write(data)
         self._sha256.update(data)
+        self._digests.append(data)
         self._lengths.append(block.document_lengths)
         if block.continues_word is not None:
             self._words.append(block.continues_word)
@@ -82,11 +84,10 @@ class ShardWriter:
     def close(self) -> ShardRecord:
         """Flushes the files to disk, renames them and returns the shard's record."""
         offsets = document_offsets(np.concatenate(self._lengths)).tobytes()
-        words = self._words.packed() if self._words.size else None
-        contents = {self._documents_path: offsets} | (
-            {} if words is None else {self._words_path: words.tobytes()}
-        )
-        for path, data in contents.items():
+        words = self._words.packed().tobytes() if self._words.size else None
+        checksums = self._digests.complete() + piece_digests(words or b"")
+        contents = {self._documents_path: offsets, self._checksums_path: checksums}
+        for path, data in (contents | ({} if words is None else {self._words_path: words})).items():
             with new_file(path) as file:
                 file.write(data)
         commit(self._file, self._tokens_path)
@@ -95,7 +96,8 @@ class ShardWriter:
             tokens=self.num_tokens,
             tokens_sha256=self._sha256.hexdigest(),
             documents_sha256=hashlib.sha256(offsets).hexdigest(),
-            words_sha256=None if words is None else hashlib.sha256(words.tobytes()).hexdigest(),
+            words_sha256=None if words is None else hashlib.sha256(words).hexdigest(),
+            checksums_sha256=hashlib.sha256(checksums).hexdigest(),
         )
 
     def discard(self) -> None:

@@ -2,6 +2,8 @@
 
     FOLDER/tokens-00000.bin      token ids, document by document; uint16 or uint32, little-endian
            documents-00000.bin   uint64 [num_documents + 1], the offset of each document in the shard
+           words-00000.bin       a bit per token (`word_bits.py`), for some tokenizers
+           checksums-00000.bin   checksums of pieces of the tokens, then of the words (`piece_digests.py`)
            …
            tokenizer/            the tokenizer of the data
            manifest.json         written last; a folder with a manifest is complete
@@ -12,10 +14,9 @@ With `separator="sep"`, each document ends with the id of [SEP], which its offse
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +35,11 @@ from mlm_jax.data.manifest import (
     shard_names,
     shard_records,
 )
+from mlm_jax.data.order import cache_bytes
+from mlm_jax.data.piece_digests import num_pieces
+from mlm_jax.data.remote_pieces import PieceCache, PiecewiseFile
 from mlm_jax.data.shard_writer import document_offsets, shard_parts
+from mlm_jax.data.windows import Source, array_windows, local_file, map_file, name_of, read_windows
 from mlm_jax.data.word_bits import WordBits, num_bytes, unpacked, window_bytes
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.text.encode import EncodedBlock, Separator, UnknownTokens, encode_documents, token_dtype
@@ -45,8 +50,6 @@ DEFAULT_SHARD_TOKENS = 1 << 26
 # A memory map in Python keeps a file descriptor open, and many systems allow 1,024 per process.
 _MAX_MAPPED_SHARDS = 128
 
-Source = Path | RemoteFile | np.ndarray
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -54,6 +57,7 @@ class Shard:
 
     token_source, document_source, word_source: local or remote files, or arrays for a shard in memory; None if the
         entries of the vocabulary tell where words begin.
+    checksum_source: checksums of the pieces of tokens and words; None for a shard in memory or of earlier versions.
     mapped: True reads windows from memory maps; False opens the file for each call.
     """
 
@@ -64,31 +68,32 @@ class Shard:
     dtype: np.dtype
     mapped: bool = True
     word_source: Source | None = field(default=None, repr=False)
+    checksum_source: Source | None = field(default=None, repr=False)
 
     @cached_property
     def tokens(self) -> np.ndarray:
         """Token ids `[num_tokens]`, uint16 or uint32; read-only if they are in a file."""
-        return _mapped(self.token_source, self.dtype)
+        return map_file(self.token_source, self.dtype)
 
     @cached_property
     def document_offsets(self) -> np.ndarray:
         """uint64 `[num_documents + 1]`: document i is `tokens[offsets[i] : offsets[i + 1]]`."""
-        return _mapped(self.document_source, OFFSET_DTYPE)
+        return map_file(self.document_source, OFFSET_DTYPE)
 
     def token_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
         """Returns `tokens[start : start + width]` for each of `starts`, `[n, width]`, padded with the last token."""
         if self.mapped:
-            return _windows(self.tokens, starts, width)
-        return _read_windows(self.token_source, self.dtype, self.num_tokens, starts, width)
+            return array_windows(self.tokens, starts, width)
+        return read_windows(self.token_source, self.dtype, self.num_tokens, starts, width)
 
     def word_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
         """Returns bool `[n, width]`: True for the tokens of each window that continue a word; see `token_windows`."""
         assert self.word_source is not None, "a shard with words"
         first, size = window_bytes(starts, width)
         if self.mapped:
-            windows = _windows(self.word_bits, first, size)
+            windows = array_windows(self.word_bits, first, size)
         else:
-            windows = _read_windows(
+            windows = read_windows(
                 self.word_source, np.dtype(np.uint8), num_bytes(self.num_tokens), first, size
             )
         return unpacked(windows, starts, width)
@@ -97,14 +102,14 @@ class Shard:
     def word_bits(self) -> np.ndarray:
         """uint8 `[num_bytes(num_tokens)]`; see `word_bits.py`."""
         assert self.word_source is not None, "a shard with words"
-        return _mapped(self.word_source, np.dtype(np.uint8))
+        return map_file(self.word_source, np.dtype(np.uint8))
 
     def offset_windows(self, starts: np.ndarray, width: int) -> np.ndarray:
         """Returns the same for `document_offsets`, uint64 `[n, width]`. Raises RunError if they are damaged."""
         if self.mapped:
-            offsets = _windows(self.document_offsets, starts, width)
+            offsets = array_windows(self.document_offsets, starts, width)
         else:
-            offsets = _read_windows(self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width)
+            offsets = read_windows(self.document_source, OFFSET_DTYPE, self.num_documents + 1, starts, width)
         self._check_offsets(offsets, starts)
         return offsets
 
@@ -116,14 +121,45 @@ class Shard:
         source = self.document_source
         if isinstance(source, np.ndarray):
             return source
-        offsets = np.fromfile(_local(source), OFFSET_DTYPE)
+        offsets = np.fromfile(local_file(source), OFFSET_DTYPE)
         self._check_offsets(offsets[None], np.zeros(1, np.int64))
         if (offsets[0], offsets[-1]) != (0, self.num_tokens):
             raise RunError(
-                f"{_name(source)}: damaged: from {offsets[0]} to {offsets[-1]}, must be from 0 to {self.num_tokens}, "
+                f"{name_of(source)}: damaged: from {offsets[0]} to {offsets[-1]}, must be from 0 to {self.num_tokens}, "
                 "the number of tokens; prepare the folder again"
             )
         return offsets
+
+    def in_pieces(self, cache: PieceCache) -> Self:
+        """Returns a remote shard of which only the tokens and words that are read are fetched, by `cache`."""
+        tokens, words, checksums = self.token_source, self.word_source, self.checksum_source
+        assert isinstance(tokens, RemoteFile), "a remote shard"
+        assert isinstance(checksums, RemoteFile), "a shard with checksums"
+        return replace(
+            self,
+            mapped=False,
+            token_source=PiecewiseFile(tokens, checksums, 0, cache),
+            word_source=PiecewiseFile(words, checksums, num_pieces(tokens.size), cache)
+            if isinstance(words, RemoteFile)
+            else words,
+        )
+
+    def request(self, starts: np.ndarray, width: int) -> None:
+        """Begins to fetch what `token_windows` will read, if the shard is in pieces."""
+        if isinstance(self.token_source, PiecewiseFile):
+            self.token_source.request(starts * self.dtype.itemsize, width * self.dtype.itemsize)
+
+    def request_words(self, starts: np.ndarray, width: int) -> None:
+        """Begins to fetch what `word_windows` will read, if the shard is in pieces."""
+        if isinstance(self.word_source, PiecewiseFile):
+            self.word_source.request(*window_bytes(starts, width))
+
+    def fetch_later(self, start: int, stop: int, *, with_words: bool) -> None:
+        """Fetches tokens `start` to `stop` - 1 in the background, if the shard is in pieces."""
+        if isinstance(self.token_source, PiecewiseFile):
+            self.token_source.fetch_later(start * self.dtype.itemsize, stop * self.dtype.itemsize)
+        if with_words and isinstance(self.word_source, PiecewiseFile):
+            self.word_source.fetch_later(start // 8, num_bytes(stop))
 
     def check_ids(self, ids: np.ndarray, starts: np.ndarray, vocabulary_size: int) -> None:
         """Raises RunError if one of the token windows `ids`, `[n, width]` at `starts`, is not in the vocabulary."""
@@ -132,8 +168,8 @@ class Shard:
             row, column = np.argwhere(wrong)[0]
             position = min(starts[row] + column, self.num_tokens - 1)
             raise RunError(
-                f"{_name(self.token_source)}: damaged: token {position:,} has the id {ids[row, column]}, must be below "
-                f"{vocabulary_size}, the size of the vocabulary; prepare the folder again"
+                f"{name_of(self.token_source)}: damaged: token {position:,} has the id {ids[row, column]}, must be "
+                f"below {vocabulary_size}, the size of the vocabulary; prepare the folder again"
             )
 
     def _check_offsets(self, offsets: np.ndarray, starts: np.ndarray) -> None:
@@ -142,7 +178,7 @@ class Shard:
             row, column = np.argwhere(wrong)[0]
             before, offset = offsets[row, column : column + 2]
             raise RunError(
-                f"{_name(self.document_source)}: damaged: offset {starts[row] + column + 1:,} is {offset}, must be "
+                f"{name_of(self.document_source)}: damaged: offset {starts[row] + column + 1:,} is {offset}, must be "
                 f"from {before}, the one before, to {self.num_tokens}; prepare the folder again"
             )
 
@@ -166,6 +202,8 @@ class TokenStore:
     fingerprint: str
     records: tuple[ShardRecord, ...] = ()
     """Manifest entries of the shards; empty for a store in memory."""
+    cache: PieceCache | None = field(default=None, repr=False, compare=False)
+    """Cache of the shards' pieces; see `in_pieces`."""
 
     @property
     def num_tokens(self) -> int:
@@ -181,6 +219,28 @@ class TokenStore:
     def num_documents(self) -> int:
         """Number of documents in all shards."""
         return sum(shard.num_documents for shard in self.shards)
+
+    @property
+    def token_bytes(self) -> int:
+        """Size of all tokens in bytes."""
+        return sum(shard.num_tokens * shard.dtype.itemsize for shard in self.shards)
+
+    def in_pieces(self) -> Self:
+        """Returns the store with remote shards read in pieces, which are kept in memory, instead of as whole files.
+
+        Warns if the shards were prepared without the checksums of pieces, and leaves them as they are.
+        """
+        if not any(isinstance(shard.token_source, RemoteFile) for shard in self.shards):
+            return self
+        if any(shard.checksum_source is None for shard in self.shards):
+            warnings.warn(
+                f"{name_of(self.shards[0].token_source)}: prepared by a version that did not store the checksums of "
+                "pieces, so whole shards are downloaded; prepare the data again to read only what is needed",
+                stacklevel=2,
+            )
+            return self
+        cache = PieceCache(cache_bytes())
+        return replace(self, shards=tuple(shard.in_pieces(cache) for shard in self.shards), cache=cache)
 
     @classmethod
     def from_documents(
@@ -279,53 +339,9 @@ def _shards(folder: Folder, records: Sequence[ShardRecord], vocabulary_size: int
             word_source=None
             if record.words_sha256 is None
             else folder.file(words, record.word_bytes, record.words_sha256),
+            checksum_source=None
+            if record.checksums_sha256 is None
+            else folder.file(checksums, record.checksum_bytes(vocabulary_size), record.checksums_sha256),
         )
-        for record, (tokens, documents, words) in zip(records, shard_names(records), strict=True)
+        for record, (tokens, documents, words, checksums) in zip(records, shard_names(records), strict=True)
     )
-
-
-def _local(source: Source) -> Path:
-    assert not isinstance(source, np.ndarray), "an array in memory has no file"
-    return source.fetch() if isinstance(source, RemoteFile) else source
-
-
-def _name(source: Source) -> str:
-    return source.url if isinstance(source, RemoteFile) else str(source)
-
-
-def _mapped(source: Source, dtype: np.dtype) -> np.ndarray:
-    return source if isinstance(source, np.ndarray) else np.memmap(_local(source), dtype=dtype, mode="r")
-
-
-def _windows(values: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
-    if (starts + width <= len(values)).all():
-        return np.lib.stride_tricks.sliding_window_view(values, width)[starts]
-    return values[np.minimum(starts[:, None] + np.arange(width)[None], len(values) - 1)]
-
-
-def _read_windows(source: Source, dtype: np.dtype, size: int, starts: np.ndarray, width: int) -> np.ndarray:
-    windows = np.empty((len(starts), width), dtype)
-    buffer = memoryview(windows).cast("B")
-    file = _local(source)
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        for row, start in enumerate(starts.tolist()):
-            available = min(width, size - start)
-            first = row * width * dtype.itemsize
-            wanted = buffer[first : first + available * dtype.itemsize]
-            if not _read_fully(descriptor, wanted, start * dtype.itemsize):
-                raise RunError(f"{file}: truncated since it was opened; prepare the folder again")
-            windows[row, available:] = windows[row, available - 1]
-    finally:
-        os.close(descriptor)
-    return windows
-
-
-def _read_fully(descriptor: int, buffer: memoryview, offset: int) -> bool:
-    """Fills `buffer` from `offset` in the file; returns False if the file ends first. A single read may be short."""
-    while buffer:
-        size = os.preadv(descriptor, [buffer], offset)
-        if size == 0:
-            return False
-        buffer, offset = buffer[size:], offset + size
-    return True

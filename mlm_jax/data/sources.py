@@ -31,13 +31,16 @@ class RunData:
     """Stores that the rows are read from, for the comparison with their checksums (`verification.py`)."""
 
     def description(self, config: DataConfig) -> dict[str, Any]:
-        """Returns the settings that a resumed run must share: data, tokenizer, and division into rows."""
+        """Returns the settings that a resumed run must share: data, tokenizer, and the division into rows and order."""
+        # Absent for the order that earlier versions had.
+        order = {} if config.order == "global" else {"order": config.order}
         return {
             "data": {
                 "fingerprint": self.fingerprint,
                 "sequence_length": config.sequence_length,
                 "packing": config.packing,
                 "attend_within_documents": config.attend_within_documents,
+                **order,
             },
             "tokenizer": {"fingerprint": self.tokenizer.fingerprint},
         }
@@ -52,6 +55,8 @@ def open_run_data(config: DataConfig) -> RunData:
     if not config.path:
         raise InputError("data.path: must name a folder written by mlm-jax prepare")
     train = open_shards(config.path)
+    if config.order == "windowed":
+        train = train.in_pieces()
     tokenizer = open_tokenizer(config.path, train)
     evaluation = open_shards(config.eval_path) if config.eval_path else None
     if evaluation is not None and evaluation.tokenizer_fingerprint != tokenizer.fingerprint:

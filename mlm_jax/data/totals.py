@@ -89,7 +89,7 @@ def manifest_content(settings: dict[str, Any], totals: Totals, shards: Sequence[
             "tokenizer_fingerprint": settings["tokenizer_fingerprint"],
             "totals": asdict(totals),
             "settings": settings,
-            "shards": [shard.content | {"folder": shard.folder} for shard in shards],
+            "shards": [shard.entry for shard in shards],
         }
     )
 

@@ -74,7 +74,7 @@ def verify_shards(path: str | Path) -> TokenStore:
     """
     store = open_shards(path)
     for shard in track(store.shards, "download", "shards"):
-        for source in (shard.token_source, shard.document_source, shard.word_source):
+        for source in (shard.token_source, shard.document_source, shard.word_source, shard.checksum_source):
             if isinstance(source, RemoteFile):
                 source.fetch()
     matched = {}
@@ -157,6 +157,7 @@ def _stored_files(store: TokenStore) -> list[StoredFile]:
             (shard.token_source, record.tokens_sha256),
             (shard.document_source, record.documents_sha256),
             (shard.word_source, record.words_sha256),
+            (shard.checksum_source, record.checksums_sha256),
         ):
             if sha256 is None:
                 continue

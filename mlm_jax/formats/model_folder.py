@@ -279,8 +279,11 @@ def write_model_folder(folder: Path, model: StoredModel) -> int:
 def write_model_files(folder: Path, model: StoredModel) -> int:
     """Writes a model's files like `write_model_folder`, without checksums."""
     tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_params(model.params).items()}
+    declared = declared_parameters(model.config, model.params, len(model.labels or ()))
     for path, array in tensors.items():
         check_weight(folder, path, array)
+        # Otherwise, the folder could not be read.
+        check_shape(folder, path, array.shape, declared[path].shape)
     model.tokenizer.save(folder / TOKENIZER_FOLDER)
     write_tensors(folder / WEIGHTS_FILE, tensors, FORMAT)
     settings = {"format": FORMAT, "model": asdict(model.config), "labels": model.labels}

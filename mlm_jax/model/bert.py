@@ -59,28 +59,36 @@ class BertEncoder(nnx.Module):
         segment_ids: Int[Array, "B L"] | None = None,
         *,
         document_ids: Int[Array, "B L"] | None = None,
+        position_ids: Int[Array, "B L"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
         compute: ComputeConfig = _DEFAULT_COMPUTE,
         depth: int | tuple[int, ...] | None = None,
     ) -> Float[Array, "B L D"] | Float[Array, "depths B L D"]:
         """Returns the last hidden states, in `compute.dtype`, or those after `depth` layers or each of several depths.
 
+        An automatic dtype is float32 here, and an automatic unrolling a loop; programs choose before they call.
         `padding_mask` is True at real tokens. `segment_ids` default to 0. With `document_ids`, tokens attend only
-        within their document. Without a `dropout_key` there is no dropout. Between pre-normalized layers, hidden states
-        are the residual stream; after the last layer, they are normalized.
+        within their document. `position_ids` default to the columns of the row; windows and relative biases always
+        go by columns. Without a `dropout_key` there is no dropout. Between pre-normalized layers, hidden states are the
+        residual stream; after the last layer, they are normalized.
 
         Raises:
             InputError: `segment_ids` are given and the model has no segment embeddings.
         """
         depth = self.config.num_layers if depth is None else depth
         deepest = max(depth) if isinstance(depth, tuple) else depth
+        dtype = "float32" if compute.dtype == "auto" else compute.dtype
         embeddings_key, layers_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        x = self.embeddings(token_ids, padding_mask, segment_ids, document_ids, embeddings_key, compute.dtype)
+        x = self.embeddings(
+            token_ids, padding_mask, segment_ids, document_ids, embeddings_key, dtype, position_ids
+        )
         graph, stacked = nnx.split(self.layers)
         shared = jax.tree.map(lambda weights: weights[0], stacked) if self.config.shared_layers else None
         inputs = (stacked if shared is None else None, jnp.arange(self.config.num_layers))
         biases = self.relative_bias[...] if hasattr(self, "relative_bias") else None
-        positions = positions_of_layers(self.config, token_ids.shape[1], compute.dtype, biases)
+        if position_ids is None:
+            position_ids = jnp.arange(token_ids.shape[1])[None]
+        positions = positions_of_layers(self.config, position_ids, dtype, biases)
 
         def apply_layer(place: int, x: Array, inputs: tuple[Any | None, Array]) -> Array:
             weights, index = inputs
@@ -108,9 +116,14 @@ class BertEncoder(nnx.Module):
         is_last = depth == self.config.num_layers
         return self.final_norm(x) if is_last and hasattr(self, "final_norm") else x
 
-    def pool(self, hidden: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
-        """Returns the vector of each text that a classifier maps to its classes."""
-        return self.pooler.pool(hidden, padding_mask)
+    def pool(
+        self,
+        hidden: Float[Array, "B L D"],
+        padding_mask: Bool[Array, "B L"],
+        starts: Int[Array, "B S"] | None = None,
+    ) -> Float[Array, "B D"] | Float[Array, "B S D"]:
+        """Returns the vector of each text that a classifier maps to its classes; see `Pooler.pool`."""
+        return self.pooler.pool(hidden, padding_mask, starts)
 
 
 class MaskedLMHead(nnx.Module):

@@ -1,6 +1,6 @@
 """Text classification on the pooled vector, as Devlin et al. (2018) fine-tune BERT.
 
-B batch, L length, C classes.
+B batch, L length, S texts of a row, C classes.
 """
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Key
 from mlm_jax.config import BertConfig
 from mlm_jax.model.bert import BertEncoder
 from mlm_jax.model.layers import Linear, dropout
+from mlm_jax.model.packed import texts_and_positions
 
 
 class BertClassifier(nnx.Module):
@@ -30,10 +31,22 @@ class BertClassifier(nnx.Module):
         padding_mask: Bool[Array, "B L"],
         segment_ids: Int[Array, "B L"] | None,
         *,
+        starts: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B C"]:
-        """Returns the logits, float32; without a `dropout_key` there is no dropout."""
+    ) -> Float[Array, "B S C"]:
+        """Returns the logits of each text, float32; without a `dropout_key` there is no dropout.
+
+        `starts` are the columns where the texts of a row start (see `mlm_jax.model.packed`).
+        """
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
-        hidden = self.encoder(token_ids, padding_mask, segment_ids, dropout_key=keys[0])
-        pooled = self.encoder.pool(hidden, padding_mask)
+        document_ids, position_ids = texts_and_positions(starts, token_ids.shape[1])
+        hidden = self.encoder(
+            token_ids,
+            padding_mask,
+            segment_ids,
+            document_ids=document_ids,
+            position_ids=position_ids,
+            dropout_key=keys[0],
+        )
+        pooled = self.encoder.pool(hidden, padding_mask, starts)
         return self.classifier(dropout(pooled, self.dropout_rate, keys[1]))

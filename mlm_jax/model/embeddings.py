@@ -53,8 +53,11 @@ class Embeddings(nnx.Module):
         document_ids: Int[Array, "B L"] | None,
         dropout_key: Key[Array, ""] | None,
         dtype: str,
+        position_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
-        """Returns the sum of the embeddings, normalized in `dtype`; `segment_ids` default to 0.
+        """Returns the sum of the embeddings, normalized in `dtype`.
+
+        `segment_ids` default to 0, and `position_ids` to the columns.
 
         `padding_mask` and `document_ids` matter only to a model that drops the embedding of the mask token.
 
@@ -78,7 +81,10 @@ class Embeddings(nnx.Module):
         if hasattr(self, "position"):
             position = constrain(self.position[...], "position", "hidden")
             first = self.first_position
-            x = x + position[None, first : first + token_ids.shape[1]]
+            if position_ids is None:
+                x = x + position[None, first : first + token_ids.shape[1]]
+            else:
+                x = x + constrain(position[first + position_ids], "batch", "length", "hidden")
         x = x.astype(dtype)
         if hasattr(self, "norm"):
             x = self.norm(x)

@@ -27,14 +27,20 @@ from mlm_jax.model.blocks import in_blocks, visible
 _SPLASH_TILES = (512, 384, 256, 128)
 
 
+def nvidia_capability(device: Any) -> float | None:
+    """Returns the compute capability of an NVIDIA GPU, such as 8.0; None for another device."""
+    capability = str(getattr(device, "compute_capability", ""))
+    # On AMD GPUs, it is a name such as gfx90a.
+    is_number = device.platform == "gpu" and capability.replace(".", "").isdecimal()
+    return float(capability) if is_number else None
+
+
 def cudnn_obstacle(device: Any, *, length: int, head_dim: int, dtype: str) -> str | None:
     """Returns the reason why cuDNN's flash attention cannot run on `device`, or None.
 
     The limits are those documented by JAX and cuDNN.
     """
-    capability = str(getattr(device, "compute_capability", ""))
-    # On AMD GPUs, it is a name such as gfx90a.
-    if device.platform != "gpu" or not capability.replace(".", "").isdecimal() or float(capability) < 8.0:
+    if (nvidia_capability(device) or 0.0) < 8.0:
         return f"needs an NVIDIA GPU of compute capability 8.0 or later, not {device.device_kind}"
     if dtype != "bfloat16":
         return f"needs compute.dtype = 'bfloat16', not {dtype!r}"

@@ -36,14 +36,17 @@ def apply_in_periods(
     ]
     last = [jax.tree.map(lambda leaf, n=n: leaf[depth - rest + n], inputs) for n in range(rest)]
 
-    def apply_each(x: Array, inputs: list[Any], in_loop: bool = True) -> tuple[Array, list[Array]]:
+    # Unrolled completely, it is no loop.
+    unroll = max(1, (compute.scan_unroll or 1) // period)
+
+    def apply_each(x: Array, inputs: list[Any], in_loop: bool = unroll < count) -> tuple[Array, list[Array]]:
         states = []
         for place, own in enumerate(inputs):
             x = _rematerialized(partial(apply_layer, place), compute, in_loop)(x, own)
             states += [x] if keep else []
         return x, states
 
-    x, by_place = jax.lax.scan(apply_each, x, looped, unroll=max(1, compute.scan_unroll // period))
+    x, by_place = jax.lax.scan(apply_each, x, looped, unroll=unroll)
     x, states_of_rest = apply_each(x, last, in_loop=False)
     states_of_loop = [by_place[n % period][n // period] for n in range(depth - rest)] if keep else []
     return x, states_of_loop + states_of_rest

@@ -1,15 +1,16 @@
 """The vector of a text, which classifiers map to their classes.
 
-B batch, L length, D hidden_dim.
+B batch, L length, D hidden_dim, S texts of a row.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from mlm_jax.config.model import BertConfig
 from mlm_jax.model.layers import Linear, activate, make_norm
+from mlm_jax.model.packed import first_of_texts, mean_of_texts
 
 
 class Pooler(Linear):
@@ -30,16 +31,21 @@ class Pooler(Linear):
         return self.norm(x) if hasattr(self, "norm") else x
 
     @jax.named_scope("pooler")
-    def pool(self, hidden: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
-        """Returns the vector of each text, from its first token or from the real tokens."""
+    def pool(
+        self,
+        hidden: Float[Array, "B L D"],
+        padding_mask: Bool[Array, "B L"],
+        starts: Int[Array, "B S"] | None = None,
+    ) -> Float[Array, "B D"] | Float[Array, "B S D"]:
+        """Returns the vector of each text, from its first token or from its real tokens.
+
+        A row is one text or, with `starts`, several (see `mlm_jax.model.packed`).
+        """
+        of_row = jnp.zeros((len(hidden), 1), jnp.int32) if starts is None else starts
         if self.pooling == "cls":
-            return self(hidden[:, 0])
-        return (
-            _mean(self(hidden), padding_mask) if self.pooling == "late" else self(_mean(hidden, padding_mask))
-        )
-
-
-def _mean(x: Float[Array, "B L D"], padding_mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
-    """Returns the mean over the real tokens, or 0 if there are none."""
-    count = jnp.sum(padding_mask, axis=1, keepdims=True).astype(x.dtype)
-    return jnp.sum(x, axis=1, where=padding_mask[..., None]) / jnp.maximum(count, 1.0)
+            pooled = self(first_of_texts(hidden, of_row))
+        elif self.pooling == "mean":
+            pooled = self(mean_of_texts(hidden, padding_mask, of_row))
+        else:
+            pooled = mean_of_texts(self(hidden), padding_mask, of_row)
+        return pooled[:, 0] if starts is None else pooled

@@ -1,6 +1,6 @@
 """Positions in attention: rotary embeddings (Su et al. 2021), biases by distance, and the windows of local layers.
 
-L length, K head width, H heads.
+B batch, L length, K head width, H heads.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from mlm_jax.config.model import BertConfig
 
 
 class LayerPositions(NamedTuple):
-    """Position information of a layer's attention. Positions count from the start of the row."""
+    """Position information of a layer's attention."""
 
-    rotation: Float[Array, "2 L half"] | None = None
+    rotation: Float[Array, "2 #B L half"] | None = None
     """Cosines and sines that rotate queries and keys, K / 2 of each per position."""
     reach: int | None = None
     """Number of positions on each side to which a query attends; None for all."""
@@ -28,23 +28,27 @@ class LayerPositions(NamedTuple):
 
 
 def positions_of_layers(
-    config: BertConfig, length: int, dtype: str, relative_bias: Float[Array, "buckets H"] | None = None
+    config: BertConfig,
+    position_ids: Int[Array, "#B L"],
+    dtype: str,
+    relative_bias: Float[Array, "buckets H"] | None = None,
 ) -> Callable[[int, Int[Array, ""]], LayerPositions]:
     """Returns a function from a layer's place in its period and its index, which may be traced, to its positions.
 
-    The place tells global from local layers. Rows have `length` tokens. Rotations and biases are in float32, or in
-    `dtype` if that is wider. `relative_bias` has the learned biases of the model's ranges of distances.
+    The place tells global from local layers. `position_ids` are those of rotations: windows and biases depend only on
+    distances in the row. Rotations and biases are in float32, or in `dtype` if that is wider. `relative_bias` has the
+    learned biases of the model's ranges of distances.
     """
     window, local_base = config.local_attention_window, config.local_rotary_base
     rotation = local_rotation = None
     if config.positions == "rotary":
-        rotation = rotary_table(length, config.head_dim, config.rotary_base, dtype)
+        rotation = rotary_table(position_ids, config.head_dim, config.rotary_base, dtype)
     if local_base is not None:
-        local_rotation = rotary_table(length, config.head_dim, local_base, dtype)
+        local_rotation = rotary_table(position_ids, config.head_dim, local_base, dtype)
 
     bias = None
     if relative_bias is not None:
-        buckets = distance_buckets(length, config.relative_position_buckets)
+        buckets = distance_buckets(position_ids.shape[1], config.relative_position_buckets)
         bias = jnp.moveaxis(relative_bias.astype(jnp.promote_types(dtype, jnp.float32))[buckets], -1, 0)
 
     def of_layer(place: int, index: Int[Array, ""]) -> LayerPositions:
@@ -58,11 +62,13 @@ def positions_of_layers(
     return of_layer
 
 
-def rotary_table(length: int, head_dim: int, base: float, dtype: str) -> Float[Array, "2 L half"]:
+def rotary_table(
+    position_ids: Int[Array, "#B L"], head_dim: int, base: float, dtype: str
+) -> Float[Array, "2 #B L half"]:
     """Returns cosine and sine of position · base^(-2i/K) for i < K / 2, in float32, or in `dtype` if that is wider."""
     wide = jnp.promote_types(dtype, jnp.float32)
     frequencies = jnp.asarray(base ** -(np.arange(0, head_dim, 2) / head_dim), wide)
-    angles = jnp.arange(length, dtype=wide)[:, None] * frequencies[None]
+    angles = position_ids.astype(wide)[..., None] * frequencies[None, None]
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
 
 
@@ -89,12 +95,12 @@ def distance_buckets(length: int, num_buckets: int) -> np.ndarray:
     )
 
 
-def rotate(x: Float[Array, "B L H K"], rotation: Float[Array, "2 L half"]) -> Float[Array, "B L H K"]:
+def rotate(x: Float[Array, "B L H K"], rotation: Float[Array, "2 #B L half"]) -> Float[Array, "B L H K"]:
     """Rotates each pair of dimensions i and i + K / 2 by its angle. This is Hugging Face's pairing, not the paper's.
 
     The product of a rotated query and a rotated key depends only on the distance between their positions.
     """
-    cosine, sine = rotation[:, None, :, None]
+    cosine, sine = rotation[:, :, :, None]
     first, second = jnp.split(x.astype(rotation.dtype), 2, axis=-1)
     rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
     return rotated.astype(x.dtype)

@@ -4,12 +4,14 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import jax
 
 from mlm_jax.config import TrainConfig
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.errors import InputError
+from mlm_jax.model.compute import settle
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.pods.report import StepReport, report_step
 from mlm_jax.step.program import Program, build_program, device_bytes
@@ -41,7 +43,7 @@ def compile_step(
     Raises:
         InputError: the mesh does not divide the devices, the batch or a sharded dimension.
     """
-    program = _program(config, devices)
+    program = _program(config, devices, chip_kind)
     lowered, start = program.lowered_train, time.monotonic()
     try:
         compiled = lowered.compile()
@@ -65,7 +67,7 @@ def smallest_fix(
     """
     for flags, candidate in _candidates(config, make_mesh(config.mesh, devices).shape["data"]):
         try:
-            program = _program(candidate, devices)
+            program = _program(candidate, devices, chip_kind)
         except InputError:
             continue
         if memory_bytes is not None and device_bytes(program.abstract_state) > memory_bytes:
@@ -124,7 +126,11 @@ def _with(
     return changed if accumulation_steps is None else replace(changed, accumulation_steps=accumulation_steps)
 
 
-def _program(config: TrainConfig, devices: list[jax.Device]) -> Program:
+def _program(config: TrainConfig, devices: list[jax.Device], chip_kind: str | None) -> Program:
+    if chip_kind is not None:
+        # Not what suits the simulated devices, which are CPUs.
+        chip = SimpleNamespace(platform="gpu", device_kind=chip_kind)
+        config = replace(config, compute=settle(config.compute, config.model, chip)[0])
     masking = stand_in_masking(config)
     # Any special token can represent [SEP].
     sep_token_id = masking.unselectable_token_ids[-1]

@@ -246,7 +246,7 @@ def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
     shape = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     device = program.mesh.devices.flat[0].device_kind
     steps = rows.num_rows / config.batch_size
-    say(f"model: {count:,} parameters; mesh: {shape} of {device}; compute: {config.compute.dtype}")
+    say(f"model: {count:,} parameters; mesh: {shape} of {device}")
     say(f"data: {rows.num_rows:,} rows of {config.data.sequence_length} tokens, {steps:,.1f} steps per epoch")
     if config.initial_batch_size is not None:
         stages = config.batch_sizes().stages
@@ -257,8 +257,7 @@ def describe_start(config: TrainConfig, program: Program, rows: Rows) -> None:
     say(
         f"masking: {_describe_masking(config.masking)}, at most {program.setup.masking.mask_selection_length} per row"
     )
-    why = f" ({program.attention.reason})" if program.attention.reason else ""
-    say(f"attention: {program.attention.implementation}{why}")
+    say(f"compute: {program.compute}")
     say("compiling the training step")
     say(f"memory per device: {program.memory_report()}")
 

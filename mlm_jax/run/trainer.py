@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ from mlm_jax.store.run_folder import (
     CONFIG_FILE,
     check_run_target,
     config_changes,
+    is_run_folder,
     read_config,
     write_run,
 )
@@ -85,6 +86,7 @@ def train(
         raise InputError(f"config: found {type(config).__name__}: must be a TrainConfig")
     check_run_target(config.output_dir)
     folder = Path(config.output_dir)
+    config = _as_begun(config, folder)
     listening = StopRequest() if stop is None else contextlib.nullcontext(stop)
     with listening as request, Watchdog(config.distributed.timeout_seconds) as watchdog:
         # Data.
@@ -95,6 +97,7 @@ def train(
         # Program.
         _use_compilation_cache(config.compilation_cache_dir)
         program = _program(config, sources)
+        config = program.config
         with announced_if_slow("looking for tokens to mask"):
             check_masking(sources, program)
 
@@ -338,6 +341,19 @@ class _Run:
         rows, limit = self.sources.evaluation, self.config.eval_batches
         assert rows is not None
         return evaluate_unless_stopped(self.program, state, step, rows, limit, reporter, self.stop)
+
+
+def _as_begun(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Returns the config of a run that is resumed with the choices it began with in place of automatic ones."""
+    if not is_run_folder(folder):
+        return config
+    begun = read_config(folder).compute
+    compute = config.compute
+    if compute.dtype == "auto":
+        compute = replace(compute, dtype=begun.dtype)
+    if compute.scan_unroll is None:
+        compute = replace(compute, scan_unroll=begun.scan_unroll)
+    return replace(config, compute=compute)
 
 
 def _facts(config: TrainConfig, sources: RunData) -> dict[str, Any]:

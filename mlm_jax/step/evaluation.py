@@ -21,7 +21,9 @@ class Evaluation:
     mlm_loss: float
     """Mean cross-entropy of the masked tokens, in nats; NaN if no token is masked."""
     mlm_accuracy: float
-    """Fraction of the masked tokens that no other token exceeds in probability; NaN if no token is masked."""
+    """Fraction of the masked tokens that are the most probable; of equally probable ones, only the first token counts.
+
+    NaN if no token is masked."""
     perplexity: float
     """exp(mlm_loss); infinity on overflow, NaN if the loss is NaN."""
     masked_tokens: int

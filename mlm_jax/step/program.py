@@ -14,8 +14,8 @@ from mlm_jax.config import TrainConfig
 from mlm_jax.config.masking import MaskingConfig
 from mlm_jax.data.batches import Batch
 from mlm_jax.errors import InputError
-from mlm_jax.model.attention import AttentionChoice, choose_attention
 from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.model.compute import ComputeChoice, choose_compute
 from mlm_jax.parallel.sharding import (
     batch_sharding,
     batch_ways,
@@ -40,11 +40,12 @@ class Program:
     """Steps of a run, each compiled on first use."""
 
     config: TrainConfig
+    """Config of the run, with the dtype and the unrolling that were chosen."""
     mesh: Mesh
     setup: StepSetup
     abstract_state: TrainState
     """Shape, dtype and sharding of every array of the state."""
-    attention: AttentionChoice
+    compute: ComputeChoice
 
     def train(self, state: TrainState, batch: Batch, stop_votes: jax.Array) -> tuple[TrainState, StepMetrics]:
         """Takes a train step; the buffers of `state` are donated."""
@@ -207,10 +208,11 @@ def build_program(
             f"initial_batch_size = {initial}: must be a multiple of mesh.data × mesh.fsdp = {ways}"
         )
     length, device = config.data.sequence_length, mesh.devices.flat[0]
-    attention = choose_attention(config.compute, config.model, length, device)
-    compute = replace(config.compute, attention=attention.implementation)
-    setup = make_setup(replace(config, compute=compute), masking, sep_token_id, eval_masking)
-    return Program(config, mesh, setup, abstract_state(config, setup, mesh), attention)
+    compute = choose_compute(config.compute, config.model, length, device)
+    setup = make_setup(replace(config, compute=compute.config), masking, sep_token_id, eval_masking)
+    # The attention stays automatic, because another device may need another implementation.
+    config = replace(config, compute=replace(compute.config, attention=config.compute.attention))
+    return Program(config, mesh, setup, abstract_state(config, setup, mesh), compute)
 
 
 def abstract_state(config: TrainConfig, setup: StepSetup, mesh: Mesh) -> TrainState:

@@ -7,6 +7,7 @@ hf://user/model       Hugging Face's hub, through huggingface_hub and its cache;
 kaggle://handle       Kaggle's models, through kagglehub and its cache
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from mlm_jax.files.home import home
 from mlm_jax.formats.sentence_transformers import MODULES_FILE, POOLING_FILES
 from mlm_jax.vocabulary.files import TOKENIZER_FILES
 
+# Of a file or folder, in bytes.
+_LONGEST_NAME = 255
 # Names of users, models and folders; neither "." nor "..".
 _PART = re.compile(r"(?!\.+$)[\w.\- ]+")
 # Google's uploads of the checkpoints after which the presets are named.
@@ -64,7 +67,12 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
         InputError: there is no such folder or name, or the files could not be downloaded. For built-in names, the
             message states where to put which files.
     """
-    text = str(name)
+    text = os.fspath(name)
+    # Path("") is the current folder.
+    if not text:
+        raise InputError("'': must be the name or the folder of a model")
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in text.split("/")):
+        raise InputError(f"{text[:60]}…: must be the name or the folder of a model")
     if text.startswith("hf://"):
         return _from_hugging_face(text.removeprefix("hf://"), weights, "")
     if text.startswith("kaggle://"):

@@ -281,6 +281,13 @@ class Tokenizer:
         words = self.unknown_words(texts, encoded) if share > LARGEST_UNKNOWN_SHARE else ()
         return unknown_warning(share, words, self.word_length_limit)
 
+    def literal_warning(self, texts: Iterable[str]) -> str | None:
+        """Returns a warning if a text has the name of a special token, such as "[SEP]", which is read as text."""
+        for text in texts:
+            if name := next((name for name in self.roles.names if name in text), None):
+                return f"{name!r} in {text[:60]!r} is read as ordinary text, not as the special token"
+        return None
+
     def unknown_words(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> tuple[str, ...]:
         """Returns a few words of `texts` that have unknown tokens, given the ids of each text."""
         words = (

@@ -51,7 +51,7 @@ def extract_features(
             string or is too long (the message has its number from 0).
         RunError: the disk is full.
 
-    Warns if more than 1 % of the tokens are unknown.
+    Warns if more than 1 % of the tokens are unknown, or if a text has the name of a special token.
     """
     output = Path(output)
     if isinstance(texts, str | bytes | Mapping | Set):
@@ -66,7 +66,7 @@ def extract_features(
         shape = (len(layers), *shape)
     count, stream = 0, iter(texts)
     empty: list[int] = []
-    unknown = UnknownTokens(model.tokenizer)
+    unknown, literal = UnknownTokens(model.tokenizer), None
     counter = progress_bar(None, "text", shown=progress)
     with naming_target(output), without_empty_folders(output), counter, contextlib.ExitStack() as stack:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +76,7 @@ def extract_features(
                 rows = model.encode(chunk, truncate=truncate, unknown=unknown)
             except InputError as error:
                 raise InputError(_renumbered(str(error), count)) from error
+            literal = literal or model.tokenizer.literal_warning(chunk)
             append(model.features_of_rows(rows, layers=layers, pooling=pooling))
             # Of nothing but [CLS] and [SEP].
             empty += [count + place for place, row in enumerate(rows) if len(row) == 2]
@@ -88,8 +89,9 @@ def extract_features(
             f"{len(empty):,} of {count:,} texts have no tokens, the first is text {empty[0]} (from 0): they have the "
             "features of [CLS] and [SEP] alone"
         )
-    if warning := unknown.warning():
-        warnings.warn(f"texts: {warning}", stacklevel=2)
+    for warning in (unknown.warning(), literal):
+        if warning:
+            warnings.warn(f"texts: {warning}", stacklevel=2)
     return count
 
 

@@ -31,7 +31,6 @@ from mlm_jax.step.maskable import check_maskable
 from mlm_jax.step.train_step import make_setup, masked_loss
 from mlm_jax.step.update import SummedLoss, TrainState, UpdateRule, hyperparameters_of, state_of, update
 from mlm_jax.text.tokenizer import Tokenizer
-from mlm_jax.use.inference import LENGTH_BUCKET
 from mlm_jax.use.labels import check_count, check_switch, kind_of, listed
 from mlm_jax.use.masked_batches import (
     endless_masked_batches,
@@ -40,6 +39,8 @@ from mlm_jax.use.masked_batches import (
 )
 
 _BACKBONE = "encoder/*"
+# Rows of text have a multiple of this number of tokens, unless their length is given.
+_LENGTH_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def text_rows(
     store = TokenStore.from_documents(texts, tokenizer)
     tokens = max(int(np.diff(shard.document_offsets.astype(np.int64)).max()) for shard in store.shards) + 1
     if sequence_length is None:
-        sequence_length = min(longest, -(-tokens // LENGTH_BUCKET) * LENGTH_BUCKET)
+        sequence_length = min(longest, -(-tokens // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
     if not 3 <= sequence_length <= longest:
         raise InputError(f"sequence_length = {sequence_length}: must be in [3, {longest}]")
     rows = Rows(store, tokenizer, DataConfig(sequence_length=sequence_length, packing="document"))

@@ -1,13 +1,11 @@
-"""Forward passes over any number of rows of any length, with one compilation per bucket of lengths.
+"""Forward passes over any number of rows of any length, which are packed into few shapes.
 
-Rows are divided into buckets by length and padded to the bucket's length. A batch has either one row or as many as fit
-a budget of tokens, so two programs per bucket suffice. Parameters are arguments, so training the model does not cause a
-recompilation.
+A forward pass has one program per shape of a batch, and the head one per size of a batch. Parameters are arguments, so
+training the model does not cause a recompilation.
 
-B rows, L length, K masked positions, V vocabulary, D hidden_dim.
+B rows of a batch, L length, S texts of a row, P positions at a time, V vocabulary, D hidden_dim.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,14 +19,15 @@ from jax import Array
 
 from mlm_jax.config import BertConfig
 from mlm_jax.errors import RunError
-from mlm_jax.model.bert import abstract_masked_lm
+from mlm_jax.model.bert import abstract_masked_lm, vocabulary_logits
 from mlm_jax.model.layers import split_model
+from mlm_jax.model.packed import first_of_texts, max_of_texts, mean_of_texts, texts_and_positions
+from mlm_jax.use.packed_texts import Layout, layouts
 
 Pooling = Literal["none", "cls", "mean", "max"]
 
-LENGTH_BUCKET = 32
-_BUDGET_TOKENS = 4096
-_MAX_ROWS = 64
+# Number of positions whose probabilities are computed at once.
+_POSITIONS_AT_ONCE = 64
 # Number of rows with one masked token that are held in memory at once.
 _ROWS_AT_ONCE = 4096
 
@@ -52,11 +51,14 @@ class Inference:
     ) -> list[np.ndarray]:
         """Returns float32 [K, V] per row: log softmax over the vocabulary at its `positions` (int [K])."""
         results: list[Any] = [None] * len(rows)
-        slots = _slots(max(map(len, positions)))
-        for chosen, token_ids in self._batches(rows, advance):
-            found = self._log_softmax(params, token_ids, _padded(positions, chosen, len(token_ids), slots))
-            for index, answer in zip(chosen, np.asarray(found), strict=False):
-                results[index] = finite(answer[: len(positions[index])])
+        for layout, hidden in self._hidden_states(params, rows, advance):
+            counts = [len(positions[text]) for text in layout.texts]
+            places = np.concatenate([positions[text] for text in layout.texts])
+            places = places + np.repeat(layout.firsts, counts)
+            found = finite(self._at(self._log_softmax, params, hidden, places))
+            ends = np.cumsum(counts)
+            for text, count, end in zip(layout.texts, counts, ends, strict=True):
+                results[text] = found[end - count : end]
         return results
 
     def picked_log_probabilities(
@@ -69,11 +71,9 @@ class Inference:
     ) -> np.ndarray:
         """Returns float32 [rows]: the log-probability of the id `picked[i]` at `positions[i]` of row i."""
         results = np.empty(len(rows), np.float32)
-        for chosen, token_ids in self._batches(rows, advance):
-            places, ids = np.zeros((2, len(token_ids), 1), np.int32)
-            places[: len(chosen), 0], ids[: len(chosen), 0] = positions[chosen], picked[chosen]
-            found = np.asarray(self._pick(params, token_ids, places, ids))
-            results[chosen] = finite(found[: len(chosen), 0])
+        for layout, hidden in self._hidden_states(params, rows, advance):
+            places = layout.firsts + positions[layout.texts]
+            results[layout.texts] = finite(self._at(self._pick, params, hidden, places, picked[layout.texts]))
         return results
 
     def features(
@@ -89,29 +89,42 @@ class Inference:
         Several depths add an axis before the last: [tokens, depths, D] or [depths, D].
         """
         results: list[Any] = [None] * len(rows)
-        for chosen, token_ids in self._batches(rows, advance):
-            found = np.asarray(self._hidden(params["encoder"], token_ids, depth=depth, pooling=pooling))
-            for index, answer in zip(chosen, found, strict=False):
-                results[index] = finite(answer[: len(rows[index])] if pooling == "none" else answer)
+        for layout, hidden in self._hidden_states(params, rows, advance, depth, pooling):
+            found = np.asarray(hidden)
+            for text, row, slot in zip(layout.texts, layout.rows, layout.slots, strict=True):
+                start = layout.starts[row, slot]
+                own = slice(start, start + len(rows[text])) if pooling == "none" else slot
+                results[text] = finite(found[row, own])
         return results
 
-    def _batches(
-        self, rows: Sequence[np.ndarray], advance: Advance
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields indices of rows, and these rows as int32 [B, L], with rows of padding to complete the batch."""
-        buckets: dict[int, list[int]] = defaultdict(list)
-        for index, row in enumerate(rows):
-            length = -(-len(row) // LENGTH_BUCKET) * LENGTH_BUCKET
-            buckets[min(length, self.config.max_sequence_length)].append(index)
-        for length, members in buckets.items():
-            full = max(1, min(_MAX_ROWS, _BUDGET_TOKENS // length))
-            for first in range(0, len(members), full):
-                chosen = np.array(members[first : first + full])
-                token_ids = np.full((1 if len(chosen) == 1 else full, length), self.padding_id, np.int32)
-                for place, index in enumerate(chosen):
-                    token_ids[place, : len(rows[index])] = rows[index]
-                yield chosen, token_ids
-                advance(len(chosen))
+    def _hidden_states(
+        self,
+        params: Any,
+        rows: Sequence[np.ndarray],
+        advance: Advance,
+        depth: int | tuple[int, ...] | None = None,
+        pooling: Pooling = "none",
+    ) -> Iterator[tuple[Layout, Array]]:
+        """Yields the places of rows in a batch and its hidden states, [B, L, …, D], or [B, S, …, D] if pooled."""
+        for layout in layouts([len(row) for row in rows], self.config.max_sequence_length):
+            token_ids = layout.fill(rows, self.padding_id)
+            yield (
+                layout,
+                self._hidden(params["encoder"], token_ids, layout.starts, depth=depth, pooling=pooling),
+            )
+            advance(len(layout.texts))
+
+    def _at(
+        self, function: Any, params: Any, hidden: Array, places: np.ndarray, *others: np.ndarray
+    ) -> np.ndarray:
+        """Returns the results of `function` at places of the flattened rows, [n, …], computed P at a time."""
+        found = []
+        for first in range(0, max(len(places), 1), _POSITIONS_AT_ONCE):
+            part = [each[first : first + _POSITIONS_AT_ONCE] for each in (places, *others)]
+            missing = _POSITIONS_AT_ONCE - len(part[0])
+            chosen, *rest = (np.pad(each, (0, missing)).astype(np.int32) for each in part)
+            found.append(function(params, _taken(hidden, chosen), *rest))
+        return np.concatenate([np.asarray(each) for each in found])[: len(places)]
 
     @cached_property
     def _graph(self) -> nnx.GraphDef:
@@ -119,17 +132,19 @@ class Inference:
 
     @cached_property
     def _log_softmax(self) -> Any:
-        def log_softmax(params: Any, token_ids: Array, positions: Array) -> Array:
-            logits = nnx.merge(self._graph, params)(token_ids, token_ids != self.padding_id, positions)
-            return jax.nn.log_softmax(logits, axis=-1)
+        def log_softmax(params: Any, hidden: Array) -> Array:
+            model = nnx.merge(self._graph, params)
+            table, bias = model.output_embedding()
+            logits = vocabulary_logits(model.head(hidden)[None], table, bias, model.vocabulary_size)
+            return jax.nn.log_softmax(logits[0, :, : model.vocabulary_size], axis=-1)
 
         return jax.jit(log_softmax)
 
     @cached_property
     def _pick(self) -> Any:
-        def pick(params: Any, token_ids: Array, positions: Array, picked: Array) -> Array:
-            chances = self._log_softmax(params, token_ids, positions)
-            return jnp.take_along_axis(chances, picked[..., None], axis=-1)[..., 0]
+        def pick(params: Any, hidden: Array, picked: Array) -> Array:
+            chances = self._log_softmax(params, hidden)
+            return jnp.take_along_axis(chances, picked[:, None], axis=-1)[:, 0]
 
         return jax.jit(pick)
 
@@ -138,22 +153,34 @@ class Inference:
         graph, _ = nnx.split(nnx.eval_shape(lambda: abstract_masked_lm(self.config).encoder), nnx.Param)
 
         @partial(jax.jit, static_argnames=("depth", "pooling"))
-        def hidden(encoder: Any, token_ids: Array, depth: int | tuple[int, ...], pooling: Pooling) -> Array:
+        def hidden(
+            encoder: Any,
+            token_ids: Array,
+            starts: Array,
+            depth: int | tuple[int, ...] | None,
+            pooling: Pooling,
+        ) -> Array:
             padding_mask = token_ids != self.padding_id
-            x = nnx.merge(graph, encoder)(token_ids, padding_mask, depth=depth)
+            document_ids, position_ids = texts_and_positions(starts, token_ids.shape[1])
+            x = nnx.merge(graph, encoder)(
+                token_ids, padding_mask, document_ids=document_ids, position_ids=position_ids, depth=depth
+            )
             if isinstance(depth, tuple):
                 x = jnp.moveaxis(x, 0, 2)
             if pooling == "none":
                 return x
             if pooling == "cls":
-                return x[:, 0]
-            real = jnp.expand_dims(padding_mask, tuple(range(2, x.ndim)))
-            if pooling == "max":
-                return jnp.max(x, axis=1, where=real, initial=jnp.finfo(x.dtype).min)
-            count = jnp.sum(real.astype(x.dtype), axis=1)
-            return jnp.sum(x, axis=1, where=real) / jnp.maximum(count, 1.0)
+                return first_of_texts(x, starts)
+            of_texts = mean_of_texts if pooling == "mean" else max_of_texts
+            return of_texts(x, padding_mask, starts)
 
         return hidden
+
+
+@jax.jit
+def _taken(hidden: Array, places: Array) -> Array:
+    """Returns the vectors at places of the flattened rows, [P, D]."""
+    return hidden.reshape(-1, hidden.shape[-1])[places]
 
 
 def token_log_probabilities(
@@ -194,18 +221,3 @@ def finite(values: np.ndarray) -> np.ndarray:
             "training at too high a learning rate; expected an earlier checkpoint or another model"
         )
     return values
-
-
-def _slots(wanted: int) -> int:
-    """Returns the first of 1, 4, 16, … that is at least `wanted`, so that few sizes are compiled."""
-    slots = 1
-    while slots < wanted:
-        slots *= 4
-    return slots
-
-
-def _padded(positions: Sequence[np.ndarray], chosen: np.ndarray, rows: int, slots: int) -> np.ndarray:
-    padded = np.zeros((rows, slots), np.int32)
-    for place, index in enumerate(chosen):
-        padded[place, : len(positions[index])] = positions[index]
-    return padded

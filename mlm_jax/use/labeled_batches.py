@@ -1,12 +1,13 @@
 """Texts and pairs of texts → rows of token ids → batches with targets.
 
-B batch, L length, C outputs.
+B rows of a batch, L length, S texts of a row, C outputs.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mlm_jax.config import BertConfig
@@ -15,27 +16,29 @@ from mlm_jax.errors import InputError
 from mlm_jax.run.reporting import say
 from mlm_jax.text.tokenizer import Tokenizer
 from mlm_jax.use.labels import check_count, kind_of, listed
+from mlm_jax.use.packed_texts import SHORTEST_ROW, layout, packed_rows, rounded_up
 from mlm_jax.vocabulary.wordpiece import check_text
 
-_LENGTH_BUCKET = 16
-# Number of batches within which rows are sorted by length, to reduce padding.
-_WINDOW_BATCHES = 64
+# All batches have rows of this length, except where one has a longer text, or all texts fit a shorter row.
+_COMMON_ROW = 128
 
 Row = tuple[np.ndarray, np.ndarray]
 """Token ids and segment ids of a text, int32 [length] each."""
 
 
 class LabeledBatch(NamedTuple):
-    """Rows of one step."""
+    """Texts of one step, in packed rows."""
 
     token_ids: Any
     """int32 [B, L]"""
     segment_ids: Any
     """int32 [B, L]"""
+    starts: Any
+    """int32 [B, S]: columns where the texts of a row start; see `mlm_jax.model.packed`."""
     labels: Any
-    """Targets: int32 [B] or float32 [B, C]."""
+    """Targets: int32 [B, S] or float32 [B, S, C]."""
     weights: Any
-    """float32 [B]: 0 for rows that only complete the batch."""
+    """float32 [B, S]: 0 where there is no text."""
 
 
 def labeled_rows(
@@ -47,7 +50,8 @@ def labeled_rows(
         InputError: a text is not a string or a pair of strings (the message has its index), the model takes no pairs,
             or `sequence_length` is out of range.
 
-    Warns if more than 1 % of the tokens are unknown.
+    Warns if more than 1 % of the tokens are unknown, or if a text has the name of a special token, which is read as
+    ordinary text: the two texts of a pair must be given as two strings.
     """
     if sequence_length is not None:
         check_count("sequence_length", sequence_length)
@@ -88,8 +92,9 @@ def labeled_rows(
 
 def _encoded(texts: Sequence[str], tokenizer: Tokenizer, what: str) -> list[np.ndarray]:
     encoded = tokenizer.encode_batch(texts)
-    if warning := tokenizer.unknown_warning(texts, encoded):
-        warnings.warn(f"{what}s: {warning}", stacklevel=2)
+    for warning in (tokenizer.unknown_warning(texts, encoded), tokenizer.literal_warning(texts)):
+        if warning:
+            warnings.warn(f"{what}s: {warning}", stacklevel=2)
     return encoded
 
 
@@ -115,44 +120,31 @@ def labeled_batches(
     batch_size: int,
     padding_id: int,
     longest: int,
-    order: tuple[int, int] | None = None,
+    order: tuple[int, int],
 ) -> Iterator[LabeledBatch]:
-    """Yields every row once, sorted by length, or in random order if `order` is (seed, epoch).
+    """Yields every text once, in the random order of an epoch, `order` = (seed, epoch).
 
-    In random order, permuted rows are sorted by length within windows of many batches, and the batches of a window
-    are then permuted. Rows are padded to at most `longest` tokens.
+    A batch has `batch_size` texts, the last one the rest. They are packed into rows of one length, at most `longest`.
+    Neither the texts of a batch nor their number depends on their lengths.
     """
-    places = np.arange(len(rows))
-    if order is not None:
-        places = permute(places, len(rows), *order)
-    lengths = np.array([len(token_ids) for token_ids, _ in rows])
-    window = _WINDOW_BATCHES * batch_size if order is not None else len(rows)
-    for first in range(0, len(rows), window):
-        chosen = places[first : first + window]
-        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-        starts = np.arange(0, len(chosen), batch_size)
-        if order is not None:
-            starts = starts[permute(np.arange(len(starts)), len(starts), *order)]
-        for start in starts:
-            yield _batch(rows, targets, chosen[start : start + batch_size], batch_size, padding_id, longest)
-
-
-def _batch(
-    rows: Sequence[Row],
-    targets: np.ndarray,
-    chosen: np.ndarray,
-    batch_size: int,
-    padding_id: int,
-    longest: int,
-) -> LabeledBatch:
-    length = max(len(rows[index][0]) for index in chosen)
-    length = min(-(-length // _LENGTH_BUCKET) * _LENGTH_BUCKET, longest)
-    token_ids = np.full((batch_size, length), padding_id, np.int32)
-    segment_ids = np.zeros((batch_size, length), np.int32)
-    for place, index in enumerate(chosen):
-        for array, values in zip((token_ids, segment_ids), rows[index], strict=True):
-            array[place, : len(values)] = values
-    labels = np.zeros((batch_size, *targets.shape[1:]), targets.dtype)
-    weights = np.zeros(batch_size, np.float32)
-    labels[: len(chosen)], weights[: len(chosen)] = targets[chosen], 1.0
-    return LabeledBatch(token_ids, segment_ids, labels, weights)
+    lengths = [len(token_ids) for token_ids, _ in rows]
+    least = min(_COMMON_ROW, rounded_up(max(lengths), SHORTEST_ROW))
+    places = permute(np.arange(len(rows)), len(rows), *order)
+    for first in range(0, len(rows), batch_size):
+        chosen = places[first : first + batch_size]
+        own = [lengths[index] for index in chosen]
+        length = min(longest, rounded_up(max(own), least))
+        packed = [row for _, row in packed_rows(own, length, length)]
+        devices = jax.local_device_count()
+        count = -(-len(packed) // devices)
+        # Steps of an eighth at least, so that few sizes are compiled.
+        step = 1 << max(0, count.bit_length() - 3)
+        where = layout(packed, own, length, devices * step * -(-count // step))
+        token_ids, segment_ids = zip(*(rows[index] for index in chosen), strict=True)
+        yield LabeledBatch(
+            where.fill(token_ids, padding_id),
+            where.fill(segment_ids, 0),
+            where.starts,
+            where.spread(targets[chosen]),
+            where.spread(np.ones(len(chosen), np.float32)),
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.corpus.document_formats import warn_if_quoted
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import ProblemType
 from mlm_jax.use.labels import number_in
@@ -50,9 +51,11 @@ class LabeledTexts:
 
     @property
     def doubt(self) -> str | None:
-        """Describes labels that are probably numbers, and would be names of classes; None if there are none."""
+        """Describes labels that are probably meant otherwise than as names of classes; None if there are none."""
         by_number: dict[float, str] = {}
         for label in dict.fromkeys(self.labels):
+            if len(label) > 1 and label[0] == label[-1] == '"':
+                return f"label {label!r} is read with its quotation marks: the file must have no quoting"
             value = _number(label)
             if value is None and _DECIMAL_COMMA.fullmatch(label):
                 return f"label {label!r} is read as a name: must have a point to be a number"
@@ -110,6 +113,7 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
     texts: list[Text] = []
     labels: list[str] = []
     numbers: list[int] = []
+    warned = False
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -117,6 +121,8 @@ def read_labeled_texts(file: Path) -> LabeledTexts:
         if len(fields) != len(header):
             raise InputError(f"{file}:{number}: {len(fields)} fields: must be {len(header)} as in the header")
         row = dict(zip(header, fields, strict=True))
+        if not warned:
+            warned = any(warn_if_quoted(f"{file}:{number}", name, row[name]) for name in columns)
         texts.append(row[columns[0]] if len(columns) == 1 else (row[columns[0]], row[columns[1]]))
         labels.append(row["label"].strip())
         numbers.append(number)

@@ -73,8 +73,10 @@ def number_in(text: str) -> float | None:
         return None
 
 
-def class_names(labels: Any) -> tuple[str, ...]:
+def class_names(labels: Any, *, may_repeat: bool = False) -> tuple[str, ...]:
     """Returns the names of classes given as strings, numbers or booleans: 1 is the class named "1".
+
+    With `may_repeat`, as for the outputs of a trained model, classes may have the same name.
 
     Raises:
         InputError: a name is of another type, empty, or given twice.
@@ -85,7 +87,7 @@ def class_names(labels: Any) -> tuple[str, ...]:
         if not is_name:
             raise InputError(f"labels[{index}]: found {kind_of(label)}: must be a name")
         name = str(label)
-        if name in names:
+        if name in names and not may_repeat:
             raise InputError(f"labels[{index}]: {name!r}: is given twice")
         names[name] = None
     return tuple(names)

@@ -55,7 +55,10 @@ def masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[M
             raise InputError(
                 f"batch {number}: found {type(part).__name__}: must be a mapping of arrays{hint}"
             )
-        yield _checked(part, config, f"batch {number}")
+        batch = _checked(part, config, f"batch {number}")
+        if not len(batch.token_ids):
+            raise InputError(f"batch {number}: token_ids {batch.token_ids.shape}: must have a row")
+        yield batch
 
 
 def endless_masked_batches(data: Any, config: BertConfig, batch_size: int) -> Iterator[MaskedBatch]:
@@ -110,10 +113,9 @@ def _checked(data: Mapping[str, Any], config: BertConfig, where: str) -> MaskedB
             raise InputError(f"{where}: {name} is missing")
     token_ids = _array(data["token_ids"], f"{where}: token_ids")
     positions = _array(data["mask_positions"], f"{where}: mask_positions")
-    if token_ids.ndim != 2 or positions.ndim != 2:
-        raise InputError(
-            f"{where}: token_ids {token_ids.shape}, mask_positions {positions.shape}: must be [B, L] and [B, K]"
-        )
+    shapes = f"{where}: token_ids {token_ids.shape}, mask_positions {positions.shape}"
+    if token_ids.ndim != 2 or positions.ndim != 2 or 0 in (token_ids.shape[1], positions.shape[1]):
+        raise InputError(f"{shapes}: must be [B, L] and [B, K], L and K at least 1")
     defaults = {
         "padding_mask": np.ones(token_ids.shape, bool),
         "segment_ids": np.zeros(token_ids.shape, np.int32),

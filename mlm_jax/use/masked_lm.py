@@ -267,7 +267,8 @@ class MaskedLM:
         Raises:
             InputError: there is no text, or one is not a string, or is too long and `truncate` is False.
 
-        Warns if more than 1 % of the tokens are unknown. If the texts come in parts, `unknown` counts them instead.
+        Warns if more than 1 % of the tokens are unknown, or if a text has the name of a special token, which is read as
+        ordinary text. If the texts come in parts, `unknown` counts unknown tokens instead, and nothing is warned of.
         """
         texts = listed(texts, "texts")
         check_switch("truncate", truncate)
@@ -276,8 +277,10 @@ class MaskedLM:
         rows, bodies = [], tokenizer.encode_batch(texts)
         if unknown is not None:
             unknown.count_texts(texts, bodies)
-        elif warning := tokenizer.unknown_warning(texts, bodies):
-            warnings.warn(f"texts: {warning}", stacklevel=2)
+        else:
+            for warning in (tokenizer.unknown_warning(texts, bodies), tokenizer.literal_warning(texts)):
+                if warning:
+                    warnings.warn(f"texts: {warning}", stacklevel=2)
         for index, body in enumerate(bodies):
             if len(body) + 2 > longest and not truncate:
                 raise InputError(

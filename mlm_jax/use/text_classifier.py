@@ -49,8 +49,7 @@ from mlm_jax.use.objectives import (
     problem_of,
     rank_of,
 )
-
-_EVALUATION_BATCH_SIZE = 64
+from mlm_jax.use.packed_texts import layouts
 
 
 @dataclass(frozen=True)
@@ -90,15 +89,20 @@ class TextClassifier:
         training: TrainingRecord | None = None,
     ) -> None:
         check_problem_type(problem_type)
+        if isinstance(labels, Set):
+            raise InputError(
+                "labels: found a set, which has no order: must be the names of the outputs in order"
+            )
+        labels = class_names(labels, may_repeat=True)
         self.config = replace(config, pooler=True)
         check_model(self.config, params, tokenizer, len(labels))
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         self.tokenizer = tokenizer
-        self.labels = tuple(labels)
+        self.labels = labels
         self.problem_type = problem_type
         self.training = training
         self._trained_length = TrainedLength(training)
-        self._graph, _ = split_model(_abstract(self.config, len(self.labels)))
+        self._graph, _ = split_model(abstract_classifier(self.config, len(self.labels)))
 
     def __repr__(self) -> str:
         return (
@@ -222,6 +226,7 @@ class TextClassifier:
     ) -> list[ClassifierEvaluation]:
         """Fine-tunes for `num_epochs` epochs of AdamW, with warm-up over a tenth of the steps and linear decay to 0.
 
+        A step has `batch_size` texts in random order, and its loss is their mean, whichever rows they share.
         With `eval_texts`, evaluates every epoch, keeps the parameters of the best epoch (the first of equals), and
         returns the evaluations. Texts are strings or pairs of strings. A label is the name of a class, a list of names
         or of numbers in [0, 1] if a text has several labels, or the value of a regression; `mlm_jax.use.labels` has the
@@ -255,8 +260,10 @@ class TextClassifier:
             freeze_backbone=freeze_backbone,
             seed=seed,
         )
-        rule = make_update_rule(settings, declared_weights(_abstract(self.config, len(self.labels))))
-        tuner = Tuner(rule, self._summed_loss, settings, batch_size)
+        rule = make_update_rule(
+            settings, declared_weights(abstract_classifier(self.config, len(self.labels)))
+        )
+        tuner = Tuner(rule, self._summed_loss, settings, jax.local_device_count())
         evaluations: list[ClassifierEvaluation] = []
         best, best_rank, state = self.params, -math.inf, state_of(rule, self.params)
         before, finished = self.params, False
@@ -267,7 +274,7 @@ class TextClassifier:
                 self.params = state.params
                 found = None
                 if eval_rows is not None and eval_targets is not None:
-                    found = self._evaluate(eval_rows, eval_targets, _EVALUATION_BATCH_SIZE)
+                    found = self._evaluate(eval_rows, eval_targets)
                     rank = rank_of(self._objective, found.metrics)
                     if not evaluations or rank > best_rank:
                         best, best_rank = jax.tree.map(jnp.copy, self.params), rank
@@ -284,18 +291,16 @@ class TextClassifier:
         self._trained_length = TrainedLength(self.training)
         return evaluations
 
-    def predict(self, texts: Sequence[Text], *, batch_size: int = _EVALUATION_BATCH_SIZE) -> np.ndarray:
+    def predict(self, texts: Sequence[Text]) -> np.ndarray:
         """Returns the index in `labels` of the most probable class, int [texts].
 
         For several labels a text, returns which probabilities are at least 0.5, bool [texts, labels]; for a regression,
         the values, float32 [texts, outputs]. The last axis is omitted if there is one output.
         """
-        found = self._objective.predictions(self._scores(self._rows(texts, None), batch_size))
+        found = self._objective.predictions(self._scores(self._rows(texts, None)))
         return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
-    def predict_probabilities(
-        self, texts: Sequence[Text], *, batch_size: int = _EVALUATION_BATCH_SIZE
-    ) -> np.ndarray:
+    def predict_probabilities(self, texts: Sequence[Text]) -> np.ndarray:
         """Returns the probability of each class or label, float32 [texts, classes].
 
         Raises:
@@ -303,19 +308,14 @@ class TextClassifier:
         """
         if self.problem == "regression":
             raise InputError("predict_probabilities: a regression has none: predict returns its values")
-        return self._scores(self._rows(texts, None), batch_size)
+        return self._scores(self._rows(texts, None))
 
     def evaluate(
-        self,
-        texts: Sequence[Text],
-        labels: Sequence[Any],
-        *,
-        batch_size: int = _EVALUATION_BATCH_SIZE,
-        sequence_length: int | None = None,
+        self, texts: Sequence[Text], labels: Sequence[Any], *, sequence_length: int | None = None
     ) -> ClassifierEvaluation:
         """Returns the metrics and the loss on labeled texts."""
         rows = self._rows(texts, sequence_length)
-        return self._evaluate(rows, self._targets(labels, len(rows)), batch_size)
+        return self._evaluate(rows, self._targets(labels, len(rows)))
 
     def targets(self, labels: Sequence[Any], where: Where = "label {}".format) -> np.ndarray:
         """Returns labels as the outputs that training aims at: int32 [labels], or float32 [labels, outputs].
@@ -339,43 +339,46 @@ class TextClassifier:
         return jax.jit(partial(self._compute_logits, dropout_key=None))
 
     def _compute_logits(
-        self, params: Any, token_ids: Array, segment_ids: Array, dropout_key: Array | None
+        self, params: Any, token_ids: Array, segment_ids: Array, starts: Array, dropout_key: Array | None
     ) -> Array:
+        """Returns the logits of the texts of each row, [B, S, C]."""
         padding_mask = token_ids != self.tokenizer.pad_token_id
         model = nnx.merge(self._graph, params)
         # `labeled_rows` rejects pairs of texts for models without segments.
         segments = segment_ids if self.config.num_segments else None
-        return model(token_ids, padding_mask, segments, dropout_key=dropout_key)
+        return model(token_ids, padding_mask, segments, starts=starts, dropout_key=dropout_key)
 
     def _summed_loss(self, params: Any, batch: LabeledBatch, dropout_key: Array | None) -> LossSums:
-        logits = self._compute_logits(params, batch.token_ids, batch.segment_ids, dropout_key)
+        logits = self._compute_logits(params, batch.token_ids, batch.segment_ids, batch.starts, dropout_key)
+        # Flattened to texts, [B · S].
+        logits, labels, weights = (
+            each.reshape(-1, *each.shape[2:]) for each in (logits, batch.labels, batch.weights)
+        )
         return LossSums(
-            loss=jnp.sum(batch.weights * self._objective.losses(logits, batch.labels)),
-            correct=jnp.sum(batch.weights * self._objective.correct(logits, batch.labels)),
-            weight=jnp.sum(batch.weights),
+            loss=jnp.sum(weights * self._objective.losses(logits, labels)),
+            correct=jnp.sum(weights * self._objective.correct(logits, labels)),
+            weight=jnp.sum(weights),
         )
 
-    def _evaluate(self, rows: Sequence[Row], targets: np.ndarray, batch_size: int) -> ClassifierEvaluation:
-        logits = self._all_logits(rows, batch_size)
+    def _evaluate(self, rows: Sequence[Row], targets: np.ndarray) -> ClassifierEvaluation:
+        logits = self._all_logits(rows)
         losses = np.asarray(self._objective.losses(jnp.asarray(logits), jnp.asarray(targets)), np.float64)
         scores = np.asarray(self._objective.scores(jnp.asarray(logits)))
         return ClassifierEvaluation(float(losses.mean()), len(rows), self._objective.metrics(scores, targets))
 
-    def _scores(self, rows: Sequence[Row], batch_size: int) -> np.ndarray:
-        return np.array(self._objective.scores(jnp.asarray(self._all_logits(rows, batch_size))))
+    def _scores(self, rows: Sequence[Row]) -> np.ndarray:
+        return np.array(self._objective.scores(jnp.asarray(self._all_logits(rows))))
 
-    def _all_logits(self, rows: Sequence[Row], batch_size: int) -> np.ndarray:
-        """Returns the logits of all rows in their order, float32 [rows, outputs]."""
-        check_count("batch_size", batch_size)
+    def _all_logits(self, rows: Sequence[Row]) -> np.ndarray:
+        """Returns the logits of all texts in their order, float32 [texts, outputs]."""
         logits = np.empty((len(rows), len(self.labels)), np.float32)
-        # Batches are sorted by length, so each row's target is its own number.
-        numbers = np.arange(len(rows), dtype=np.int32)
+        token_ids, segment_ids = zip(*rows, strict=True)
         with progress_bar(len(rows), "text", shown=self.progress) as bar:
-            for batch in self._batches(rows, numbers, batch_size):
-                real = batch.weights > 0
-                found = self._logits(self.params, batch.token_ids, batch.segment_ids)
-                logits[batch.labels[real]] = finite(np.asarray(found)[real])
-                bar.update(int(real.sum()))
+            for layout in layouts([len(ids) for ids in token_ids], self.config.max_sequence_length):
+                tokens = layout.fill(token_ids, self.tokenizer.pad_token_id)
+                found = self._logits(self.params, tokens, layout.fill(segment_ids, 0), layout.starts)
+                logits[layout.texts] = finite(np.asarray(found)[layout.rows, layout.slots])
+                bar.update(len(layout.texts))
         return logits
 
     def _rows(self, texts: Any, sequence_length: int | None, what: str = "text") -> list[Row]:
@@ -394,11 +397,12 @@ class TextClassifier:
         rows: Sequence[Row],
         targets: np.ndarray,
         batch_size: int,
-        order: tuple[int, int] | None = None,
+        order: tuple[int, int],
     ) -> Iterator[LabeledBatch]:
         longest = self.config.max_sequence_length
         return labeled_batches(rows, targets, batch_size, self.tokenizer.pad_token_id, longest, order)
 
 
-def _abstract(config: BertConfig, num_classes: int) -> BertClassifier:
+def abstract_classifier(config: BertConfig, num_classes: int) -> BertClassifier:
+    """Returns the classifier with shapes in place of arrays."""
     return nnx.eval_shape(lambda: BertClassifier(config, num_classes, key=jax.random.key(0)))

@@ -1,5 +1,6 @@
 """Tokens that a user added to a vocabulary, such as entity markers, from the files in which transformers keeps them."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from mlm_jax.vocabulary.tokenizer_classes import TokenizerClass
 from mlm_jax.vocabulary.wordpiece import SPECIAL_TOKENS
 
 _EXTRA = "extra_special_tokens"
+_LIST = "additional_special_tokens"
 _ROLES_IN_ORDER = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -31,8 +33,12 @@ class TokenFiles:
 
     @property
     def counted_map(self) -> Mapping[str, Any]:
-        """Content of `special_tokens_map.json`, which counts only with the files of its time."""
-        return {} if "added_tokens_decoder" in self.config else self.special_tokens_map
+        """Content of `special_tokens_map.json` that counts: none beside newer files, no list beside SentencePiece."""
+        if "added_tokens_decoder" in self.config:
+            return {}
+        if self.known_class is None or self.known_class.kind != "unigram" or self.tokenizer_json:
+            return self.special_tokens_map
+        return {name: value for name, value in self.special_tokens_map.items() if name != _LIST}
 
     @property
     def stated(self) -> Mapping[str, Any]:
@@ -58,6 +64,18 @@ def add_tokens(backend: tokenizers.Tokenizer, files: TokenFiles) -> None:
     Raises:
         InputError: a token would get another id than its file states, or an entry is damaged.
     """
+    of_map, counted = (each.get(_LIST) for each in (files.special_tokens_map, files.counted_map))
+    if (
+        of_map
+        and not counted
+        and "added_tokens_decoder" not in files.config
+        and files.config.get(_LIST) is None
+    ):
+        warnings.warn(
+            f"{files.where}: {_LIST} of special_tokens_map.json are ignored, as in transformers 5: "
+            "tokenizer_config.json may name them",
+            stacklevel=2,
+        )
     special, stated = _special_tokens(files)
     names = {*SPECIAL_TOKENS, *(token.content for token in special)}
     for token_id, value in sorted(_numbered(files, stated).items()):
@@ -146,9 +164,7 @@ def _own_roles(files: TokenFiles) -> dict[str, Any]:
     return {**objects, **in_map, **named, **of_map}
 
 
-def _listed(
-    files: TokenFiles, source: Mapping[str, Any], name: str = "additional_special_tokens"
-) -> Sequence[Any] | None:
+def _listed(files: TokenFiles, source: Mapping[str, Any], name: str = _LIST) -> Sequence[Any] | None:
     """Returns a list of special tokens, or None if it is absent. Raises InputError if it is no list."""
     value = source.get(name)
     # transformers 4 wrote an empty object.
@@ -187,4 +203,4 @@ def added_tokens_config(tokens: Mapping[int, AddedToken], roles: Roles) -> dict[
         for token_id, token in sorted(tokens.items())
     }
     special = [token.content for token in tokens.values() if token.special and token.content in names]
-    return {"added_tokens_decoder": decoder} | ({"additional_special_tokens": special} if special else {})
+    return {"added_tokens_decoder": decoder} | ({_LIST: special} if special else {})

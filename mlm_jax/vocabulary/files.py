@@ -6,6 +6,7 @@ What cannot be read in this way is rejected, and the error names the tokenizer's
 from pathlib import Path
 
 import tokenizers
+from tokenizers import AddedToken
 
 from mlm_jax.errors import InputError
 from mlm_jax.files.json_files import read_json_object
@@ -69,7 +70,12 @@ def load_backend(
     if file.suffix in SENTENCEPIECE_SUFFIXES:
         reader = read_sentencepiece_model
     backend = reader(folder, file, given)
-    return backend, file, folder.roles(backend)
+    roles = folder.roles(backend)
+    # As for roles that files name, which they do once the tokenizer is saved: it must not differ from this one.
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    entries = [name for name in dict.fromkeys(roles.names) if backend.token_to_id(name) is not None]
+    backend.add_tokens([AddedToken(name, special=True) for name in entries if name not in known])
+    return backend, file, roles
 
 
 def _find(path: Path, folder: FolderSettings) -> Path:

@@ -128,6 +128,28 @@ class Gpu(Measurement):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Texts(Measurement):
+    """Features, predictions and fine-tuning of texts of different lengths: real tokens per second."""
+
+    texts: Path = required("FILE")
+    """Labeled texts as mlm-jax finetune reads them, or pairs of texts."""
+    tokenizer: Path = required("TOKENIZER")
+    """Tokenizer folder or vocab.txt."""
+    preset: str = "bert_tiny_en_uncased"
+    """Shape of the model, whose weights are random."""
+    num_texts: int = 1024
+    """Number of texts, from the start of the file."""
+
+    def measure(self) -> Any:
+        """Returns the tables."""
+        from scripts.benchmark.texts import measure_texts
+
+        return measure_texts(
+            self.texts, self.tokenizer, self.preset, num_texts=self.num_texts, rounds=self.rounds
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extension(Measurement):
     """Loss per byte of unseen text with new words and without, before and after training (`mlm-jax extend`)."""
 
@@ -230,6 +252,7 @@ MEASUREMENTS: dict[str, type] = {
     "end-to-end": EndToEnd,
     "memory": Memory,
     "gpu": Gpu,
+    "texts": Texts,
     "extension": Extension,
     "adapt": Adapt,
 }

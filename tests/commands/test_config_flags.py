@@ -146,6 +146,11 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+def test_numbers_may_be_negative_and_exponential() -> None:
+    with pytest.raises(InputError, match=r"learning_rate = -0\.001: must be above 0"):
+        parse_config(["demo", "--optimizer.learning-rate", "-1e-3"], "PROG")
+
+
 def test_help_lists_the_common_settings_on_one_screen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str
 ) -> None:

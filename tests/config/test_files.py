@@ -125,6 +125,11 @@ def test_a_run_is_started_again_by_its_json_or_its_folder(tmp_path: Path) -> Non
         ("def config():\n    return 3\n", r"config\(\) returned int"),
         ("def config(\n", r"c\.py:1: SyntaxError"),
         ("x = 1\n\ndef config():\n    return 1 / 0\n", r"c\.py:4: ZeroDivisionError"),
+        ("x = 1\n\0", r"c\.py: (Syntax|Value)Error: source code"),
+        (
+            "import sys\nsys.exit()\n",
+            r"c\.py:2: ends the process \(SystemExit: None\): must define config\(\) -> TrainConfig",
+        ),
         (
             "from mlm_jax.config import TrainConfig\ndef config(): return TrainConfig(num_steps=0)\n",
             r"c\.py:2: TrainConfig\.num_steps = 0",

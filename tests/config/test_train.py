@@ -39,7 +39,7 @@ configs = st.builds(
     ),
     mesh=st.builds(MeshConfig, data=st.sampled_from([-1, 1, 8])),
     seed=st.integers(0, 2**32 - 1),
-    init_from=st.none() | st.text(),
+    init_from=st.none() | st.text(min_size=1),
 )
 
 
@@ -97,6 +97,7 @@ def test_json_with_a_wrong_setting_is_rejected(path: tuple[str, ...], value: obj
         (BertConfig(), {"dropout_rate": 1.0}, r"dropout_rate = 1.0: must be in \[0, 1\)"),
         (BertConfig(), {"activation": "relu"}, r"activation = 'relu': must be one of 'gelu', 'gelu_tanh'"),
         (BertConfig(), {"pooler": 1}, r"pooler = 1: must be True or False"),
+        (DataConfig(), {"order": "window"}, r"order = 'window': .*; did you mean 'windowed'"),
         (DataConfig(), {"packing": "pack"}, r"packing = 'pack': .*; did you mean 'packed'"),
         (OptimizerConfig(), {"schedule": "cosin"}, r"schedule = 'cosin': .*; did you mean 'cosine'"),
         (

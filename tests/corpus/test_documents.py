@@ -474,6 +474,8 @@ def test_a_blank_line_is_a_row_of_one_column(tmp_path, suffix):
     separator = "," if suffix == ".csv" else "\t"
     write(two, f"text{separator}id\na{separator}1\n\nb{separator}2\n".encode())
     assert read(str(two), keep_empty=True) == ["a", "b"]
+    empty = write(tmp_path / "empty.txt", b"\n  \n")
+    assert read(empty, keep_empty=True) == ["", ""]
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,8 @@ def test_remote_rows_equal_local_rows(local, remote, home, monkeypatch, packing,
     for rows in (sources.train, sources.evaluation, open_run_data(config).train):
         np.testing.assert_array_equal(rows.read(every), expected.train.read(every))
     assert len(fetched) == len(set(fetched))
-    contents = {
-        path.read_bytes() for path in local.rglob(("tokens" if packing == "packed" else "*") + "-*.bin")
-    }
+    kinds = ["tokens"] if packing == "packed" else ["tokens", "documents"]
+    contents = {path.read_bytes() for kind in kinds for path in local.rglob(f"{kind}-*.bin")}
     assert kept(home) == sorted(hashlib.sha256(content).hexdigest() for content in contents)
 
 
@@ -142,8 +141,11 @@ def test_a_failing_file_system_is_reported_in_one_line(remote, home, monkeypatch
         raise TimeoutError("no answer\nin 30 s")
 
     monkeypatch.setattr(MemoryFileSystem, "get_file", refuse)
-    with pytest.raises(
-        RunError, match=r"tokens-00000\.bin: download failed \(TimeoutError: no answer in 30 s\)"
+    monkeypatch.setattr("mlm_jax.data.folders._RETRY_SECONDS", (0.0, 0.001))
+    failed = r"tokens-00000\.bin: download failed \(TimeoutError: no answer in 30 s\)"
+    with (
+        pytest.warns(UserWarning, match=rf"{failed}; trying again in 0\.001 s"),
+        pytest.raises(RunError, match=rf"{failed}; check the network"),
     ):
         store.shards[0].token_windows(np.array([0]), 3)
     monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)

@@ -53,7 +53,7 @@ def rows_of(prepared: Path, tokenizer: Tokenizer, packing: str) -> np.ndarray:
 def test_rows_are_the_same_without_maps(prepared, tokenizer, monkeypatch, packing):
     expected = rows_of(prepared, tokenizer, packing)
     monkeypatch.setattr("mlm_jax.data.shards._MAX_MAPPED_SHARDS", 2)
-    monkeypatch.setattr("mlm_jax.data.shards._mapped", None)
+    monkeypatch.setattr("mlm_jax.data.shards.map_file", None)
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, packing), expected)
 
 
@@ -78,7 +78,7 @@ def test_rows_are_the_same_with_a_count_for_every_kth_document(
     monkeypatch.setattr("mlm_jax.data.packing._MAX_COUNTS", max_counts)
     np.testing.assert_array_equal(rows(), expected)
     (file,) = (tmp_path / "rows").iterdir()
-    assert np.load(file).size <= max_counts + len(store.shards) + 1
+    assert np.load(file).size <= max_counts + len(store.shards) + 2
 
 
 def test_counts_are_cached_by_data_and_length(prepared, tokenizer, monkeypatch, tmp_path):
@@ -100,6 +100,11 @@ def test_counts_are_cached_by_data_and_length(prepared, tokenizer, monkeypatch, 
         file.write_bytes(file.read_bytes()[:-3])
     np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
     assert len(counted) == 3
+    for damage in (lambda data: b"", lambda data: data[:-20] + b"\1" + data[-19:]):
+        for file in (tmp_path / "home" / "rows").iterdir():
+            file.write_bytes(damage(file.read_bytes()))
+        np.testing.assert_array_equal(rows_of(prepared, tokenizer, "document"), expected)
+    assert len(counted) == 5
     # Without a writable cache they are counted each time.
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLM_JAX_HOME", str(tmp_path / "file"))

@@ -102,7 +102,11 @@ def test_totals_and_manifest(corpus, tmp_path):
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",
         "tokenizer/vocab.txt",
-        *(f"{kind}-{i:05d}.bin" for kind in ("tokens", "documents") for i in range(len(store.shards))),
+        *(
+            f"{kind}-{i:05d}.bin"
+            for kind in ("tokens", "documents", "checksums")
+            for i in range(len(store.shards))
+        ),
     }
 
 
@@ -374,6 +378,10 @@ def test_input_inside_the_output_folder_or_around_it_is_rejected(corpus, tmp_pat
     texts, output = tmp_path / "texts", tmp_path / "texts" / "data"
     texts.mkdir()
     (texts / "a.txt").write_text("the city\n")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(InputError, match=r"loop is a link to .*, which does not exist"):
+        prepare([str(texts)], tokenizer, loop)
     for folder in (texts, f"file://{tmp_path}"):
         with pytest.raises(InputError, match=r"data: is inside the input folder .*; choose a folder outside"):
             prepare([str(folder)], tokenizer, output)

@@ -32,6 +32,17 @@ def test_attending_within_documents_needs_separators(tmp_path, name: str) -> Non
     assert open_run_data(replace(within, **{name: str(prepared())})).train.num_rows > 0
 
 
+def test_the_order_belongs_to_a_run() -> None:
+    """Earlier versions had only the global one, and did not save it."""
+    config = DataConfig(path=str(prepared()), sequence_length=20)
+    sources = open_run_data(config)
+    before = sources.description(config)
+    after = sources.description(replace(config, order="windowed"))
+    assert "order" not in before["data"]
+    assert after["data"].pop("order") == "windowed"
+    assert after == before
+
+
 def test_evaluation_may_use_another_packing() -> None:
     def rows_of(**changes: Any) -> tuple[int, int]:
         config = DataConfig(path=str(prepared()), eval_path=str(prepared()), sequence_length=20, **changes)

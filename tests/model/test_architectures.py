@@ -14,6 +14,7 @@ from mlm_jax.config.model import BertConfig
 from mlm_jax.errors import InputError
 from mlm_jax.model.bert import BertEncoder, count_parameters
 from mlm_jax.model.layers import split_model
+from mlm_jax.model.packed import texts_and_positions
 from tests.model.reference import EVERYTHING, OF_FAMILIES, count_by_hand, covering_set, encode, name_of
 
 SMALL = BertConfig(
@@ -86,6 +87,46 @@ def test_hidden_states_match_the_reference(config: BertConfig) -> None:
 OF_HIDDEN_STATES = set(EVERYTHING) - {
     *("embedding_dropout", "tie_embeddings", "head_activation", "biases", "num_segments")
 }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(
+            changes, id=name, marks=() if name in ("bert", "everything", "mpnet") else pytest.mark.slow
+        )
+        for name, changes in {
+            "bert": {},
+            "everything": EVERYTHING,
+            **{name: changes for name, (changes, _) in OF_FAMILIES.items()},
+        }.items()
+    ],
+)
+def test_texts_in_a_row_match_the_reference_of_each_alone(changes: dict[str, Any]) -> None:
+    config = replace(SMALL, **changes)
+    graph, params = sharp_params(config)
+    ids, real = inputs()
+    # A mask, whose share of a text matters to ESM.
+    ids[0, 10] = ids[1, 2] = 4
+    starts = np.array([[0, 8, 14], [0, 5, LENGTH]])
+    with jax.enable_x64(True):
+
+        @jax.jit
+        def run(params: Any) -> jax.Array:
+            texts, positions = texts_and_positions(jnp.asarray(starts), LENGTH)
+            return nnx.merge(graph, params)(
+                jnp.asarray(ids),
+                jnp.asarray(real),
+                document_ids=texts,
+                position_ids=positions,
+                compute=float64(),
+            )
+
+        found = np.asarray(run(params))
+    for row, start, end in ((0, 0, 8), (0, 8, 14), (0, 14, LENGTH), (1, 0, 5), (1, 5, LENGTH - 5)):
+        alone = ids[row : row + 1, start:end]
+        expected = encode(config, params, alone, np.ones(alone.shape, bool))
+        np.testing.assert_allclose(found[row, start:end], expected[0], atol=1e-10)
 
 
 @pytest.mark.parametrize("wrong", sorted(OF_HIDDEN_STATES))

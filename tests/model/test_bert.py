@@ -168,6 +168,20 @@ def test_rematerialization_needs_less_memory(remat: str, share: float) -> None:
     assert temporary_bytes(ComputeConfig(remat=remat)) < share * temporary_bytes(ComputeConfig())
 
 
+def test_without_a_loop_a_barrier_keeps_xla_from_undoing_rematerialization() -> None:
+    graph, params = split_model(nnx.eval_shape(lambda: BertMaskedLM(SMALL, key=jax.random.key(0))))
+
+    def has_barrier(unroll: int) -> bool:
+        def loss(params: Any) -> jax.Array:
+            compute = ComputeConfig(remat="full", scan_unroll=unroll)
+            return nnx.merge(graph, params)(*inputs_of(), compute=compute).sum()
+
+        return "optimization_barrier" in jax.jit(jax.grad(loss)).lower(params).as_text()
+
+    assert has_barrier(SMALL.num_layers)
+    assert not has_barrier(1)
+
+
 def test_bfloat16_is_close_to_float32() -> None:
     model = BertMaskedLM(SMALL, key=jax.random.key(0))
     exact = model(*inputs_of())

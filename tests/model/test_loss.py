@@ -179,6 +179,21 @@ def test_huge_logits_do_not_cancel_the_loss(inputs: tuple[jax.Array, ...]) -> No
     np.testing.assert_allclose(sums.loss, weights.sum() * np.log(VOCABULARY), rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_of_equal_logits_only_the_first_is_right(inputs: tuple[jax.Array, ...], chunks: int) -> None:
+    """As with an argmax. Otherwise, the accuracy of a model that computes nothing would be 1."""
+    x, table, bias, labels, weights = inputs
+    for first in (0, 3):
+        bias = jnp.where(jnp.arange(VOCABULARY) < first, -1.0, 0.0)
+        sums = masked_lm_sums(x, 0 * table, bias, labels, weights, vocabulary_size=VOCABULARY, chunks=chunks)
+        assert sums.correct == (weights * (labels == first)).sum()
+        of_first = jnp.full_like(labels, first)
+        sums = masked_lm_sums(
+            x, 0 * table, bias, of_first, weights, vocabulary_size=VOCABULARY, chunks=chunks
+        )
+        assert sums.correct == weights.sum()
+
+
 def test_padding_rows_of_the_table_get_no_probability(inputs: tuple[jax.Array, ...]) -> None:
     x, table, bias, labels, weights = inputs
     expected = masked_lm_sums(*inputs, vocabulary_size=VOCABULARY)

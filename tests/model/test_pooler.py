@@ -40,7 +40,16 @@ def test_vectors(kind: Any, pooling: Any, biases: bool) -> None:
     assert ("bias" in params) == (biases or kind in ("relu", "gelu"))
     hidden, lengths = random.standard_normal((3, 5, 8)).astype(np.float32), [5, 2, 1]
     padding_mask = jnp.asarray(np.arange(5) < np.array(lengths)[:, None])
-    found = nnx.merge(graph, jax.tree.map(jnp.asarray, params)).pool(jnp.asarray(hidden), padding_mask)
+    pooler = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+    found = pooler.pool(jnp.asarray(hidden), padding_mask)
+    # The same texts in one row of 9, of which the last column is padding, and of at most four.
+    packed = np.concatenate(
+        [*(text[:length] for text, length in zip(hidden, lengths, strict=True)), hidden[1, 4:]]
+    )
+    starts, real = jnp.asarray([[0, 5, 7, 9]], jnp.int32), jnp.arange(9)[None] < 8
+    of_row = pooler.pool(jnp.asarray(packed)[None], real, starts)
+    assert of_row.shape == (1, 4, 8)
+    np.testing.assert_allclose(of_row[0, :3], found, atol=1e-5)
     for text, length, vector in zip(hidden, lengths, found, strict=True):
         real = text[:length]
         expected = {

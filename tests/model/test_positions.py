@@ -25,7 +25,7 @@ LOCAL = BertConfig(
 def test_scores_of_rotated_vectors_depend_only_on_their_distance() -> None:
     with jax.enable_x64(True):
         query, key = (jax.random.normal(jax.random.key(n), (1, 1, 2, 8), jnp.float64) for n in (0, 1))
-        table = rotary_table(50, 8, 100.0, "float64")
+        table = rotary_table(jnp.arange(50)[None], 8, 100.0, "float64")
         everywhere = (jnp.broadcast_to(x, (1, 50, 2, 8)) for x in (query, key))
         rotated = [rotate(x, table) for x in everywhere]
         scores = np.asarray(jnp.einsum("blhk,bshk->hls", *rotated))
@@ -39,10 +39,10 @@ def test_scores_of_rotated_vectors_depend_only_on_their_distance() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_angles_are_at_least_float32(dtype: str) -> None:
     """In bfloat16, neighbors beyond position 256 would have the same angle."""
-    table = rotary_table(1024, 8, 10_000.0, dtype)
+    table = rotary_table(jnp.arange(1024)[None], 8, 10_000.0, dtype)
     assert table.dtype == jnp.float32
     angles = np.outer(np.arange(1024), 10_000.0 ** -(np.arange(4) / 4))
-    np.testing.assert_allclose(table, [np.cos(angles), np.sin(angles)], atol=1e-4)
+    np.testing.assert_allclose(table[:, 0], [np.cos(angles), np.sin(angles)], atol=1e-4)
     x = jnp.ones((1, 1024, 1, 8), dtype)
     assert rotate(x, table).dtype == x.dtype
 
@@ -50,8 +50,9 @@ def test_angles_are_at_least_float32(dtype: str) -> None:
 @pytest.mark.parametrize(("every", "layers"), [(3, {0, 3, 6}), (2, {0, 2, 4, 6})])
 def test_every_nth_layer_is_global(every: int, layers: set[int]) -> None:
     """As in ModernBERT-base: layers 0, 3, 6, … are global with rotary base 160,000; the others reach 64 each way."""
-    of_layer = positions_of_layers(replace(LOCAL, global_attention_every=every), 256, "float32")
-    wide, narrow = (np.asarray(rotary_table(256, 8, base, "float32")) for base in (160_000.0, 10_000.0))
+    columns = jnp.arange(256)[None]
+    of_layer = positions_of_layers(replace(LOCAL, global_attention_every=every), columns, "float32")
+    wide, narrow = (np.asarray(rotary_table(columns, 8, base, "float32")) for base in (160_000.0, 10_000.0))
     for index in range(7):
         rotation, reach, bias, is_unnormalized = of_layer(index % every, jnp.asarray(index))
         assert bias is is_unnormalized is None
@@ -60,4 +61,7 @@ def test_every_nth_layer_is_global(every: int, layers: set[int]) -> None:
 
 
 def test_bert_has_neither_rotation_nor_reach() -> None:
-    assert positions_of_layers(BertConfig(), 256, "float32")(0, jnp.asarray(1)) == LayerPositions()
+    assert (
+        positions_of_layers(BertConfig(), jnp.arange(256)[None], "float32")(0, jnp.asarray(1))
+        == LayerPositions()
+    )

@@ -74,7 +74,7 @@ def test_losses_and_gradients(folder: Path, targets: Any) -> None:
     output.loss.backward()
     ours = TextClassifier.from_preset(folder, dropout_rate=0.0)
     assert ours.evaluate(TEXTS, targets).loss == pytest.approx(output.loss.item(), rel=1e-4)
-    (batch,) = ours._batches(ours._rows(TEXTS, None), ours._targets(targets, 4), 4)
+    (batch,) = ours._batches(ours._rows(TEXTS, None), ours._targets(targets, 4), 4, (0, 0))
 
     loss = jax.jit(lambda params, batch: ours._summed_loss(params, batch, None).loss / 4)
     gradient = jax.grad(loss)(ours.params, batch)

@@ -290,3 +290,18 @@ def test_settings_are_read_as_in_transformers(
     some = [*texts[::9], "a lake<MASK> in <ent> Utah <mask> x", "lake Utah"]
     assert_same_ids(ours, theirs, some)
     assert_same_frames(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["ALBERT", "small XLM-R", "small CamemBERT", "MPNet", "ESM"])
+def test_a_list_in_the_special_tokens_map(
+    name: str, texts: list[str], shared_data: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """transformers ignores it beside a SentencePiece model; then there is a warning."""
+    folder = MADE[name](tmp_path, shared_data)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": ["[E1]"]}))
+    ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    assert_same_ids(ours, theirs, [*texts[::20], "a [E1] lake"])
+    ignored = [
+        str(each.message) for each in recwarn if "are ignored, as in transformers 5" in str(each.message)
+    ]
+    assert bool(ignored) == (theirs.convert_tokens_to_ids("[E1]") == theirs.unk_token_id)

@@ -57,6 +57,15 @@ def test_gates_and_windows_take_the_flops_that_metrics_counts() -> None:
     assert flops_of(model) > flops_of(MODEL)
 
 
+def test_automatic_settings_are_those_of_the_chip() -> None:
+    config = replace(TINY, compute=ComputeConfig())
+    simulated, chip = (
+        str(compile_check._program(config, jax.devices(), kind).compute) for kind in (None, "NVIDIA H100")
+    )
+    assert simulated.startswith("float32 (the default on cpu), 2 layers unrolled (the default on cpu), ")
+    assert chip.startswith("bfloat16 (not float32, the default on cpu), layers in a loop, ")
+
+
 def test_a_report_says_what_the_step_is_known_to_take(report: StepReport) -> None:
     assert report.flops * 8 == flops_of(MODEL) * TINY.batch_size
     assert report.optimizer_bytes == pytest.approx(2 * report.parameter_bytes, abs=16)

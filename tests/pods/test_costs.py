@@ -42,7 +42,7 @@ def config(
         model=model,
         data=DataConfig(sequence_length=length),
         mesh=mesh or MeshConfig(data=1),
-        compute=ComputeConfig(**compute),
+        compute=ComputeConfig(**{"scan_unroll": 1, **compute}),
         batch_size=rows,
         num_steps=1000,
     )

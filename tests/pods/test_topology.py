@@ -143,3 +143,35 @@ def test_no_array_of_a_step_on_long_rows_has_two_dimensions_of_their_length() ->
     shapes = [shape.split(",") for shape in re.findall(r"\b[a-z]+[0-9]+\[([0-9,]+)\]", ended.stdout)]
     assert any("8192" in shape for shape in shapes)
     assert not [shape for shape in shapes if shape.count("8192") > 1]
+
+
+LOWERED_FOR_A_TPU = """
+import jax
+from dataclasses import replace
+from mlm_jax.config import BertConfig, DataConfig, TrainConfig
+from mlm_jax.parallel.sharding import make_mesh
+from mlm_jax.pods.compile_check import stand_in_masking
+from mlm_jax.pods.topology import topology_devices
+from mlm_jax.step.program import build_program
+
+model = BertConfig(num_layers=2, attention_dropout_rate=0.0, pooler=False)
+config = TrainConfig(model=model, data=DataConfig(sequence_length=512), batch_size=8)
+program = build_program(config, stand_in_masking(config), make_mesh(config.mesh, topology_devices("v5e:1x1")))
+print(program.compute)
+print("dot_general" in program.lowered_train.as_text(), "xbf16>" in program.lowered_train.as_text())
+print({leaf.dtype.name for leaf in jax.tree.leaves(program.abstract_state.params)})
+"""
+
+
+@pytest.mark.release
+@needs_libtpu
+def test_the_default_on_a_tpu_is_bfloat16_with_float32_parameters() -> None:
+    told = subprocess.check_output(
+        [sys.executable, "-c", LOWERED_FOR_A_TPU], cwd=ROOT, env=environment(), text=True
+    )
+    assert told.splitlines() == [
+        "bfloat16 (the default on TPU v5 lite), layers in a loop (the default on TPU v5 lite), attention splash, "
+        "remat none",
+        "True True",
+        "{'float32'}",
+    ]

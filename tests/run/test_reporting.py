@@ -19,7 +19,6 @@ import pytest
 from mlm_jax.config import OptimizerConfig, TrainConfig
 from mlm_jax.config.masking import MaskingRecipe
 from mlm_jax.data.sources import open_run_data, resolve_masking
-from mlm_jax.model.attention import AttentionChoice
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.run import reporting, trainer
 from mlm_jax.run.records import read_records
@@ -104,10 +103,10 @@ def test_each_logged_step_is_printed_without_a_terminal() -> None:
     told = told_by_uninterrupted()
     lines = [line for line in told.splitlines() if not SLOW_WORK.fullmatch(line)]
     assert lines[:5] == [
-        "model: 8,076 parameters; mesh: data 1, fsdp 1, tensor 1 of cpu; compute: float32",
+        "model: 8,076 parameters; mesh: data 1, fsdp 1, tensor 1 of cpu",
         "data: 197 rows of 20 tokens, 24.6 steps per epoch",
         "masking: 15% of the tokens, at most 3 per row",
-        "attention: xla",
+        "compute: float32 (the default on cpu), layers in a loop (one layer), attention xla, remat none",
         "compiling the training step",
     ]
     assert re.fullmatch(r"memory per device: parameters .* MiB, .* MiB", lines[5])
@@ -203,6 +202,8 @@ def test_the_reason_for_not_using_a_kernel_is_printed(capsys: pytest.CaptureFixt
     program = build_program(
         config, resolve_masking(config.masking, tokenizer(), 20), make_mesh(config.mesh, jax.devices()[:1])
     )
-    told = replace(program, attention=AttentionChoice("xla", "splash needs another length"))
+    told = replace(
+        program, compute=replace(program.compute, reasons={"attention": "splash needs another length"})
+    )
     describe_start(config, told, open_run_data(config.data).train)
-    assert "\nattention: xla (splash needs another length)\n" in capsys.readouterr().err
+    assert ", attention xla (splash needs another length), remat none\n" in capsys.readouterr().err

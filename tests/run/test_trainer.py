@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from mlm_jax.config import DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+from mlm_jax.config import ComputeConfig, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
 from mlm_jax.config.batch_sizes import BatchSizes
 from mlm_jax.config.presets import PRESETS
-from mlm_jax.config.settings import from_json
 from mlm_jax.data.batches import Batch, TrainingBatches
 from mlm_jax.data.sources import open_run_data
 from mlm_jax.errors import InputError, RunError
+from mlm_jax.model import compute
 from mlm_jax.parallel.sharding import make_mesh
 from mlm_jax.run import host_memory, trainer
 from mlm_jax.run.records import read_records
@@ -31,6 +31,7 @@ from mlm_jax.run.reporting import Reporter
 from mlm_jax.run.trainer import train
 from mlm_jax.step.program import Program, build_program
 from mlm_jax.store.conversion import convert
+from mlm_jax.store.run_folder import read_config
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.run_small import (
     CACHE_IS_READ_ONLY,
@@ -63,7 +64,8 @@ def test_a_run_writes_only_its_run_folder() -> None:
         *("tensorboard", "loss.png", "tokenizer", "checkpoints"),
     }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"30", "35", "40"}
-    assert from_json(TrainConfig, (run / "config.json").read_text()) == config_of(run)
+    # With what was chosen in place of automatic settings.
+    assert read_config(run) == config_of(run, compute=ComputeConfig(dtype="float32", scan_unroll=1))
     assert Tokenizer.load(run / "tokenizer").fingerprint == tokenizer().fingerprint
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").iterdir())
@@ -94,6 +96,24 @@ def test_a_larger_num_steps_resumes_a_finished_run_and_changes_are_reported(tmp_
     shutil.rmtree(run / "checkpoints")
     again = run_script("train", run / "config.json", "--output-dir", run, "--num-steps", 4)
     assert f"{run}: has no checkpoint, so the run starts again from step 0\n" in again.stderr
+
+
+def test_a_resumed_run_keeps_the_dtype_it_began_with(
+    one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a machine with another kind of device."""
+    run = copy_of_run(tmp_path)
+    monkeypatch.setattr(compute, "_dtype", lambda device: ("bfloat16", "the default here"))
+    train(config_of(run, num_steps=42))
+    told = capsys.readouterr().err
+    assert "\ncompute: float32 (not bfloat16, the default here), layers in a loop, " in told
+    assert "since the last start: compute" not in told
+    assert read_config(run).compute.dtype == "float32"
+    train(config_of(run, num_steps=43, compute=ComputeConfig(dtype="bfloat16")))
+    assert "changed since the last start: compute.dtype: float32 → bfloat16\n" in capsys.readouterr().err
+    train(config_of(tmp_path / "new", num_steps=5))
+    assert "\ncompute: bfloat16 (the default here), " in capsys.readouterr().err
+    assert read_config(tmp_path / "new").compute.dtype == "bfloat16"
 
 
 @pytest.mark.slow
@@ -376,6 +396,44 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     for hits, misses in counted:
         assert hits >= 2
         assert misses == 0
+
+
+TIME_FIRST_STEP = """
+import sys, time
+from dataclasses import replace
+from mlm_jax.config.files import load_config
+from mlm_jax.config.presets import PRESETS
+from mlm_jax.run.trainer import train
+
+class FirstStep(Exception):
+    pass
+
+def stop(step):
+    print(time.process_time() - started)
+    raise FirstStep
+
+config = load_config(sys.argv[1])
+started = time.process_time()
+try:
+    train(config, on_step=stop)
+except FirstStep:
+    pass
+"""
+
+
+@pytest.mark.release
+def test_a_warm_start_takes_its_first_step_within_five_seconds(tmp_path: Path) -> None:
+    """In CPU time, which other work on the machine does not lengthen much; BERT-tiny, as in the demo."""
+    model = replace(PRESETS["bert_tiny_en_uncased"], vocabulary_size=2108, pooler=False)
+    config = config_of(
+        tmp_path / "run", model=model, compilation_cache_dir=str(tmp_path / "compiled"), batch_size=32
+    )
+    path = write_config(config)
+    for _ in range(2):
+        ended = run_python(TIME_FIRST_STEP, path)
+        assert ended.returncode == 0, ended.stderr
+        seconds = float(ended.stdout)
+    assert seconds < 5
 
 
 @pytest.mark.slow

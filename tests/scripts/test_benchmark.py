@@ -20,6 +20,7 @@ from scripts.benchmark.step_work import StepWork, read_batches, token_rows, writ
 from scripts.benchmark.table import Table, compare
 from tests.contestants import importable
 from tests.run_small import run_module
+from tests.tiny import tiny_tokenizer
 
 WORK = StepWork("bert_tiny_en_uncased", 4, sequence_length=16, masked=3)
 
@@ -123,6 +124,22 @@ def test_tables_show_three_digits_and_store_all() -> None:
     table = Table("speed", ("who", "rows/s", "×"), [("we", 12345.678, None), ("they", 0.123456, 1.5)])
     assert table.as_markdown().splitlines()[4:] == ["| we | 12,346 | – |", "| they | 0.123 | 1.5 |"]
     assert table.as_json()["rows"][0] == {"who": "we", "rows/s": 12345.678, "×": None}
+
+
+@pytest.mark.release
+def test_texts_that_share_rows_compute_less_padding(tmp_path: Path) -> None:
+    tiny_tokenizer().save(tmp_path / "tokenizer")
+    lines = [f"{index % 2}\t{'sea ' * (index % 40)}blue\n" for index in range(200)]
+    (tmp_path / "texts.tsv").write_text("label\tsentence\n" + "".join(lines))
+    files = ("--texts", tmp_path / "texts.tsv", "--tokenizer", tmp_path / "tokenizer", "--num-texts", 200)
+    ended = run_module(
+        "scripts.benchmark", "texts", *files, "--rounds", 1, "--json", tmp_path / "figures.json"
+    )
+    assert ended.returncode == 0, ended.stderr
+    (table,) = json.loads((tmp_path / "figures.json").read_text())["tables"]
+    assert [row["work"] for row in table["rows"][::2]] == ["features", "predict", "fit"]
+    for alone, shared in zip(table["rows"][::2], table["rows"][1::2], strict=True):
+        assert alone["real tokens"] < shared["real tokens"] < 1
 
 
 @pytest.mark.release

@@ -329,6 +329,6 @@ def test_an_attention_kernel_does_not_change_a_step(monkeypatch: pytest.MonkeyPa
     for mesh, name in [((1, 1, 1), "xla"), ((2, 2, 2), "splash")]:
         compute = ComputeConfig(attention=name, remat="dots")
         program = program_of(mesh, model=model, data=data, compute=compute)
-        assert program.attention.implementation == name
+        assert program.compute.config.attention == name
         metrics.append(step_once(program, batch, sharp_state(program))[1])
     np.testing.assert_allclose(*metrics, rtol=2e-5)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
+from mlm_jax.config import TrainConfig
+from mlm_jax.config.files import load_config
 from mlm_jax.config.presets import PRESETS
 from mlm_jax.errors import InputError
 from mlm_jax.files.home import home
@@ -24,6 +26,19 @@ def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_name_that_cannot_be_one_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(hugging_face_folder(tmp_path / "here"))
+    for name, message in (
+        ("", "^'': must be the name"),
+        ("The lake is [MASK]. " * 20, "^The lake .*…: must be the name"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_model(name)
+    for source in (lambda: load_config(""), lambda: TrainConfig(init_from="")):
+        with pytest.raises(InputError, match="must be the name of a"):
+            source()
 
 
 def test_a_folder_has_precedence_over_a_built_in_name(

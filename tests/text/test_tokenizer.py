@@ -236,6 +236,18 @@ def test_fingerprint_differs_if_encoding_differs(tmp_path):
     assert len({tokenizer.fingerprint for tokenizer in made}) == len(made)
 
 
+@pytest.mark.parametrize("added", [[], ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]])
+def test_a_file_whose_special_tokens_are_not_added_is_the_same_after_it_is_saved(tmp_path, tokenizer, added):
+    """As `tokenizers` writes it if they are only in the vocabulary."""
+    content = json.loads(tokenizer._backend.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in added]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    loaded.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").fingerprint == loaded.fingerprint
+    assert loaded.encode("[MASK] a", parse_special_tokens=True).tolist()[0] == loaded.mask_token_id
+
+
 def test_case_is_guessed_from_the_vocabulary(tmp_path):
     assert pieces(load(tmp_path, [*VOCABULARY, "[BRACKET]", "<S>"]), "A") == ["a"]
     assert pieces(load(tmp_path, [*VOCABULARY, "##B"]), "A") == ["[UNK]"]

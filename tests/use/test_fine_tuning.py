@@ -163,6 +163,8 @@ def test_a_model_that_computes_no_numbers_has_no_loss(model: MaskedLM) -> None:
         ({"segment_ids": np.full((16, 12), 2)}, r"segment_ids: must contain integers in \[0, 2\)"),
         ({"token_ids": np.zeros(12, int)}, r"must be \[B, L\] and \[B, K\]"),
         ({"token_ids": np.zeros((16, 41), int)}, "must have at most 40 columns"),
+        ({"token_ids": np.zeros((16, 0), int)}, r"token_ids \(16, 0\), .*: must be .* L and K at least 1"),
+        ({"mask_positions": np.zeros((16, 0), int)}, r"mask_positions \(16, 0\): must be .* at least 1"),
         ({"token_ids": [[1, 2], [3]]}, "batch: token_ids: has rows of different lengths: must be an array"),
         ({"mask_weights": np.full((16, 3), -1.0)}, "mask_weights: must contain finite numbers, at least 0"),
         (
@@ -319,3 +321,5 @@ def test_every_row_of_a_mapping_is_trained_on(model: MaskedLM) -> None:
     empty = {name: array[:0] for name, array in rows.items()}
     with pytest.raises(InputError, match="no batch: must have at least one"):
         model.fit(empty, num_steps=1)
+    with pytest.raises(InputError, match=r"batch 0: token_ids \(0, 12\): must have a row"):
+        model.fit([empty], num_steps=1)

@@ -39,6 +39,10 @@ def test_labels_of_each_problem_type() -> None:
     assert labels("1", "2.0", "1e1", "x").first_fraction is None
     assert labels("1", "nan", "2.5").first_fraction == "2.5"
     assert labels("good", "1", "0", "1", "nan", "inf", "a,b", "1,2,3").doubt is None
+    assert (
+        labels("1", '"0"').doubt
+        == "label '\"0\"' is read with its quotation marks: the file must have no quoting"
+    )
     assert labels("1", "0,5").doubt == "label '0,5' is read as a name: must have a point to be a number"
     for one, other in (("1", "1.0"), ("01", "1"), ("1e0", "1")):
         doubt = f"labels {one!r} and {other!r} are the same number, but two classes"
@@ -61,3 +65,11 @@ def test_labels_of_each_problem_type() -> None:
     for problem, label in (("single_label_classification", ""), ("regression", "nan"), ("regression", "")):
         with pytest.raises(InputError, match=f"f.tsv:3: label is '{label}': must be a"):
             labels("1.5", label).parsed_as(problem, None)
+
+
+def test_fields_that_look_quoted_are_reported_once(tmp_path: Path) -> None:
+    file = tmp_path / "train.tsv"
+    file.write_text('label\tsentence\n1\t"plain"\n0\t"He said ""a"""\n0\t"She said ""b"""\n')
+    with pytest.warns(UserWarning, match=rf"^{file}:3: column 'sentence' looks quoted as in CSV") as warned:
+        assert read_labeled_texts(file).texts[1] == '"He said ""a"""'
+    assert len(warned) == 1
