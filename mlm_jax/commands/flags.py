@@ -258,6 +258,9 @@ def _convert(flag: Flag, kind: Any, text: str) -> Any:
             if text in typing.get_args(option):
                 return text
         else:
+            # Python's literals have 1_000 for 1000; 1_0 is probably meant to be 1.0.
+            if option in (int, float) and "_" in text:
+                continue
             try:
                 value = option(text)
             except ValueError:

@@ -21,8 +21,9 @@ from mlm_jax.files.json_files import parse_json
 
 ConfigT = typing.TypeVar("ConfigT")
 
+LARGEST_FLOAT32 = 2.0**127 * (2 - 2.0**-23)
 # Settings become float32 on the device, where smaller numbers are 0 and larger ones are infinite.
-_SMALLEST, _LARGEST = 2.0**-126, 2.0**127 * (2 - 2.0**-23)
+_SMALLEST = 2.0**-126
 
 
 def require(config: object, name: str, holds: bool, allowed: str) -> None:
@@ -71,7 +72,7 @@ def is_float32(value: object) -> bool:
     # Not isinstance, because a bool is also an int in Python.
     if type(value) not in (int, float):
         return False
-    return value == 0 or _SMALLEST <= abs(value) <= _LARGEST  # type: ignore[arg-type]
+    return value == 0 or _SMALLEST <= abs(value) <= LARGEST_FLOAT32  # type: ignore[arg-type]
 
 
 def expected(kind: Any, value: Any) -> str:
@@ -87,7 +88,7 @@ def expected(kind: Any, value: Any) -> str:
     if kind is float and type(value) in (int, float):
         # A NaN is not equal to itself.
         is_number = value == value and abs(value) != math.inf  # noqa: PLR0124
-        return f"0, or {_SMALLEST:.1e} to {_LARGEST:.1e} in size" if is_number else "a finite number"
+        return f"0, or {_SMALLEST:.1e} to {LARGEST_FLOAT32:.1e} in size" if is_number else "a finite number"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False", Path: "a path"}
     return names.get(kind, "None" if kind is type(None) else f"a {getattr(kind, '__name__', kind)}")
 

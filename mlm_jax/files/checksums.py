@@ -1,7 +1,10 @@
 """Checksums of a folder's files, in the format of `sha256sum`: `sha256sum -c mlm_jax.sha256` checks them, too."""
 
+import fnmatch
 import hashlib
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlm_jax.errors import InputError
@@ -48,23 +51,27 @@ def _files(folder: Path) -> list[str]:
 
 def unlisted_files(folder: Path) -> list[str]:
     """Returns the files of a folder that its intact mlm_jax.sha256 does not list, by relative path with slashes."""
-    listed = {line.partition("  ")[2] for line in (folder / CHECKSUMS_FILE).read_text().splitlines()}
+    text = (folder / CHECKSUMS_FILE).read_bytes().decode(errors="replace")
+    listed = {line.partition("  ")[2] for line in text.splitlines()}
     return [name for name in _files(folder) if name not in listed]
 
 
-def check_checksums(folder: Path, *, complete: bool) -> None:
+def check_checksums(folder: Path, *, complete: bool, written: Sequence[str] = ()) -> None:
     """Compares the files of a folder with its mlm_jax.sha256, if there is one. Reads about 1 GB per second.
 
     Args:
         folder: any folder.
         complete: False if files may be missing, such as weights that were not downloaded.
+        written: patterns of files that are never added later, so they are listed if they exist.
 
     Raises:
-        InputError: a file differs or is missing, or mlm_jax.sha256 is damaged.
+        InputError: a file differs, is missing or should be listed, or mlm_jax.sha256 is damaged.
     """
     listing = folder / CHECKSUMS_FILE
-    if not listing.is_file():
+    if not os.path.lexists(listing):
         return
+    if not listing.is_file():
+        raise InputError(f"{listing}: damaged: must be a file, found a folder or a link to nothing")
     if listing.stat().st_size > _LARGEST_BYTES:
         raise InputError(
             f"{listing}: damaged: must be at most {_LARGEST_BYTES / 1e6:.0f} MB, a line per file"
@@ -86,4 +93,10 @@ def check_checksums(folder: Path, *, complete: bool) -> None:
             raise InputError(
                 f"{file}: damaged or edited: its sha256 is not the one in {CHECKSUMS_FILE}; if it was edited on "
                 f"purpose, delete {CHECKSUMS_FILE}"
+            )
+    for name in unlisted_files(folder):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in written):
+            raise InputError(
+                f"{folder / name}: not listed in {CHECKSUMS_FILE}, which is therefore damaged or truncated; if the "
+                f"file was added on purpose, delete {CHECKSUMS_FILE}"
             )

@@ -2,7 +2,8 @@
 
 FOLDER/lock has a JSON line for each process that has not released the folder: previous owners that died, followed by
 the current owner. The file is removed with the lock. A folder that does not exist yet, because it is renamed into place
-at the end (`atomic.new_folder`), is locked by a file beside it, `.NAME.lock`.
+at the end (`atomic.new_folder`), is locked by a file beside it, `.NAME.lock`, which is also held while a folder is
+created in order to lock it.
 
 A lock belongs to a `with` block: within it, the same folder can be locked again, so that a sweep can call `train`.
 Other threads of the process are excluded like other processes.
@@ -33,6 +34,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _ATTEMPTS = 100
 # Time for the owner of a lock to write its name, after which it is called "another process".
 _NAME_SECONDS = 0.5
+# Time for the owner of a name to create the folder in order to lock it, after which it creates the folder at its end.
+_CREATION_SECONDS = 1.0
 
 
 class FolderInUseError(InputError):
@@ -116,10 +119,32 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[FolderLock]:
     attempt always succeeds, with a warning on stderr.
 
     Raises:
+        FolderInUseError: another process is about to create the folder; see `own_name`.
         InputError: `folder` cannot be a folder: it is a URL or a file, or cannot be written.
     """
-    with _locked(folder / LOCK_FILE, wait=wait) as lock:
-        yield lock
+    path = folder / LOCK_FILE
+    check_target(folder)
+    with without_empty_folders(path), contextlib.ExitStack() as creating:
+        if not folder.exists():
+            creating.enter_context(_name_to_create(folder))
+        with _locked(path, wait=wait) as lock:
+            creating.close()
+            yield lock
+
+
+@contextlib.contextmanager
+def _name_to_create(folder: Path) -> Iterator[None]:
+    """Locks the name of a folder that is created to be locked, unless another process does the same before."""
+    deadline = time.monotonic() + _CREATION_SECONDS
+    while True:
+        with _locked(_name_file(folder)) as lock:
+            # Also the lock of a process that has just created it, and releases the name in a moment.
+            if lock.acquired or folder.exists():
+                yield
+                return
+            if time.monotonic() > deadline:
+                _require_acquired(lock, folder)
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -146,12 +171,16 @@ def own_name(path: Path) -> Iterator[None]:
     if os.path.lexists(path):
         raise _exists(path)
     check_target(path)
-    with _locked(path.with_name(f".{path.name}.lock")) as lock:
+    with _locked(_name_file(path)) as lock:
         _require_acquired(lock, path)
         # Another process may have created it since.
         if path.exists():
             raise _exists(path)
         yield
+
+
+def _name_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _exists(path: Path) -> InputError:
@@ -180,26 +209,28 @@ def _locked(path: Path, *, wait: bool = False) -> Iterator[FolderLock]:
         file, acquired = _open(path, wait=wait)
         with file:
             lock = FolderLock(file, path, acquired=acquired)
-            token = _held.set({**_held.get(), place: lock} if acquired else _held.get())
+            if acquired:
+                _held.set({**_held.get(), place: lock})
             try:
                 yield lock
             finally:
-                _held.reset(token)
                 if acquired:
+                    # Not by a token, because the lock of a name ends before that of the folder.
+                    _held.set({held: other for held, other in _held.get().items() if held != place})
                     lock.release()
 
 
 def _open(path: Path, *, wait: bool) -> tuple[FileIO, bool]:
     """Opens the file of a lock; returns it and True if it is locked."""
     for _ in range(_ATTEMPTS):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise _no_lock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+b", buffering=0)
         except FileNotFoundError:
             # Its owner has just removed the folder, which is empty.
             continue
-        except IsADirectoryError as error:
-            raise _no_lock(path) from error
         try:
             _require_lock_file(file, path)
             acquired = _flock(file, wait=wait)

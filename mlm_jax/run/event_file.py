@@ -5,12 +5,14 @@ kinds: the file version, the start of a session, and scalars. tensorboardX, the 
 if it is installed, which takes two seconds, and writes from a thread that blocks forever once the disk was full.
 """
 
+import math
 import socket
 import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlm_jax.config.settings import LARGEST_FLOAT32
 from mlm_jax.run.records import append_whole
 
 # Field numbers in event.proto and summary.proto.
@@ -37,9 +39,9 @@ class EventFile:
         self._append(_key(_STEP, _VARINT) + _varint(purge_step) + _bytes(_SESSION_LOG, start))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends an event with the scalars of `step`, by tag."""
+        """Appends an event with the scalars of `step`, by tag, as float32; larger numbers become infinite."""
         values = [
-            _bytes(_TAG, tag.encode()) + _key(_SIMPLE_VALUE, _FLOAT) + struct.pack("<f", value)
+            _bytes(_TAG, tag.encode()) + _key(_SIMPLE_VALUE, _FLOAT) + _float32(value)
             for tag, value in scalars.items()
         ]
         summary = b"".join(_bytes(_SUMMARY_VALUE, value) for value in values)
@@ -71,6 +73,11 @@ def _varint(number: int) -> bytes:
 
 def _bytes(field: int, content: bytes) -> bytes:
     return _key(field, _BYTES) + _varint(len(content)) + content
+
+
+def _float32(value: float) -> bytes:
+    # struct raises OverflowError for a number that is finite in double precision only, such as a perplexity of 1e40.
+    return struct.pack("<f", math.copysign(math.inf, value) if abs(value) > LARGEST_FLOAT32 else value)
 
 
 def _crc_table() -> list[int]:

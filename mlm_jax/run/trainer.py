@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from mlm_jax.config import TrainConfig
-from mlm_jax.config.model import ADDED_SETTINGS
 from mlm_jax.config.settings import flatten
 from mlm_jax.data.batches import TrainingBatches
 from mlm_jax.data.sources import RunData, open_run_data, resolve_masking, tokenize_run_data
@@ -175,11 +174,8 @@ class _Run:
     @property
     def description(self) -> dict[str, Any]:
         """Identity of the run, saved with its checkpoints and compared when they are restored."""
-        config, model = self.config, asdict(self.config.model)
-        for name, default in ADDED_SETTINGS.items():
-            if model[name] == default:
-                del model[name]
-        return self.sources.description(config.data) | {"model": model, "seed": config.seed}
+        config = self.config
+        return self.sources.description(config.data) | {"model": asdict(config.model), "seed": config.seed}
 
     def start(self, from_step: int | None) -> tuple[TrainState, TrainingBatches]:
         """Returns the initial or restored state and the batches that follow, and prints changed settings."""

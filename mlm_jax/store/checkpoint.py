@@ -27,13 +27,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from mlm_jax.config.settings import flatten
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.parallel.digest import array_digests, nonfinite
 from mlm_jax.store.checkpoint_manifest import (
     DamagedError,
     PyTree,
     abstract_arrays,
+    completed,
     describe_arrays,
     describe_differences,
     enumerate_some,
@@ -45,6 +45,12 @@ from mlm_jax.store.checkpoint_manifest import (
 )
 from mlm_jax.store.checkpoint_retention import DELETED_FOLDER, NewestAndBest, remove_leftovers, settle
 from mlm_jax.store.orbax_errors import orbax_silenced, reason
+
+
+def step_of(folder: Path) -> int | None:
+    """Returns the step of a checkpoint by the name of its folder; None for other names, such as 0040 or 40.damaged."""
+    name = folder.name
+    return int(name) if name.isdecimal() and name == str(int(name)) else None
 
 
 class CheckpointError(RunError):
@@ -101,7 +107,8 @@ class Checkpointer:
         """Returns the steps with a checkpoint on disk, ascending, without a save still running."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+        steps = map(step_of, self.directory.iterdir())
+        return sorted(step for step in steps if step is not None)
 
     def save(
         self,
@@ -243,7 +250,7 @@ class Checkpointer:
         """Reads the checkpoint of `step`, on the CPU. Raises InputError if it is damaged or of something else."""
         try:
             manifest = self._manifest(step)
-            known = flatten(manifest["description"])
+            known = completed(manifest["description"], description)
             changed = known | known_settings(description, known)
             self._load(step, abstract_arrays(manifest["arrays"]), changed, part=None)
         except DamagedError as damage:
@@ -335,11 +342,10 @@ class Checkpointer:
         if (saved := manifest.get("step", step)) != step:
             raise DamagedError(f"is the checkpoint of step {saved}: its folder was renamed")
         abstract_leaves, treedef = name_leaves(abstract, part)
-        belongs_to, arrays = manifest["description"], manifest["arrays"]
+        belongs_to, arrays = completed(manifest["description"], description), manifest["arrays"]
         if part is not None:
-            known = flatten(belongs_to)
-            description = known_settings(description, known)
-            belongs_to = {name: known[name] for name in description}
+            description = known_settings(description, belongs_to)
+            belongs_to = {name: belongs_to[name] for name in description}
             arrays = {name: array for name, array in arrays.items() if name.startswith(f"{part}.")}
         for stored, now, remedy in (
             (belongs_to, description, "continue with the same settings and tokenizer"),

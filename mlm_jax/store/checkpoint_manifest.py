@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from mlm_jax.config.model import ADDED_SETTINGS
 from mlm_jax.config.settings import flatten
 from mlm_jax.store.orbax_errors import reason
 
@@ -73,8 +74,14 @@ def describe_differences(stored: dict[str, Any], now: dict[str, Any]) -> str:
     return enumerate_some(lines, "; ")
 
 
+def completed(stored: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Returns a flattened description with the settings of `now` that an older checkpoint lacks, at their defaults."""
+    added = {f"model.{name}": default for name, default in ADDED_SETTINGS.items()}
+    return {name: default for name, default in added.items() if name in flatten(now)} | flatten(stored)
+
+
 def known_settings(description: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the part of a flattened description that a checkpoint has, too; an older one lacks newer settings."""
+    """Returns the part of a flattened description that a checkpoint has, too."""
     return {name: value for name, value in flatten(description).items() if name in known}
 
 

@@ -10,9 +10,19 @@ from mlm_jax.files.checksums import check_checksums
 from mlm_jax.files.links import SETTINGS_SUFFIXES, check_no_broken_links
 from mlm_jax.formats import google_tf, hugging_face, keras_hub
 from mlm_jax.formats.hugging_face import ADAPTER_FILE
-from mlm_jax.formats.model_folder import CONFIG_FILE, StoredModel
+from mlm_jax.formats.model_folder import CONFIG_FILE, TOKENIZER_FOLDER, WEIGHTS_FILE, StoredModel
 from mlm_jax.formats.name_table import Reading
 from mlm_jax.store import native_format
+from mlm_jax.vocabulary.files import TOKENIZER_FILES
+
+_TOKENIZER_FILES = [name for name in TOKENIZER_FILES if name != "special_tokens_map.json"]
+# Files that we write into models, before their checksums. Others may be added later, such as README.md.
+_WRITTEN = (
+    *(CONFIG_FILE, "bert_config.json", "metadata.json", "preprocessor.json", "task.json", "certificate.json"),
+    *(WEIGHTS_FILE, "model.weights.h5", "task.weights.h5", "bert_model.ckpt.*"),
+    *(*_TOKENIZER_FILES, "assets/tokenizer/*"),
+    *(f"{TOKENIZER_FOLDER}/{name}" for name in _TOKENIZER_FILES),
+)
 
 
 class Format(Protocol):
@@ -54,7 +64,7 @@ def read_model(folder: Path) -> Reading:
             its format.
     """
     found = format_of(folder)
-    check_checksums(folder, complete=True)
+    check_checksums(folder, complete=True, written=_WRITTEN)
     return found.read(folder)
 
 
@@ -65,7 +75,7 @@ def read_architecture(folder: Path) -> StoredModel:
         InputError: see `read_model`.
     """
     found = format_of(folder)
-    check_checksums(folder, complete=False)
+    check_checksums(folder, complete=False, written=_WRITTEN)
     return found.read_architecture(folder)
 
 

@@ -16,7 +16,7 @@ from mlm_jax.errors import InputError
 from mlm_jax.files.atomic import write_atomically
 from mlm_jax.files.json_files import read_json_object
 from mlm_jax.files.targets import check_target, require_nothing_else
-from mlm_jax.store.checkpoint import Checkpointer
+from mlm_jax.store.checkpoint import Checkpointer, step_of
 from mlm_jax.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.json"
@@ -65,8 +65,9 @@ def run_and_step(folder: Path) -> tuple[Path, int | None]:
     """Splits RUN/checkpoints/STEP into the run folder and the step; any other folder is returned with None."""
     place = folder if folder.parent.name == CHECKPOINTS_FOLDER else folder.absolute()
     run = place.parent.parent
-    if place.name.isdecimal() and place.parent.name == CHECKPOINTS_FOLDER and is_run_folder(run):
-        return run, int(place.name)
+    step = step_of(place)
+    if step is not None and place.parent.name == CHECKPOINTS_FOLDER and is_run_folder(run):
+        return run, step
     return folder, None
 
 

@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers.decoders import ByteLevel, Metaspace
 from tokenizers.models import WordLevel, WordPiece
 
-from mlm_jax.errors import InputError
+from mlm_jax.errors import InputError, one_line
 from mlm_jax.files.atomic import write_atomically, write_together
 from mlm_jax.files.targets import check_target, target_path
 from mlm_jax.text.training import Kind, TrainingSettings, train_backend
@@ -24,7 +24,7 @@ from mlm_jax.text.word_cache import WordCache, is_bert, packed, word_cache
 from mlm_jax.text.words import continuation_table
 from mlm_jax.vocabulary.files import load_backend
 from mlm_jax.vocabulary.folder_settings import TOKENIZER_CONFIG_FILE, VOCABULARY_FILE
-from mlm_jax.vocabulary.roles import BERT_ROLES, Roles, frame_of, set_frame
+from mlm_jax.vocabulary.roles import BERT_ROLES, Roles, check_roles, frame_of, set_frame
 from mlm_jax.vocabulary.tokenizer_json import TOKENIZER_FILE, fingerprint_of, saved_config
 from mlm_jax.vocabulary.unigram import WORD_MARK
 from mlm_jax.vocabulary.wordpiece import (
@@ -46,18 +46,13 @@ class Tokenizer:
     """A tokenizer: text to token ids without the special tokens that frame a row, and back."""
 
     def __init__(self, backend: tokenizers.Tokenizer, source: str, roles: Roles = BERT_ROLES) -> None:
-        """Wraps `backend`. Raises InputError, which names `source`, if a special token is missing or an id is huge."""
-        missing = [token for token in roles.names if backend.token_to_id(token) is None]
-        if missing:
-            raise InputError(
-                f"{source}: no {' and no '.join(missing)} in the vocabulary; "
-                f"expected all of its special tokens, {', '.join(roles.names)}"
-            )
+        """Wraps `backend`. Raises InputError, which names `source`, as `check_roles` does, or if an id is huge."""
         self.roles = roles
         # A published tokenizer.json may truncate texts to 512 tokens or pad them.
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
+        check_roles(backend, roles, source)
         self._backend = backend
         self._token_ids: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocabulary_size = checked_size(source, self._token_ids)
@@ -212,7 +207,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], *, parse_special_tokens: bool = False) -> list[np.ndarray]:
         """Returns the int32 ids of each text; see `encode`. Releases the GIL while the library works.
 
-        Raises InputError for a text that is not a string or has a lone surrogate.
+        Raises InputError for a text that is not a string, has a lone surrogate, or makes the library fail.
         """
         if parse_special_tokens:
             with self._checked(texts):
@@ -231,7 +226,7 @@ class Tokenizer:
 
     @contextlib.contextmanager
     def _checked(self, texts: Sequence[str]) -> Iterator[None]:
-        """Turns the library's errors about texts that are no Unicode strings into InputErrors."""
+        """Turns the library's errors into InputErrors that name the text, which may be no Unicode string."""
         check_texts(texts, "texts")
         try:
             yield
@@ -239,6 +234,22 @@ class Tokenizer:
             for index, text in enumerate(texts):
                 check_text(text, f"text {index}")
             raise
+        except BaseException as error:
+            if not _is_of_library(error):
+                raise
+            failing = next(
+                (f"text {index}" for index, text in enumerate(texts) if self._fails(text)), "a text"
+            )
+            raise InputError(f"{failing}: the tokenizer cannot encode it: {one_line(error)}") from error
+
+    def _fails(self, text: str) -> bool:
+        try:
+            self._text_backend.encode_batch_fast([text], add_special_tokens=False)
+        except BaseException as error:
+            if not _is_of_library(error):
+                raise
+            return True
+        return False
 
     def _encode_text(self, texts: Sequence[str], *, words: bool) -> list[np.ndarray]:
         """Returns int32 ids; with `words`, 2 · id, or 2 · id + 1 for tokens that continue a word."""
@@ -441,3 +452,8 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.encode_special_tokens = False
         return backend
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """True for the bare Exception that the library raises for a text, and for a panic, which is no Exception."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"

@@ -4,6 +4,7 @@ N texts, C outputs.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from enum import Enum
 from numbers import Real
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from mlm_jax.config.settings import LARGEST_FLOAT32
 from mlm_jax.errors import InputError
 
 # Number of names or characters of a value that messages show.
 _SHOWN = 12
 _SHOWN_CHARACTERS = 80
-_LARGEST = float(np.finfo(np.float32).max)
 
 Where = Callable[[int], str]
 """Maps the index of a label to its place in messages, such as "label 3"."""
@@ -80,7 +81,7 @@ def class_names(labels: Any, *, may_repeat: bool = False) -> tuple[str, ...]:
     Raises:
         InputError: a name is of another type, empty, or given twice.
     """
-    names = []
+    names: dict[str, None] = {}
     for index, label in enumerate(map(_plain, listed(labels, "labels"))):
         is_name = isinstance(label, str | Real) and label != "" and str(label) != "nan"
         if not is_name:
@@ -88,7 +89,7 @@ def class_names(labels: Any, *, may_repeat: bool = False) -> tuple[str, ...]:
         name = str(label)
         if name in names and not may_repeat:
             raise InputError(f"labels[{index}]: {name!r}: is given twice")
-        names.append(name)
+        names[name] = None
     return tuple(names)
 
 
@@ -102,7 +103,8 @@ def class_targets(labels: Sequence[Any], names: Sequence[str], where: Where) -> 
         InputError: a label is of another type, or there is no such class; the message has its place.
     """
     # Of two classes with the same name, neither can be meant by it.
-    by_name = {name: number for number, name in enumerate(names) if list(names).count(name) == 1}
+    counts = Counter(names)
+    by_name = {name: number for number, name in enumerate(names) if counts[name] == 1}
     takes_positions = not any(_is_value(name) for name in names)
     targets = np.empty(len(labels), np.int32)
     for index, given in enumerate(labels):
@@ -179,7 +181,11 @@ def value_matrix(labels: Sequence[Any], names: Sequence[str], where: Where) -> n
         values = [_plain(value) for value in label] if isinstance(label, list | tuple) else [label]
         is_value = all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
         # Negated, so that NaN fails. Larger numbers would be infinite in float32.
-        if len(values) != len(names) or not is_value or not all(abs(value) <= _LARGEST for value in values):
+        if (
+            len(values) != len(names)
+            or not is_value
+            or not all(abs(value) <= LARGEST_FLOAT32 for value in values)
+        ):
             raise InputError(f"{where(index)}: found {kind_of(label)}: must be {allowed}")
         targets[index] = values
     return targets

@@ -26,7 +26,7 @@ from scipy.stats import rankdata
 from mlm_jax.errors import InputError
 from mlm_jax.formats.model_folder import ProblemType, StoredModel, unnamed_classes
 from mlm_jax.run.reporting import say
-from mlm_jax.use.labels import Where, class_targets, label_matrix, shown, value_matrix
+from mlm_jax.use.labels import Where, check_count, class_targets, label_matrix, shown, value_matrix
 
 Metrics = dict[str, float | None]
 
@@ -190,6 +190,8 @@ def check_trained_head(
         raise InputError(
             f"{model}: has problem_type {stored.problem_type!r}: must not be given {problem_type!r}{remedy}"
         )
+    if num_classes is not None:
+        check_count("num_classes", num_classes)
     wanted = len(names) if names is not None and ordered else num_classes
     if wanted not in (None, len(known)):
         raise InputError(f"{model}: has {len(known)} classes: must have the requested {wanted}{remedy}")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import tokenizers
+from tokenizers.models import BPE, WordLevel, WordPiece
 from tokenizers.processors import TemplateProcessing
 
 from mlm_jax.errors import InputError
@@ -89,6 +90,10 @@ def roles_of(stated: Mapping[str, Any], backend: tokenizers.Tokenizer, where: st
         for other in others
         if getattr(roles, role) == getattr(roles, other)
     ]
+    # A byte-level vocabulary needs no token for unknown text, so the padding may stand for it.
+    is_bytes = isinstance(backend.model, BPE) and (unknown is None or backend.model.byte_fallback)
+    if roles.pad_token == roles.unk_token and not is_bytes:
+        shared.append(("pad_token", "unk_token"))
     if shared:
         role, other = shared[0]
         raise InputError(
@@ -96,6 +101,36 @@ def roles_of(stated: Mapping[str, Any], backend: tokenizers.Tokenizer, where: st
             "be told from their padding and masks"
         )
     return roles
+
+
+def check_roles(backend: tokenizers.Tokenizer, roles: Roles, where: str) -> None:
+    """Checks the special tokens of a tokenizer that reads special tokens in text as text (`encode_special_tokens`).
+
+    Raises:
+        InputError: a special token is missing, unknown words cannot be encoded, or a special token other than the
+            unknown one is an ordinary word, which would be read as padding or as a mask.
+    """
+    missing = [token for token in roles.names if backend.token_to_id(token) is None]
+    if missing:
+        raise InputError(
+            f"{where}: no {' and no '.join(missing)} in the vocabulary; "
+            f"expected all of its special tokens, {', '.join(roles.names)}"
+        )
+    model = backend.model
+    if isinstance(model, WordPiece | WordLevel) and model.token_to_id(model.unk_token) is None:
+        raise InputError(
+            f"{where}: its model.vocab has no {model.unk_token!r}: must have the entry for unknown words, which no "
+            "added token replaces"
+        )
+    for role, name in roles.settings.items():
+        # A word such as PAD is a token's name in vocabularies without brackets.
+        own_names = {key.removesuffix("_token") for key in (role, _ALSO.get(role, role))}
+        if role == "unk_token" or not name.isalpha() or name.lower() in own_names:
+            continue
+        if backend.encode(name, add_special_tokens=False).ids == [backend.token_to_id(name)]:
+            raise InputError(
+                f"{where}: its {role} is {name!r}, which is a word of texts, too: must be a token that no text has"
+            )
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ def test_switches_take_a_value_or_none(text: str) -> None:
         ([*REQUIRED, "--top-k", "x" * 150], f"--top-k {'x' * 150!r}: must be a whole number"),
         ([*REQUIRED, "--top-k"], "--top-k: expected one argument; PROG --help lists the flags"),
         ([*REQUIRED, "--rate", "fast"], "--rate 'fast': must be a number or None"),
+        ([*REQUIRED, "--rate", "1_0"], "--rate '1_0': must be a number or None"),
+        ([*REQUIRED, "--top-k", "1_000"], "--top-k '1_000': must be a whole number"),
         ([*REQUIRED, "--sizes", "1", "b"], "--sizes 'b': must be a whole number"),
         (
             [*REQUIRED, "--pooling", "man"],

@@ -72,6 +72,17 @@ def test_files_that_were_added_to_a_model_are_named(
     assert capsys.readouterr().out == f"{folders['model']}: {line}"
 
 
+def test_folders_with_other_names_are_no_checkpoints(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("0040", "\u0664\u0660"):
+        (folders["run"] / "checkpoints" / name).mkdir()
+    assert run_command(["verify", str(folders["run"])]) == 0
+    assert "checkpoints of steps 30, 35, 40: intact" in capsys.readouterr().out
+    with pytest.raises(InputError, match="0040: not a known model format"):
+        run_command(["fill-mask", str(folders["run"] / "checkpoints" / "0040"), "a [MASK]"])
+
+
 @pytest.mark.slow
 def test_one_checkpoint_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = folders["run"] / "checkpoints"
@@ -101,9 +112,12 @@ def test_the_tokenizer_of_a_run(folders: dict[str, Path], capsys: pytest.Capture
 
 def test_the_edited_config_of_a_run(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     file = folders["run"] / "config.json"
-    file.write_text(file.read_text().replace('"num_heads": 2', '"num_heads": 4'))
-    assert run_command(["verify", str(folders["run"])]) == 2
-    assert "belongs to something else: model.num_heads: 2 in the checkpoint, 4 now" in capsys.readouterr().err
+    config = file.read_text()
+    for name, before, now in (("num_heads", "2", "4"), ("mask_dropout_id", "null", "4")):
+        file.write_text(config.replace(f'"{name}": {before}', f'"{name}": {now}'))
+        assert run_command(["verify", str(folders["run"])]) == 2
+        message = f"belongs to something else: model.{name}: {before} in the checkpoint, {now} now"
+        assert message in capsys.readouterr().err
 
 
 def test_the_tokenizer_of_prepared_data(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from mlm_jax.errors import InputError, RunError
 from mlm_jax.files import folder_lock
-from mlm_jax.files.folder_lock import lock_folder, own_folder, own_name
+from mlm_jax.files.folder_lock import FolderInUseError, lock_folder, own_folder, own_name
 from tests.locks import held_by_another_process
 
 
@@ -124,6 +124,75 @@ def test_a_folder_that_is_gone_is_noticed(tmp_path: Path, what: str) -> None:
                 lock.confirm()
 
 
+def test_a_folder_is_not_created_under_a_name_that_another_process_is_about_to_create(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_lock, "_CREATION_SECONDS", 0.1)
+    run = tmp_path / "runs" / "a"
+    with held_by_another_process(run, "name") as child:
+        for lock in (own_folder(run), lock_folder(run), lock_folder(run, wait=True)):
+            with pytest.raises(FolderInUseError, match=f"a: in use by process {child.pid} on .*; wait"), lock:
+                pass
+        assert names_in(tmp_path / "runs") == {".a.lock"}
+    assert names_in(tmp_path) == set()
+
+
+def test_the_name_of_a_folder_that_another_process_owns_is_refused(tmp_path: Path) -> None:
+    with (
+        held_by_another_process(tmp_path / "a"),
+        pytest.raises(InputError, match="a: already exists"),
+        own_name(tmp_path / "a"),
+    ):
+        pass
+
+
+def test_a_folder_that_another_process_has_just_created_is_locked_by_the_next(tmp_path: Path) -> None:
+    """The first of the processes of a sweep still has the name while the second sees that there is no folder."""
+    run, creates, may_create = tmp_path / "a", threading.Event(), threading.Event()
+
+    def create() -> None:
+        with folder_lock._locked(tmp_path / ".a.lock"):
+            creates.set()
+            may_create.wait()
+            run.mkdir()
+            may_create.clear()
+            may_create.wait()
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    creates.wait()
+    threading.Timer(0.2, may_create.set).start()
+    with lock_folder(run) as lock:
+        assert lock.acquired
+    may_create.set()
+    thread.join()
+
+
+def test_the_name_is_free_while_the_folder_is_owned(tmp_path: Path) -> None:
+    with own_folder(tmp_path / "a"):
+        assert names_in(tmp_path) == {"a"}
+        (tmp_path / "a").rename(tmp_path / "b")
+        with own_name(tmp_path / "a"):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link to an empty file"])
+def test_a_pipe_or_a_link_is_not_taken_for_a_lock(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "run").mkdir()
+    place = tmp_path / "run" / "lock"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path / "elsewhere")
+    if kind == "link to an empty file":
+        (tmp_path / "elsewhere").touch()
+    with pytest.raises(InputError, match="lock: not a lock of mlm_jax"):
+        own_folder(tmp_path / "run").__enter__()
+    assert names_in(tmp_path / "run") == {"lock"}
+    if kind == "link to an empty file":
+        assert (tmp_path / "elsewhere").read_bytes() == b""
+
+
 def test_a_folder_of_the_user_is_not_taken_for_a_lock(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(InputError, match="lock: not a lock of mlm_jax"):
@@ -168,7 +237,7 @@ def test_another_error_of_the_file_system_is_not_taken_for_the_absence_of_locks(
 
 def test_a_place_without_files_is_named() -> None:
     with (
-        pytest.raises(InputError, match="/proc/x: no file can be created there"),
+        pytest.raises(InputError, match="/proc: no file can be created there"),
         lock_folder(Path("/proc/x")),
     ):
         pass

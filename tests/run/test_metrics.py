@@ -86,6 +86,18 @@ def test_tensorboard_has_the_same_scalars(tmp_path: Path) -> None:
     assert (scalars[3, "loss"], scalars[3, "eval/mlm_loss"]) == (1.25, 1.5)
 
 
+def test_a_perplexity_that_is_finite_only_in_double_precision_is_infinite_in_tensorboard(
+    tmp_path: Path,
+) -> None:
+    with MetricsLog(tmp_path) as log:
+        log.log_evaluation(evaluation_record(3, mlm_loss=300.0, perplexity=1e130, mlm_accuracy=-1e130))
+    assert json.loads((tmp_path / "eval.jsonl").read_text())["perplexity"] == 1e130
+    values = tensorboard_events(tmp_path)[-1].summary.value
+    scalars = {value.tag: value.simple_value for value in values}
+    names = ("mlm_loss", "perplexity", "mlm_accuracy")
+    assert [scalars[f"eval/{name}"] for name in names] == [300.0, math.inf, -math.inf]
+
+
 def test_event_files_equal_those_of_tensorboardx(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.log_step(step_record(1))

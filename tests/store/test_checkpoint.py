@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,26 @@ def test_refuses_another_description_naming_every_difference(tmp_path: Path) -> 
     assert "shape" not in message
 
 
+def test_a_setting_that_an_older_checkpoint_lacks_had_its_default(tmp_path: Path) -> None:
+    save_steps(tmp_path, range(1, 2))
+    old = {"position_offset": 0, "mask_dropout_id": None}
+    target = abstract(make_state(0))
+    with Checkpointer(tmp_path) as checkpointer:
+        for added, message in (
+            (old, None),
+            (old | {"position_offset": 1}, r"model\.position_offset: 0 in the checkpoint, 1 now"),
+            (old | {"mask_dropout_id": 4}, r"model\.mask_dropout_id: null in the checkpoint, 4 now"),
+        ):
+            description = DESCRIPTION | {"model": DESCRIPTION["model"] | added}
+            for read in (
+                lambda: checkpointer.restore(target, description),  # noqa: B023
+                lambda: checkpointer.restore_part("params", target.params, description),  # noqa: B023
+                lambda: checkpointer.verify(1, {"model": description["model"]}),  # noqa: B023
+            ):
+                with nullcontext() if message is None else pytest.raises(InputError, match=message):
+                    read()
+
+
 def test_refuses_another_shape_and_another_tree(tmp_path: Path) -> None:
     save_steps(tmp_path, range(1, 2))
     state = abstract(make_state(0))
@@ -433,6 +454,7 @@ def run_child(script: str, *arguments: object, devices: int = 1, **options: Any)
 RESHARD = """
 import dataclasses, numpy as np, optax
 from flax import nnx
+from contextlib import nullcontext
 from pathlib import Path
 from mlm_jax.store.checkpoint import Checkpointer
 
@@ -472,6 +494,7 @@ def test_restores_onto_another_number_of_devices(tmp_path: Path) -> None:
 
 SAVE_FOR_EVER = """
 import itertools
+from contextlib import nullcontext
 from pathlib import Path
 from mlm_jax.store.checkpoint import Checkpointer
 
@@ -513,6 +536,7 @@ def test_a_killed_process_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
 
 FULL_DISK = """
 import os, resource, signal
+from contextlib import nullcontext
 from pathlib import Path
 from mlm_jax.store.checkpoint import Checkpointer, CheckpointError
 

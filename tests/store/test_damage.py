@@ -44,6 +44,14 @@ def assert_every_flip_is_found(folder: Path) -> None:
         with pytest.raises(InputError, match=re.escape(named)):
             load_model(folder)
         file.write_bytes(whole)
+    # Checksums that are cut at the end of a line check nothing that follows.
+    listing = folder / CHECKSUMS_FILE
+    lines = listing.read_text().splitlines(keepends=True)
+    for count in range(1, len(lines)):
+        listing.write_text("".join(lines[:count]))
+        with pytest.raises(InputError, match=r"not listed in mlm_jax\.sha256, which is therefore damaged"):
+            load_model(folder)
+    listing.write_text("".join(lines))
     load_model(folder)
 
 
@@ -140,6 +148,14 @@ def test_a_huge_list_of_checksums_is_refused(tmp_path: Path) -> None:
     os.truncate(tmp_path / CHECKSUMS_FILE, 1 << 36)
     with pytest.raises(InputError, match="damaged: must be at most 17 MB"):
         check_checksums(tmp_path, complete=True)
+
+
+def test_checksums_that_are_a_link_to_nothing_are_damaged(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out", "mlm_jax")
+    (tmp_path / "out" / CHECKSUMS_FILE).unlink()
+    (tmp_path / "out" / CHECKSUMS_FILE).symlink_to("nothing")
+    with pytest.raises(InputError, match=r"mlm_jax\.sha256: damaged: must be a file"):
+        load_model(tmp_path / "out")
 
 
 def test_checksums_may_have_the_line_ends_of_windows(tmp_path: Path) -> None:

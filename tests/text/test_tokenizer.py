@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -504,6 +505,79 @@ def test_a_word_with_the_name_of_a_special_token_is_text(tmp_path):
     tokenizer = Tokenizer.load(tmp_path)
     assert pieces(tokenizer, "hello mask") == ["hello", "[UNK]"]
     assert pieces(tokenizer, "hello mask", parse_special_tokens=True) == ["hello", "mask"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ({"pad_token": "[UNK]"}, r"'\[UNK\]' is its pad_token and its unk_token: must be two tokens"),
+        ({"pad_token": "hello"}, "its pad_token is 'hello', which is a word of texts, too"),
+        ({"sep_token": "world"}, "its sep_token is 'world', which is a word of texts, too"),
+    ],
+)
+def test_a_special_token_that_texts_have_is_rejected(tmp_path, tokenizer, roles, message):
+    tokenizer.save(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | roles))
+    with pytest.raises(InputError, match=message):
+        Tokenizer.load(tmp_path)
+
+
+def test_bytes_need_no_unknown_token_beside_the_padding(tmp_path):
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    entries = {entry: number for number, entry in enumerate(("[PAD]", "[CLS]", "[SEP]", "[MASK]", *alphabet))}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(entries, []))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    names = {f"{role.lower()}_token": f"[{role}]" for role in ("PAD", "CLS", "SEP", "MASK")}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[PAD]", **names}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert pieces(Tokenizer.load(tmp_path), "a☃") == ["a", "â", "ĺ", "ĥ"]
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "WordLevel"])
+def test_an_unknown_token_that_is_only_added_is_rejected(tmp_path, tokenizer, kind):
+    content = json.loads(tokenizer._backend.to_str())
+    content["model"] = {"type": kind, "unk_token": "[UNK]", "vocab": {}}
+    if kind == "WordPiece":
+        content["model"] |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["added_tokens"] = [
+        {"id": number, "content": entry, "special": entry in SPECIAL_TOKENS, **flags}
+        for number, entry in enumerate(VOCABULARY)
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(
+        InputError, match=r"its model.vocab has no '\[UNK\]': must have the entry for unknown"
+    ):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "pattern", "text", "reason"),
+    [
+        ("WordLevel", "(a+)+$", "a" * 40 + "b", "Onig: Regex search error: retry-limit-in-match over"),
+        ("BPE", " ", "☃", "Unk token `[UNK]` not found in the vocabulary"),
+    ],
+)
+def test_a_text_on_which_the_library_fails_is_named(tmp_path, model, pattern, text, reason):
+    entries = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "a", "b", *(["[UNK]"] if model == "WordLevel" else [])]
+    known = {entry: number for number, entry in enumerate(entries)}
+    make = {"WordLevel": tokenizers.models.WordLevel, "BPE": partial(tokenizers.models.BPE, merges=[])}
+    backend = tokenizers.Tokenizer(make[model](known, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    for options in ({}, {"parse_special_tokens": True}):
+        with pytest.raises(
+            InputError, match=f"^text 1: the tokenizer cannot encode it: {re.escape(reason)}$"
+        ):
+            tokenizer.encode_batch(["a", text], **options)
+    with pytest.raises(InputError, match=r"^text 0: the tokenizer cannot encode it"):
+        tokenizer.encode_words([text])
+    assert len(tokenizer.encode("a")) == 1
 
 
 def test_a_tokenizer_that_draws_its_merges_is_rejected(tmp_path):

@@ -1,5 +1,6 @@
 """Labels as users give them: names win over positions, nothing is rounded, and errors name the label."""
 
+import time
 from enum import Enum, IntEnum
 from typing import Any
 
@@ -167,3 +168,11 @@ def test_lists_of_any_kind() -> None:
     for values in ("ab", b"ab", {"a": 1}, {1, 2}, Table(), 3, None, np.array(3), [], np.array([])):
         with pytest.raises(InputError, match=r"^labels: .*must be a list"):
             listed(values, "labels")
+
+
+def test_many_classes_take_no_time_of_their_square() -> None:
+    """Of 20,000 names, each was compared with all: 16 seconds."""
+    names = class_names([f"name {number}" for number in range(20_000)])
+    start = time.perf_counter()
+    assert class_targets(names, names, str).tolist() == list(range(20_000))
+    assert time.perf_counter() - start < 2

@@ -182,6 +182,8 @@ def test_save_and_load(fitted: TextClassifier, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict_probabilities(GOOD), fitted.predict_probabilities(GOOD))
     with pytest.raises(InputError, match="has 2 classes: must have the requested 3"):
         TextClassifier.from_preset(tmp_path / "saved", num_classes=3)
+    with pytest.raises(InputError, match="num_classes = '2': must be a whole number"):
+        TextClassifier.from_preset(tmp_path / "saved", num_classes="2")
 
 
 def test_pairs_have_two_segments_and_the_longer_text_is_cut(fitted: TextClassifier) -> None:
