@@ -83,6 +83,7 @@ def test_a_finished_run_is_reported_and_not_changed() -> None:
     assert listing(run) == before
 
 
+@pytest.mark.slow
 def test_a_larger_num_steps_resumes_a_finished_run_and_changes_are_reported(tmp_path: Path) -> None:
     run = copy_of_run(tmp_path)
     ended = run_script("train", run / "config.json", "--output-dir", run, "--num-steps", 44, "--log-every", 1)
@@ -98,6 +99,7 @@ def test_a_larger_num_steps_resumes_a_finished_run_and_changes_are_reported(tmp_
     assert f"{run}: has no checkpoint, so the run starts again from step 0\n" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_dtype_it_began_with(
     one_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -634,6 +636,7 @@ def test_a_signal_after_a_step_was_checked_stops_the_run_after_the_next(
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
 
 
+@pytest.mark.slow
 def test_a_diverged_run_draws_its_loss_curve(one_device: None, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(learning_rate=1e16, max_grad_norm=None)
     config = short_run(

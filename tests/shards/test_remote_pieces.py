@@ -117,7 +117,7 @@ def assert_same(found: TrainingBatches, expected: TrainingBatches, first: int, l
             np.testing.assert_array_equal(part, other)
 
 
-@pytest.mark.parametrize("packing", ["packed", "document"])
+@pytest.mark.parametrize("packing", ["packed", pytest.param("document", marks=pytest.mark.slow)])
 def test_remote_rows_are_those_of_a_local_folder(
     local: Path, remote: MemoryFileSystem, tmp_path: Path, packing: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_remote_rows_are_those_of_a_local_folder(
     assert len(whole) == sum(len(list(local.glob(f"{kind}-*.bin"))) for kind in kinds)
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 8])
+@pytest.mark.parametrize("hosts", [1, *(pytest.param(hosts, marks=pytest.mark.slow) for hosts in (2, 8))])
 def test_an_epoch_fetches_little_more_than_it_trains_on(
     local: Path, remote: MemoryFileSystem, hosts: int
 ) -> None:
@@ -170,6 +170,7 @@ def test_the_next_window_is_fetched_at_the_pace_of_the_steps(local: Path, remote
     assert fetched[-1] < 2.2
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(local: Path, remote: MemoryFileSystem) -> None:
     read = batches(URL)
     cache = read.rows._cache
