@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scripts.benchmark.contest import Contestant, Result, compete
 from scripts.benchmark.peers import hugging_face, keras_hub
-from scripts.benchmark.step_work import StepWork, as_settings, write_batches
+from scripts.benchmark.step_work import MODERNBERT, StepWork, as_settings, write_batches
 from scripts.benchmark.table import Table
 
 _OURS, _UNROLLED, _ROOF = "mlm_jax", "mlm_jax, layers unrolled", "roof"
@@ -17,6 +17,9 @@ SIZES = {
     "tiny": StepWork("bert_tiny_en_uncased", 32, steps=4),
     "small": StepWork("bert_small_en_uncased", 32, steps=2),
     "base": StepWork("bert_base_en_uncased", 16, steps=1),
+    # As many tokens in long rows and in short ones.
+    "modernbert": StepWork(MODERNBERT, 2, sequence_length=1024, masked=307, dropout_rate=0.0, steps=1),
+    "modernbert-short": StepWork(MODERNBERT, 16, masked=38, dropout_rate=0.0, steps=1),
 }
 
 
