@@ -1,4 +1,4 @@
-"""What sentence-transformers computes from the hidden states of a model in its folders."""
+"""Reads which vectors of texts a folder of sentence-transformers is for: its pooling and further layers."""
 
 from pathlib import Path
 

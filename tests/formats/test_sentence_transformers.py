@@ -1,4 +1,4 @@
-"""What a folder of sentence-transformers says of its vectors."""
+"""Notes on the pooling of folders of sentence-transformers."""
 
 import json
 from pathlib import Path

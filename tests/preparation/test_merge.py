@@ -22,6 +22,7 @@ from mlm_jax.preparation.merge import merge_parts
 from mlm_jax.preparation.prepare import Preparation, prepare
 from mlm_jax.shards.token_store import open_shards
 from mlm_jax.text.tokenizer import Tokenizer
+from tests.preparation.kills import KILL_AT
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
@@ -235,23 +236,6 @@ def test_an_interrupted_merge_does_not_look_finished(parts, monkeypatch, at):
     merge_parts(parts)
     verify_shards(parts)
     assert {name: files_of(parts)[name] for name in expected} == expected
-
-
-# Kills the process before its n-th call that changes the disk.
-KILL_AT = """
-import os, signal
-calls = 0
-def killing(call):
-    def wrapped(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == {at}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **kwargs)
-    return wrapped
-for name in ("fsync", "replace", "unlink", "mkdir"):
-    setattr(os, name, killing(getattr(os, name)))
-"""
 
 
 def part_job(corpus: Path, output: Path, before: str, **options) -> subprocess.Popen:

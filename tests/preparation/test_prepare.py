@@ -26,6 +26,7 @@ from mlm_jax.preparation.prepare import Preparation, prepare
 from mlm_jax.shards.token_store import open_shards
 from mlm_jax.text.tokenizer import Tokenizer
 from tests.locks import held_by_another_process
+from tests.preparation import kills
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["the", "tower", "stands", "in", "a", "city", "of", "rivers", "and", "bridges", "where", "walk"]
@@ -117,22 +118,8 @@ def test_output_does_not_depend_on_workers_and_blocks(corpus, uninterrupted, tmp
     assert files_of(tmp_path / "data") == uninterrupted
 
 
-# Kills the process before its n-th call that changes the disk.
-KILL_AT = """
-import os, signal
-import mlm_jax.files, mlm_jax.preparation.prepare
-calls = 0
-def killing(call):
-    def wrapped(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == {at}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **kwargs)
-    return wrapped
-for name in ("fsync", "replace", "unlink", "mkdir"):
-    setattr(os, name, killing(getattr(os, name)))
-"""
+# Imported before the calls are counted.
+KILL_AT = f"import mlm_jax.files, mlm_jax.preparation.prepare\n{kills.KILL_AT}"
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_sizes(number: int, least: int, size: int) -> None:
 
 
 def test_short_texts_cost_little_padding_and_few_shapes() -> None:
-    """Of 2,000 texts of 20 to 40 tokens, and 200 of any length."""
+    """The texts are 2,000 of 20 to 40 tokens, and 200 of any length."""
     random = np.random.default_rng(0)
     lengths = [*random.integers(20, 40, 2000), *random.integers(3, 513, 200)]
     batches = list(layouts([int(length) for length in lengths], 512))
