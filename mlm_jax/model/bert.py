@@ -116,15 +116,6 @@ class BertEncoder(nnx.Module):
         is_last = depth == self.config.num_layers
         return self.final_norm(x) if is_last and hasattr(self, "final_norm") else x
 
-    def pool(
-        self,
-        hidden: Float[Array, "B L D"],
-        padding_mask: Bool[Array, "B L"],
-        starts: Int[Array, "B S"] | None = None,
-    ) -> Float[Array, "B D"] | Float[Array, "B S D"]:
-        """Returns the vector of each text that a classifier maps to its classes; see `Pooler.pool`."""
-        return self.pooler.pool(hidden, padding_mask, starts)
-
 
 class MaskedLMHead(nnx.Module):
     """Dense layer, activation and norm, followed by the output embedding, which may be tied to the input embedding.

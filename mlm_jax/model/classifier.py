@@ -48,5 +48,5 @@ class BertClassifier(nnx.Module):
             position_ids=position_ids,
             dropout_key=keys[0],
         )
-        pooled = self.encoder.pool(hidden, padding_mask, starts)
+        pooled = self.encoder.pooler.pool(hidden, padding_mask, starts)
         return self.classifier(dropout(pooled, self.dropout_rate, keys[1]))

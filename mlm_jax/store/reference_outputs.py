@@ -81,7 +81,7 @@ def our_outputs(model: StoredModel, batch: Mapping[str, np.ndarray]) -> np.ndarr
             return np.asarray(hidden @ params[part]["kernel"] + params[part]["bias"][None, None])
     if "classifier" not in params:
         return np.asarray(hidden)
-    pooled = encoder.pool(hidden, inputs[1])
+    pooled = encoder.pooler.pool(hidden, inputs[1])
     return np.asarray(pooled @ params["classifier"]["kernel"] + params["classifier"]["bias"][None])
 
 

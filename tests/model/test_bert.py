@@ -67,7 +67,7 @@ def test_outputs_match_hugging_face(name: str) -> None:
     hidden = model.encoder(*inputs, jnp.asarray(segments))
     at_positions = np.take_along_axis(np.asarray(hidden), positions[..., None], 1)
     np.testing.assert_allclose(at_positions, GOLDEN[f"{name}/last_hidden_state"], atol=1e-5, rtol=0)
-    pooled = model.encoder.pool(hidden, inputs[1])
+    pooled = model.encoder.pooler.pool(hidden, inputs[1])
     np.testing.assert_allclose(pooled, GOLDEN[f"{name}/pooled"], atol=1e-5, rtol=0)
 
 
